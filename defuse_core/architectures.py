@@ -1,0 +1,170 @@
+"""The classifier networks that Defuse ships: each takes normalised images and returns logits.
+
+`MnistCnn` is figure 8's network. The others are small networks of deliberately different design, of
+which the simulated annotators of the demo are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MnistCnn(nn.Module):
+    """Figure 8: two 3×3 convolutions, one max-pool, two fully connected layers, dropout.
+
+    Shape and names are those of PyTorch's MNIST example, so that its checkpoints load as they are.
+    """
+
+    def __init__(self, n_classes: int = 10, channels: int = 1, image_size: int = 28) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.dropout1 = nn.Dropout(0.25)
+        self.dropout2 = nn.Dropout(0.5)
+        self.fc1 = nn.Linear(64 * ((image_size - 4) // 2) ** 2, 128)
+        self.fc2 = nn.Linear(128, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, image_size, image_size) → logits (n, n_classes)."""
+        x = F.relu(self.conv1(x), inplace=True)
+        x = F.relu(F.max_pool2d(self.conv2(x), 2), inplace=True)  # relu and max commute
+        x = self.dropout1(x).flatten(1)
+        return self.fc2(self.dropout2(F.relu(self.fc1(x), inplace=True)))  # type: ignore[no-any-return]
+
+
+def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    padding = kernel // 2
+    convolution = nn.Conv2d(width_in, width, kernel, stride, padding, bias=False)
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+
+class VggSmall(nn.Sequential):
+    """3×3 convolutions in pairs with max-pooling, in the manner of VGG."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
+        super().__init__(
+            *_conv(channels, 24), *_conv(24, 24), nn.MaxPool2d(2),
+            *_conv(24, 48), *_conv(48, 48), nn.MaxPool2d(2),
+            *_conv(48, 96), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, n_classes),
+        )  # fmt: skip
+
+
+class WideKernel(nn.Sequential):
+    """Few layers of 5×5 convolutions and a hidden layer, in the manner of LeNet-5."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
+        super().__init__(
+            *_conv(channels, 24, 5), nn.MaxPool2d(2), *_conv(24, 48, 5), nn.MaxPool2d(2),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48 * 16, 128), nn.ReLU(inplace=True),
+            nn.Dropout(0.4), nn.Linear(128, n_classes),
+        )  # fmt: skip
+
+
+class _Residual(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_conv(width_in, width, 3, stride), *_conv(width, width)[:2])
+        self.skip = nn.Sequential(*_conv(width_in, width, 1, stride)[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.skip(x))
+
+
+class ResNetSmall(nn.Sequential):
+    """Three residual blocks with global average pooling."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
+        super().__init__(
+            *_conv(channels, 16), _Residual(16, 24, 1), _Residual(24, 48, 2), _Residual(48, 96, 2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, n_classes),
+        )  # fmt: skip
+
+
+class _Separable(nn.Sequential):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        depthwise = nn.Conv2d(width_in, width_in, 3, stride, 1, groups=width_in, bias=False)
+        super().__init__(depthwise, nn.BatchNorm2d(width_in), *_conv(width_in, width, 1))
+
+
+class MobileSmall(nn.Sequential):
+    """Depthwise separable convolutions, in the manner of MobileNet."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
+        super().__init__(
+            *_conv(channels, 24), _Separable(24, 48, 2), _Separable(48, 64, 1),
+            _Separable(64, 128, 2), _Separable(128, 128, 1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, n_classes),
+        )  # fmt: skip
+
+
+class AllConvolutional(nn.Sequential):
+    """Strided convolutions in place of pooling and hidden layers (Springenberg et al. 2015)."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
+        super().__init__(
+            *_conv(channels, 32, 5, 2), *_conv(32, 48), *_conv(48, 64, 3, 2), *_conv(64, 96),
+            nn.Dropout(0.2), nn.Conv2d(96, n_classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mnist_cnn": MnistCnn,
+    "vgg_small": VggSmall,
+    "wide_kernel": WideKernel,
+    "resnet_small": ResNetSmall,
+    "mobile_small": MobileSmall,
+    "all_convolutional": AllConvolutional,
+}
+"""Networks by the name a card gives them; each takes n_classes and channels."""
+
+
+def build_network(name: str, *, n_classes: int, channels: int) -> nn.Module:
+    """Build one of `ARCHITECTURES`, or torchvision's "resnet18" without weights.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name == "resnet18":
+        return resnet18(n_classes)
+    if name not in ARCHITECTURES:
+        known = ", ".join([*ARCHITECTURES, "resnet18"])
+        raise ValueError(f"architecture must be one of {known}, got {name!r}")
+    return ARCHITECTURES[name](n_classes=n_classes, channels=channels)
+
+
+def resnet18(n_classes: int, *, imagenet: bool = False) -> nn.Module:
+    """Return torchvision's ResNet-18 with a new last layer for `n_classes`.
+
+    Parameters
+    ----------
+    n_classes : int
+    imagenet : bool
+        Start from torchvision's ImageNet weights, which are downloaded once (45 MB).
+
+    Raises
+    ------
+    RuntimeError
+        If the weights cannot be had; the message says where to put them.
+    """
+    from torchvision import models
+
+    if not imagenet:
+        return models.resnet18(weights=None, num_classes=n_classes)  # type: ignore[no-any-return]
+    weights = models.ResNet18_Weights.IMAGENET1K_V1
+    try:
+        network = models.resnet18(weights=weights)
+    except (OSError, RuntimeError) as error:
+        from torch import hub
+
+        raise RuntimeError(
+            f"ImageNet weights of ResNet-18 could not be downloaded ({error}); connect to the "
+            f"network, put {weights.url.rsplit('/', 1)[-1]} into {hub.get_dir()}/checkpoints, "
+            "or pass imagenet=False to start from random weights"
+        ) from error
+    network.fc = nn.Linear(network.fc.in_features, n_classes)
+    return network  # type: ignore[no-any-return]

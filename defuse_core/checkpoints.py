@@ -1,0 +1,107 @@
+"""Weights on disk: safetensors beside JSON, written whole or not at all, checked before they are used.
+
+Nothing is pickled. A file is written under a temporary name, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the remedy."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp gives 0o600
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None
+) -> str:
+    """Write tensors and JSON-able metadata as safetensors; return the file's SHA-256."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    content = safetensors.torch.save(plain, metadata=text)
+    write_bytes(Path(path), content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read tensors (on the CPU) and metadata of `save_tensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or not whole.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+        ) from error
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Copy weights into a module after comparing every name and shape.
+
+    Raises
+    ------
+    CheckpointError
+        If names or shapes differ, or a weight is not finite; nothing has been copied then.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+        told = "; ".join(f"{what} {', '.join(names[:4])}" for what, names in parts.items() if names)
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__}: {told}. Choose the architecture and "
+            "number of classes that the weights were trained with"
+        )
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{source} has weights that are not finite: {', '.join(bad[:4])}; training diverged, "
+            "use an earlier checkpoint"
+        )
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+
+
+def copy_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's weights as copies on the CPU."""
+    with torch.no_grad():
+        return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}

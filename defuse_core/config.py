@@ -1,0 +1,200 @@
+"""One validated config a step, and the presets of the paper.
+
+Configs are frozen and refuse unknown fields. The comment beside a preset's value says where in the
+paper it stands; DESIGN decisions where the paper is silent or contradicts itself say so.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from defuse_core.runtime import Precision
+
+PAPER_LAMBDAS: tuple[float, ...] = (
+    *(1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+    *(1.0, 2.0, 5.0, 10.0, 20.0, 100.0, 1000.0),
+)
+"""The sweep of section B.4: 17 values."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VaeConfig(_Config):
+    """Shape of a β-VAE (figures 9–14)."""
+
+    channels: int = Field(1, ge=1, description="Channels of an image")
+    image_size: int = Field(28, ge=4, description="Height and width of an image, pixels")
+    padding: int = Field(
+        2, ge=0, description="Black pixels added on each side, cropped on decoding"
+    )
+    hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
+    depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
+    hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
+    latent_dim: int = Field(10, ge=1, description="Dimensions of z")
+
+    @property
+    def padded_size(self) -> int:
+        """Height and width after padding, pixels."""
+        return self.image_size + 2 * self.padding
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        multiple = 2**self.depth
+        if self.padded_size % multiple:
+            wanted = -(-self.image_size // multiple) * multiple
+            extra = wanted - self.image_size
+            remedy = f"set padding={extra // 2}" if extra % 2 == 0 else "resize the images"
+            raise ValueError(
+                f"image_size + 2·padding must be a multiple of 2^depth = {multiple}, "
+                f"got {self.image_size} + 2·{self.padding} = {self.padded_size}; {remedy}"
+            )
+        return self
+
+
+class VaeTraining(_Config):
+    """How a β-VAE is trained (section B.3)."""
+
+    beta: float = Field(0.4, ge=0, description="β, weight of the KL term")
+    kl_anneal_steps: int = Field(
+        10_000, ge=0, description="Steps over which the KL weight rises to β"
+    )
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without a better loss; None never stops"
+    )
+    precision: Precision = "auto"
+
+
+class ClassifierTraining(_Config):
+    """How a classifier is trained (section B.2)."""
+
+    optimizer: Literal["adadelta", "adam", "sgd"] = "adadelta"
+    learning_rate: float = Field(1.0, gt=0)
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(64, ge=1)
+    precision: Precision = "fp32"
+    final_learning_rate: float | None = Field(
+        None, gt=0, description="Cosine decay to this rate; None keeps the rate"
+    )
+    augmentation: Literal["none", "affine", "elastic"] = "none"
+
+
+class IdentificationConfig(_Config):
+    """Algorithm 1. `a`, `b` shape the Beta noise; raw noise is the paper's."""
+
+    n_perturbations: int = Field(500, ge=1, description="Q, perturbed codes an image")
+    noise_a: float = Field(50.0, gt=0)
+    noise_b: float = Field(50.0, gt=0)
+    centred: bool = Field(False, description="Subtract the noise's mean a / (a + b)")
+    noise_scale: float = Field(1.0, gt=0, description="Multiplies the noise")
+    max_mistakes_per_image: int | None = Field(
+        100, ge=1, description="Keep those of smallest ‖ε‖₂; None keeps all"
+    )
+    batch_size: int = Field(512, ge=1, description="Images decoded and classified at once")
+    precision: Precision = "auto"
+
+
+class DistillationConfig(_Config):
+    """The Dirichlet-process Gaussian mixture (section 3.2)."""
+
+    n_components: int = Field(100, ge=1, description="K, at most this many components")
+    min_weight: float = Field(0.01, ge=0, lt=1, description="ε, regions weigh more than this")
+    max_codes: int = Field(50_000, ge=2, description="A seeded sample of more codes than this")
+    max_iter: int = Field(100, ge=1, description="Iterations of variational inference")
+
+
+class LabelingConfig(_Config):
+    """Algorithm 3."""
+
+    n_samples: int = Field(10, ge=1, description="Q of algorithm 3, images a region")
+    tau: float = Field(0.5, gt=0, description="τ, multiplies the covariance of a region")
+    disagreement_threshold: float = Field(0.5, ge=0, lt=1, description="ρ")
+
+
+class CorrectionConfig(_Config):
+    """Fine-tuning on L(D) + λ·L(D_f) (section 3.3)."""
+
+    lambdas: tuple[float, ...] = Field(PAPER_LAMBDAS, min_length=1)
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(
+        64, ge=1, description="Images of D a step; D_f is spread over the steps"
+    )
+    learning_rate: float = Field(1e-3, gt=0)
+    instances_per_region: int = Field(
+        256, ge=1, description="Draws to tune on, and as many to test on"
+    )
+    held_out_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of failure regions never tuned on"
+    )
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _lambdas(self) -> Self:
+        if any(lam < 0 for lam in self.lambdas) or len(set(self.lambdas)) < len(self.lambdas):
+            raise ValueError(f"lambdas must be distinct and 0 or more, got {self.lambdas}")
+        return self
+
+
+class Preset(_Config):
+    """All steps for one data set."""
+
+    vae: VaeConfig
+    vae_training: VaeTraining
+    classifier_training: ClassifierTraining
+    identification: IdentificationConfig
+    distillation: DistillationConfig
+    labeling: LabelingConfig
+    correction: CorrectionConfig
+
+
+PRESETS: dict[str, Preset] = {
+    "mnist": Preset(
+        vae=VaeConfig(),  # figures 9, 10; 28×28 padded to 32×32
+        vae_training=VaeTraining(epochs=800, beta=0.4),  # B.3; stated as 4 and .4: digits blur at 4
+        classifier_training=ClassifierTraining(),  # B.2: Adadelta, 5 epochs
+        identification=IdentificationConfig(),  # B.4: a = b = 50, Q = 500, cap 100
+        distillation=DistillationConfig(),  # 4.1: K = 100, weight > .01
+        labeling=LabelingConfig(),  # 4.1: τ = .5, ρ = .5, ten images
+        correction=CorrectionConfig(),  # 4.3: 17 λ, 3 epochs, 256 + 256 draws
+    ),
+    "svhn": Preset(
+        vae=VaeConfig(channels=3, image_size=32, padding=0, hidden_channels=64),  # figures 11, 12
+        vae_training=VaeTraining(epochs=800, beta=4.0),
+        classifier_training=ClassifierTraining(optimizer="adam", learning_rate=1e-3),
+        identification=IdentificationConfig(
+            n_perturbations=100, noise_a=75, noise_b=75, max_mistakes_per_image=10
+        ),
+        distillation=DistillationConfig(),
+        labeling=LabelingConfig(tau=0.01),
+        correction=CorrectionConfig(epochs=5),
+    ),
+    "gtsrb": Preset(
+        vae=VaeConfig(
+            channels=3, image_size=128, padding=0, hidden_channels=64, depth=4, latent_dim=15
+        ),  # figures 13, 14: one more transposed convolution
+        vae_training=VaeTraining(epochs=800, beta=4.0),
+        classifier_training=ClassifierTraining(optimizer="adam", learning_rate=1e-3),
+        identification=IdentificationConfig(
+            n_perturbations=100, noise_a=75, noise_b=75, max_mistakes_per_image=None
+        ),
+        distillation=DistillationConfig(),
+        labeling=LabelingConfig(tau=0.01),
+        correction=CorrectionConfig(epochs=5),
+    ),
+    "demo": Preset(  # MNIST's, shortened for 4,000 digits on two cores
+        vae=VaeConfig(),
+        vae_training=VaeTraining(epochs=200, beta=0.4, kl_anneal_steps=2_000),
+        classifier_training=ClassifierTraining(),
+        identification=IdentificationConfig(n_perturbations=100, max_mistakes_per_image=20),
+        distillation=DistillationConfig(),
+        labeling=LabelingConfig(),
+        correction=CorrectionConfig(),
+    ),
+}
+"""The paper's settings by data set, and the demo's."""

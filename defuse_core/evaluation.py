@@ -1,0 +1,159 @@
+"""Evidence (section 4): what the correction changed, by how much, and how sure that is.
+
+Figure 4 (before, identified mistakes, Defuse), figure 6 (novelty), figure 7 (agreement), and the
+control that the paper lacks: are images still read correctly after reconstruction alone, at ε = 0?
+Shares come with Wilson intervals, which take the split, or the regions, as given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from defuse_core.classifier import Classifier, predict
+from defuse_core.data import ImageDataset, Split, as_pixels
+from defuse_core.records import FailureInstances, Interval
+from defuse_core.vae import BetaVAE, decode_images, encode_means
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A row of figure 4; `validation` is None where the data set has no such split."""
+
+    model: str
+    test: Interval
+    region: Interval
+    validation: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Figure 7: how far annotators agree.
+
+    Attributes
+    ----------
+    share : (n_images,) float64
+        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
+    unanimous : Interval
+        Images on which all answers are the same.
+    pairwise : float
+        Share of pairs of answers on the same image that are the same; NaN without a pair.
+    """
+
+    share: NDArray[np.float64]
+    unanimous: Interval
+    pairwise: float
+
+
+def score_split(classifier: Classifier, split: Split) -> Interval:
+    """Accuracy on a split with its Wilson interval."""
+    right = int((predict(classifier, split.images) == split.labels).sum())
+    return Interval.wilson(right, len(split))
+
+
+def score_failures(classifier: Classifier, failures: FailureInstances) -> Interval:
+    """Region accuracy (M.R. accuracy): the share of all instances read as the region's label."""
+    return score_split(classifier, Split(failures.images, failures.labels))
+
+
+def score_regions(classifier: Classifier, failures: FailureInstances) -> dict[int, Interval]:
+    """Accuracy on each region, by region_id, ascending."""
+    ids = failures.region_ids.unique().tolist()
+    return {i: score_failures(classifier, failures.regions([i])) for i in ids}
+
+
+def score_model(
+    model: str, classifier: Classifier, dataset: ImageDataset, failures: FailureInstances
+) -> Scores:
+    """Make a row of figure 4."""
+    validation = dataset.validation
+    return Scores(
+        model,
+        test=score_split(classifier, dataset.test),
+        region=score_failures(classifier, failures),
+        validation=None if validation is None else score_split(classifier, validation),
+    )
+
+
+def p_value_of_change(n_fixed: int, n_broken: int) -> float:
+    """Return the p-value of McNemar's exact test that a correction fixes and breaks equally often.
+
+    Examples
+    --------
+    >>> p_value_of_change(0, 0)
+    1.0
+    """
+    if min(n_fixed, n_broken) < 0:
+        raise ValueError(f"counts must be 0 or more, got {n_fixed} and {n_broken}")
+    n = n_fixed + n_broken
+    return float(binomtest(n_fixed, n, 0.5).pvalue) if n else 1.0
+
+
+def reconstruction_control(classifier: Classifier, vae: BetaVAE, split: Split) -> Interval:
+    """Of the images read correctly, the share still read correctly after reconstruction (ε = 0).
+
+    Under about .95 the decoder is too blurry to blame the classifier for what it misreads.
+    """
+    right = split[predict(classifier, split.images) == split.labels]
+    decoded = decode_images(vae, encode_means(vae, right.images))
+    still = int((predict(classifier, decoded) == right.labels).sum())
+    return Interval.wilson(still, len(right))
+
+
+def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
+    """Figure 6: ℓ2 distance in pixels of each image to the nearest reference image.
+
+    Parameters
+    ----------
+    images : (n, channels, height, width) uint8 or [0, 1]
+    reference : (m, channels, height, width) uint8 or [0, 1]
+        The misclassified training images, m of 1 or more.
+
+    Returns
+    -------
+    (n,) float64
+        Distances between pixels in [0, 1]. 0 means that the image is in the training data already.
+    """
+    if not len(reference):
+        raise ValueError(
+            "novelty needs at least one misclassified training image, and the classifier gets all "
+            "of them right; compare with the whole training split"
+        )
+    fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_rows(reference))
+    distances, _ = fitted.kneighbors(_rows(images))
+    return np.asarray(distances[:, 0], dtype=np.float64)
+
+
+def _rows(images: Tensor) -> NDArray[np.float64]:
+    return as_pixels(images).flatten(1).double().numpy()
+
+
+def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:
+    """Measure agreement on images; "none of the above" (None) is an answer like the others.
+
+    Parameters
+    ----------
+    votes : sequence of sequence of (int or None)
+        The answers on each image, of any number of annotators.
+    """
+    share = [max(Counter(v).values()) / len(v) if v else float("nan") for v in votes]
+    answered = [v for v in votes if v]
+    same = sum(len(set(v)) == 1 for v in answered)
+    pairs = [a == b for v in answered for a, b in combinations(v, 2)]
+    pairwise = sum(pairs) / len(pairs) if pairs else float("nan")
+    return Agreement(np.array(share), Interval.wilson(same, len(answered)), pairwise)
+
+
+def misclassified(classifier: Classifier, split: Split) -> Split:
+    """Return the images of a split that the classifier gets wrong."""
+    wrong: Tensor = predict(classifier, split.images) != split.labels
+    return split[torch.nonzero(wrong).flatten()]

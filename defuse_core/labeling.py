@@ -1,0 +1,196 @@
+"""Labelling (section 3.3, algorithm 3): what a region shows, and what people make of it.
+
+A region is drawn as z ~ N(μ, τ·Σ): τ multiplies the *covariance*. Draws are frozen: one set of
+standard normals per region, purpose and seed, scaled by √τ, so that moving τ moves the same images.
+
+An image's label is the answer most annotators gave, "none of the above" being one of the answers; a
+tie, or a majority of "none", discards the image. The region is a failure if more than ρ of the kept
+images disagree with the classifier, and its label is their majority.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from defuse_core.classifier import Classifier, predict_logits
+from defuse_core.data import as_bytes
+from defuse_core.records import Annotation, FailureInstances, Interval, Region, Verdict
+from defuse_core.runtime import numpy_rng
+from defuse_core.vae import BetaVAE, decode_images
+
+Purpose = Literal["label", "tune", "test"]
+"""What draws are for; each purpose has draws of its own."""
+
+Votes = list[list[int | None]]
+"""Of each image, the answers given, in the order of the annotators' names; None is none of the above."""
+
+_Label = TypeVar("_Label", bound=Hashable)
+
+
+def standard_normals(
+    region: Region, n: int, *, seed: int, purpose: Purpose = "label"
+) -> NDArray[np.float64]:
+    """Return the region's frozen normals (n, latent_dim); the first n of any longer set."""
+    rng = numpy_rng(seed, "draw", purpose, region.region_id)
+    return rng.standard_normal((n, len(region.mean)))
+
+
+def draw_latents(
+    region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label"
+) -> Tensor:
+    """Draw z ~ N(μ, τ·Σ).
+
+    Parameters
+    ----------
+    region : Region
+    n : int
+        Codes to draw.
+    tau : float
+        τ, 0 or more; 0 is the mean itself.
+    seed : int
+    purpose : {"label", "tune", "test"}
+
+    Returns
+    -------
+    (n, latent_dim) float32
+    """
+    if tau < 0:
+        raise ValueError(f"tau must be 0 or more, got {tau}")
+    factor = np.linalg.cholesky(region.covariance)  # Σ = factor @ factor.T
+    noise = standard_normals(region, n, seed=seed, purpose=purpose)
+    return torch.from_numpy(region.mean + np.sqrt(tau) * noise @ factor.T).float()
+
+
+def draw_images(
+    vae: BetaVAE, region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label"
+) -> Tensor:
+    """Decode draws of a region to uint8 images (n, channels, height, width)."""
+    return as_bytes(
+        decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose))
+    )
+
+
+def failure_instances(
+    vae: BetaVAE,
+    regions: Sequence[Region],
+    labels: Mapping[int, int],
+    n: int,
+    *,
+    tau: float,
+    seed: int,
+    purpose: Literal["tune", "test"],
+) -> FailureInstances:
+    """Draw D_f: n images of every region that `labels` names (region_id → label)."""
+    chosen = [region for region in regions if region.region_id in labels]
+    images = [draw_images(vae, r, n, tau=tau, seed=seed, purpose=purpose) for r in chosen]
+    ids = torch.tensor([r.region_id for r in chosen], dtype=torch.int64).repeat_interleave(n)
+    of_region = torch.tensor([labels[r.region_id] for r in chosen], dtype=torch.int64)
+    if not images:
+        raise ValueError("no region has a label; label at least one failure region")
+    return FailureInstances(torch.cat(images), of_region.repeat_interleave(n), ids)
+
+
+def simulate_annotators(
+    annotators: Mapping[str, Classifier], images: Tensor, *, region_id: int, threshold: float
+) -> list[Annotation]:
+    """Let classifiers stand in for people, image by image.
+
+    Parameters
+    ----------
+    annotators : mapping of name to Classifier
+    images : (n, channels, height, width)
+    region_id : int
+    threshold : float
+        An annotator whose highest probability is under it says "none of the above".
+    """
+    answers = []
+    for name, annotator in annotators.items():
+        top, label = predict_logits(annotator, images).softmax(1).max(1)
+        for index, (probability, c) in enumerate(zip(top.tolist(), label.tolist(), strict=True)):
+            said = c if probability >= threshold else None
+            answers.append(Annotation(region_id, name, said, index))
+    return answers
+
+
+def collect_votes(annotations: Iterable[Annotation], n_samples: int) -> Votes:
+    """Turn annotations of one region into votes on each of its images.
+
+    An annotator's label of an image counts before their label of the region; the later of two on
+    the same subject counts. Images without an answer have no votes.
+
+    Raises
+    ------
+    ValueError
+        If annotations name several regions, or an image that does not exist.
+    """
+    answers: dict[str, dict[int | None, int | None]] = {}
+    regions = set()
+    for annotation in annotations:
+        sample = annotation.sample_id
+        if sample is not None and not 0 <= sample < n_samples:
+            raise ValueError(f"sample_id must be in 0 … {n_samples - 1}, got {sample}")
+        regions.add(annotation.region_id)
+        answers.setdefault(annotation.annotator, {})[sample] = annotation.label
+    if len(regions) > 1:
+        raise ValueError(
+            f"annotations must be of one region, got {sorted(regions)}; group them first"
+        )
+    return [
+        [given.get(sample, given.get(None)) for _, given in sorted(answers.items())
+         if sample in given or None in given]
+        for sample in range(n_samples)
+    ]  # fmt: skip
+
+
+def majority(votes: Sequence[_Label]) -> _Label | None:
+    """Return the most frequent answer; None where there is none, or where two tie.
+
+    Examples
+    --------
+    >>> majority([3, 3, 8]), majority([3, 8]), majority([3, None, None])
+    (3, None, None)
+    """
+    ranked = Counter(votes).most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]
+
+
+def reach_verdict(
+    region_id: int,
+    predictions: Tensor,
+    annotations: Iterable[Annotation],
+    *,
+    disagreement_threshold: float = 0.5,
+) -> Verdict:
+    """Decide whether a region is a failure, and its label; the order of annotators does not matter.
+
+    Parameters
+    ----------
+    region_id : int
+    predictions : (n,) int64
+        What the classifier says of the images shown.
+    annotations : iterable of Annotation
+        Of this region.
+    disagreement_threshold : float
+        ρ; the region is a failure if *more* than this share of the kept images disagree.
+    """
+    votes = collect_votes(annotations, len(predictions))
+    labels = tuple(majority(of_image) for of_image in votes)
+    kept = [
+        (label, said)
+        for label, said in zip(labels, predictions.tolist(), strict=True)
+        if label is not None
+    ]
+    error = Interval.wilson(sum(label != said for label, said in kept), len(kept))
+    counts = Counter(label for label, _ in kept)
+    label = min(counts, key=lambda c: (-counts[c], c)) if counts else None  # a tie: the lower class
+    is_failure = error.n > 0 and error.estimate > disagreement_threshold
+    return Verdict(region_id, is_failure, label, labels, error)

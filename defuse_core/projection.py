@@ -1,0 +1,128 @@
+"""Latent codes in the plane (figure 2): t-SNE, UMAP and PCA, each seeded, each placing new codes.
+
+A `Projection` holds the fitted model, so that codes found later are placed among those it was
+fitted to without moving them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from defuse_core.runtime import Callback, derive_seed
+
+Method = Literal["tsne", "umap", "pca"]
+
+_TSNE_ITERATIONS = 750  # openTSNE's 250 of early exaggeration and 500 after it
+_MIN_CODES = 4
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A fitted projection.
+
+    Attributes
+    ----------
+    points : (n, 2) float32
+        Where the fitted codes lie.
+    method : {"tsne", "umap", "pca"}
+    n_iter : int
+        Iterations done; less than asked for where the callback stopped it. 0 for UMAP and PCA.
+    """
+
+    points: NDArray[np.float32]
+    method: Method
+    n_iter: int
+    _model: Any
+
+    def place(self, latents: Tensor) -> NDArray[np.float32]:
+        """Place further codes (n, latent_dim) among the fitted ones, (n, 2)."""
+        return np.asarray(self._model.transform(_array(latents)), dtype=np.float32)
+
+
+def project(
+    latents: Tensor,
+    *,
+    method: Method = "tsne",
+    seed: int,
+    perplexity: float = 30.0,
+    n_neighbors: int = 15,
+    callback: Callback | None = None,
+) -> Projection:
+    """Project codes to the plane.
+
+    Parameters
+    ----------
+    latents : (n, latent_dim)
+        At least four codes.
+    method : {"tsne", "umap", "pca"}
+        t-SNE by openTSNE (van der Maaten and Hinton 2008), UMAP by umap-learn (McInnes et al. 2018).
+    seed : int
+    perplexity : float
+        Of t-SNE; 30 in figure 2. Lowered where there are fewer than 3 · perplexity codes.
+    n_neighbors : int
+        Of UMAP.
+    callback : Callback, optional
+        Of t-SNE: gets (iteration, iterations, {"kl"}) about every 50; True stops and keeps the
+        embedding so far.
+    """
+    codes = _array(latents)
+    if len(codes) < _MIN_CODES or not np.isfinite(codes).all():
+        raise ValueError(
+            f"projection needs at least {_MIN_CODES} finite codes, got {codes.shape}; "
+            "encode more images"
+        )
+    if method == "tsne":
+        return _tsne(codes, seed, perplexity, callback)
+    state = derive_seed(seed, "projection") % 2**31
+    if method == "umap":
+        return _umap(codes, state, n_neighbors)
+    if method != "pca":
+        raise ValueError(f"method must be tsne, umap or pca, got {method!r}")
+    from sklearn.decomposition import PCA
+
+    model = PCA(n_components=2, random_state=state).fit(codes)
+    return Projection(np.asarray(model.transform(codes), dtype=np.float32), "pca", 0, model)
+
+
+def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float, callback: Callback | None) -> Projection:
+    import openTSNE
+
+    done = 0
+
+    def report(iteration: int, error: float, _embedding: object) -> bool:
+        nonlocal done
+        # openTSNE counts early exaggeration and the rest apart, both from 1
+        done = iteration if iteration > done else 250 + iteration
+        return callback is not None and bool(callback(done, _TSNE_ITERATIONS, {"kl": error}))
+
+    model = openTSNE.TSNE(
+        perplexity=min(perplexity, (len(codes) - 1) / 3),
+        random_state=derive_seed(seed, "projection") % 2**31,
+        early_exaggeration_iter=250,
+        n_iter=500,
+        n_jobs=-1,
+        callbacks=report,
+        callbacks_every_iters=50,
+    )
+    embedding = model.fit(codes)
+    return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done, embedding)
+
+
+def _umap(codes: NDArray[np.float64], state: int, n_neighbors: int) -> Projection:
+    import umap
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*n_jobs value.*overridden")  # seeded: one thread
+        model = umap.UMAP(n_neighbors=min(n_neighbors, len(codes) - 1), random_state=state)
+        points = model.fit_transform(codes)
+    return Projection(np.asarray(points, dtype=np.float32), "umap", 0, model)
+
+
+def _array(latents: Tensor) -> NDArray[np.float64]:
+    return np.asarray(latents.cpu(), dtype=np.float64)

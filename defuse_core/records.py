@@ -1,0 +1,270 @@
+"""The records that pass between the steps of the method. Frozen; nothing here computes a model.
+
+Images are (n, channels, height, width): uint8 as data, float in [0, 1] as pixels. Latent codes are
+(n, latent_dim) float32. Labels and predictions are (n,) int64 class indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from torch import Tensor
+
+
+class MistakeKind(IntEnum):
+    """What a mistake is evidence of, by where on the way from x to decode(z) the classifier fell."""
+
+    DATASET = 0
+    """f(x) ≠ y: the real image is already misclassified."""
+    RECONSTRUCTION = 1
+    """f(x) = y but f(decode(μ)) ≠ y: the generator, not the perturbation, is to blame."""
+    PERTURBATION = 2
+    """Both were right: the mistake is new."""
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """ψ of algorithm 1: latent codes whose decoded image the classifier gets wrong.
+
+    Attributes
+    ----------
+    latents : (n, latent_dim) float32
+    labels, predictions : (n,) int64
+        Class of the source image, and what the classifier says of the decoded code.
+    source_index : (n,) int64
+        Index of the source image in the split that was searched; ascending.
+    noise_norm : (n,) float32
+        ‖ε‖₂, ascending within one source image.
+    kind : (n,) int64
+        A `MistakeKind`.
+    """
+
+    latents: Tensor
+    labels: Tensor
+    predictions: Tensor
+    source_index: Tensor
+    noise_norm: Tensor
+    kind: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> Mistakes:
+        return Mistakes(**{name: value[index] for name, value in vars(self).items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[Mistakes], *, latent_dim: int = 0) -> Mistakes:
+        """Join shards in order; no shards give an empty record of (0, latent_dim)."""
+        if not parts:
+            empty = torch.zeros(0, dtype=torch.int64)
+            return Mistakes(torch.zeros(0, latent_dim), empty, empty, empty, torch.zeros(0), empty)
+        return Mistakes(**{n: torch.cat([getattr(p, n) for p in parts]) for n in vars(parts[0])})
+
+    def counts(self) -> dict[str, int]:
+        """Count the three kinds: dataset, reconstruction, perturbation."""
+        return {kind.name.lower(): int((self.kind == kind).sum()) for kind in MistakeKind}
+
+
+@dataclass(frozen=True)
+class Region:
+    """A misclassification region: one component of the mixture (π, μ, Σ).
+
+    Attributes
+    ----------
+    region_id : int
+        Index of the component in its mixture.
+    weight : float
+        π, in (0, 1].
+    mean : (latent_dim,) float64
+    covariance : (latent_dim, latent_dim) float64
+        Symmetric positive definite.
+    """
+
+    region_id: int
+    weight: float
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The fitted Gaussian mixture, all components of it.
+
+    Attributes
+    ----------
+    weights : (n_components,) float64
+        π; sums to 1.
+    means : (n_components, latent_dim) float64
+    covariances : (n_components, latent_dim, latent_dim) float64
+    converged : bool
+        Whether variational inference met its tolerance within the iterations allowed.
+    n_iter : int
+    lower_bound : float
+        Of the model evidence, at the last iteration.
+    n_codes : int
+        Codes it was fitted to.
+    """
+
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    covariances: NDArray[np.float64]
+    converged: bool
+    n_iter: int
+    lower_bound: float
+    n_codes: int
+
+    def regions(self, min_weight: float = 0.01) -> list[Region]:
+        """Return the components that weigh more than `min_weight`, heaviest first."""
+        order = np.argsort(-self.weights, kind="stable")
+        return [
+            Region(int(k), float(self.weights[k]), self.means[k], self.covariances[k])
+            for k in order
+            if self.weights[k] > min_weight
+        ]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One answer of one annotator; the later of two on the same subject counts.
+
+    Attributes
+    ----------
+    region_id : int
+    annotator : str
+    label : int or None
+        Class index; None is "none of the above".
+    sample_id : int or None
+        Which draw of the region; None labels every draw that has no answer of its own.
+    """
+
+    region_id: int
+    annotator: str
+    label: int | None
+    sample_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimated share with its confidence interval; all in [0, 1], NaN where n = 0."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @staticmethod
+    def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+        """Return Wilson's score interval (1927) of `successes` out of `n`.
+
+        Raises
+        ------
+        ValueError
+            If successes is not in [0, n].
+
+        Examples
+        --------
+        >>> Interval.wilson(5, 10)
+        Interval(estimate=0.5, low=0.2366, high=0.7634, n=10)
+        """
+        if not 0 <= successes <= n:
+            raise ValueError(f"successes must be in [0, n = {n}], got {successes}")
+        if n == 0:
+            return Interval(float("nan"), 0.0, 1.0, 0)
+        found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+        return Interval(successes / n, float(found.low), float(found.high), n)
+
+    def __repr__(self) -> str:
+        ends = f"low={self.low:.4g}, high={self.high:.4g}"
+        return f"Interval(estimate={self.estimate:.4g}, {ends}, n={self.n})"
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3f"
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the annotators made of a region (algorithm 3).
+
+    Attributes
+    ----------
+    region_id : int
+    is_failure : bool
+        More than ρ of the kept images disagree with the classifier.
+    label : int or None
+        Majority label of the kept images; None where none was kept.
+    image_labels : tuple of (int or None)
+        Majority label of each image; None where it was discarded.
+    error : Interval
+        Share of the kept images whose label is not the classifier's prediction.
+    """
+
+    region_id: int
+    is_failure: bool
+    label: int | None
+    image_labels: tuple[int | None, ...]
+    error: Interval
+
+    @property
+    def n_kept(self) -> int:
+        """Images with a label."""
+        return self.error.n
+
+
+@dataclass(frozen=True)
+class FailureInstances:
+    """D_f: images of the failure regions with the label a person gave them.
+
+    Attributes
+    ----------
+    images : (n, channels, height, width) uint8
+        Quantised like data, so that they reach the classifier the way data does.
+    labels, region_ids : (n,) int64
+    """
+
+    images: Tensor
+    labels: Tensor
+    region_ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def regions(self, region_ids: Sequence[int]) -> FailureInstances:
+        """Keep the instances of these regions."""
+        keep = torch.isin(self.region_ids, torch.tensor(region_ids, dtype=torch.int64))
+        return FailureInstances(self.images[keep], self.labels[keep], self.region_ids[keep])
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One λ of the sweep, with the network of its best epoch.
+
+    Attributes
+    ----------
+    lam : float
+        λ, 0 or more.
+    epoch : int
+        The epoch kept, from 1.
+    selection_accuracy : float
+        Accuracy on the split that chose the epoch (validation, or training where there is none).
+    tuned_accuracy : float
+        Accuracy on the failure instances tuned on.
+    state : mapping of str to Tensor
+        Weights of the classifier's network.
+    """
+
+    lam: float
+    epoch: int
+    selection_accuracy: float
+    tuned_accuracy: float
+    state: Mapping[str, Tensor]
+
+    def without_state(self) -> SweepPoint:
+        """Drop the weights, for charts and JSON."""
+        return replace(self, state={})

@@ -1,0 +1,236 @@
+"""What a run needs of the machine: the device, seeds, threads, memory, precision and progress.
+
+The device is chosen here and nowhere else; other modules follow the device of the tensors they get.
+Every random stream is derived from (seed, names of the stream), so that adding a stream, a batch or
+a device never shifts another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+Callback = Callable[[int, int, Mapping[str, float]], bool | None]
+"""Gets (step, of, metrics) after every step of a long loop; returns True to stop it.
+
+A loop that is stopped returns what it has so far."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
+_TRIM_THRESHOLD = 2**31 - 1  # the largest that mallopt takes
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device as a run records it; `memory` in bytes."""
+
+    device: str
+    name: str
+    memory: int
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """Choose the device of a run.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "mps", "cuda", "cuda:<n>"}
+        "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or not on this machine.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, mps, cuda or cuda:<n>, got {device!r}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device {device!r} is not on this machine, which has {count} CUDA devices; "
+            "use --device cpu, or install a CUDA build of torch and its driver"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not on this machine; use --device cpu")
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+
+
+def describe_device(device: torch.device) -> DeviceInfo:
+    """Name a device and its memory in bytes, for the record of a run."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return DeviceInfo(str(device), properties.name, properties.total_memory)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if os.name == "posix" else 0
+    name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    return DeviceInfo(str(device), name, memory)
+
+
+def derive_seed(seed: int, *stream: int | str) -> int:
+    """Derive the seed of a named stream: the same on every machine, in every process.
+
+    Examples
+    --------
+    >>> derive_seed(0, "noise", 7) == derive_seed(0, "noise", 7)
+    True
+    >>> derive_seed(0, "noise", 7) == derive_seed(0, "noise", 8)
+    False
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    digest = hashlib.sha256(repr((seed, *stream)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def numpy_rng(seed: int, *stream: int | str) -> np.random.Generator:
+    """Return NumPy's generator for a named stream."""
+    return np.random.default_rng(derive_seed(seed, *stream))
+
+
+def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
+    """Return a CPU torch generator for a named stream: draws on it agree on every device."""
+    return torch.Generator().manual_seed(derive_seed(seed, *stream))
+
+
+def set_threads(n_threads: int | None = None) -> int:
+    """Set torch's threads once, to all cores unless told; return their number."""
+    count = n_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    count = count or os.cpu_count() or 1
+    torch.set_num_threads(count)
+    return count
+
+
+def keep_memory() -> bool:
+    """Tell glibc to keep freed memory instead of giving it back to the kernel after every batch.
+
+    Large activations otherwise cost a page fault per 4 kB and batch, which about halves the speed
+    of a convolution on a CPU. Equivalent to setting MALLOC_MMAP_THRESHOLD_ and
+    MALLOC_TRIM_THRESHOLD_ before the process starts. Returns whether the C library took it; other
+    C libraries do not need it.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(_M_MMAP_MAX, 0)
+    return bool(kept and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD))
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 in hardware, where autocast pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def autocast(
+    device: torch.device, precision: Precision = "auto"
+) -> torch.autocast | nullcontext[None]:
+    """Return the context that runs convolutions in bfloat16 where that pays, else a null context.
+
+    Raises
+    ------
+    ValueError
+        If bf16 is asked of a device that does not have it.
+    """
+    if precision == "bf16" and not supports_bf16(device):
+        raise ValueError(f"precision 'bf16' is not supported by {device}; use 'auto' or 'fp32'")
+    if precision == "fp32" or not supports_bf16(device):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class AdaptiveBatch:
+    """A batch size that halves when memory runs out and, on a GPU, grows while there is room.
+
+    Parameters
+    ----------
+    size : int
+        Items a batch to start with.
+    device : torch.device
+        Batches grow on CUDA only: a CPU is fastest while a batch fits its caches.
+    room : callable, optional
+        Returns (bytes in use at the peak of the last batch, bytes that may be used at most); the
+        default asks CUDA, and allows 80 % of what is free or already ours.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        device: torch.device,
+        room: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"batch size must be 1 or more, got {size}")
+        self.size = size
+        self._ceiling: int | None = None
+        cuda_room = (lambda: _cuda_room(device)) if device.type == "cuda" else None
+        self._room = room or cuda_room
+
+    def run(self, function: Callable[[int, int], torch.Tensor], n: int) -> torch.Tensor:
+        """Concatenate function(start, stop) over 0 … n.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If not even a batch of one item fits.
+        """
+        parts: list[torch.Tensor] = []
+        start = 0
+        while start < n or not parts:
+            stop = min(start + self.size, n)
+            try:
+                parts.append(function(start, stop))
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+                self._ceiling = self.size
+                self.size //= 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            if stop - start == self.size:
+                self._grow()
+            start = stop
+        return torch.cat(parts)
+
+    def _grow(self) -> None:
+        if self._room is None or (self._ceiling is not None and 2 * self.size >= self._ceiling):
+            return
+        used, limit = self._room()
+        if 2 * used <= limit:
+            self.size *= 2
+
+
+def _cuda_room(device: torch.device) -> tuple[int, int]:
+    free, _ = torch.cuda.mem_get_info(device)
+    used = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return used, int(0.8 * (free + torch.cuda.memory_reserved(device)))

@@ -1,0 +1,1 @@
+"""Tests; `tests/benchmarks` is run by `make bench`."""

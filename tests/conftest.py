@@ -1,0 +1,94 @@
+"""Small real parts that many tests share: a data set of shapes, networks of a few thousand weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from defuse_core.classifier import Classifier, Preprocessing, train_classifier
+from defuse_core.config import ClassifierTraining, VaeConfig, VaeTraining
+from defuse_core.data import ImageDataset, Split
+from defuse_core.vae import BetaVAE, train_vae
+
+SIZE = 8
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def bars(n: int, seed: int) -> Split:
+    """Noisy 8×8 images of a horizontal bar, a vertical bar, or a diagonal: classes 0, 1, 2."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    images = torch.rand(n, 1, SIZE, SIZE, generator=rng) * 60
+    for index, label in enumerate(labels.tolist()):
+        place = int(torch.randint(1, SIZE - 2, (), generator=rng))
+        if label == 0:
+            images[index, 0, place : place + 2, :] += 180
+        elif label == 1:
+            images[index, 0, :, place : place + 2] += 180
+        else:
+            images[index, 0] += 180 * torch.eye(SIZE).roll(place - 3, 1)
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def shapes() -> ImageDataset:
+    """240 training, 60 validation and 90 test images of three classes, (1, 8, 8)."""
+    return ImageDataset(
+        "shapes", bars(240, 0), bars(90, 1), ("row", "column", "diagonal"), bars(60, 2)
+    )
+
+
+class TinyNetwork(torch.nn.Sequential):
+    """One convolution and a linear layer for (1, 8, 8) images of three classes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(216, 3)
+        )
+
+
+@pytest.fixture(scope="session")
+def trained_classifier(shapes: ImageDataset) -> Classifier:
+    """A classifier of the shapes, good but not perfect. Shared: copy before training it."""
+    torch.manual_seed(0)
+    classifier = Classifier(TinyNetwork(), Preprocessing.of(shapes.train.images))
+    config = ClassifierTraining(optimizer="adam", learning_rate=3e-3, epochs=2, batch_size=32)
+    train_classifier(classifier, shapes.train, config=config, seed=0)
+    return classifier
+
+
+@pytest.fixture(scope="session")
+def trained_vae(shapes: ImageDataset) -> BetaVAE:
+    """A small VAE of the shapes, latent_dim 4. Shared: copy before training it."""
+    torch.manual_seed(0)
+    vae = BetaVAE(
+        VaeConfig(
+            image_size=SIZE, padding=0, hidden_channels=16, depth=2, hidden_units=64, latent_dim=4
+        )
+    )
+    config = VaeTraining(
+        epochs=100,
+        beta=0.2,
+        kl_anneal_steps=50,
+        batch_size=32,
+        learning_rate=3e-3,
+        precision="fp32",
+    )
+    train_vae(vae, shapes.train.images, config=config, seed=0)
+    return vae
+
+
+@pytest.fixture(scope="session")
+def development_data() -> Path:
+    """The folder of mnist.npz and the like; skips where DEFUSE_DATA is unset."""
+    folder = os.environ.get("DEFUSE_DATA")
+    if not folder:
+        pytest.skip("DEFUSE_DATA is unset: it names a folder with mnist.npz, gtsrb32.npz, svhn.npz")
+    return Path(folder)
