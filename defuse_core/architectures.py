@@ -78,7 +78,7 @@ class ResNetSmall(nn.Sequential):
 
     def __init__(self, n_classes: int = 10, channels: int = 1) -> None:
         super().__init__(
-            *_conv(channels, 16), _Residual(16, 24, 1), _Residual(24, 48, 2), _Residual(48, 96, 2),
+            *_conv(channels, 24, 5, 2), _Residual(24, 32, 1), _Residual(32, 64, 2), _Residual(64, 96, 2),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, n_classes),
         )  # fmt: skip
 

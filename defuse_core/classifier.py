@@ -46,9 +46,7 @@ class Preprocessing:
     @staticmethod
     def of(images: Tensor) -> Preprocessing:
         """Take mean and standard deviation from uint8 training images (n, channels, h, w)."""
-        counts = torch.stack(
-            [plane.bincount(minlength=256) for plane in images.transpose(0, 1).flatten(1)]
-        )
+        counts = torch.stack([plane.bincount(minlength=256) for plane in images.transpose(0, 1).flatten(1)])
         share = counts.double() / counts.sum(1, keepdim=True)  # (channels, 256)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean = share @ levels
@@ -216,15 +214,13 @@ def train_classifier(
                     logits = classifier(x).float()
                 loss = F.cross_entropy(logits, y)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(y)
                 hits += (logits.argmax(1) == y).sum()
                 step += 1
         classifier.eval()
-        history.append(
-            {"loss": float(loss_sum) / len(labels), "accuracy": float(hits) / len(labels)}
-        )
+        history.append({"loss": float(loss_sum) / len(labels), "accuracy": float(hits) / len(labels)})
         if callback is not None and callback(epoch, config.epochs, history[-1]):
             break
     return history

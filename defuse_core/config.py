@@ -28,9 +28,7 @@ class VaeConfig(_Config):
 
     channels: int = Field(1, ge=1, description="Channels of an image")
     image_size: int = Field(28, ge=4, description="Height and width of an image, pixels")
-    padding: int = Field(
-        2, ge=0, description="Black pixels added on each side, cropped on decoding"
-    )
+    padding: int = Field(2, ge=0, description="Black pixels added on each side, cropped on decoding")
     hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
     depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
@@ -59,15 +57,11 @@ class VaeTraining(_Config):
     """How a β-VAE is trained (section B.3)."""
 
     beta: float = Field(0.4, ge=0, description="β, weight of the KL term")
-    kl_anneal_steps: int = Field(
-        10_000, ge=0, description="Steps over which the KL weight rises to β"
-    )
+    kl_anneal_steps: int = Field(10_000, ge=0, description="Steps over which the KL weight rises to β")
     epochs: int = Field(200, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    patience: int | None = Field(
-        None, ge=1, description="Epochs without a better loss; None never stops"
-    )
+    patience: int | None = Field(None, ge=1, description="Epochs without a better loss; None never stops")
     precision: Precision = "auto"
 
 
@@ -122,16 +116,10 @@ class CorrectionConfig(_Config):
 
     lambdas: tuple[float, ...] = Field(PAPER_LAMBDAS, min_length=1)
     epochs: int = Field(3, ge=1)
-    batch_size: int = Field(
-        64, ge=1, description="Images of D a step; D_f is spread over the steps"
-    )
+    batch_size: int = Field(64, ge=1, description="Images of D a step; D_f is spread over the steps")
     learning_rate: float = Field(1e-3, gt=0)
-    instances_per_region: int = Field(
-        256, ge=1, description="Draws to tune on, and as many to test on"
-    )
-    held_out_share: float = Field(
-        0.0, ge=0, lt=1, description="Share of failure regions never tuned on"
-    )
+    instances_per_region: int = Field(256, ge=1, description="Draws to tune on, and as many to test on")
+    held_out_share: float = Field(0.0, ge=0, lt=1, description="Share of failure regions never tuned on")
     precision: Precision = "auto"
 
     @model_validator(mode="after")

@@ -55,9 +55,7 @@ def correction_loss(
     return of_data + lam * F.cross_entropy(failure_logits, failure_labels)
 
 
-def hold_out_regions(
-    region_ids: Sequence[int], *, share: float, seed: int
-) -> tuple[list[int], list[int]]:
+def hold_out_regions(region_ids: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Divide regions into those tuned on and those held out whole, which show generalisation.
 
     Parameters
@@ -123,16 +121,12 @@ def tune(
         )
     device = classifier.mean.device
     tuned = copy.deepcopy(classifier)
-    optimizer = torch.optim.Adam(
-        tuned.parameters(), lr=config.learning_rate, fused=device.type != "mps"
-    )
+    optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate, fused=device.type != "mps")
     data = Split(train.images.to(device), train.labels.to(device))
     extra = Split(failures.images.to(device), failures.labels.to(device))
     best: SweepPoint | None = None
     for epoch in range(1, config.epochs + 1):
-        losses = _tune_epoch(
-            tuned, optimizer, data, extra, lam, config, derive_seed(seed, "tune", epoch)
-        )
+        losses = _tune_epoch(tuned, optimizer, data, extra, lam, config, derive_seed(seed, "tune", epoch))
         if not math.isfinite(sum(losses)):
             raise RuntimeError(f"loss at lam = {lam} is {losses}; lower learning_rate")
         right = accuracy(tuned, selection or train, precision=config.precision)
@@ -169,9 +163,7 @@ def _tune_epoch(
     of_data = shuffled_batches(len(data), config.batch_size, torch_rng(seed, "data"))
     order = torch.randperm(len(extra), generator=torch_rng(seed, "failures"))
     # Fewer instances than steps: some are drawn again, so that every step has one.
-    order = (
-        order if len(order) >= n_steps else order.repeat(math.ceil(n_steps / len(order)))[:n_steps]
-    )
+    order = order if len(order) >= n_steps else order.repeat(math.ceil(n_steps / len(order)))[:n_steps]
     sums = torch.zeros(2, device=device)
     tuned.train()
     with torch.random.fork_rng(), torch.enable_grad():
@@ -183,7 +175,7 @@ def _tune_epoch(
             mine, theirs = logits.split([len(batch), len(failing)])
             loss = correction_loss(mine, batch.labels, theirs, failing.labels, lam=lam)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             with torch.no_grad():
                 failure_loss = F.cross_entropy(theirs, failing.labels)
@@ -278,9 +270,7 @@ def mistake_instances(images: Tensor, labels: Sequence[int | None]) -> FailureIn
     """
     if len(labels) != len(images):
         raise ValueError(f"labels must be as many as images, got {len(labels)} and {len(images)}")
-    kept = torch.tensor(
-        [i for i, label in enumerate(labels) if label is not None], dtype=torch.int64
-    )
+    kept = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.int64)
     given = torch.tensor([label for label in labels if label is not None], dtype=torch.int64)
     return FailureInstances(images[kept], given, torch.full((len(kept),), -1, dtype=torch.int64))
 

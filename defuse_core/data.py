@@ -246,9 +246,7 @@ def load_image_folder(
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
     read = [_read_folder(folder, names, image_size) for folder in folders]
     if channels is None:
-        channels = (
-            3 if any(image.mode not in ("L", "1") for images, _ in read for image in images) else 1
-        )
+        channels = 3 if any(image.mode not in ("L", "1") for images, _ in read for image in images) else 1
     splits = [_stack(folder, *part, channels) for folder, part in zip(folders, read, strict=True)]
     if not divided:
         return ImageDataset(root.name, *_split_by_class(splits[0], 0.2), names)
@@ -295,8 +293,9 @@ def load_torchvision(
         splits = [_to_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]
     else:
         splits = [_gtsrb_split(part, image_size or _GTSRB_SIZE) for part in parts]
-    n_classes = int(splits[0].labels.max()) + 1
-    return ImageDataset(name, *splits, tuple(str(label) for label in range(n_classes)))
+    train, test = splits
+    n_classes = int(train.labels.max()) + 1
+    return ImageDataset(name, train, test, tuple(str(label) for label in range(n_classes)))
 
 
 def _gtsrb_split(part: object, size: int) -> Split:
@@ -366,9 +365,7 @@ def _split_by_class(split: Split, test_share: float) -> tuple[Split, Split]:
         members = torch.nonzero(split.labels == label).flatten()
         is_test[members[len(members) - int(len(members) * test_share) :]] = True
     if not is_test.any():
-        raise DataError(
-            "every class has under 5 images, too few to set a test split apart; add test/"
-        )
+        raise DataError("every class has under 5 images, too few to set a test split apart; add test/")
     return split[~is_test], split[is_test]
 
 
@@ -378,9 +375,7 @@ def _open(path: Path, size: int | None) -> Image.Image:
             image.load()
             loaded = image.copy()
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is not a readable image ({error}); replace or remove it"
-        ) from error
+        raise DataError(f"{path} is not a readable image ({error}); replace or remove it") from error
     return loaded.resize((size, size), Image.Resampling.BILINEAR) if size else loaded
 
 
@@ -413,6 +408,4 @@ def _stack(folder: Path, images: list[Image.Image], labels: list[int], channels:
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels} for {folder}")
     mode = "L" if channels == 1 else "RGB"
-    return _to_split(
-        np.stack([np.asarray(image.convert(mode)) for image in images]), np.array(labels)
-    )
+    return _to_split(np.stack([np.asarray(image.convert(mode)) for image in images]), np.array(labels))

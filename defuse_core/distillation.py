@@ -76,9 +76,7 @@ def fit_mixture(
     if not np.isfinite(codes).all():
         raise ValueError("latents must be finite, got NaN or infinity; train the VAE again")
     if len(codes) > config.max_codes:
-        sample = numpy_rng(seed, "distillation-sample").choice(
-            len(codes), config.max_codes, replace=False
-        )
+        sample = numpy_rng(seed, "distillation-sample").choice(len(codes), config.max_codes, replace=False)
         codes = codes[np.sort(sample)]
     mixture = BayesianGaussianMixture(
         n_components=min(config.n_components, len(codes)),
@@ -95,9 +93,7 @@ def fit_mixture(
             mixture.fit(codes)
             n_iter += mixture.n_iter_
             bound = float(mixture.lower_bound_)
-            stop = callback is not None and callback(
-                n_iter, config.max_iter, {"lower_bound": bound}
-            )
+            stop = callback is not None and callback(n_iter, config.max_iter, {"lower_bound": bound})
             if mixture.converged_ or stop:
                 break
     return Mixture(
@@ -114,9 +110,7 @@ def fit_mixture(
 def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
     """Return log p(z) of each code under the mixture, (n, latent_dim) → (n,) float64."""
     density = MixtureSameFamily(_categorical(mixture), _components(mixture))
-    return torch.cat(
-        [density.log_prob(part.double()) for part in latents.cpu().split(_DENSITY_BATCH)]
-    )
+    return torch.cat([density.log_prob(part.double()) for part in latents.cpu().split(_DENSITY_BATCH)])
 
 
 def membership(mixture: Mixture, latents: Tensor, *, min_weight: float = 0.01) -> Tensor:

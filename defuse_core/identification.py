@@ -110,9 +110,7 @@ def identify(
         counts = {name: counts[name] + count for name, count in found.counts().items()}
         decoded += min(SHARD_IMAGES, len(split) - shard * SHARD_IMAGES) * config.n_perturbations
         speed = decoded / (time.monotonic() - started)
-        if callback is not None and callback(
-            shard + 1, n_shards, {**counts, "images_per_second": speed}
-        ):
+        if callback is not None and callback(shard + 1, n_shards, {**counts, "images_per_second": speed}):
             break
     return Mistakes.concatenate(parts, latent_dim=vae.latent_dim)
 
@@ -132,9 +130,7 @@ def identify_shards(
         part = split[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
         yield (
             shard,
-            identify_shard(
-                classifier, vae, part, shard=shard, config=config, seed=seed, batch=batch
-            ),
+            identify_shard(classifier, vae, part, shard=shard, config=config, seed=seed, batch=batch),
         )
 
 
@@ -215,16 +211,17 @@ def _search(
 
     def classify(start: int, stop: int) -> Tensor:
         with autocast(latents.device, precision):
-            return classifier(vae.decode(latents[start:stop])).float()
+            logits: Tensor = classifier(vae.decode(latents[start:stop]))
+        return logits.float()
 
-    logits = batch.run(classify, len(latents))  # (n_images · n_perturbations, n_classes)
-    predictions = logits.argmax(1)
+    scores = batch.run(classify, len(latents))  # (n_images · n_perturbations, n_classes)
+    predictions = scores.argmax(1)
     if precision == "fp32":
         return _smallest((predictions != wanted).view_as(norms), norms, config), predictions
 
-    mine = logits.gather(1, wanted[:, None])[:, 0]
-    rival = logits.scatter(1, wanted[:, None], -math.inf).amax(1)
-    slack = _BF16_ERROR * logits.abs().amax(1)
+    mine = scores.gather(1, wanted[:, None])[:, 0]
+    rival = scores.scatter(1, wanted[:, None], -math.inf).amax(1)
+    slack = _BF16_ERROR * scores.abs().amax(1)
     possible = (rival - mine > -slack).view_as(norms)
     decided = torch.zeros_like(possible)
     while True:
@@ -234,7 +231,8 @@ def _search(
             return kept, predictions
 
         def decide(start: int, stop: int, asked: Tensor = asked) -> Tensor:
-            return classifier(vae.decode(latents[asked[start:stop]])).argmax(1)
+            logits: Tensor = classifier(vae.decode(latents[asked[start:stop]]))
+            return logits.argmax(1)
 
         predictions[asked] = batch.run(decide, len(asked))
         decided.view(-1)[asked] = True

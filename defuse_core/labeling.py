@@ -34,17 +34,13 @@ Votes = list[list[int | None]]
 _Label = TypeVar("_Label", bound=Hashable)
 
 
-def standard_normals(
-    region: Region, n: int, *, seed: int, purpose: Purpose = "label"
-) -> NDArray[np.float64]:
+def standard_normals(region: Region, n: int, *, seed: int, purpose: Purpose = "label") -> NDArray[np.float64]:
     """Return the region's frozen normals (n, latent_dim); the first n of any longer set."""
     rng = numpy_rng(seed, "draw", purpose, region.region_id)
     return rng.standard_normal((n, len(region.mean)))
 
 
-def draw_latents(
-    region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label"
-) -> Tensor:
+def draw_latents(region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label") -> Tensor:
     """Draw z ~ N(μ, τ·Σ).
 
     Parameters
@@ -72,9 +68,7 @@ def draw_images(
     vae: BetaVAE, region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label"
 ) -> Tensor:
     """Decode draws of a region to uint8 images (n, channels, height, width)."""
-    return as_bytes(
-        decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose))
-    )
+    return as_bytes(decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose)))
 
 
 def failure_instances(
@@ -139,9 +133,7 @@ def collect_votes(annotations: Iterable[Annotation], n_samples: int) -> Votes:
         regions.add(annotation.region_id)
         answers.setdefault(annotation.annotator, {})[sample] = annotation.label
     if len(regions) > 1:
-        raise ValueError(
-            f"annotations must be of one region, got {sorted(regions)}; group them first"
-        )
+        raise ValueError(f"annotations must be of one region, got {sorted(regions)}; group them first")
     return [
         [given.get(sample, given.get(None)) for _, given in sorted(answers.items())
          if sample in given or None in given]
@@ -185,9 +177,7 @@ def reach_verdict(
     votes = collect_votes(annotations, len(predictions))
     labels = tuple(majority(of_image) for of_image in votes)
     kept = [
-        (label, said)
-        for label, said in zip(labels, predictions.tolist(), strict=True)
-        if label is not None
+        (label, said) for label, said in zip(labels, predictions.tolist(), strict=True) if label is not None
     ]
     error = Interval.wilson(sum(label != said for label, said in kept), len(kept))
     counts = Counter(label for label, _ in kept)

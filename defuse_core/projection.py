@@ -74,8 +74,7 @@ def project(
     codes = _array(latents)
     if len(codes) < _MIN_CODES or not np.isfinite(codes).all():
         raise ValueError(
-            f"projection needs at least {_MIN_CODES} finite codes, got {codes.shape}; "
-            "encode more images"
+            f"projection needs at least {_MIN_CODES} finite codes, got {codes.shape}; encode more images"
         )
     if method == "tsne":
         return _tsne(codes, seed, perplexity, callback)

@@ -142,16 +142,14 @@ def keep_memory() -> bool:
 def supports_bf16(device: torch.device) -> bool:
     """Tell whether the device multiplies bfloat16 in hardware, where autocast pays."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
 
-def autocast(
-    device: torch.device, precision: Precision = "auto"
-) -> torch.autocast | nullcontext[None]:
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast | nullcontext[None]:
     """Return the context that runs convolutions in bfloat16 where that pays, else a null context.
 
     Raises

@@ -80,15 +80,11 @@ def load_shipped_classifier(
 ) -> Classifier:
     """Load a shipped classifier or annotator, in evaluation mode."""
     card = read_card(name, models)
-    network = build_network(
-        card["architecture"], n_classes=card["n_classes"], channels=card["channels"]
-    )
+    network = build_network(card["architecture"], n_classes=card["n_classes"], channels=card["channels"])
     preprocessing = card["preprocessing"]
     classifier = Classifier(
         network,
-        Preprocessing(
-            tuple(preprocessing["mean"]), tuple(preprocessing["std"]), preprocessing["image_size"]
-        ),
+        Preprocessing(tuple(preprocessing["mean"]), tuple(preprocessing["std"]), preprocessing["image_size"]),
     )
     _fill(classifier.network, name, models)
     return classifier.to(device or torch.device("cpu")).eval()
@@ -103,13 +99,9 @@ def load_shipped_vae(
     return vae.to(device or torch.device("cpu")).eval()
 
 
-def load_annotators(
-    *, device: torch.device | None = None, models: Path = MODELS
-) -> dict[str, Classifier]:
+def load_annotators(*, device: torch.device | None = None, models: Path = MODELS) -> dict[str, Classifier]:
     """Load the five simulated annotators by name."""
-    return {
-        name: load_shipped_classifier(name, device=device, models=models) for name in ANNOTATORS
-    }
+    return {name: load_shipped_classifier(name, device=device, models=models) for name in ANNOTATORS}
 
 
 def _fill(module: nn.Module, name: str, models: Path) -> None:
@@ -125,9 +117,7 @@ def make_classifier(
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, name))
-        network = build_network(
-            architecture, n_classes=dataset.n_classes, channels=dataset.image_shape[0]
-        )
+        network = build_network(architecture, n_classes=dataset.n_classes, channels=dataset.image_shape[0])
     classifier = Classifier(network, Preprocessing.of(dataset.train.images))
     train_classifier(classifier, dataset.train, config=config, seed=seed, callback=callback)
     facts = {
@@ -156,9 +146,7 @@ def make_vae(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, name))
         vae = BetaVAE(preset.vae)
-    history = train_vae(
-        vae, dataset.train.images, config=preset.vae_training, seed=seed, callback=callback
-    )
+    history = train_vae(vae, dataset.train.images, config=preset.vae_training, seed=seed, callback=callback)
     classifier = load_shipped_classifier(models=models)
     kept = {}
     for part, split in dataset.splits().items():

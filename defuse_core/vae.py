@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +116,7 @@ class BetaVAE(nn.Module):
 def _stack(layer: Callable[[int, int], nn.Module], widths: list[int]) -> list[nn.Module]:
     """Layers between successive widths, each followed by a ReLU."""
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         layers += [layer(width_in, width_out), nn.ReLU(inplace=True)]
     return layers
 
@@ -130,9 +131,7 @@ def vae_config_for(
     """Return the config for square images of (channels, size, size), with the padding they need."""
     channels, height, width = image_shape
     if height != width:
-        raise ValueError(
-            f"the VAE takes square images, got {height}×{width}; load the data with image_size"
-        )
+        raise ValueError(f"the VAE takes square images, got {height}×{width}; load the data with image_size")
     return VaeConfig(
         channels=channels, image_size=height, padding=-height % 2**depth // 2, depth=depth,
         hidden_channels=hidden_channels, latent_dim=latent_dim,
@@ -237,9 +236,7 @@ def train_vae(
     steps_per_epoch = math.ceil(len(data) / config.batch_size)
     while len(history) < config.epochs and not _out_of_patience(history, config.patience):
         epoch = len(history) + 1
-        metrics = _train_epoch(
-            vae, optimizer, data, config, seed, epoch, (epoch - 1) * steps_per_epoch
-        )
+        metrics = _train_epoch(vae, optimizer, data, config, seed, epoch, (epoch - 1) * steps_per_epoch)
         metrics["monitored"] = metrics["reconstruction"] + config.beta * metrics["kl"]
         if validation_images is not None:
             metrics["monitored"] = _monitor(vae, validation_images, config, seed)
@@ -249,9 +246,7 @@ def train_vae(
         if config.patience is not None and _best_epoch(history) == epoch:
             best = copy_state(vae)
         if checkpoint is not None:
-            _save(
-                vae, optimizer, Path(checkpoint), identity, history, best if config.patience else {}
-            )
+            _save(vae, optimizer, Path(checkpoint), identity, history, best if config.patience else {})
         if callback is not None and callback(epoch, config.epochs, metrics):
             break
     if config.patience is not None and history:
@@ -273,9 +268,7 @@ def _train_epoch(
     device = data.device
     generator = torch_rng(seed, "vae", epoch)
     sums = torch.zeros(3, device=device)
-    for step, index in enumerate(
-        shuffled_batches(len(data), config.batch_size, generator), first_step
-    ):
+    for step, index in enumerate(shuffled_batches(len(data), config.batch_size, generator), first_step):
         weight = kl_weight(step, config.kl_anneal_steps)
         batch = as_pixels(data[index.to(device)])
         noise = torch.randn(len(index), vae.latent_dim, generator=generator).to(device)
@@ -284,7 +277,7 @@ def _train_epoch(
             logits = vae.decode_logits(mean.float() + noise * (logvar.float() / 2).exp())
         terms = elbo_loss(logits, batch, mean, logvar, beta=config.beta, weight=weight)
         optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
+        terms.loss.backward()
         optimizer.step()
         sums += torch.stack(terms).detach() * len(index)
     loss, reconstruction, kl = (sums / len(data)).tolist()
@@ -311,9 +304,7 @@ def _best_epoch(history: list[dict[str, float]]) -> int:
 
 
 def _out_of_patience(history: list[dict[str, float]], patience: int | None) -> bool:
-    return (
-        patience is not None and bool(history) and len(history) - _best_epoch(history) >= patience
-    )
+    return patience is not None and bool(history) and len(history) - _best_epoch(history) >= patience
 
 
 def _save(

@@ -40,9 +40,7 @@ def bars(n: int, seed: int) -> Split:
 @pytest.fixture(scope="session")
 def shapes() -> ImageDataset:
     """240 training, 60 validation and 90 test images of three classes, (1, 8, 8)."""
-    return ImageDataset(
-        "shapes", bars(240, 0), bars(90, 1), ("row", "column", "diagonal"), bars(60, 2)
-    )
+    return ImageDataset("shapes", bars(240, 0), bars(90, 1), ("row", "column", "diagonal"), bars(60, 2))
 
 
 class TinyNetwork(torch.nn.Sequential):
@@ -69,9 +67,7 @@ def trained_vae(shapes: ImageDataset) -> BetaVAE:
     """A small VAE of the shapes, latent_dim 4. Shared: copy before training it."""
     torch.manual_seed(0)
     vae = BetaVAE(
-        VaeConfig(
-            image_size=SIZE, padding=0, hidden_channels=16, depth=2, hidden_units=64, latent_dim=4
-        )
+        VaeConfig(image_size=SIZE, padding=0, hidden_channels=16, depth=2, hidden_units=64, latent_dim=4)
     )
     config = VaeTraining(
         epochs=100,

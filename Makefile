@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Defuse needs Python 3.11 or newer; run: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/developer: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## Run the whole method on 5,000 handwritten digits, into defuse-demo/
+	$(BIN)/defuse demo
+
+run: demo  ## The same, until there is a dashboard
+
+check: .venv/developer  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: .venv/developer  ## Run the tests
+	$(BIN)/python -m pytest
+
+bench: .venv/developer  ## Measure speed and memory as ratios, into bench.json
+	$(BIN)/python -m tests.benchmarks
+
+.PHONY: help demo run check test bench

@@ -1,0 +1,209 @@
+"""The paper's figures as matplotlib figures: records in, `Figure` out; nothing is computed here.
+
+Drawn without pyplot, so that no state is shared between threads or figures. Colours are those of
+Okabe and Ito (2008), which people with colour-blindness tell apart; right and wrong also differ by
+a mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from defuse_core.evaluation import Agreement, Scores
+from defuse_core.records import Interval
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+_PERCENT = PercentFormatter(1.0, decimals=0)
+_CELL = 0.62  # inches a thumbnail
+
+
+@dataclass(frozen=True)
+class RegionPicture:
+    """One region as figures 1 and 3 show it.
+
+    Attributes
+    ----------
+    title : str
+    images : (n, channels, height, width) uint8
+    label : str
+        The label people gave the region.
+    before, after : sequence of str
+        What the classifier says of each image, before and after correction.
+    """
+
+    title: str
+    images: Tensor
+    label: str
+    before: Sequence[str]
+    after: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """One λ of figure 5."""
+
+    lam: float
+    test: Interval
+    region: Interval
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG at 160 dots an inch, and as SVG beside it; return the PNG's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+    figure.savefig(path.with_suffix(".svg"))
+    return path
+
+
+def draw_scores(scores: Sequence[Scores]) -> Figure:
+    """Figure 4: accuracy of each model on the test split and on the regions, with intervals."""
+    groups = {"test": [s.test for s in scores], "regions": [s.region for s in scores]}
+    if all(s.validation is not None for s in scores):
+        groups = {"validation": [s.validation for s in scores if s.validation], **groups}
+    figure, axes = _figure(6.4, 3.6)
+    width = 0.8 / len(scores)
+    for index, (score, colour) in enumerate(zip(scores, (GREY, ORANGE, BLUE), strict=False)):
+        intervals = [group[index] for group in groups.values()]
+        places = np.arange(len(groups)) + (index - (len(scores) - 1) / 2) * width
+        heights = [i.estimate for i in intervals]
+        axes.bar(places, heights, width * 0.92, color=colour, label=score.model)
+        axes.errorbar(places, heights, _bars(intervals), fmt="none", ecolor="black", capsize=3, lw=1)
+        for place, interval in zip(places, intervals, strict=True):
+            axes.text(place, interval.high + 0.015, f"{interval.estimate:.3f}", ha="center", fontsize=8)
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set(ylim=(0, 1.12), ylabel="accuracy")
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
+    return figure
+
+
+def draw_trade_off(points: Sequence[TradeOff], *, before: Scores, baseline: Scores, chosen: float) -> Figure:
+    """Figure 5: test accuracy against region accuracy, one point a λ."""
+    figure, axes = _figure(6.4, 4.2)
+    ordered = sorted(points, key=lambda p: p.lam)
+    axes.errorbar(
+        [p.region.estimate for p in ordered], [p.test.estimate for p in ordered],
+        yerr=_bars([p.test for p in ordered]), xerr=_bars([p.region for p in ordered]),
+        fmt="o-", color=BLUE, ecolor="#9cc4de", lw=1, ms=5, elinewidth=0.8, label="Defuse, one λ a point",
+    )  # fmt: skip
+    for scores, marker, colour in ((before, "s", GREY), (baseline, "D", ORANGE)):
+        axes.plot(
+            scores.region.estimate,
+            scores.test.estimate,
+            marker,
+            color=colour,
+            ms=8,
+            label=scores.model,
+        )
+    for p in ordered:
+        if p.lam == chosen:
+            axes.plot(p.region.estimate, p.test.estimate, "o", ms=13, mfc="none", mec=RED, mew=1.8)
+        if p.lam >= 1e-3:
+            offset = (4, 6) if p.lam != chosen else (9, 9)
+            axes.annotate(
+                f"λ = {p.lam:g}", (p.region.estimate, p.test.estimate), xytext=offset,
+                textcoords="offset points", fontsize=8, color=RED if p.lam == chosen else "black",
+            )  # fmt: skip
+    axes.set(xlabel="region accuracy", ylabel="test accuracy")
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
+    """Figures 1 and 3: each region's draws, before and after, the prediction in the corner."""
+    columns = max(len(p.images) for p in pictures)
+    figure = Figure(figsize=(2 * columns * _CELL + 0.5, len(pictures) * (_CELL + 0.42) + 0.35))
+    figure.set_layout_engine("none")
+    width, height = figure.get_size_inches()
+    for side, name in enumerate(("before", "after correction")):
+        x = (side * (columns * _CELL + 0.3) + 0.1) / width
+        figure.text(x, 1 - 0.22 / height, name, fontsize=11, weight="bold", va="center")
+        for row, picture in enumerate(pictures):
+            top = height - 0.35 - row * (_CELL + 0.42)
+            if side == 0:
+                figure.text(x, (top - 0.16) / height, picture.title, fontsize=9, va="center")
+            said = picture.before if side == 0 else picture.after
+            for column, (image, prediction) in enumerate(zip(picture.images, said, strict=True)):
+                left = x + column * _CELL / width
+                box = (
+                    left,
+                    (top - 0.3 - _CELL) / height,
+                    0.94 * _CELL / width,
+                    0.94 * _CELL / height,
+                )
+                _thumbnail(figure.add_axes(box), image, prediction, right=prediction == picture.label)
+    return figure
+
+
+def _thumbnail(axes: Axes, image: Tensor, prediction: str, *, right: bool) -> None:
+    grey = image.shape[0] == 1
+    pixels = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
+    axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
+    colour = GREEN if right else RED
+    axes.text(
+        0.06, 0.93, prediction if right else f"✗{prediction}", transform=axes.transAxes, va="top",
+        fontsize=8, weight="bold", color="white", parse_math=False,
+        bbox={"facecolor": colour, "pad": 1.2, "lw": 0},
+    )  # fmt: skip
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=1.2)
+
+
+def draw_novelty(distances: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Figure 6: ℓ2 distance to the nearest misclassified training image, one curve a set of images."""
+    figure, axes = _figure(6.4, 3.4)
+    edges = np.linspace(0, max(float(d.max()) for d in distances.values()) * 1.02, 41).tolist()
+    for (name, values), colour in zip(distances.items(), (BLUE, ORANGE, GREY), strict=False):
+        told = f"{name} (n = {len(values)}, median {np.median(values):.1f})"
+        share = np.full(len(values), 1 / len(values))
+        axes.hist(values, edges, weights=share, color=colour, alpha=0.35)
+        axes.hist(values, edges, weights=share, color=colour, histtype="step", lw=1.4, label=told)
+    axes.set(
+        xlabel="ℓ2 to the nearest misclassified training image",
+        ylabel="share of images",
+        xlim=(0, None),
+    )
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
+    """Figure 7: on how many images how many of the annotators gave the most frequent answer."""
+    figure, axes = _figure(6.4, 3.2)
+    agreeing = np.round(found.share[~np.isnan(found.share)] * n_annotators).astype(int)
+    counts = np.bincount(agreeing, minlength=n_annotators + 1)[1:]
+    places = np.arange(1, n_annotators + 1)
+    bars = axes.bar(places, counts / counts.sum(), color=BLUE)
+    axes.bar_label(bars, [str(count) for count in counts], fontsize=8)
+    axes.set(xlabel=f"annotators of {n_annotators} who agree", ylabel=f"share of {counts.sum()} images")
+    axes.set_title(f"unanimous on {found.unanimous:.2f}, pairs agree {found.pairwise:.2f}", fontsize=10)
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.set_xticks(places)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _bars(intervals: Sequence[Interval]) -> NDArray[np.float64]:
+    """Distances from the estimates to both ends, (2, n), as matplotlib wants them."""
+    low = [max(i.estimate - i.low, 0.0) for i in intervals]
+    high = [max(i.high - i.estimate, 0.0) for i in intervals]
+    return np.array([low, high])
