@@ -7,6 +7,7 @@ which the simulated annotators of the demo are made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import UnpicklingError
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -130,6 +131,10 @@ def build_network(name: str, *, n_classes: int, channels: int) -> nn.Module:
         If the name is unknown.
     """
     if name == "resnet18":
+        if channels != 3:
+            raise ValueError(
+                f"resnet18 takes 3 channels, got {channels}; give mean and std three values each"
+            )
         return resnet18(n_classes)
     if name not in ARCHITECTURES:
         known = ", ".join([*ARCHITECTURES, "resnet18"])
@@ -158,11 +163,11 @@ def resnet18(n_classes: int, *, imagenet: bool = False) -> nn.Module:
     weights = models.ResNet18_Weights.IMAGENET1K_V1
     try:
         network = models.resnet18(weights=weights)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         from torch import hub
 
         raise RuntimeError(
-            f"ImageNet weights of ResNet-18 could not be downloaded ({error}); connect to the "
+            f"ImageNet weights of ResNet-18 could not be downloaded or read ({error}); connect to the "
             f"network, put {weights.url.rsplit('/', 1)[-1]} into {hub.get_dir()}/checkpoints, "
             "or pass imagenet=False to start from random weights"
         ) from error

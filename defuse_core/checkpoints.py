@@ -43,7 +43,7 @@ def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None
 ) -> str:
     """Write tensors and JSON-able metadata as safetensors; return the file's SHA-256."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     content = safetensors.torch.save(plain, metadata=text)
     write_bytes(Path(path), content)
@@ -63,12 +63,20 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
         raise CheckpointError(f"{path} does not exist; check the path")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            metadata = {key: _parse(text) for key, text in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy or download it again"
         ) from error
+
+
+def _parse(text: str) -> object:
+    """Metadata of ours is JSON; other programs write plain text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:

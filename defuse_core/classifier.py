@@ -40,8 +40,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean}, {self.std}")
-        if min(self.std) <= 0:
+        if not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"std must be positive, got {self.std}; for no scaling give 1")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}; for no shift give 0")
 
     @staticmethod
     def of(images: Tensor) -> Preprocessing:
@@ -243,6 +245,8 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     generator : torch.Generator
         On the CPU.
     """
+    if kind not in ("none", "affine", "elastic"):
+        raise ValueError(f"augmentation must be none, affine or elastic, got {kind!r}")
     if kind == "none":
         return images
     n = len(images)

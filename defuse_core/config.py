@@ -20,7 +20,7 @@ PAPER_LAMBDAS: tuple[float, ...] = (
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class VaeConfig(_Config):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,7 +194,7 @@ def load_npz(path: str | Path) -> ImageDataset:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
         raise DataError(
             f"{path} is not a readable .npz of plain arrays ({error}); "
             "write it again with numpy.savez and no object arrays"
@@ -207,7 +208,14 @@ def load_npz(path: str | Path) -> ImageDataset:
     train, test = (_npz_split(path, arrays, name) for name in ("train", "test"))
     validation = _npz_split(path, arrays, "val") if "x_val" in arrays else None
     n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
-    names = arrays.get("class_names", np.arange(n_classes))
+    if n_classes > len(train) and "class_names" not in arrays:
+        raise DataError(
+            f"{path} has label {n_classes - 1} and only {len(train)} training images; "
+            "renumber the labels from 0, every class needs an image"
+        )
+    names = arrays["class_names"] if "class_names" in arrays else np.arange(n_classes)
+    if names.ndim != 1:
+        raise DataError(f"{path}: class_names must be a list of names, got shape {names.shape}; save a list")
     return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
 
 
@@ -374,8 +382,10 @@ def _open(path: Path, size: int | None) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             loaded = image.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({error}); replace or remove it") from error
+    if loaded.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+        loaded = Image.fromarray((np.asarray(loaded) >> 8).astype(np.uint8))
     return loaded.resize((size, size), Image.Resampling.BILINEAR) if size else loaded
 
 

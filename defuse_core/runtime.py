@@ -100,7 +100,7 @@ def derive_seed(seed: int, *stream: int | str) -> int:
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
-    digest = hashlib.sha256(repr((seed, *stream)).encode()).digest()
+    digest = hashlib.sha256(repr((int(seed), *stream)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -116,8 +116,8 @@ def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
 
 def set_threads(n_threads: int | None = None) -> int:
     """Set torch's threads once, to all cores unless told; return their number."""
-    count = n_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    count = count or os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = n_threads or cores or 1
     torch.set_num_threads(count)
     return count
 

@@ -85,7 +85,7 @@ def test_few_codes_lower_perplexity_and_neighbours() -> None:
 
 @pytest.mark.parametrize("codes", [torch.zeros(3, 2), torch.full((9, 2), float("nan"))])
 def test_bad_codes_name_the_remedy(codes: Tensor) -> None:
-    with pytest.raises(ValueError, match="at least 4 finite codes.*encode more images"):
+    with pytest.raises(ValueError, match=r"at least 4 finite codes.*encode more images"):
         project(codes, seed=0)
 
 

@@ -1,0 +1,489 @@
+"""Preprocessing, prediction and training of classifiers, and the networks that come with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.transforms.v2.functional import resize
+
+from defuse_core.architectures import ARCHITECTURES, MnistCnn, build_network, resnet18
+from defuse_core.classifier import (
+    Classifier,
+    Preprocessing,
+    accuracy,
+    augment,
+    make_optimizer,
+    predict,
+    predict_logits,
+    train_classifier,
+)
+from defuse_core.config import ClassifierTraining
+from defuse_core.data import ImageDataset, Split, as_pixels
+
+PLAIN = Preprocessing()
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_images(n: int, channels: int = 1, size: int = 8, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (n, channels, size, size), generator=rng(seed), dtype=torch.uint8)
+
+
+# Preprocessing
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 6), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+def test_preprocessing_has_the_mean_and_deviation_of_the_images(n: int, channels: int, seed: int) -> None:
+    images = some_images(n, channels, seed=seed)
+    pixels = images.numpy().astype(np.float64) / 255
+    preprocessing = Preprocessing.of(images)
+    assert preprocessing.mean == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-9)
+    assert preprocessing.std == pytest.approx(pixels.std((0, 2, 3)), rel=1e-6)
+
+
+def test_a_constant_channel_gives_finite_pixels() -> None:
+    images = torch.full((2, 1, 4, 4), 77, dtype=torch.uint8)
+    x = Classifier(nn.Identity(), Preprocessing.of(images)).preprocess(images)
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        ((0.0, 0.0), (1.0, 1.0), "mean and std need 1 or 3 values each"),
+        ((0.0,), (1.0, 1.0, 1.0), "mean and std need 1 or 3 values each"),
+        ((), (), "mean and std need 1 or 3 values each"),
+        ((0.0,), (0.0,), r"std must be positive, got \(0.0,\); for no scaling give 1"),
+        ((0.0,) * 3, (1.0, -1.0, 1.0), "std must be positive"),
+        ((0.0,), (float("nan"),), "std must be positive"),
+    ],
+)
+def test_bad_mean_and_std_are_refused(mean: tuple[float, ...], std: tuple[float, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Preprocessing(mean, std)
+
+
+def test_images_are_normalised_by_channel() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    images = some_images(4, 3)
+    expected = (images.numpy() / 255.0 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    x = Classifier(nn.Identity(), Preprocessing(mean, std)).preprocess(images)
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_grey_images_are_repeated_to_three_channels() -> None:
+    preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    classifier = Classifier(nn.Identity(), preprocessing)
+    grey = some_images(2)
+    assert torch.equal(classifier.preprocess(grey), classifier.preprocess(grey.expand(2, 3, 8, 8)))
+
+
+def test_colour_images_for_a_grey_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="images have 3 channels, the classifier takes 1; give"):
+        Classifier(nn.Identity(), PLAIN).preprocess(some_images(2, 3))
+
+
+@pytest.mark.parametrize(("size", "to"), [(8, 8), (8, 16), (20, 7)])
+def test_images_are_resized_as_torchvision_resizes_them(size: int, to: int) -> None:
+    images = some_images(3, 3, size)
+    x = Classifier(nn.Identity(), Preprocessing((0.0,) * 3, (1.0,) * 3, to)).preprocess(images)
+    torch.testing.assert_close(x, resize(images.float() / 255, [to, to]), rtol=1e-4, atol=1e-5)
+
+
+def test_bytes_and_pixels_reach_the_network_alike(trained_classifier: Classifier) -> None:
+    images = some_images(5)
+    with torch.inference_mode():
+        assert torch.equal(trained_classifier(images), trained_classifier(as_pixels(images)))
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 89, 90, 512])
+def test_predictions_do_not_depend_on_the_batch_size(
+    trained_classifier: Classifier, shapes: ImageDataset, batch_size: int
+) -> None:
+    images = shapes.test.images
+    with torch.inference_mode():
+        expected = trained_classifier(images)
+    logits = predict_logits(trained_classifier, images, batch_size=batch_size)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    predictions = predict(trained_classifier, images, batch_size=batch_size)
+    assert predictions.dtype == torch.int64
+    assert torch.equal(predictions, expected.argmax(1))
+
+
+def test_no_images_give_no_predictions(trained_classifier: Classifier) -> None:
+    assert predict(trained_classifier, some_images(0)).shape == (0,)
+    assert predict_logits(trained_classifier, some_images(0)).shape == (0, 3)
+
+
+class BrightestRow(nn.Module):
+    """Answers with the index of the brightest row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(3).flatten(1)
+
+
+def rows(*brightest: int) -> Tensor:
+    images = torch.zeros(len(brightest), 1, 4, 4, dtype=torch.uint8)
+    for index, row in enumerate(brightest):
+        images[index, 0, row] = 200
+    return images
+
+
+def test_accuracy_is_the_share_of_hits() -> None:
+    classifier = Classifier(BrightestRow(), PLAIN)
+    images = rows(0, 1, 2, 3)
+    assert predict(classifier, images).tolist() == [0, 1, 2, 3]
+    assert accuracy(classifier, Split(images, torch.tensor([0, 1, 2, 3]))) == 1
+    assert accuracy(classifier, Split(images, torch.tensor([0, 1, 0, 0]))) == 0.5
+    assert accuracy(classifier, Split(images, torch.tensor([3, 2, 1, 0]))) == 0
+
+
+def test_accuracy_of_nothing_is_refused() -> None:
+    split = Split(rows()[:0], torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="accuracy of an empty split is undefined; give at least"):
+        accuracy(Classifier(BrightestRow(), PLAIN), split)
+
+
+def noisy_network() -> nn.Sequential:
+    """Dropout and batch normalisation: differs between training and evaluation mode."""
+    return nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prediction_is_in_evaluation_mode_and_restores_the_mode(training: bool) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(noisy_network(), PLAIN).train(training)
+    images = some_images(20)
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    first, second = (predict_logits(classifier, images, batch_size=6) for _ in range(2))
+    assert torch.equal(first, second)
+    assert classifier.training is training
+    assert {module.training for module in classifier.modules()} == {training}
+    for name, tensor in classifier.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    with torch.no_grad():
+        reference = copy.deepcopy(classifier).eval()(images)
+    torch.testing.assert_close(first, reference)
+
+
+def test_the_mode_is_restored_after_an_error() -> None:
+    classifier = Classifier(noisy_network(), PLAIN).train()
+    with pytest.raises(ValueError, match="images have 3 channels"):
+        predict(classifier, some_images(2, 3))
+    assert classifier.training
+
+
+def test_predicted_logits_can_be_trained_on(trained_classifier: Classifier) -> None:
+    logits = predict_logits(trained_classifier, some_images(3))
+    weight = torch.ones(3, requires_grad=True)
+    (logits * weight).sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, logits.sum(0))
+
+
+def test_preprocessing_is_not_part_of_the_weights() -> None:
+    classifier = Classifier(noisy_network(), Preprocessing((0.3,), (0.2,)))
+    names = {name.removeprefix("network.") for name in classifier.state_dict()}
+    assert names == set(noisy_network().state_dict())
+
+
+# Training
+
+
+def training_of(**changes: object) -> ClassifierTraining:
+    defaults = {"optimizer": "adam", "learning_rate": 3e-3, "epochs": 2, "batch_size": 32}
+    return ClassifierTraining.model_validate({**defaults, **changes})
+
+
+def fresh() -> Classifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(144, 3))
+    return Classifier(network, Preprocessing((0.2,), (0.3,)))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "affine", "elastic"])
+def test_equal_seeds_give_equal_weights_and_others_do_not(shapes: ImageDataset, augmentation: str) -> None:
+    states, histories = [], []
+    for index, seed in enumerate((1, 1, 2)):
+        classifier = fresh()
+        torch.manual_seed(index)  # what else has been drawn does not matter
+        config = training_of(augmentation=augmentation, epochs=1)
+        histories.append(train_classifier(classifier, shapes.train, config=config, seed=seed))
+        states.append(nn.utils.parameters_to_vector(classifier.parameters()))
+    assert torch.equal(states[0], states[1])
+    assert histories[0] == histories[1]
+    assert not torch.equal(states[0], states[2])
+
+
+def test_training_does_not_touch_the_global_generator(shapes: ImageDataset) -> None:
+    classifier = fresh()
+    before = torch.random.get_rng_state()
+    train_classifier(classifier, shapes.train, config=training_of(), seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_learns_and_ends_in_evaluation_mode(shapes: ImageDataset) -> None:
+    classifier = fresh()
+    untrained = accuracy(classifier, shapes.test)
+    history = train_classifier(classifier, shapes.train, config=training_of(epochs=8), seed=0)
+    assert len(history) == 8
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["accuracy"] > 0.8
+    assert accuracy(classifier, shapes.test) > max(0.8, untrained)
+    assert not classifier.training
+
+
+def test_the_first_loss_is_the_cross_entropy_of_the_initial_weights(shapes: ImageDataset) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), PLAIN)
+    with torch.inference_mode():
+        expected = F.cross_entropy(classifier(shapes.train.images), shapes.train.labels)
+        hits = (classifier(shapes.train.images).argmax(1) == shapes.train.labels).float().mean()
+    config = training_of(epochs=1, batch_size=len(shapes.train))
+    history = train_classifier(classifier, shapes.train, config=config, seed=0)
+    assert history[0]["loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert history[0]["accuracy"] == pytest.approx(float(hits))
+
+
+def test_the_learning_rate_decays_by_a_cosine(shapes: ImageDataset) -> None:
+    classifier = fresh()
+    rates: list[float] = []
+    config = training_of(learning_rate=1.0, final_learning_rate=0.2, epochs=4, batch_size=240)
+    real = torch.optim.Adam.step
+
+    def recording(optimizer: torch.optim.Adam, *arguments: object) -> object:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return real(optimizer, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", recording)
+        train_classifier(classifier, shapes.train, config=config, seed=0)
+    assert rates == pytest.approx(0.2 + 0.4 * (1 + np.cos(np.pi * np.arange(4) / 4)))
+
+
+def test_a_callback_stops_and_keeps_what_there_is(shapes: ImageDataset) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def callback(epoch: int, of: int, metrics: Mapping[str, float]) -> bool:
+        seen.append((epoch, of))
+        assert metrics.keys() == {"loss", "accuracy"}
+        return epoch == 2
+
+    stopped, short = fresh(), fresh()
+    history = train_classifier(stopped, shapes.train, config=training_of(epochs=9), seed=0, callback=callback)
+    expected = train_classifier(short, shapes.train, config=training_of(epochs=2), seed=0)
+    assert seen == [(1, 9), (2, 9)]
+    assert history == expected
+    for name, tensor in short.state_dict().items():
+        assert torch.equal(stopped.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("adadelta", torch.optim.Adadelta),
+        ("adam", torch.optim.Adam),
+        ("sgd", torch.optim.SGD),
+    ],
+)
+def test_optimizers_by_name(kind: str, expected: type[torch.optim.Optimizer]) -> None:
+    module = nn.Linear(2, 2)
+    optimizer = make_optimizer(module, kind, 0.25)
+    assert type(optimizer) is expected
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    held = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
+    assert held == {id(parameter) for parameter in module.parameters()}
+    if kind == "sgd":
+        group = optimizer.param_groups[0]
+        assert (group["momentum"], group["nesterov"]) == (0.9, True)
+
+
+def test_an_unknown_optimizer_is_told_what_there_is() -> None:
+    with pytest.raises(ValueError, match="optimizer must be adadelta, adam or sgd, got 'rmsprop'"):
+        make_optimizer(nn.Linear(2, 2), "rmsprop", 0.1)
+
+
+# Augmentation
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    images = torch.rand(3, 1, 8, 8)
+    generator = rng()
+    before = generator.get_state()
+    assert augment(images, "none", generator) is images
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("kind", ["affine", "elastic"])
+@pytest.mark.parametrize("shape", [(5, 1, 28, 28), (4, 3, 32, 32), (1, 1, 8, 8)])
+def test_augmentation_keeps_shape_and_range(kind: str, shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape, generator=rng())
+    before = images.clone()
+    distorted = augment(images, kind, rng(1))
+    assert distorted.shape == images.shape
+    assert distorted.min() >= 0
+    assert distorted.max() <= 1 + 1e-5
+    assert torch.equal(images, before)
+    assert not torch.allclose(distorted, images)
+
+
+@pytest.mark.parametrize("kind", ["affine", "elastic"])
+def test_augmentation_is_seeded_and_differs_by_image(kind: str) -> None:
+    images = torch.rand(1, 1, 16, 16, generator=rng()).repeat(3, 1, 1, 1)
+    first, again, other = (augment(images, kind, rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(first[0], first[1])
+
+
+def test_affine_augmentation_moves_a_centred_disc_but_a_little() -> None:
+    axis = torch.linspace(-1, 1, 28)
+    disc = ((axis[:, None] ** 2 + axis[None] ** 2) < 0.25).float().expand(200, 1, 28, 28)
+    moved = augment(disc, "affine", rng())
+    mass = moved.sum((1, 2, 3))
+    centre = (moved.sum((1, 2)) * axis).sum(1) / mass
+    assert centre.abs().max() < 0.25  # 7 % of the width is 0.14, over the least scale
+    assert centre.abs().max() > 0.08
+    assert centre.mean().abs() < 0.03
+    ratio = mass / disc[0].sum()
+    assert ratio.min() > 0.7
+    assert ratio.max() < 1.4
+
+
+def test_an_unknown_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match="flip"):
+        augment(torch.rand(1, 1, 8, 8), "flip", rng())
+
+
+# Architectures
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("n_classes", "channels"), [(10, 1), (4, 3)])
+def test_every_architecture_gives_logits(name: str, n_classes: int, channels: int) -> None:
+    network = build_network(name, n_classes=n_classes, channels=channels).eval()
+    x = torch.rand(2, channels, 28, 28)
+    with torch.inference_mode():
+        logits = network(x)
+        alone = network(x[1:])
+    assert logits.shape == (2, n_classes)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_weight_of_an_architecture_is_trained(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, n_classes=3, channels=1)
+    F.cross_entropy(network(torch.rand(4, 1, 28, 28)), torch.tensor([0, 1, 2, 0])).backward()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not still
+
+
+class PytorchExample(nn.Module):
+    """The network of PyTorch's MNIST example, written as it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, 1)
+        self.conv2 = nn.Conv2d(32, 64, 3, 1)
+        self.dropout1 = nn.Dropout(0.25)
+        self.dropout2 = nn.Dropout(0.5)
+        self.fc1 = nn.Linear(9216, 128)
+        self.fc2 = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = torch.flatten(self.dropout1(F.max_pool2d(x, 2)), 1)
+        return self.fc2(self.dropout2(F.relu(self.fc1(x))))
+
+
+def test_mnist_cnn_is_that_of_pytorchs_example() -> None:
+    network, example = MnistCnn().eval(), PytorchExample().eval()
+    assert {name: tuple(p.shape) for name, p in network.named_parameters()} == {
+        "conv1.weight": (32, 1, 3, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 3, 3),
+        "conv2.bias": (64,),
+        "fc1.weight": (128, 9216),
+        "fc1.bias": (128,),
+        "fc2.weight": (10, 128),
+        "fc2.bias": (10,),
+    }
+    network.load_state_dict(example.state_dict())
+    x = torch.randn(3, 1, 28, 28)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), example(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_architecture_is_told_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"must be one of mnist_cnn, .*resnet18, got 'resnet999'"):
+        build_network("resnet999", n_classes=10, channels=1)
+
+
+# ResNet-18
+
+
+def test_resnet18_without_weights_is_torchvisions() -> None:
+    network = build_network("resnet18", n_classes=7, channels=3)
+    reference = models.resnet18(weights=None, num_classes=7)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in reference.state_dict().items()}
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of weights, and a downloader that finds no network."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_imagenet_weights_that_cannot_be_had_are_told_the_remedy(no_network: Path) -> None:
+    with pytest.raises(RuntimeError, match="network is unreachable") as caught:
+        resnet18(5, imagenet=True)
+    message = str(caught.value)
+    assert "connect to the network" in message
+    assert f"put resnet18-f37072fd.pth into {no_network}" in message
+    assert "imagenet=False" in message
+
+
+def test_imagenet_weights_in_the_cache_are_loaded_without_a_network(no_network: Path) -> None:
+    torch.manual_seed(0)
+    stored = models.resnet18(weights=None).state_dict()
+    no_network.mkdir(parents=True)
+    torch.save(stored, no_network / "resnet18-f37072fd.pth")
+    network = resnet18(5, imagenet=True)
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(tensor, stored[name]), name
+    assert network.fc.weight.shape == (5, 512)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\3\4 cut off"])
+def test_unreadable_imagenet_weights_are_told_the_remedy(no_network: Path, content: bytes) -> None:
+    no_network.mkdir(parents=True)
+    (no_network / "resnet18-f37072fd.pth").write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"put resnet18-f37072fd\.pth into .*imagenet=False"):
+        resnet18(5, imagenet=True)

