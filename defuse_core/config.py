@@ -6,6 +6,7 @@ paper it stands; DESIGN decisions where the paper is silent or contradicts itsel
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -124,7 +125,7 @@ class CorrectionConfig(_Config):
 
     @model_validator(mode="after")
     def _lambdas(self) -> Self:
-        if any(lam < 0 for lam in self.lambdas) or len(set(self.lambdas)) < len(self.lambdas):
+        if not all(0 <= lam < math.inf for lam in self.lambdas) or len(set(self.lambdas)) < len(self.lambdas):
             raise ValueError(f"lambdas must be distinct and 0 or more, got {self.lambdas}")
         return self
 

@@ -114,11 +114,12 @@ def tune(
     RuntimeError
         If the loss is not finite.
     """
-    if not len(failures) or lam < 0:
+    if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
             f"tuning needs failure instances and lam of 0 or more, got {len(failures)} and {lam}; "
             "label at least one failure region"
         )
+    selection = train if selection is None else selection
     device = classifier.mean.device
     tuned = copy.deepcopy(classifier)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate, fused=device.type != "mps")
@@ -129,7 +130,7 @@ def tune(
         losses = _tune_epoch(tuned, optimizer, data, extra, lam, config, derive_seed(seed, "tune", epoch))
         if not math.isfinite(sum(losses)):
             raise RuntimeError(f"loss at lam = {lam} is {losses}; lower learning_rate")
-        right = accuracy(tuned, selection or train, precision=config.precision)
+        right = accuracy(tuned, selection, precision=config.precision)
         if best is None or right > best.selection_accuracy:
             best = SweepPoint(lam, epoch, right, 0.0, copy_state(tuned.network))
         metrics = {
@@ -142,7 +143,7 @@ def tune(
     return SweepPoint(
         lam=lam,
         epoch=best.epoch,
-        selection_accuracy=accuracy(corrected, selection or train),
+        selection_accuracy=accuracy(corrected, selection),
         tuned_accuracy=accuracy(corrected, Split(failures.images, failures.labels)),
         state=best.state,
     )

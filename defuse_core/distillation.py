@@ -109,6 +109,8 @@ def fit_mixture(
 
 def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
     """Return log p(z) of each code under the mixture, (n, latent_dim) → (n,) float64."""
+    if not len(latents):
+        return torch.zeros(0, dtype=torch.float64)
     density = MixtureSameFamily(_categorical(mixture), _components(mixture))
     return torch.cat([density.log_prob(part.double()) for part in latents.cpu().split(_DENSITY_BATCH)])
 
@@ -121,6 +123,8 @@ def membership(mixture: Mixture, latents: Tensor, *, min_weight: float = 0.01) -
     (n,) int64
         A `Region.region_id`; -1 where that component does not weigh more than `min_weight`.
     """
+    if not len(latents):
+        return torch.zeros(0, dtype=torch.int64)
     components, log_weights = _components(mixture), _categorical(mixture).logits
     ids = torch.cat(
         [
@@ -160,7 +164,7 @@ def relaxed_region(
     >>> relaxed_region(codes, wrong, centre=torch.zeros(1), radius=1.0, rho=0.4)
     RelaxedRegion(n_codes=2, n_mistakes=1, share=0.5, holds=True)
     """
-    if radius < 0 or not 0 <= rho < 1:
+    if not radius >= 0 or not 0 <= rho < 1:
         raise ValueError(f"radius must be 0 or more and rho in [0, 1), got {radius} and {rho}")
     distance = (latents.double() - torch.as_tensor(centre, dtype=torch.float64)).norm(dim=1)
     inside = distance <= radius
@@ -170,7 +174,7 @@ def relaxed_region(
 
 
 def _categorical(mixture: Mixture) -> Categorical:
-    return Categorical(probs=torch.from_numpy(mixture.weights))
+    return Categorical(logits=torch.from_numpy(mixture.weights).log())  # probs= would clamp at 2e-16
 
 
 def _components(mixture: Mixture) -> MultivariateNormal:

@@ -187,12 +187,14 @@ def _encode_and_tell(
     classifier: Classifier, vae: BetaVAE, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Codes μ(x) (n, latent_dim), and the kind (n,) that a mistake made of each image will be."""
-    means, _ = vae.encode(images)
-    right = classifier(images).argmax(1) == labels
-    right_decoded = classifier(vae.decode(means)).argmax(1) == labels
+    # A batch of its own: the last bits of μ(x) depend on its size, which must not be the config's.
+    batch = AdaptiveBatch(SHARD_IMAGES, device=images.device)
+    means = batch.run(lambda i, j: vae.encode(images[i:j])[0], len(images))
+    said = batch.run(lambda i, j: classifier(images[i:j]).argmax(1), len(images))
+    said_decoded = batch.run(lambda i, j: classifier(vae.decode(means[i:j])).argmax(1), len(images))
     kinds = torch.full_like(labels, MistakeKind.PERTURBATION)
-    kinds[~right_decoded] = MistakeKind.RECONSTRUCTION
-    kinds[~right] = MistakeKind.DATASET
+    kinds[said_decoded != labels] = MistakeKind.RECONSTRUCTION
+    kinds[said != labels] = MistakeKind.DATASET
     return means, kinds
 
 
@@ -221,7 +223,8 @@ def _search(
 
     mine = scores.gather(1, wanted[:, None])[:, 0]
     rival = scores.scatter(1, wanted[:, None], -math.inf).amax(1)
-    slack = _BF16_ERROR * scores.abs().amax(1)
+    largest = scores.abs().amax(1)
+    slack = _BF16_ERROR * largest.clamp(min=largest.mean())  # small logits carry no smaller an error
     possible = (rival - mine > -slack).view_as(norms)
     decided = torch.zeros_like(possible)
     while True:

@@ -57,7 +57,7 @@ def draw_latents(region: Region, n: int, *, tau: float, seed: int, purpose: Purp
     -------
     (n, latent_dim) float32
     """
-    if tau < 0:
+    if not tau >= 0:
         raise ValueError(f"tau must be 0 or more, got {tau}")
     factor = np.linalg.cholesky(region.covariance)  # Σ = factor @ factor.T
     noise = standard_normals(region, n, seed=seed, purpose=purpose)
@@ -174,6 +174,11 @@ def reach_verdict(
     disagreement_threshold : float
         ρ; the region is a failure if *more* than this share of the kept images disagree.
     """
+    annotations = list(annotations)
+    if foreign := {a.region_id for a in annotations} - {region_id}:
+        raise ValueError(
+            f"annotations must be of region {region_id}, got {sorted(foreign)}; group them first"
+        )
     votes = collect_votes(annotations, len(predictions))
     labels = tuple(majority(of_image) for of_image in votes)
     kept = [
