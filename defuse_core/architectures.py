@@ -9,8 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from pickle import UnpicklingError
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class ByteDropout(nn.Dropout):
+    """Dropout whose mask takes one random byte a unit: p is rounded to 1/256.
+
+    torch draws 64 bits a unit one after another on a CPU, a fifth of the time it takes to train
+    `MnistCnn`; here each draw serves eight units. Elsewhere it is torch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero units with probability p and scale the rest by 1 / (1 - p), in training mode."""
+        if not self.training or self.p == 0 or input.device.type != "cpu":
+            return super().forward(input)
+        words = torch.empty(-(-input.numel() // 8), dtype=torch.int64)
+        words.random_(torch.iinfo(torch.int64).min, None)
+        dropped = words.view(torch.uint8)[: input.numel()].view(input.shape) < round(self.p * 256)
+        return input.masked_fill(dropped, 0.0) * (1 / (1 - round(self.p * 256) / 256))
 
 
 class MnistCnn(nn.Module):
@@ -23,8 +41,8 @@ class MnistCnn(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
-        self.dropout1 = nn.Dropout(0.25)
-        self.dropout2 = nn.Dropout(0.5)
+        self.dropout1 = ByteDropout(0.25)
+        self.dropout2 = ByteDropout(0.5)
         self.fc1 = nn.Linear(64 * ((image_size - 4) // 2) ** 2, 128)
         self.fc2 = nn.Linear(128, n_classes)
 
@@ -32,7 +50,7 @@ class MnistCnn(nn.Module):
         """(n, channels, image_size, image_size) → logits (n, n_classes)."""
         x = F.relu(self.conv1(x), inplace=True)
         x = F.relu(F.max_pool2d(self.conv2(x), 2), inplace=True)  # relu and max commute
-        x = self.dropout1(x).flatten(1)
+        x = self.dropout1(x.flatten(1))
         return self.fc2(self.dropout2(F.relu(self.fc1(x), inplace=True)))  # type: ignore[no-any-return]
 
 

@@ -77,7 +77,7 @@ def demo(
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<52}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description:<10}"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[told]}"), console=console,
     )  # fmt: skip
 

@@ -181,7 +181,7 @@ PRESETS: dict[str, Preset] = {
         vae_training=VaeTraining(epochs=200, beta=0.4, kl_anneal_steps=2_000),
         classifier_training=ClassifierTraining(),
         identification=IdentificationConfig(n_perturbations=100, max_mistakes_per_image=20),
-        distillation=DistillationConfig(),
+        distillation=DistillationConfig(max_codes=15_000),
         labeling=LabelingConfig(),
         correction=CorrectionConfig(),
     ),

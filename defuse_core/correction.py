@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -139,14 +139,9 @@ def tune(
         if callback is not None and callback(epoch, config.epochs, metrics):
             break
     assert best is not None  # there is at least one epoch
-    corrected = apply_point(classifier, best)
-    return SweepPoint(
-        lam=lam,
-        epoch=best.epoch,
-        selection_accuracy=accuracy(corrected, selection),
-        tuned_accuracy=accuracy(corrected, Split(failures.images, failures.labels)),
-        state=best.state,
-    )
+    tuned_on = Split(failures.images, failures.labels)
+    reached = accuracy(apply_point(classifier, best), tuned_on, precision=config.precision)
+    return replace(best, tuned_accuracy=reached)
 
 
 def _tune_epoch(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from defuse_core.checkpoints import write_bytes
 from defuse_core.classifier import Classifier, accuracy, predict
-from defuse_core.config import PRESETS, Preset
+from defuse_core.config import PRESETS, CorrectionConfig, Preset
 from defuse_core.correction import (
     apply_point,
     choose_point,
@@ -77,6 +77,9 @@ from defuse_core.vae import BetaVAE, decode_images
 
 NONE_OF_THE_ABOVE_BELOW = 0.5
 """A simulated annotator whose highest probability is under this says "none of the above"."""
+
+BASELINE_LAMBDAS = (0.1, 1.0, 10.0)
+"""λ of the baseline: a shorter sweep, since the demo is to take minutes."""
 
 Stage = Callable[[str], AbstractContextManager[Callback]]
 """Opens a named stage of the work, and gives the callback that reports its progress."""
@@ -142,16 +145,16 @@ def load_parts(*, device: torch.device, seed: int, preset: Preset = PRESETS["dem
 def find_and_label(parts: Parts, stage: Stage) -> Labelled:
     """Identify, distill and label."""
     preset, seed = parts.preset, parts.seed
-    with stage("identify: search around every training image") as callback:
+    with stage("identify") as callback:
         mistakes = identify(
             parts.classifier, parts.vae, parts.dataset.train,
             config=preset.identification, seed=seed, callback=callback,
         )  # fmt: skip
-    with stage("distill: group the mistakes into regions") as callback:
+    with stage("distill") as callback:
         mixture = fit_mixture(mistakes.latents, config=preset.distillation, seed=seed, callback=callback)
     regions = mixture.regions(preset.distillation.min_weight)
     verdicts, votes = [], []
-    with stage("label: annotators look at every region") as callback:
+    with stage("label") as callback:
         for number, region in enumerate(regions, 1):
             images = _shown(parts, region)
             answers = simulate_annotators(
@@ -203,7 +206,9 @@ def correct(parts: Parts, found: Labelled, stage: Stage) -> Corrected:
     tested = test_on.regions(tuned_ids)
     single = label_single_mistakes(parts, found)
 
-    def sweep(failures: FailureInstances, name: str) -> tuple[list[SweepPoint], SweepPoint]:
+    def sweep(
+        failures: FailureInstances, name: str, config: CorrectionConfig
+    ) -> tuple[list[SweepPoint], SweepPoint]:
         with stage(name) as callback:
             points = list(
                 sweep_lambdas(
@@ -211,11 +216,12 @@ def correct(parts: Parts, found: Labelled, stage: Stage) -> Corrected:
                     selection=parts.dataset.selection, callback=callback,
                 )
             )  # fmt: skip
-        before = accuracy(parts.classifier, parts.dataset.selection)
+        before = accuracy(parts.classifier, parts.dataset.selection, precision=config.precision)
         return points, choose_point(points, rule="regions", before=before)
 
-    points, chosen = sweep(tune_on.regions(tuned_ids), "correct: fine-tune on the regions, 17 λ")
-    _, of_baseline = sweep(single, "correct: fine-tune on single mistakes, the baseline")
+    points, chosen = sweep(tune_on.regions(tuned_ids), "correct", config)
+    short = config.model_copy(update={"lambdas": BASELINE_LAMBDAS})
+    _, of_baseline = sweep(single, "baseline", short)
     corrected = apply_point(parts.classifier, chosen)
     rivals = {
         "before": parts.classifier,
@@ -242,7 +248,8 @@ def summarise(parts: Parts, found: Labelled, done: Corrected, *, seconds: float)
     results: dict[str, Any] = {
         "before": _shares(before),
         "baseline": {
-            **_shares(baseline), "lam": done.baseline_lam, "labelled_images": done.n_labelled_mistakes,
+            **_shares(baseline), "lam": done.baseline_lam, "lambdas": BASELINE_LAMBDAS,
+            "labelled_images": done.n_labelled_mistakes,
         },
         "defuse": {**_shares(defuse), "lam": done.chosen.lam, "epoch": done.chosen.epoch},
         "scenarios": len(found.regions),
@@ -345,12 +352,12 @@ def write_evidence(parts: Parts, found: Labelled, done: Corrected, out: Path) ->
 def run_demo(*, device: torch.device, seed: int, out: Path, stage: Stage) -> dict[str, Any]:
     """Run the demo and write table, figures and results.json into `out`; return the results."""
     started = time.monotonic()
-    with stage("load digits and models") as callback:
+    with stage("load") as callback:
         parts = load_parts(device=device, seed=seed)
         callback(1, 1, {})
     found = find_and_label(parts, stage)
     done = correct(parts, found, stage)
-    with stage("write figures and results") as callback:
+    with stage("evidence") as callback:
         write_evidence(parts, found, done, out)
         results = summarise(parts, found, done, seconds=time.monotonic() - started)
         write_bytes(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())

@@ -104,20 +104,37 @@ def draw_trade_off(points: Sequence[TradeOff], *, before: Scores, baseline: Scor
             ms=8,
             label=scores.model,
         )
-    for p in ordered:
+    for p in _apart(ordered, chosen):
+        place = p.region.estimate, p.test.estimate
         if p.lam == chosen:
-            axes.plot(p.region.estimate, p.test.estimate, "o", ms=13, mfc="none", mec=RED, mew=1.8)
-        if p.lam >= 1e-3:
-            offset = (4, 6) if p.lam != chosen else (9, 9)
-            axes.annotate(
-                f"λ = {p.lam:g}", (p.region.estimate, p.test.estimate), xytext=offset,
-                textcoords="offset points", fontsize=8, color=RED if p.lam == chosen else "black",
-            )  # fmt: skip
+            axes.plot(*place, "o", ms=13, mfc="none", mec=RED, mew=1.8)
+        axes.annotate(
+            f"λ = {p.lam:g}", place, xytext=(-8, 10), ha="right", textcoords="offset points",
+            fontsize=8, color=RED if p.lam == chosen else "black",
+        )  # fmt: skip
     axes.set(xlabel="region accuracy", ylabel="test accuracy")
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.legend(frameon=False, loc="lower left")
     return figure
+
+
+def _apart(points: Sequence[TradeOff], chosen: float) -> list[TradeOff]:
+    """The points whose labels do not run into each other: the chosen one, then the largest λ first."""
+    spans = [
+        max(x) - min(x) or 1.0
+        for x in zip(*((p.region.estimate, p.test.estimate) for p in points), strict=True)
+    ]
+
+    def far(a: TradeOff, b: TradeOff) -> bool:
+        x, y = a.region.estimate - b.region.estimate, a.test.estimate - b.test.estimate
+        return abs(x) / spans[0] > 0.2 or abs(y) / spans[1] > 0.07
+
+    kept: list[TradeOff] = []
+    for p in sorted(points, key=lambda p: (p.lam != chosen, -p.lam)):
+        if all(far(p, other) for other in kept):
+            kept.append(p)
+    return kept
 
 
 def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:

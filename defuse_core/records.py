@@ -252,9 +252,10 @@ class SweepPoint:
     epoch : int
         The epoch kept, from 1.
     selection_accuracy : float
-        Accuracy on the split that chose the epoch (validation, or training where there is none).
+        Accuracy on the split that chose the epoch (validation, or training where there is none),
+        in the precision of the config; figures of record are measured again in float32.
     tuned_accuracy : float
-        Accuracy on the failure instances tuned on.
+        Accuracy on the failure instances tuned on, likewise.
     state : mapping of str to Tensor
         Weights of the classifier's network.
     """

@@ -70,6 +70,11 @@ class BetaVAE(nn.Module):
             *_stack(lambda a, b: nn.ConvTranspose2d(a, b, 4, 2, 1), up),
             nn.ConvTranspose2d(width, config.channels, 4, 2, 1),
         )
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                # torch's default shrinks the signal layer by layer, and codes collapse at the start
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
         self.to(memory_format=torch.channels_last)
 
     @property
