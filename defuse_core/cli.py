@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 app = typer.Typer(
     help="Find the mistakes of an image classifier that its test set does not contain, and repair them.",
@@ -76,10 +76,16 @@ def demo(
 
 
 def _progress(console: Console) -> Progress:
+    whole, rest = Column(no_wrap=True, min_width=9), Column(no_wrap=True, ratio=1, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description:<10}"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[told]}"), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(12),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[told]}", table_column=rest),
+        console=console,
+        expand=True,
+    )
 
 
 def _short(value: float) -> str:
@@ -108,7 +114,8 @@ def _print_results(console: Console, results: dict[str, Any], out: Path) -> None
     flips = results["flips"]
     console.print(
         f"On the test split {flips['fixed']} digits were fixed and {flips['broken']} broken "
-        f"(McNemar p = {flips['p']:.2f}).\nTable, figures and results.json are in {out}/"
+        f"(McNemar p = {flips['p']:.2f}). One label a region fits {results['label_agreement']:.0%} of its "
+        f"draws, by the annotators' own votes.\nTable, figures and results.json are in {out}/"
     )
 
 

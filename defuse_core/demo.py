@@ -245,6 +245,7 @@ def summarise(parts: Parts, found: Labelled, done: Corrected, *, seconds: float)
     before, baseline, defuse = done.scores
     flips = find_flips(parts.classifier, done.classifier, parts.dataset.test)
     control = reconstruction_control(parts.classifier, parts.vae, parts.dataset.train)
+    agreed = label_agreement(parts, done.tested)
     results: dict[str, Any] = {
         "before": _shares(before),
         "baseline": {
@@ -268,6 +269,7 @@ def summarise(parts: Parts, found: Labelled, done: Corrected, *, seconds: float)
             "p": p_value_of_change(len(flips.fixed), len(flips.broken)),
         },
         "still_correct_after_reconstruction": control.estimate,
+        "label_agreement": agreed.estimate,
         "agreement": {
             "unanimous": found.agreement.unanimous.estimate, "pairwise": found.agreement.pairwise,
         },
@@ -284,6 +286,20 @@ def summarise(parts: Parts, found: Labelled, done: Corrected, *, seconds: float)
             "after": score_failures(done.classifier, done.held_out).estimate,
         }
     return results
+
+
+def label_agreement(parts: Parts, tested: FailureInstances) -> Interval:
+    """Of the draws tested on, the share whose own majority label is the label of their region.
+
+    A region gets one label, and not every draw of it is that class: this bounds what region
+    accuracy means.
+    """
+    answers = simulate_annotators(
+        parts.annotators, tested.images, region_id=-1, threshold=NONE_OF_THE_ABOVE_BELOW
+    )
+    own = [majority(votes) for votes in collect_votes(answers, len(tested))]
+    same = sum(label == wanted for label, wanted in zip(own, tested.labels.tolist(), strict=True))
+    return Interval.wilson(same, len(tested))
 
 
 def _shares(scores: Scores) -> dict[str, Any]:
@@ -303,10 +319,11 @@ def scores_table(scores: Sequence[Scores]) -> str:
 
 
 def region_pictures(parts: Parts, found: Labelled, done: Corrected, n: int = 3) -> list[RegionPicture]:
-    """The n failure regions of most different labels that were corrected the most."""
+    """The n failure regions of different labels on which annotators agree the most."""
     names = parts.dataset.class_names
     was, now = (score_regions(c, done.tested) for c in (parts.classifier, done.classifier))
-    best = sorted(was, key=lambda i: was[i].estimate - now[i].estimate)
+    agreeing = {v.region_id: v.image_labels.count(v.label) for v in found.verdicts}
+    best = sorted(was, key=lambda i: (-agreeing[i], was[i].estimate))
     unseen = {found.failures[i]: i for i in reversed(best)}.values()  # the best of every label
     order = [i for i in best if i in unseen] + [i for i in best if i not in unseen]
     regions = {region.region_id: region for region in found.regions}

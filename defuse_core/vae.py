@@ -74,7 +74,8 @@ class BetaVAE(nn.Module):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
                 # torch's default shrinks the signal layer by layer, and codes collapse at the start
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.to(memory_format=torch.channels_last)
 
     @property

@@ -464,7 +464,7 @@ def test_lambda_must_be_a_number_of_zero_or_more(
 ) -> None:
     with pytest.raises(ValueError, match="lam of 0 or more"):
         tune(trained_classifier, shapes.train, failures, lam=lam, config=QUICK, seed=0)
-    with pytest.raises(ValueError, match="lambdas must be distinct and 0 or more"):
+    with pytest.raises(ValueError, match="lambdas"):
         changed(QUICK, lambdas=(1.0, lam))
 
 

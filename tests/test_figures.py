@@ -51,7 +51,14 @@ def test_trade_off_draws_every_lambda_where_it_was_measured() -> None:
     line = axes.containers[0].lines[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(line.get_xdata(orig=False), [0.6, 0.3, 0.0])  # by λ
     np.testing.assert_allclose(line.get_ydata(orig=False), [0.92, 0.91, 0.90])
-    assert {text.get_text() for text in axes.texts} == {"λ = 0.1", "λ = 1"}  # the smallest are not told apart
+    assert {text.get_text() for text in axes.texts} == {"λ = 0.1", "λ = 1", "λ = 1e-05"}
+
+
+def test_labels_of_lambdas_do_not_run_into_each_other() -> None:
+    points = [TradeOff(lam, Interval.wilson(95, 100), Interval.wilson(90, 100)) for lam in (1.0, 2.0, 5.0)]
+    far = TradeOff(1e-3, Interval.wilson(80, 100), Interval.wilson(10, 100))
+    axes = draw_trade_off([*points, far], before=BEFORE, baseline=BASELINE, chosen=2.0).axes[0]
+    assert {text.get_text() for text in axes.texts} == {"λ = 2", "λ = 0.001"}
 
 
 def test_novelty_shares_sum_to_one() -> None:

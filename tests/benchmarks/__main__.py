@@ -98,7 +98,7 @@ def bench_identification(classifier: Classifier, vae: BetaVAE, split: Split) -> 
             "bare forward pass": lambda: bare_forward(classifier, vae, n, precision="auto"),
             "bare forward pass in float32": lambda: bare_forward(classifier, vae, n, precision="fp32"),
         },
-        rounds=5,
+        rounds=3,
     )
     ours = speed.pop("identification")
     return {f"identification / {name}": ours / value for name, value in speed.items()}
