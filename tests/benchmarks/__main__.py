@@ -8,6 +8,7 @@ median of the rounds counts. Nothing else should run on the machine.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from defuse_core import identification
+from defuse_core.architectures import ByteDropout
 from defuse_core.classifier import Classifier
 from defuse_core.config import PAPER_LAMBDAS, PRESETS, CorrectionConfig
 from defuse_core.correction import sweep_lambdas
@@ -58,6 +61,16 @@ def rates(contestants: Mapping[str, Callable[[], int]], *, rounds: int) -> dict[
     return {name: median(values) for name, values in measured.items()}
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """The same weights as a tutorial would hold them: torch's memory format and dropout."""
+    copied = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
+    for parent in copied.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, ByteDropout):
+                setattr(parent, name, nn.Dropout(child.p))
+    return copied
+
+
 @torch.inference_mode()
 def image_by_image(classifier: Classifier, vae: BetaVAE, split: Split) -> int:
     """Algorithm 1 as it is written: one image after another, all its perturbations at once."""
@@ -86,6 +99,7 @@ def bare_forward(classifier: Classifier, vae: BetaVAE, n: int, *, precision: str
 def bench_identification(classifier: Classifier, vae: BetaVAE, split: Split) -> dict[str, float]:
     """Identification against a loop and against the forward pass it cannot do without."""
     n = len(split) * IDENTIFICATION.n_perturbations
+    plain_classifier, plain_vae = plain(classifier), plain(vae)
 
     def whole() -> int:
         identify(classifier, vae, split, config=IDENTIFICATION, seed=0)
@@ -94,7 +108,7 @@ def bench_identification(classifier: Classifier, vae: BetaVAE, split: Split) -> 
     speed = rates(
         {
             "identification": whole,
-            "image-by-image loop": lambda: image_by_image(classifier, vae, split),
+            "image-by-image loop": lambda: image_by_image(plain_classifier, plain_vae, split),
             "bare forward pass": lambda: bare_forward(classifier, vae, n, precision="auto"),
             "bare forward pass in float32": lambda: bare_forward(classifier, vae, n, precision="fp32"),
         },
@@ -111,9 +125,7 @@ def dataloader_loop(
 
     Like `tune` it measures the training accuracy after every epoch and keeps the best weights.
     """
-    import copy
-
-    tuned = copy.deepcopy(classifier)
+    tuned = plain(classifier)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
     dataset = TensorDataset(data.images.float() / 255, data.labels)
     extra = TensorDataset(failures.images.float() / 255, failures.labels)

@@ -1,0 +1,43 @@
+"""What the README shows is true of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["regions"]) > 5
+    assert set(names["mistakes"].predictions.tolist()) <= set(range(10))
+    assert len([line for line in code.splitlines() if line]) <= 10
+
+
+def test_every_dependency_has_a_reason() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    table = README.split("## Dependencies")[1].split("\n## ")[0].lower()
+    for requirement in wanted:
+        name = Requirement(requirement).name.lower()
+        assert re.search(rf"\b{re.escape(name)}\b", table), f"{name} is not in the README's table"
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_help_lists_the_commands_of_the_readme() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^make ([a-z]+)", README, re.MULTILINE):
+        assert re.search(rf"^{command}:.*## ", makefile, re.MULTILINE), command
