@@ -333,7 +333,7 @@ def region_pictures(parts: Parts, found: Labelled, done: Corrected, n: int = 3) 
         label = names[found.failures[region_id]]
         said = [[names[p] for p in predict(c, images)] for c in (parts.classifier, done.classifier)]
         title = (
-            f"region {region_id}: people say {label}; "
+            f"region {region_id}: annotators say {label}; "
             f"accuracy {_percent(was[region_id])} → {_percent(now[region_id])}"
         )
         pictures.append(RegionPicture(title, images, label, *said))
