@@ -179,7 +179,9 @@ def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
 def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None:
     counts = results["mistakes"]
     assert set(counts) == {"dataset", "reconstruction", "perturbation"}
-    assert counts["perturbation"] > counts["reconstruction"] > counts["dataset"] > 0
+    assert min(counts.values()) > 0
+    assert counts["perturbation"] > 0.8 * sum(counts.values())
+    assert results["still_correct_after_reconstruction"] > 0.95
 
 
 @pytest.mark.parametrize(
