@@ -103,9 +103,10 @@ def _batched_logits(
     was_training = classifier.training
     classifier.eval()
     try:
-        with torch.inference_mode(), autocast(device, precision):
-            for batch in images.split(batch_size):
-                yield classifier(batch.to(device)).float()
+        for batch in images.split(batch_size):
+            with torch.inference_mode(), autocast(device, precision):
+                logits = classifier(batch.to(device)).float()
+            yield logits
     finally:
         classifier.train(was_training)
 

@@ -81,7 +81,7 @@ class ClassifierTraining(_Config):
 
 
 class IdentificationConfig(_Config):
-    """Algorithm 1. `a`, `b` shape the Beta noise; raw noise is the paper's."""
+    """Algorithm 1; raw noise is the paper's."""
 
     n_perturbations: int = Field(500, ge=1, description="Q, perturbed codes an image")
     noise_a: float = Field(50.0, gt=0)
@@ -166,7 +166,7 @@ PRESETS: dict[str, Preset] = {
     "gtsrb": Preset(
         vae=VaeConfig(
             channels=3, image_size=128, padding=0, hidden_channels=64, depth=4, latent_dim=15
-        ),  # figures 13, 14: one more transposed convolution
+        ),  # figures 13, 14: one more transposed convolution; load the signs with image_size=128
         vae_training=VaeTraining(epochs=800, beta=4.0),
         classifier_training=ClassifierTraining(optimizer="adam", learning_rate=1e-3),
         identification=IdentificationConfig(

@@ -110,14 +110,20 @@ def tune(
     Raises
     ------
     ValueError
-        If there are no failures, or λ is negative.
+        If there are no failures or training images, their shapes differ, or λ is negative.
     RuntimeError
         If the loss is not finite.
     """
     if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
             f"tuning needs failure instances and lam of 0 or more, got {len(failures)} and {lam}; "
-            "label at least one failure region"
+            "label at least one failure region, or one mistake"
+        )
+    if not len(train) or train.images.shape[1:] != failures.images.shape[1:]:
+        raise ValueError(
+            "tuning needs training images of the failures' shape, got "
+            f"{tuple(train.images.shape)} and {tuple(failures.images.shape)}; "
+            "give the split that the VAE models"
         )
     selection = train if selection is None else selection
     device = classifier.mean.device

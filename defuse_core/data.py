@@ -12,6 +12,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +80,7 @@ class ImageDataset:
         if empty := [self.class_names[i] for i in torch.nonzero(present == 0).flatten()]:
             raise DataError(
                 f"{self.name}: no training image of class {', '.join(empty[:5])}; "
-                "add images, or remove the class from class_names"
+                "add images, or leave the class out"
             )
 
     def splits(self) -> dict[str, Split]:
@@ -152,9 +153,13 @@ def load_dataset(source: str, *, image_size: int | None = None) -> ImageDataset:
         name, _, root = source.removeprefix("torchvision:").partition(":")
         return load_torchvision(name, root or "data", image_size=image_size)
     path = Path(source)
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size must be 1 or more pixels, got {image_size} for {source}")
     if path.is_dir():
         return load_image_folder(path, image_size=image_size)
     if path.suffix == ".npz":
+        if image_size is not None:
+            raise DataError(f"{path} holds images of one size; resize them before saving, not by image_size")
         return load_npz(path)
     raise DataError(
         f"{source!r} is not a data set; give 'digits', 'torchvision:MNIST', "
@@ -172,6 +177,15 @@ def load_digits() -> ImageDataset:
     images, labels = mnist_data()
     split = _split_by_class(_to_split(images.reshape(-1, 28, 28).astype(np.uint8), labels), 0.2)
     return ImageDataset("digits", *split, tuple("0123456789"))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the path before the errors of what is made from it."""
+    try:
+        yield
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
 
 
 def load_npz(path: str | Path) -> ImageDataset:
@@ -206,7 +220,7 @@ def load_npz(path: str | Path) -> ImageDataset:
             "Save the arrays under these names"
         )
     train, test = (_npz_split(path, arrays, name) for name in ("train", "test"))
-    validation = _npz_split(path, arrays, "val") if "x_val" in arrays else None
+    validation = _npz_split(path, arrays, "val") if {"x_val", "y_val"} & arrays.keys() else None
     n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
     if n_classes > len(train) and "class_names" not in arrays:
         raise DataError(
@@ -216,16 +230,17 @@ def load_npz(path: str | Path) -> ImageDataset:
     names = arrays["class_names"] if "class_names" in arrays else np.arange(n_classes)
     if names.ndim != 1:
         raise DataError(f"{path}: class_names must be a list of names, got shape {names.shape}; save a list")
-    return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
+    with _naming(path):
+        return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
 
 
 def load_image_folder(
     path: str | Path, *, image_size: int | None = None, channels: int | None = None
 ) -> ImageDataset:
-    """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/<class>/*.png`.
+    """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/` or `val/`.
 
-    A folder without train/ is read as `<class>/*.png` and a fifth of each class, the last by name,
-    becomes the test split.
+    Hidden folders are passed over. A folder without train/ is read as `<class>/*.png` and a fifth of
+    each class, the last by name, becomes the test split.
 
     Parameters
     ----------
@@ -245,21 +260,24 @@ def load_image_folder(
         raise DataError(f"{root} is not a folder; give the folder that holds train/ and test/")
     divided = (root / "train").is_dir()
     base = root / "train" if divided else root
-    names = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir()))
+    names = tuple(sorted(_class_folders(base)))
     if not names:
         raise DataError(f"{base} has no class folders; put the images of each class in one folder")
-    parts = ("train", "test", "validation") if divided else (".",)
+    parts = ("train", "test", "validation", "val") if divided else (".",)
     folders = [root / part for part in parts if (root / part).is_dir()]
+    if len(folders) == 4:
+        raise DataError(f"{root} has both validation/ and val/; remove one of them")
     if divided and root / "test" not in folders:
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
     read = [_read_folder(folder, names, image_size) for folder in folders]
     if channels is None:
         channels = 3 if any(image.mode not in ("L", "1") for images, _ in read for image in images) else 1
     splits = [_stack(folder, *part, channels) for folder, part in zip(folders, read, strict=True)]
-    if not divided:
-        return ImageDataset(root.name, *_split_by_class(splits[0], 0.2), names)
-    train, test, *rest = splits
-    return ImageDataset(root.name, train, test, names, *rest)
+    with _naming(root):
+        if not divided:
+            return ImageDataset(root.resolve().name, *_split_by_class(splits[0], 0.2), names)
+        train, test, *rest = splits
+        return ImageDataset(root.resolve().name, train, test, names, *rest)
 
 
 def load_torchvision(
@@ -343,9 +361,9 @@ def _to_split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
 
 
 def _npz_split(path: Path, arrays: Mapping[str, NDArray[np.generic]], part: str) -> Split:
-    images, labels = arrays[f"x_{part}"], arrays.get(f"y_{part}")
-    if labels is None:
-        raise DataError(f"{path} has x_{part} but no y_{part}; add its labels")
+    images, labels = arrays.get(f"x_{part}"), arrays.get(f"y_{part}")
+    if images is None or labels is None:
+        raise DataError(f"{path} has one of x_{part} and y_{part} but not the other; add it")
     if images.dtype != np.uint8:
         raise DataError(
             f"{path}: x_{part} must be uint8, got {images.dtype}; "
@@ -389,10 +407,14 @@ def _open(path: Path, size: int | None) -> Image.Image:
     return loaded.resize((size, size), Image.Resampling.BILINEAR) if size else loaded
 
 
+def _class_folders(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+
+
 def _read_folder(
     folder: Path, names: tuple[str, ...], size: int | None
 ) -> tuple[list[Image.Image], list[int]]:
-    unknown = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names)
+    unknown = _class_folders(folder) - set(names)
     if unknown:
         raise DataError(
             f"{folder} has classes that training has not: {', '.join(sorted(unknown))}; "

@@ -134,7 +134,6 @@ def identify_shards(
         )
 
 
-@torch.inference_mode()
 def identify_shard(
     classifier: Classifier,
     vae: BetaVAE,
@@ -146,6 +145,22 @@ def identify_shard(
     batch: AdaptiveBatch | None = None,
 ) -> Mistakes:
     """Search around the at most `SHARD_IMAGES` images of one shard; one transfer from the device."""
+    with torch.inference_mode():
+        found = _search_shard(classifier, vae, part, shard, config, seed, batch)
+    # Cloned out here: tensors made in inference mode cannot be trained on
+    return Mistakes(**{name: value.cpu().clone() for name, value in vars(found).items()})
+
+
+def _search_shard(
+    classifier: Classifier,
+    vae: BetaVAE,
+    part: Split,
+    shard: int,
+    config: IdentificationConfig,
+    seed: int,
+    batch: AdaptiveBatch | None,
+) -> Mistakes:
+    """`identify_shard`, on the device."""
     if len(part) > SHARD_IMAGES:
         raise ValueError(f"a shard holds at most {SHARD_IMAGES} images, got {len(part)}")
     classifier.eval()
@@ -172,7 +187,7 @@ def identify_shard(
     order = order[source[order].argsort(stable=True)]  # by image, then by norm
     flat = torch.nonzero(kept.flatten()).flatten()[order]
     source = source[order]
-    found = Mistakes(
+    return Mistakes(
         latents=latents[flat],
         labels=labels[source],
         predictions=predictions[flat],
@@ -180,7 +195,6 @@ def identify_shard(
         noise_norm=norms.flatten()[flat],
         kind=kinds[source],
     )
-    return Mistakes(**{name: value.cpu().clone() for name, value in vars(found).items()})
 
 
 def _encode_and_tell(

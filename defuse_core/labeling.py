@@ -130,6 +130,8 @@ def collect_votes(annotations: Iterable[Annotation], n_samples: int) -> Votes:
         sample = annotation.sample_id
         if sample is not None and not 0 <= sample < n_samples:
             raise ValueError(f"sample_id must be in 0 … {n_samples - 1}, got {sample}")
+        if annotation.label is not None and annotation.label < 0:
+            raise ValueError(f"label must be a class index or None, got {annotation.label}")
         regions.add(annotation.region_id)
         answers.setdefault(annotation.annotator, {})[sample] = annotation.label
     if len(regions) > 1:

@@ -42,6 +42,8 @@ class Projection:
 
     def place(self, latents: Tensor) -> NDArray[np.float32]:
         """Place further codes (n, latent_dim) among the fitted ones, (n, 2)."""
+        if not len(latents):
+            return np.zeros((0, 2), dtype=np.float32)
         return np.asarray(self._model.transform(_array(latents)), dtype=np.float32)
 
 
@@ -72,9 +74,10 @@ def project(
         embedding so far.
     """
     codes = _array(latents)
-    if len(codes) < _MIN_CODES or not np.isfinite(codes).all():
+    if len(codes) < _MIN_CODES or codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise ValueError(
-            f"projection needs at least {_MIN_CODES} finite codes, got {codes.shape}; encode more images"
+            f"projection needs at least {_MIN_CODES} finite codes of 2 or more dimensions, "
+            f"got {codes.shape}; encode more images"
         )
     if method == "tsne":
         return _tsne(codes, seed, perplexity, callback)

@@ -151,7 +151,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimated share with its confidence interval; all in [0, 1], NaN where n = 0."""
+    """An estimated share with its confidence interval, in [0, 1]; NaN and [0, 1] where n = 0."""
 
     estimate: float
     low: float

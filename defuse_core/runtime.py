@@ -144,7 +144,8 @@ def supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        query = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we admit
+        capabilities = query() if query else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
@@ -206,9 +207,12 @@ class AdaptiveBatch:
             stop = min(start + self.size, n)
             try:
                 parts.append(function(start, stop))
-            except torch.OutOfMemoryError:
-                if self.size == 1:
+                failed = False
+            except RuntimeError as error:
+                if self.size == 1 or not _out_of_memory(error):
                     raise
+                failed = True
+            if failed:  # outside the except block, which still holds the batch's tensors
                 self._ceiling = self.size
                 self.size //= 2
                 if torch.cuda.is_available():
@@ -225,6 +229,12 @@ class AdaptiveBatch:
         used, limit = self._room()
         if 2 * used <= limit:
             self.size *= 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a type of its own for it; the CPU's allocator and MPS only say so."""
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in told or "out of memory" in told
 
 
 def _cuda_room(device: torch.device) -> tuple[int, int]:

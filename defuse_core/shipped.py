@@ -1,9 +1,10 @@
 """The weights under models/: the demo's classifier and β-VAE, and five simulated annotators.
 
 Each is a safetensors file beside a JSON card that says what it is, how it was made and what it
-scores. An annotator stands in for a person: a small network of another architecture, seed and
-augmentation than the demo's classifier, trained on all 60,000 digits, which the classifier never
-saw. `python -m defuse_core.shipped --mnist mnist.npz` makes all of them again.
+scores. An annotator stands in for a person: a small network of another architecture and
+augmentation than the demo's classifier, initialised from a random stream of its own, trained on all
+60,000 digits, of which the classifier saw 4,000. `python -m defuse_core.shipped --mnist mnist.npz`
+makes all of them again.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ units become a feature map; here a linear layer onto (hidden_channels, side, sid
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -222,10 +223,12 @@ def train_vae(
     Raises
     ------
     ValueError
-        If the checkpoint belongs to another config, seed or number of images.
+        If there are no images, or the checkpoint belongs to another config, seed or data.
     RuntimeError
         If the loss is not finite.
     """
+    if not len(images):
+        raise ValueError("training needs at least one image, got none; give the training split")
     device = next(vae.parameters()).device
     data = images.to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate)
@@ -233,7 +236,8 @@ def train_vae(
         "config": config.model_dump(),
         "vae": vae.config.model_dump(),
         "seed": seed,
-        "n": len(data),
+        "images": _digest(images),
+        "validation_images": None if validation_images is None else _digest(validation_images),
     }
     history: list[dict[str, float]] = []
     best = copy_state(vae)
@@ -259,6 +263,10 @@ def train_vae(
         vae.load_state_dict(best)
     vae.eval()
     return history
+
+
+def _digest(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().cpu().numpy().data).hexdigest()
 
 
 def _train_epoch(

@@ -474,3 +474,12 @@ def test_a_loss_that_is_not_finite_names_the_remedy(
     config = changed(QUICK, learning_rate=1e30)
     with pytest.raises(RuntimeError, match=r"loss at lam = 1\.0 is .*nan.*; lower learning_rate"):
         tune(trained_classifier, shapes.train, failures, lam=1.0, config=config, seed=0)
+
+
+def test_tuning_needs_images_of_the_failures_shape(
+    trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances
+) -> None:
+    wider = FailureInstances(failures.images.repeat(1, 1, 1, 2), failures.labels, failures.region_ids)
+    for train, wrong in ((shapes.train, wider), (shapes.train[:0], failures)):
+        with pytest.raises(ValueError, match=r"images of the failures' shape.*give the split"):
+            tune(trained_classifier, train, wrong, lam=1.0, config=QUICK, seed=0)

@@ -171,7 +171,7 @@ GOOD = split_of([0, 1])
     [
         (split_of([0, 2]), GOOD, r"toys, train split: labels must be in 0 … 1 .*renumber"),
         (GOOD, split_of([-1, 1]), r"toys, test split: labels must be in 0 … 1 .*got -1.*renumber"),
-        (split_of([1, 1]), GOOD, r"toys: no training image of class cat; add images, or remove"),
+        (split_of([1, 1]), GOOD, r"toys: no training image of class cat; add images, or leave"),
         (GOOD, split_of([0], size=5), r"toys: test images are \(1, 5, 5\), train .*resize"),
         (GOOD, split_of([0], channels=3), r"toys: test images are \(3, 4, 4\), train .*resize"),
         (split_of([0, 1], channels=2), GOOD, r"toys, train split: images must be uint8 .*convert"),
@@ -264,7 +264,7 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
         ({"y_train": np.zeros(9, int)}, r"toys\.npz: y_train must be 10 integers, .*\(9,\); give"),
         ({"y_train": np.zeros((10, 5), int)}, r"toys\.npz: y_train must be 10 int.*give one class"),
         ({"y_train": np.zeros(10)}, r"toys\.npz: y_train must be 10 int.*got float64.*give one"),
-        ({"x_val": np.zeros((2, 4, 5), np.uint8)}, r"toys\.npz has x_val but no y_val; add its"),
+        ({"x_val": np.zeros((2, 4, 5), np.uint8)}, r"toys\.npz has one of x_val and y_val but not the other; add it"),
         (
             {"x_test": np.zeros((0, 4, 5), np.uint8), "y_test": np.zeros(0, int)},
             r"toys\.npz: x_test is empty; add images",
@@ -453,7 +453,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     for part in ("train", "test"):
         write(tmp_path / part / "cat" / "0.png", picture())
     (tmp_path / "train" / "dog").mkdir()
-    with pytest.raises(DataError, match=r"no training image of class dog; add images, or remove"):
+    with pytest.raises(DataError, match=r"no training image of class dog; add images, or leave"):
         load_image_folder(tmp_path)
 
 
@@ -596,3 +596,60 @@ def test_absent_files_are_told_the_remedy(name: str, tmp_path: Path) -> None:
 def test_other_torchvision_sets_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"must be MNIST, SVHN or GTSRB, got '{name}'"):
         load_dataset(f"torchvision:{name}:{tmp_path}")
+
+
+def test_too_few_images_to_divide_name_the_folder(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write(tmp_path / "pets" / name / "0.png", picture())
+    with pytest.raises(DataError, match=r"pets: every class has under 5 images.*add test/"):
+        load_image_folder(tmp_path / "pets")
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    for name in ("cat", "dog", ".cache"):
+        for index in range(5):
+            write(tmp_path / name / f"{index}.png", picture())
+    assert load_image_folder(tmp_path).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["validation", "val"])
+def test_validation_folder_by_either_name(name: str, tmp_path: Path) -> None:
+    for part in ("train", "test", name):
+        write(tmp_path / part / "cat" / "0.png", picture())
+    validation = load_image_folder(tmp_path).validation
+    assert validation is not None
+    assert len(validation) == 1
+
+
+def test_two_validation_folders_are_refused(tmp_path: Path) -> None:
+    for part in ("train", "test", "val", "validation"):
+        write(tmp_path / part / "cat" / "0.png", picture())
+    with pytest.raises(DataError, match="both validation/ and val/; remove one"):
+        load_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["x_val", "y_val"])
+def test_half_a_validation_split_is_refused(given: str, tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    half = {given: images if given == "x_val" else labels}
+    path = tmp_path / "half.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels, **half)
+    with pytest.raises(DataError, match=r"half\.npz has one of x_val and y_val but not the other; add it"):
+        load_npz(path)
+
+
+def test_labels_out_of_range_name_the_file(tmp_path: Path) -> None:
+    images, path = np.zeros((4, 8, 8), np.uint8), tmp_path / "b.npz"
+    good, bad = np.array([0, 1, 0, 1]), np.array([0, 1, 0, 9])
+    np.savez(path, x_train=images, y_train=good, x_test=images, y_test=bad, class_names=["a", "b"])
+    with pytest.raises(DataError, match=r"b\.npz: .*labels must be in 0 … 1.*renumber"):
+        load_npz(path)
+
+
+def test_image_size_is_refused_where_it_cannot_be_used(tmp_path: Path) -> None:
+    images, labels, path = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), tmp_path / "a.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(DataError, match="resize them before saving"):
+        load_dataset(str(path), image_size=16)
+    with pytest.raises(DataError, match="image_size must be 1 or more pixels, got 0"):
+        load_dataset(str(tmp_path), image_size=0)

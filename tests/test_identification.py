@@ -400,3 +400,25 @@ def test_a_shard_over_64_images_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="a shard holds at most 64 images, got 65"):
         identify_shard(trained_classifier, trained_vae, split[:65], shard=0, config=SEARCH, seed=0)
+
+
+def test_codes_of_a_shard_can_be_trained_on(
+    trained_classifier: Classifier, trained_vae: BetaVAE, split: Split
+) -> None:
+    config = changed(SEARCH, noise_scale=8.0)
+    found = next(iter(identify_shards(trained_classifier, trained_vae, split, config=config, seed=0)))[1]
+    assert len(found)
+    assert not found.latents.is_inference()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_what_the_cpu_finds(
+    trained_classifier: Classifier, trained_vae: BetaVAE, split: Split
+) -> None:
+    """All but codes on the very boundary: the devices round differently in the last bits."""
+    on_cpu = identify(trained_classifier, trained_vae, split, config=SEARCH, seed=0)
+    models = copy.deepcopy(trained_classifier).cuda(), copy.deepcopy(trained_vae).cuda()
+    on_gpu = identify(*models, split, config=SEARCH, seed=0)
+    assert abs(len(on_cpu) - len(on_gpu)) <= 0.02 * len(on_cpu)
+    assert on_gpu.latents.device.type == "cpu"

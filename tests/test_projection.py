@@ -83,9 +83,11 @@ def test_few_codes_lower_perplexity_and_neighbours() -> None:
     assert project(codes, method="pca", seed=0).points.shape == (5, 2)
 
 
-@pytest.mark.parametrize("codes", [torch.zeros(3, 2), torch.full((9, 2), float("nan"))])
+@pytest.mark.parametrize("codes", [torch.zeros(3, 2), torch.full((9, 2), float("nan")), torch.zeros(9, 1)])
 def test_bad_codes_name_the_remedy(codes: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"at least 4 finite codes.*encode more images"):
+    with pytest.raises(
+        ValueError, match=r"at least 4 finite codes of 2 or more dimensions.*encode more images"
+    ):
         project(codes, seed=0)
 
 

@@ -266,3 +266,23 @@ def test_set_threads_takes_the_number_where_there_is_no_affinity(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert (set_threads(1), torch.get_num_threads()) == (1, 1)
     assert set_threads() == 2
+
+
+def test_the_cpu_allocators_own_error_halves_the_batch_and_others_pass() -> None:
+    sizes: list[int] = []
+
+    def picky(start: int, stop: int) -> torch.Tensor:
+        sizes.append(stop - start)
+        if stop - start > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return torch.arange(start, stop)
+
+    batch = AdaptiveBatch(8, device=torch.device("cpu"))
+    assert batch.run(picky, 10).tolist() == list(range(10))
+    assert sizes[:3] == [8, 4, 2]
+
+    def broken(_start: int, _stop: int) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        batch.run(broken, 10)

@@ -522,3 +522,18 @@ def test_results_can_be_trained_on(trained_vae: BetaVAE, shapes: ImageDataset) -
         (result * weight).sum().backward()
         assert weight.grad is not None
         assert float(weight.grad) == pytest.approx(float(result.sum()), rel=1e-5)
+
+
+def test_resuming_on_other_images_is_refused(shapes: ImageDataset, tmp_path: Path) -> None:
+    path, config = tmp_path / "vae.safetensors", VaeTraining(epochs=2, batch_size=32, precision="fp32")
+    small = VaeConfig(image_size=8, padding=0, hidden_channels=4, depth=1, hidden_units=8, latent_dim=2)
+    images = shapes.train.images
+    train_vae(BetaVAE(small), images, config=config, seed=0, checkpoint=path, callback=lambda *_: True)
+    with pytest.raises(ValueError, match=r"belongs to another training.*delete it"):
+        train_vae(BetaVAE(small), 255 - images, config=config, seed=0, checkpoint=path)
+
+
+def test_training_on_no_images_names_the_remedy() -> None:
+    vae = BetaVAE(VaeConfig(hidden_channels=2, hidden_units=4))
+    with pytest.raises(ValueError, match="at least one image, got none; give the training split"):
+        train_vae(vae, torch.zeros(0, 1, 28, 28, dtype=torch.uint8), config=VaeTraining(), seed=0)
