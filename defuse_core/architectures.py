@@ -17,13 +17,13 @@ from torch import Tensor, nn
 class ByteDropout(nn.Dropout):
     """Dropout whose mask takes one random byte a unit: p is rounded to 1/256.
 
-    torch draws 64 bits a unit one after another on a CPU, a fifth of the time it takes to train
-    `MnistCnn`; here each draw serves eight units. Elsewhere it is torch's own.
+    torch draws the mask unit by unit on a CPU, a fifth of the time it takes to train `MnistCnn`;
+    here each draw of 64 bits serves eight units. Elsewhere it is torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Zero units with probability p and scale the rest by 1 / (1 - p), in training mode."""
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p in (0, 1) or input.device.type != "cpu":
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 8), dtype=torch.int64)
         words.random_(torch.iinfo(torch.int64).min, None)

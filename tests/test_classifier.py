@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
-from defuse_core.architectures import ARCHITECTURES, MnistCnn, build_network, resnet18
+from defuse_core.architectures import ARCHITECTURES, ByteDropout, MnistCnn, build_network, resnet18
 from defuse_core.classifier import (
     Classifier,
     Preprocessing,
@@ -487,3 +487,24 @@ def test_unreadable_imagenet_weights_are_told_the_remedy(no_network: Path, conte
     (no_network / "resnet18-f37072fd.pth").write_bytes(content)
     with pytest.raises(RuntimeError, match=r"put resnet18-f37072fd\.pth into .*imagenet=False"):
         resnet18(5, imagenet=True)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_byte_dropout_drops_a_share_of_p_and_keeps_the_mean(p: float) -> None:
+    units = torch.ones(1000, 1001, requires_grad=True)  # not a multiple of eight
+    torch.manual_seed(0)
+    out = ByteDropout(p)(units)
+    assert float((out == 0).double().mean()) == pytest.approx(p, abs=0.003)  # six standard deviations
+    assert out.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    out.sum().backward()
+    torch.testing.assert_close(units.grad, out.detach())
+    torch.manual_seed(0)
+    torch.testing.assert_close(ByteDropout(p)(units), out)
+    assert not torch.equal(ByteDropout(p)(units), out)
+
+
+def test_byte_dropout_at_the_ends_and_in_evaluation_is_torchs() -> None:
+    units = torch.rand(5, 7)
+    assert torch.equal(ByteDropout(0.0)(units), units)
+    assert torch.equal(ByteDropout(1.0)(units), torch.zeros(5, 7))
+    assert torch.equal(ByteDropout(0.5).eval()(units), units)
