@@ -422,3 +422,34 @@ def test_cuda_finds_what_the_cpu_finds(
     on_gpu = identify(*models, split, config=SEARCH, seed=0)
     assert abs(len(on_cpu) - len(on_gpu)) <= 0.02 * len(on_cpu)
     assert on_gpu.latents.device.type == "cpu"
+
+
+@given(cap=st.integers(1, 14))
+@settings(max_examples=10, deadline=None)
+def test_any_cap_keeps_the_smallest_of_the_uncapped(
+    trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, cap: int
+) -> None:
+    every = identify(
+        trained_classifier, trained_vae, split, config=changed(SEARCH, max_mistakes_per_image=None), seed=0
+    )
+    capped = identify(
+        trained_classifier, trained_vae, split, config=changed(SEARCH, max_mistakes_per_image=cap), seed=0
+    )
+    rank = torch.arange(len(every)) - torch.searchsorted(every.source_index, every.source_index)
+    expected = every[rank < cap]  # ordered by image, then by norm
+    for name, value in vars(expected).items():
+        assert torch.equal(value, getattr(capped, name)), name
+
+
+@given(first=st.integers(0, 10**6), second=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_results_agree_where_seeds_do(
+    trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, first: int, second: int
+) -> None:
+    config = changed(SEARCH, max_mistakes_per_image=None)
+    one, again, other = (
+        identify(trained_classifier, trained_vae, split, config=config, seed=seed)
+        for seed in (first, first, second)
+    )
+    assert torch.equal(one.latents, again.latents)
+    assert torch.equal(one.latents, other.latents) == (first == second)
