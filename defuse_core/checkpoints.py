@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -17,26 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from defuse_core.files import write_bytes
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp gives 0o600
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(
@@ -114,3 +97,72 @@ def copy_state(module: nn.Module) -> dict[str, Tensor]:
     """Return the module's weights as copies on the CPU."""
     with torch.no_grad():
         return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's content, in hexadecimal."""
+    return hashlib.sha256(tensor.detach().contiguous().cpu().numpy().data).hexdigest()
+
+
+def save_training(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    identity: Mapping[str, object],
+    history: Sequence[Mapping[str, float]],
+    best: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write all that a training needs to go on: weights, the optimiser's state, its history.
+
+    Parameters
+    ----------
+    identity : mapping
+        What makes this training this one: config, seed, data. JSON-able.
+    history : sequence of mapping
+        Metrics of every epoch so far.
+    best : mapping of str to Tensor, optional
+        Weights of the best epoch, where the training comes back to them.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in (best or {}).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{n}": t for n, t in state.items() if t is not None}
+    save_tensors(path, tensors, metadata={"identity": identity, "history": history})
+
+
+def resume_training(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, identity: Mapping[str, object]
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Bring a training back to where `save_training` left it.
+
+    Returns
+    -------
+    history : list of dict
+    best : dict of str to Tensor
+        Empty where none was given.
+
+    Raises
+    ------
+    ValueError
+        If the file belongs to another training.
+    """
+    tensors, metadata = load_tensors(path)
+    stored = metadata.get("identity")
+    if stored != json.loads(json.dumps(identity)):
+        raise ValueError(
+            f"{path} belongs to another training (its identity is {stored}); "
+            "delete it, or train with the config, seed and data it was written with"
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    load_weights(module, part("model."), source=path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    history: list[dict[str, float]] = metadata["history"]  # type: ignore[assignment]
+    return history, part("best.")

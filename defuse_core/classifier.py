@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defuse_core.checkpoints import resume_training, save_training, tensor_sha256
 from defuse_core.config import ClassifierTraining
 from defuse_core.data import Split, as_pixels, shuffled_batches
-from defuse_core.runtime import Callback, Precision, autocast, derive_seed, torch_rng
+from defuse_core.runtime import Callback, Loop, Precision, autocast, derive_seed, follow, torch_rng
 
 EVALUATION_BATCH = 512
 
@@ -177,6 +179,7 @@ def train_classifier(
     config: ClassifierTraining,
     seed: int,
     callback: Callback | None = None,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train in place on cross-entropy; on the same device, equal seeds give equal weights.
 
@@ -190,19 +193,46 @@ def train_classifier(
         Of shuffling, dropout and augmentation.
     callback : Callback, optional
         Gets (epoch, epochs, {"loss", "accuracy"}); True stops after that epoch.
+    checkpoint : Path, optional
+        Written after every epoch; where it exists, training goes on from it and ends with the
+        weights of an undisturbed training.
 
     Returns
     -------
     list of dict
         Loss and training accuracy (while training, so with dropout) of every epoch.
     """
+    return follow(
+        classifier_epochs(classifier, split, config=config, seed=seed, checkpoint=checkpoint), callback
+    )
+
+
+def classifier_epochs(
+    classifier: Classifier,
+    split: Split,
+    *,
+    config: ClassifierTraining,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> Loop[list[dict[str, float]]]:
+    """`train_classifier` as a `Loop` over epochs."""
     device = classifier.mean.device
     images, labels = split.images.to(device), split.labels.to(device)
     optimizer = make_optimizer(classifier, config.optimizer, config.learning_rate)
+    identity = {
+        "config": config.model_dump(),
+        "seed": seed,
+        "preprocessing": asdict(classifier.preprocessing),
+        "images": tensor_sha256(split.images),
+        "labels": tensor_sha256(split.labels),
+    }
     history: list[dict[str, float]] = []
-    n_steps = config.epochs * math.ceil(len(labels) / config.batch_size)
-    step = 0
-    for epoch in range(1, config.epochs + 1):
+    if checkpoint is not None and checkpoint.exists():
+        history, _ = resume_training(checkpoint, classifier, optimizer, identity=identity)
+    steps_per_epoch = math.ceil(len(labels) / config.batch_size)
+    n_steps = config.epochs * steps_per_epoch
+    step = len(history) * steps_per_epoch
+    for epoch in range(len(history) + 1, config.epochs + 1):
         generator = torch_rng(seed, "classifier", epoch)
         classifier.train()
         loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -224,8 +254,11 @@ def train_classifier(
                 step += 1
         classifier.eval()
         history.append({"loss": float(loss_sum) / len(labels), "accuracy": float(hits) / len(labels)})
-        if callback is not None and callback(epoch, config.epochs, history[-1]):
+        if checkpoint is not None:
+            save_training(checkpoint, classifier, optimizer, identity=identity, history=history)
+        if (yield epoch, config.epochs, history[-1]):
             break
+    classifier.eval()
     return history
 
 

@@ -1,17 +1,21 @@
 """One validated config a step, and the presets of the paper.
 
 Configs are frozen and refuse unknown fields. The comment beside a preset's value says where in the
-paper it stands; DESIGN decisions where the paper is silent or contradicts itself say so.
+paper it stands; decisions where the paper is silent or contradicts itself say so. Imports no torch,
+so that a form or a command line can be checked at once.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from defuse_core.runtime import Precision
+Precision = Literal["auto", "fp32", "bf16"]
 
 PAPER_LAMBDAS: tuple[float, ...] = (
     *(1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
@@ -130,6 +134,96 @@ class CorrectionConfig(_Config):
         return self
 
 
+class PreprocessingConfig(_Config):
+    """What a network expects of pixels in [0, 1]: (x - mean) / std, at its own size."""
+
+    mean: tuple[float, ...] = Field((0.0,), description="One value a channel")
+    std: tuple[float, ...] = Field((1.0,), description="One value a channel, positive")
+    image_size: int | None = Field(None, ge=1, description="Resize to this many pixels, square")
+
+
+class ClassifierConfig(_Config):
+    """Train a classifier on the project's data, or bring one."""
+
+    architecture: str | None = Field(
+        None, description="Network; by default mnist_cnn for 28×28 images, else resnet_small"
+    )
+    weights: str | None = Field(
+        None, description="shipped:<name> or blob:<sha256>; by default the network is trained"
+    )
+    preprocessing: PreprocessingConfig | None = Field(
+        None, description="By default mean and standard deviation of the training images"
+    )
+    training: ClassifierTraining = ClassifierTraining()
+
+
+class GeneratorConfig(_Config):
+    """Train a β-VAE on the project's training images, or bring one."""
+
+    weights: str | None = Field(
+        None, description="shipped:<name> or blob:<sha256>; by default the generator is trained"
+    )
+    vae: VaeConfig | None = Field(None, description="By default what the size of the images asks for")
+    training: VaeTraining = VaeTraining()
+
+
+class MapConfig(_Config):
+    """Training codes and mistakes in the plane (figure 2)."""
+
+    method: Literal["tsne", "umap", "pca"] = "tsne"
+    n_codes: int = Field(10_000, ge=4, description="Training codes, a sample stratified by class")
+    n_mistakes: int = Field(10_000, ge=0, description="Mistakes, a seeded sample")
+    perplexity: float = Field(30.0, gt=0, description="Of t-SNE")
+    n_neighbors: int = Field(15, ge=2, description="Of UMAP")
+
+
+class DrawConfig(_Config):
+    """The frozen draws of every region at many τ."""
+
+    taus: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        tuple(round(0.1 * step, 1) for step in range(21)), min_length=1, description="Values of τ"
+    )
+    n_draws: int = Field(64, ge=1, description="Draws a region, the same at every τ")
+    region_ids: tuple[int, ...] | None = Field(None, description="By default all regions")
+
+
+class AnnotationConfig(_Config):
+    """Simulated annotators in place of people (algorithm 3); works on digits only."""
+
+    labeling: LabelingConfig = LabelingConfig()
+    min_probability: float = Field(
+        0.5, ge=0, le=1, description='An annotator less sure than this says "none of the above"'
+    )
+    n_single: int | None = Field(
+        None, ge=0, description="Single mistakes to label for the baseline; by default as many as draws"
+    )
+
+
+class SweepConfig(_Config):
+    """Correction over all λ, of the regions and of the baseline."""
+
+    correction: CorrectionConfig = CorrectionConfig()
+    labeling: LabelingConfig = LabelingConfig()
+    baseline_lambdas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.1, 1.0, 10.0), description="λ of the baseline; none leaves it out"
+    )
+    rule: Literal["paper", "regions"] = Field("regions", description="How λ is chosen")
+    max_loss: float = Field(0.01, ge=0, le=1, description="Of selection accuracy, for rule regions")
+    last_annotation: int | None = Field(
+        None, ge=0, description="Labels up to this one count; by default those there are at the start"
+    )
+
+
+class EvaluationConfig(_Config):
+    """Evidence: what the correction changed."""
+
+
+class ReportConfig(_Config):
+    """Figures and tables."""
+
+    n_regions: int = Field(3, ge=1, description="Regions shown before and after")
+
+
 class Preset(_Config):
     """All steps for one data set."""
 
@@ -187,3 +281,91 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 """The paper's settings by data set, and the demo's."""
+
+
+StepName = Literal[
+    "classifier", "vae", "identify", "distill", "map", "draw", "annotate", "correct", "evaluate", "report"
+]
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What can be said of a step without importing torch.
+
+    Attributes
+    ----------
+    config : type
+    needs : tuple of str
+        Steps whose runs it stands on; it stands on what those stand on, too.
+    optional : tuple of str
+        Steps whose runs it takes in where there are any on the same ground.
+    shares_machine : bool
+        Whether it is light enough to run beside another.
+    """
+
+    config: type[_Config]
+    needs: tuple[StepName, ...] = ()
+    optional: tuple[StepName, ...] = ()
+    shares_machine: bool = False
+
+
+STEPS: dict[StepName, StepSpec] = {
+    "classifier": StepSpec(ClassifierConfig),
+    "vae": StepSpec(GeneratorConfig),
+    "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
+    "distill": StepSpec(DistillationConfig, ("identify",)),
+    "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
+    "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
+    "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
+    "correct": StepSpec(SweepConfig, ("distill",)),
+    "evaluate": StepSpec(EvaluationConfig, ("correct",)),
+    "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
+}
+"""Every step that can be a run, in the order of the method."""
+
+
+class ConfigError(ValueError):
+    """A config that a step refuses; the message names the fields and what they take."""
+
+
+def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
+    """Validate the config of a step.
+
+    Raises
+    ------
+    ConfigError
+        If the step is unknown or a value is refused, in words for people: the field, what it
+        takes, and what came.
+
+    Examples
+    --------
+    >>> check_config("identify", {"noise_a": -1})
+    Traceback (most recent call last):
+    defuse_core.config.ConfigError: identify: noise_a should be greater than 0, got -1
+    """
+    if step not in STEPS:
+        raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+    model = STEPS[step].config  # type: ignore[index]  # just checked
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        told = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
+        raise ConfigError(f"{step}: {told}") from None
+
+
+def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    """One problem of pydantic's in words."""
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        for part in problem["loc"][:-1]:
+            inner = model.model_fields[part].annotation if part in model.model_fields else None
+            model = next(
+                (m for m in getattr(inner, "__args__", (inner,)) if hasattr(m, "model_fields")), model
+            )
+        near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
+        known = ", ".join(model.model_fields) or "none"
+        return f"{field} is not a field; " + (f"did you mean {near[0]}?" if near else f"there are: {known}")
+    if problem["type"] == "value_error":
+        return f"{field + ': ' if field else ''}{problem['ctx']['error']}"
+    message = problem["msg"].removeprefix("Input ")
+    return f"{field} {message[:1].lower()}{message[1:]}, got {problem['input']!r}"

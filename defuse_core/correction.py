@@ -26,7 +26,7 @@ from defuse_core.classifier import Classifier, accuracy, predict
 from defuse_core.config import CorrectionConfig
 from defuse_core.data import Split, shuffled_batches
 from defuse_core.records import FailureInstances, SweepPoint
-from defuse_core.runtime import Callback, autocast, derive_seed, numpy_rng, torch_rng
+from defuse_core.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
 
 Rule = Literal["paper", "regions"]
 
@@ -114,6 +114,23 @@ def tune(
     RuntimeError
         If the loss is not finite.
     """
+    epochs = tuning_epochs(
+        classifier, train, failures, lam=lam, config=config, seed=seed, selection=selection
+    )
+    return follow(epochs, callback)
+
+
+def tuning_epochs(
+    classifier: Classifier,
+    train: Split,
+    failures: FailureInstances,
+    *,
+    lam: float,
+    config: CorrectionConfig,
+    seed: int,
+    selection: Split | None = None,
+) -> Loop[SweepPoint]:
+    """`tune` as a `Loop` over epochs."""
     if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
             f"tuning needs failure instances and lam of 0 or more, got {len(failures)} and {lam}; "
@@ -142,7 +159,7 @@ def tune(
         metrics = {
             "lam": lam, "loss": losses[0], "failure_loss": losses[1], "selection_accuracy": right,
         }  # fmt: skip
-        if callback is not None and callback(epoch, config.epochs, metrics):
+        if (yield epoch, config.epochs, metrics):
             break
     assert best is not None  # there is at least one epoch
     tuned_on = Split(failures.images, failures.labels)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core.checkpoints import write_bytes
 from defuse_core.classifier import Classifier, accuracy, predict
 from defuse_core.config import PRESETS, CorrectionConfig, Preset
 from defuse_core.correction import (
@@ -53,6 +52,7 @@ from defuse_core.figures import (
     draw_trade_off,
     save_figure,
 )
+from defuse_core.files import write_bytes
 from defuse_core.identification import identify
 from defuse_core.labeling import (
     collect_votes,

@@ -21,7 +21,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from defuse_core.config import DistillationConfig
 from defuse_core.records import Mixture
-from defuse_core.runtime import Callback, derive_seed, numpy_rng
+from defuse_core.runtime import Callback, Loop, derive_seed, follow, numpy_rng
 
 _ITERATIONS_PER_CALLBACK = 5
 _DENSITY_BATCH = 4096
@@ -67,6 +67,11 @@ def fit_mixture(
     ValueError
         If there are under two codes, or they are not finite.
     """
+    return follow(mixture_iterations(latents, config=config, seed=seed), callback)
+
+
+def mixture_iterations(latents: Tensor, *, config: DistillationConfig, seed: int) -> Loop[Mixture]:
+    """`fit_mixture` as a `Loop` over iterations."""
     codes = np.asarray(latents.cpu(), dtype=np.float64)
     if len(codes) < 2:
         raise ValueError(
@@ -85,17 +90,15 @@ def fit_mixture(
         random_state=derive_seed(seed, "distillation") % 2**32,
         warm_start=True,
     )
-    n_iter = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as Mixture.converged
-        while n_iter < config.max_iter:
-            mixture.max_iter = min(_ITERATIONS_PER_CALLBACK, config.max_iter - n_iter)
+    n_iter, stop = 0, False
+    while n_iter < config.max_iter and not stop:
+        mixture.max_iter = min(_ITERATIONS_PER_CALLBACK, config.max_iter - n_iter)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as Mixture.converged
             mixture.fit(codes)
-            n_iter += mixture.n_iter_
-            bound = float(mixture.lower_bound_)
-            stop = callback is not None and callback(n_iter, config.max_iter, {"lower_bound": bound})
-            if mixture.converged_ or stop:
-                break
+        n_iter += mixture.n_iter_
+        bound = float(mixture.lower_bound_)
+        stop = bool((yield n_iter, config.max_iter, {"lower_bound": bound})) or mixture.converged_
     return Mixture(
         weights=mixture.weights_,
         means=mixture.means_,

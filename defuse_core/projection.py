@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.runtime import Callback, derive_seed
+from defuse_core.runtime import Callback, Loop, derive_seed, follow
 
 Method = Literal["tsne", "umap", "pca"]
 
-_TSNE_ITERATIONS = 750  # openTSNE's 250 of early exaggeration and 500 after it
+_TSNE_PHASES = ((250, 12.0), (500, 1.0))  # iterations and exaggeration: openTSNE's defaults
+_TSNE_CHUNK = 50
 _MIN_CODES = 4
 
 
@@ -73,6 +74,16 @@ def project(
         Of t-SNE: gets (iteration, iterations, {"kl"}) about every 50; True stops and keeps the
         embedding so far.
     """
+    steps = projection_steps(
+        latents, method=method, seed=seed, perplexity=perplexity, n_neighbors=n_neighbors
+    )
+    return follow(steps, callback)
+
+
+def projection_steps(
+    latents: Tensor, *, method: Method, seed: int, perplexity: float = 30.0, n_neighbors: int = 15
+) -> Loop[Projection]:
+    """`project` as a `Loop`; UMAP and PCA do not yield."""
     codes = _array(latents)
     if len(codes) < _MIN_CODES or codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise ValueError(
@@ -80,7 +91,7 @@ def project(
             f"got {codes.shape}; encode more images"
         )
     if method == "tsne":
-        return _tsne(codes, seed, perplexity, callback)
+        return (yield from _tsne(codes, seed, perplexity))
     state = derive_seed(seed, "projection") % 2**31
     if method == "umap":
         return _umap(codes, state, n_neighbors)
@@ -92,27 +103,24 @@ def project(
     return Projection(np.asarray(model.transform(codes), dtype=np.float32), "pca", 0, model)
 
 
-def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float, callback: Callback | None) -> Projection:
+def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Projection]:
     import openTSNE
-
-    done = 0
-
-    def report(iteration: int, error: float, _embedding: object) -> bool:
-        nonlocal done
-        # openTSNE counts early exaggeration and the rest apart, both from 1
-        done = iteration if iteration > done else 250 + iteration
-        return callback is not None and bool(callback(done, _TSNE_ITERATIONS, {"kl": error}))
 
     model = openTSNE.TSNE(
         perplexity=min(perplexity, (len(codes) - 1) / 3),
         random_state=derive_seed(seed, "projection") % 2**31,
-        early_exaggeration_iter=250,
-        n_iter=500,
         n_jobs=-1,
-        callbacks=report,
-        callbacks_every_iters=50,
     )
-    embedding = model.fit(codes)
+    embedding = model.prepare_initial(codes)
+    done, total, stop = 0, sum(n for n, _ in _TSNE_PHASES), False
+    for n_iter, exaggeration in _TSNE_PHASES:
+        for _ in range(n_iter // _TSNE_CHUNK):
+            if stop:
+                break
+            # The optimiser keeps momentum and gains between calls: the chunks are one descent.
+            embedding.optimize(_TSNE_CHUNK, exaggeration=exaggeration, momentum=0.8, inplace=True)
+            done += _TSNE_CHUNK
+            stop = bool((yield done, total, {"kl": float(embedding.kl_divergence)}))
     return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done, embedding)
 
 

@@ -11,23 +11,39 @@ import ctypes
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+from defuse_core.config import Precision
+
+Result = TypeVar("Result")
 
 Callback = Callable[[int, int, Mapping[str, float]], bool | None]
 """Gets (step, of, metrics) after every step of a long loop; returns True to stop it.
 
 A loop that is stopped returns what it has so far."""
 
+Loop = Generator[tuple[int, int, Mapping[str, float]], bool | None, Result]
+"""A long loop as a generator: yields what a `Callback` gets, takes True to stop, returns its result."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 _TRIM_THRESHOLD = 2**31 - 1  # the largest that mallopt takes
+
+
+def follow(loop: Loop[Result], callback: Callback | None = None) -> Result:
+    """Run a loop to its end, or until the callback stops it, and return its result."""
+    stop: bool | None = None
+    while True:
+        try:
+            step, of, metrics = loop.send(stop)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        stop = None if callback is None else callback(step, of, metrics)
 
 
 @dataclass(frozen=True)

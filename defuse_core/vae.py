@@ -8,8 +8,6 @@ units become a feature map; here a linear layer onto (hidden_channels, side, sid
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.checkpoints import copy_state, load_tensors, load_weights, save_tensors
+from defuse_core.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.config import VaeConfig, VaeTraining
 from defuse_core.data import as_pixels, shuffled_batches
-from defuse_core.runtime import Callback, autocast, torch_rng
+from defuse_core.runtime import Callback, Loop, autocast, follow, torch_rng
 
 _EVALUATION_BATCH = 512
 
@@ -227,6 +225,22 @@ def train_vae(
     RuntimeError
         If the loss is not finite.
     """
+    epochs = vae_epochs(
+        vae, images, config=config, seed=seed, validation_images=validation_images, checkpoint=checkpoint
+    )
+    return follow(epochs, callback)
+
+
+def vae_epochs(
+    vae: BetaVAE,
+    images: Tensor,
+    *,
+    config: VaeTraining,
+    seed: int,
+    validation_images: Tensor | None = None,
+    checkpoint: str | Path | None = None,
+) -> Loop[list[dict[str, float]]]:
+    """`train_vae` as a `Loop` over epochs."""
     if not len(images):
         raise ValueError("training needs at least one image, got none; give the training split")
     device = next(vae.parameters()).device
@@ -236,13 +250,14 @@ def train_vae(
         "config": config.model_dump(),
         "vae": vae.config.model_dump(),
         "seed": seed,
-        "images": _digest(images),
-        "validation_images": None if validation_images is None else _digest(validation_images),
+        "images": tensor_sha256(images),
+        "validation_images": None if validation_images is None else tensor_sha256(validation_images),
     }
+    path = None if checkpoint is None else Path(checkpoint)
     history: list[dict[str, float]] = []
-    best = copy_state(vae)
-    if checkpoint is not None and Path(checkpoint).exists():
-        history, best = _resume(vae, optimizer, Path(checkpoint), identity)
+    best: dict[str, Tensor] = {}
+    if path is not None and path.exists():
+        history, best = resume_training(path, vae, optimizer, identity=identity)
     steps_per_epoch = math.ceil(len(data) / config.batch_size)
     while len(history) < config.epochs and not _out_of_patience(history, config.patience):
         epoch = len(history) + 1
@@ -255,18 +270,14 @@ def train_vae(
         history.append(metrics)
         if config.patience is not None and _best_epoch(history) == epoch:
             best = copy_state(vae)
-        if checkpoint is not None:
-            _save(vae, optimizer, Path(checkpoint), identity, history, best if config.patience else {})
-        if callback is not None and callback(epoch, config.epochs, metrics):
+        if path is not None:
+            save_training(path, vae, optimizer, identity=identity, history=history, best=best)
+        if (yield epoch, config.epochs, metrics):
             break
-    if config.patience is not None and history:
+    if best:
         vae.load_state_dict(best)
     vae.eval()
     return history
-
-
-def _digest(images: Tensor) -> str:
-    return hashlib.sha256(images.contiguous().cpu().numpy().data).hexdigest()
 
 
 def _train_epoch(
@@ -319,45 +330,6 @@ def _best_epoch(history: list[dict[str, float]]) -> int:
 
 def _out_of_patience(history: list[dict[str, float]], patience: int | None) -> bool:
     return patience is not None and bool(history) and len(history) - _best_epoch(history) >= patience
-
-
-def _save(
-    vae: BetaVAE,
-    optimizer: torch.optim.Adam,
-    path: Path,
-    identity: dict[str, object],
-    history: list[dict[str, float]],
-    best: dict[str, Tensor],
-) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in vae.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
-    save_tensors(path, tensors, metadata={"identity": identity, "history": history})
-
-
-def _resume(
-    vae: BetaVAE, optimizer: torch.optim.Adam, path: Path, identity: dict[str, object]
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    tensors, metadata = load_tensors(path)
-    stored = metadata.get("identity")
-    if stored != json.loads(json.dumps(identity)):
-        raise ValueError(
-            f"{path} belongs to another training (its identity is {stored}); "
-            "delete it, or train with the config, seed and data it was written with"
-        )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    load_weights(vae, part("model."), source=path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("adam.").items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    history: list[dict[str, float]] = metadata["history"]  # type: ignore[assignment]
-    return history, part("best.") or copy_state(vae)
 
 
 def encode_means(vae: BetaVAE, images: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from defuse_core.checkpoints import (
     load_tensors,
     load_weights,
     save_tensors,
-    write_bytes,
 )
+from defuse_core.files import write_bytes
 
 
 def network() -> nn.Sequential:

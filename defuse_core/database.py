@@ -1,0 +1,235 @@
+"""The SQLite file of a workspace: opened, checked and migrated.
+
+Write-ahead logging, foreign keys, a busy timeout; `PRAGMA user_version` is the schema's number and
+`MIGRATIONS` brings it up, in order, in one transaction. A newer schema is refused, and so is a
+damaged file, of which no byte is changed. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+BUSY_SECONDS = 20.0
+"""How long a writer waits for another one."""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE projects (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        dataset TEXT NOT NULL,
+        created_at REAL NOT NULL
+    );
+    CREATE TABLE blobs (
+        project_id INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        sha256 TEXT NOT NULL,
+        name TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        PRIMARY KEY (project_id, sha256)
+    );
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        project_id INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+        step TEXT NOT NULL,
+        config TEXT NOT NULL,
+        seed INTEGER NOT NULL CHECK (seed >= 0),
+        resources TEXT NOT NULL,
+        status TEXT NOT NULL
+            CHECK (status IN ('queued', 'running', 'done', 'failed', 'cancelled', 'interrupted')),
+        error TEXT,
+        record TEXT NOT NULL DEFAULT '{}',
+        created_at REAL NOT NULL,
+        started_at REAL,
+        finished_at REAL,
+        seconds REAL NOT NULL DEFAULT 0,
+        last_annotation INTEGER,
+        pid INTEGER NOT NULL,
+        pid_started REAL NOT NULL,
+        heartbeat_at REAL NOT NULL,
+        cancel_requested INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE UNIQUE INDEX one_live_run ON runs (project_id, step) WHERE status IN ('queued', 'running');
+    CREATE TABLE run_inputs (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        upstream_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        PRIMARY KEY (run_id, upstream_id)
+    );
+    CREATE TABLE tasks (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        status TEXT NOT NULL DEFAULT 'queued'
+            CHECK (status IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+        step INTEGER NOT NULL DEFAULT 0,
+        steps INTEGER NOT NULL DEFAULT 0,
+        metrics TEXT NOT NULL DEFAULT '{}',
+        error TEXT,
+        cancel_requested INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (run_id, name)
+    );
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        kind TEXT NOT NULL CHECK (kind IN ('status', 'point')),
+        task TEXT NOT NULL,
+        key TEXT NOT NULL,
+        data TEXT NOT NULL,
+        at REAL NOT NULL
+    );
+    CREATE UNIQUE INDEX one_point_a_key ON events (run_id, task, key) WHERE kind = 'point';
+    CREATE INDEX events_by_run ON events (run_id, id);
+    CREATE TABLE artifacts (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (run_id, name)
+    );
+    CREATE TABLE annotations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        region_id INTEGER NOT NULL,
+        sample_id INTEGER,
+        annotator TEXT NOT NULL,
+        label INTEGER,
+        tau REAL NOT NULL,
+        seed INTEGER NOT NULL,
+        n_samples INTEGER NOT NULL,
+        undoes INTEGER UNIQUE REFERENCES annotations (id) ON DELETE CASCADE,
+        at REAL NOT NULL
+    );
+    CREATE INDEX annotations_by_run ON annotations (run_id, id);
+    """,
+)
+"""SQL from each schema to the next; never edited once released, only added to."""
+
+
+class WorkspaceError(RuntimeError):
+    """A workspace that cannot be used or changed; the message names the remedy."""
+
+
+class Database:
+    """Connections to one file, one a thread.
+
+    Parameters
+    ----------
+    path : Path
+        Created with the newest schema where it does not exist.
+    durable : bool
+        Whether a commit survives a power cut. A runner's need not: what it loses it computes again.
+
+    Raises
+    ------
+    WorkspaceError
+        If the file is damaged, of a newer schema, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._durable = durable
+        self._local = threading.local()
+        with self._explained():
+            if path.exists() and path.stat().st_size:
+                self._refuse_unusable()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._migrate()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Open a transaction that holds the write lock from its start; roll back on an exception."""
+        with self._explained():
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            try:
+                connection.commit()
+            except BaseException:  # a full disk: the transaction would stay open
+                connection.rollback()
+                raise
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Return all rows of a query."""
+        with self._explained():
+            return self._connection().execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Close this thread's connection; those of other threads close with them."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            del self._local.connection
+
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            found.row_factory = sqlite3.Row
+            found.execute("PRAGMA journal_mode = WAL")
+            found.execute("PRAGMA foreign_keys = ON")
+            found.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            self._local.connection = found
+        return found
+
+    def _refuse_unusable(self) -> None:
+        """Look at the file through a connection that cannot write."""
+        with closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)) as connection:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        if version > len(MIGRATIONS):
+            raise WorkspaceError(
+                f"{self.path} was written by a newer Defuse (schema {version}, this one knows "
+                f"{len(MIGRATIONS)}); upgrade Defuse, or set DEFUSE_HOME to another folder"
+            )
+
+    def _migrate(self) -> None:
+        connection = self._connection()
+        if connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+            return
+        with self.write() as connection:  # the lock first: another process may be migrating
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say what SQLite's and the system's errors mean for a person."""
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise  # a constraint of the schema, for the caller to explain
+        except sqlite3.OperationalError as error:
+            raise WorkspaceError(f"{self.path}: {error}; {_remedy(str(error))}") from error
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(
+                f"{self.path} is damaged ({error}) and was left as it is; restore it from a copy, or "
+                "recover it with: sqlite3 defuse.sqlite .recover"
+            ) from error
+        except OSError as error:
+            raise WorkspaceError(f"{self.path}: {error.strerror}; {_remedy(str(error))}") from error
+
+
+def _remedy(message: str) -> str:
+    told = message.lower()
+    if "full" in told or "disk i/o" in told or "no space" in told or "too large" in told:
+        return "free disk space, then resume; what was stored before is kept"
+    if "locked" in told:
+        return "another process is writing; try again, or end it (see: defuse runs)"
+    if "readonly" in told or "read-only" in told or "unable to open" in told or "permission" in told:
+        return "make the folder writable, or set DEFUSE_HOME to one that is"
+    return "check the folder that DEFUSE_HOME names"

@@ -1,0 +1,78 @@
+"""Files that are whole or absent: temporary name, fsync, rename, fsync of the folder.
+
+Imports no torch: the launcher and the dashboard use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, _ = _write_temporary(path.parent, path.name, [content])
+    _rename(temporary, path)
+
+
+def store_chunks(folder: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Write chunks to `folder/<SHA-256 of the content>`, one chunk in memory at a time.
+
+    Returns
+    -------
+    sha256 : str
+        In hexadecimal; the file's name.
+    size : int
+        Bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterable[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            yield chunk
+
+    temporary, size = _write_temporary(folder, "upload", hashed())
+    _rename(temporary, folder / digest.hexdigest())
+    return digest.hexdigest(), size
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_temporary(folder: Path, name: str, chunks: Iterable[bytes]) -> tuple[Path, int]:
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+    size = 0
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp gives 0o600
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Path(temporary), size
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a power cut may forget the new name
+    finally:
+        os.close(folder)

@@ -1,0 +1,369 @@
+"""The rows of runs: queued, started, beaten, finished, and all they leave behind.
+
+A run's runner is the only writer of its rows while it lives; one live run a project and step is an
+index in the database. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from defuse_core.database import Database, WorkspaceError
+from defuse_core.runs import (
+    Artifact,
+    Event,
+    Resources,
+    Run,
+    RunStatus,
+    Task,
+    TaskStatus,
+    mark_stale,
+    observed_status,
+    process_started,
+    read_run,
+)
+
+
+class LiveRunError(WorkspaceError):
+    """The step already has a run that is queued or running."""
+
+
+class RunStore:
+    """All runs of a workspace."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self, project_id: int, step: str, config: Mapping[str, Any], *, seed: int,
+        resources: Resources, upstream: Sequence[int] = (), last_annotation: int | None = None,
+    ) -> Run:  # fmt: skip
+        """Queue a run, owned by this process until its runner takes it.
+
+        Raises
+        ------
+        LiveRunError
+            If the project's step has a live run.
+        WorkspaceError
+            If the project or an upstream run does not exist.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            self._settle(connection, project_id)
+            try:
+                cursor = connection.execute(
+                    "INSERT INTO runs (project_id, step, config, seed, resources, status, created_at,"
+                    " last_annotation, pid, pid_started, heartbeat_at)"
+                    " VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?)",
+                    (project_id, step, json.dumps(config), seed, json.dumps(vars(resources)), now,
+                     last_annotation, os.getpid(), process_started(os.getpid()), now),
+                )  # fmt: skip
+                run_id = int(cursor.lastrowid or 0)
+                connection.executemany(
+                    "INSERT INTO run_inputs VALUES (?, ?)", [(run_id, other) for other in upstream]
+                )
+            except sqlite3.IntegrityError as error:
+                raise _explain(error, connection, project_id, step) from error
+            _log(connection, run_id, "queued")
+        return self.get(run_id)
+
+    def requeue(self, run_id: int, *, resources: Resources | None = None) -> Run:
+        """Queue a run again that failed, was cancelled or interrupted, or lacks tasks.
+
+        Raises
+        ------
+        WorkspaceError
+            If it is live, or done with nothing missing.
+        """
+        run = self.get(run_id)
+        with self._database.write() as connection:
+            self._settle(connection, run.project_id)
+            (status,) = connection.execute("SELECT status FROM runs WHERE id = ?", (run_id,)).fetchone()
+            (missing,) = connection.execute(
+                "SELECT COUNT(*) FROM tasks WHERE run_id = ? AND status != 'done'", (run_id,)
+            ).fetchone()
+            if status == "done" and not missing:
+                raise WorkspaceError(f"run {run_id} is done; submit the step again for a new run")
+            if status in ("queued", "running"):
+                raise LiveRunError(f"run {run_id} is {status}; cancel it first, or wait")
+            connection.execute(
+                "UPDATE tasks SET status = 'queued', error = NULL, cancel_requested = 0"
+                " WHERE run_id = ? AND status != 'done'",
+                (run_id,),
+            )
+            try:
+                connection.execute(
+                    "UPDATE runs SET status = 'queued', error = NULL, cancel_requested = 0, pid = ?,"
+                    " pid_started = ?, heartbeat_at = ?, finished_at = NULL, resources = ? WHERE id = ?",
+                    (os.getpid(), process_started(os.getpid()), time.time(),
+                     json.dumps(vars(resources or run.resources)), run_id),
+                )  # fmt: skip
+            except sqlite3.IntegrityError as error:
+                raise _explain(error, connection, run.project_id, run.step) from error
+            _log(connection, run_id, "queued")
+        return self.get(run_id)
+
+    def hand_over(self, run_id: int, pid: int) -> None:
+        """Give a queued run to the process of its runner."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE runs SET pid = ?, pid_started = ?, heartbeat_at = ? WHERE id = ? AND status = 'queued'",
+                (pid, process_started(pid) or 0.0, time.time(), run_id),
+            )
+
+    def get(self, run_id: int) -> Run:
+        """Return a run.
+
+        Raises
+        ------
+        WorkspaceError
+            If there is none of this number.
+        """
+        rows = self._database.read("SELECT project_id FROM runs WHERE id = ?", (run_id,))
+        if not rows:
+            raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
+        return next(run for run in self.of_project(rows[0]["project_id"]) if run.id == run_id)
+
+    def of_project(self, project_id: int, step: str | None = None) -> list[Run]:
+        """Return the runs of a project, of one step or of all, by number."""
+        rows = self._database.read("SELECT * FROM runs WHERE project_id = ? ORDER BY id", (project_id,))
+        inputs: dict[int, list[int]] = {}
+        for row in self._database.read(
+            "SELECT i.* FROM run_inputs i JOIN runs r ON r.id = i.run_id WHERE r.project_id = ?"
+            " ORDER BY upstream_id",
+            (project_id,),
+        ):
+            inputs.setdefault(row["run_id"], []).append(row["upstream_id"])
+        newest_labels = {
+            row["run_id"]: row["newest"]
+            for row in self._database.read(
+                "SELECT a.run_id, MAX(a.id) AS newest FROM annotations a JOIN runs r ON r.id = a.run_id"
+                " WHERE r.project_id = ? GROUP BY a.run_id",
+                (project_id,),
+            )
+        }
+        runs = [read_run(row, tuple(inputs.get(row["id"], ()))) for row in rows]
+        marked = mark_stale(runs, newest_labels)
+        return [run for run in marked if step in (None, run.step)]
+
+    def latest(self, project_id: int, step: str) -> Run | None:
+        """Return the newest run of a step that is done or live; None where there is none."""
+        usable = [r for r in self.of_project(project_id, step) if r.live or r.status == "done"]
+        return usable[-1] if usable else None
+
+    def ancestry(self, run_id: int) -> dict[str, Run]:
+        """Return the run and all it stands on, by step."""
+        run = self.get(run_id)
+        by_id = {other.id: other for other in self.of_project(run.project_id)}
+        found: dict[str, Run] = {}
+        waiting = [run]
+        while waiting:
+            current = waiting.pop()
+            found[current.step] = current
+            waiting += [by_id[i] for i in current.upstream]
+        return found
+
+    def start(self, run_id: int, record: Mapping[str, Any]) -> None:
+        """Mark a queued run of this process as running."""
+        with self._database.write() as connection:
+            changed = connection.execute(
+                "UPDATE runs SET status = 'running', started_at = ?, record = ?, heartbeat_at = ?"
+                " WHERE id = ? AND status = 'queued' AND pid = ?",
+                (time.time(), json.dumps(record), time.time(), run_id, os.getpid()),
+            ).rowcount
+            if not changed:
+                raise WorkspaceError(
+                    f"run {run_id} is not queued for this process; use: defuse resume {run_id}"
+                )
+            _log(connection, run_id, "running")
+
+    def beat(self, run_id: int) -> tuple[bool, frozenset[str]]:
+        """Show that the runner lives; return whether to stop, and the tasks to cancel."""
+        with self._database.write() as connection:
+            connection.execute("UPDATE runs SET heartbeat_at = ? WHERE id = ?", (time.time(), run_id))
+            row = connection.execute("SELECT cancel_requested FROM runs WHERE id = ?", (run_id,)).fetchone()
+            names = connection.execute(
+                "SELECT name FROM tasks WHERE run_id = ? AND cancel_requested", (run_id,)
+            ).fetchall()
+        return row is None or bool(row[0]), frozenset(name for (name,) in names)
+
+    def finish(
+        self, run_id: int, status: RunStatus, *, error: str | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Write how a run ended; a run that has ended already stays as it is."""
+        with self._database.write() as connection:
+            row = connection.execute(
+                "SELECT started_at, seconds, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
+                (run_id,),
+            ).fetchone()
+            if row is None:
+                return
+            now = time.time()
+            spent = now - row["started_at"] if row["started_at"] else 0.0
+            record = {**json.loads(row["record"]), **({"summary": summary} if summary is not None else {})}
+            connection.execute(
+                "UPDATE runs SET status = ?, error = ?, finished_at = ?, seconds = seconds + ?, record = ?"
+                " WHERE id = ?",
+                (status, error, now, spent, json.dumps(record), run_id),
+            )
+            connection.execute(
+                "UPDATE tasks SET status = 'queued' WHERE run_id = ? AND status = 'running'", (run_id,)
+            )
+            _log(connection, run_id, status)
+
+    def ask_to_cancel(self, run_id: int, task: str | None = None) -> bool:
+        """Ask for a run, or one of its tasks, to be cancelled; False where that is too late.
+
+        Raises
+        ------
+        WorkspaceError
+            If the run has no task of this name.
+        """
+        names = [t.name for t in self.tasks(run_id)]
+        if task is not None and task not in names:
+            known = ", ".join(names[:20]) or "none yet"
+            raise WorkspaceError(f"run {run_id} has no task {task!r}; it has: {known}")
+        with self._database.write() as connection:
+            if task is None:
+                sql, what = "UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run_id,)
+                live = "status IN ('queued', 'running')"
+                return connection.execute(f"{sql} AND {live}", what).rowcount > 0
+            return (
+                connection.execute(
+                    "UPDATE tasks SET cancel_requested = 1"
+                    " WHERE run_id = ? AND name = ? AND status IN ('queued', 'running')"
+                    " AND run_id IN (SELECT id FROM runs WHERE status IN ('queued', 'running'))",
+                    (run_id, task),
+                ).rowcount
+                > 0
+            )
+
+    def plan_tasks(self, run_id: int, names: Sequence[str]) -> list[Task]:
+        """Store the tasks of a run in order, keeping what those of earlier attempts have."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "INSERT INTO tasks (run_id, name, position) VALUES (?, ?, ?)"
+                " ON CONFLICT (run_id, name) DO UPDATE SET position = excluded.position",
+                [(run_id, name, position) for position, name in enumerate(names)],
+            )
+        return self.tasks(run_id)
+
+    def tasks(self, run_id: int) -> list[Task]:
+        """Return the tasks of a run in order."""
+        rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
+        (run,) = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,)) or [None]
+        dead = run is not None and observed_status(run) != "running"
+        return [
+            Task(
+                row["name"],
+                "queued" if dead and row["status"] == "running" else row["status"],
+                row["step"], row["steps"], json.loads(row["metrics"]), row["error"],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def report_progress(
+        self, run_id: int, task: str, step: int, steps: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Overwrite the progress of a task that is running."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE tasks SET status = 'running', step = ?, steps = ?, metrics = ?"
+                " WHERE run_id = ? AND name = ?",
+                (step, steps, json.dumps(metrics), run_id, task),
+            )
+
+    def finish_task(
+        self, run_id: int, task: str, status: TaskStatus, *, artifact: Artifact | None = None,
+        error: str | None = None,
+    ) -> None:  # fmt: skip
+        """Write how a task ended, and name its output in the same transaction."""
+        with self._database.write() as connection:
+            if artifact is not None:
+                _name_artifact(connection, run_id, artifact)
+            connection.execute(
+                "UPDATE tasks SET status = ?, error = ?, step = MAX(step, steps) WHERE run_id = ? AND name = ?"
+                if status == "done"
+                else "UPDATE tasks SET status = ?, error = ? WHERE run_id = ? AND name = ?",
+                (status, error, run_id, task),
+            )
+
+    def add_point(self, run_id: int, task: str, key: str, data: Mapping[str, Any]) -> None:
+        """Store a point; another of the same task and key takes its place."""
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO events (run_id, kind, task, key, data, at)"
+                " VALUES (?, 'point', ?, ?, ?, ?)",
+                (run_id, task, key, json.dumps(data), time.time()),
+            )
+
+    def events(self, run_id: int, *, after: int = 0, kind: str | None = None) -> list[Event]:
+        """Return the events of a run whose id is above `after`, in order."""
+        rows = self._database.read(
+            "SELECT * FROM events WHERE run_id = ? AND id > ? AND kind = COALESCE(?, kind) ORDER BY id",
+            (run_id, after, kind),
+        )
+        return [Event(r["id"], r["kind"], r["task"], r["key"], json.loads(r["data"]), r["at"]) for r in rows]
+
+    def name_artifact(self, run_id: int, artifact: Artifact) -> None:
+        """Let a row name a file that is whole."""
+        with self._database.write() as connection:
+            _name_artifact(connection, run_id, artifact)
+
+    def artifacts(self, run_id: int) -> dict[str, Artifact]:
+        """Return the artifacts of a run by name."""
+        rows = self._database.read("SELECT * FROM artifacts WHERE run_id = ? ORDER BY name", (run_id,))
+        return {row["name"]: Artifact(row["name"], row["sha256"], row["size"]) for row in rows}
+
+    @staticmethod
+    def _settle(connection: sqlite3.Connection, project_id: int) -> None:
+        """Write down how runs ended whose process is gone, so that they do not count as live."""
+        rows = connection.execute(
+            "SELECT * FROM runs WHERE project_id = ? AND status IN ('queued', 'running')", (project_id,)
+        ).fetchall()
+        for row in rows:
+            status = observed_status(row)
+            if status != row["status"]:
+                spent = row["heartbeat_at"] - row["started_at"] if row["started_at"] else 0.0
+                connection.execute(
+                    "UPDATE runs SET status = ?, finished_at = heartbeat_at, seconds = seconds + ? WHERE id = ?",
+                    (status, max(spent, 0.0), row["id"]),
+                )
+                _log(connection, row["id"], status)
+
+
+def _name_artifact(connection: sqlite3.Connection, run_id: int, artifact: Artifact) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)",
+        (run_id, artifact.name, artifact.sha256, artifact.size),
+    )
+
+
+def _log(connection: sqlite3.Connection, run_id: int, status: str) -> None:
+    connection.execute(
+        "INSERT INTO events (run_id, kind, task, key, data, at) VALUES (?, 'status', '', ?, '{}', ?)",
+        (run_id, status, time.time()),
+    )
+
+
+def _explain(
+    error: sqlite3.IntegrityError, connection: sqlite3.Connection, project_id: int, step: str
+) -> WorkspaceError:
+    if "FOREIGN KEY" in str(error):
+        return WorkspaceError(f"project {project_id} or a run that the step stands on no longer exists")
+    row = connection.execute(
+        "SELECT id, status FROM runs WHERE project_id = ? AND step = ? AND status IN ('queued', 'running')",
+        (project_id, step),
+    ).fetchone()
+    if row is None:
+        return WorkspaceError(f"the run was refused: {error}")
+    return LiveRunError(
+        f"{step} is already {row['status']} as run {row['id']}; wait for it, or stop it with: "
+        f"defuse cancel {row['id']}"
+    )

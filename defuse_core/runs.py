@@ -1,0 +1,188 @@
+"""Runs, their tasks, events and artifacts as they are read from the database.
+
+Whether a run lives is asked of the system (its process id *and* the time that process started),
+never remembered: a run whose process is gone reads as interrupted, or as cancelled where that was
+asked for. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+
+RunStatus = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+TaskStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+
+HEARTBEAT_SECONDS = 0.5
+_CLOCK_SLACK = 2.0  # seconds that a clock may be set while a process keeps its identity
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a run computes.
+
+    Attributes
+    ----------
+    device : str
+        auto, cpu, mps, cuda or cuda:<n>.
+    threads : int
+        Of a local run; by default all cores.
+    engine : {"local", "ray"}
+    address : str, optional
+        Of the Ray cluster, HOST:PORT or "local".
+    cpus, gpus : float
+        Ray's share a task.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is read.
+
+    Attributes
+    ----------
+    status : RunStatus
+        As it is, not as it was last written.
+    record : dict
+        Versions, device, threads, and the summary of a run that is done.
+    seconds : float
+        Computing time, over all resumes.
+    upstream : tuple of int
+        Runs it stands on directly.
+    stale : bool
+        A run it stands on, or the labels it took, were redone since.
+    """
+
+    id: int
+    project_id: int
+    step: str
+    config: dict[str, Any]
+    seed: int
+    resources: Resources
+    status: RunStatus
+    error: str | None
+    record: dict[str, Any]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    seconds: float
+    last_annotation: int | None
+    pid: int
+    pid_started: float
+    heartbeat_at: float
+    upstream: tuple[int, ...] = ()
+    stale: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Queued or running."""
+        return self.status in ("queued", "running")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run found, in numbers; empty until it is done."""
+        return self.record.get("summary", {})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of a run; `step` of `steps` is its progress."""
+
+    name: str
+    status: TaskStatus
+    step: int
+    steps: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change of status, or a point of a chart; `id` ascends over all runs."""
+
+    id: int
+    kind: Literal["status", "point"]
+    task: str
+    key: str
+    data: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of a run, by name; `size` in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+def process_started(pid: int) -> float | None:
+    """Return when a process started, seconds since 1970; None where it is gone or a zombie."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def is_alive(pid: int, started: float, heartbeat_at: float) -> bool:
+    """Tell whether this very process lives; a fresh heartbeat outweighs a clock that was set."""
+    found = process_started(pid)
+    if found is None:
+        return False
+    beating = abs(time.time() - heartbeat_at) < 2 * HEARTBEAT_SECONDS
+    return abs(found - started) <= _CLOCK_SLACK or beating
+
+
+def observed_status(row: sqlite3.Row) -> RunStatus:
+    status: RunStatus = row["status"]
+    if status not in ("queued", "running"):
+        return status
+    if is_alive(row["pid"], row["pid_started"], row["heartbeat_at"]):
+        return status
+    return "cancelled" if row["cancel_requested"] else "interrupted"
+
+
+def read_run(row: sqlite3.Row, upstream: tuple[int, ...]) -> Run:
+    values = {name: row[name] for name in row.keys() if name != "cancel_requested"}  # noqa: SIM118
+    return Run(
+        **{
+            **values,
+            "config": json.loads(row["config"]),
+            "record": json.loads(row["record"]),
+            "resources": Resources(**json.loads(row["resources"])),
+            "status": observed_status(row),
+            "upstream": upstream,
+        }
+    )
+
+
+def mark_stale(runs: Sequence[Run], newest_labels: Mapping[int, int]) -> list[Run]:
+    """A run is stale if one it stands on has a newer run that is done, finished after it, or is stale."""
+    newest = {run.step: run.id for run in runs if run.status == "done"}  # ascending: the last one stays
+    by_id: dict[int, Run] = {}
+    for run in runs:  # what a run stands on comes before it
+        stale = any(
+            newest.get(by_id[i].step, i) > i
+            or by_id[i].stale
+            or (run.started_at is not None and (by_id[i].finished_at or 0.0) > run.started_at)
+            for i in run.upstream
+        )
+        if run.last_annotation is not None:
+            stale = stale or any(newest_labels.get(i, 0) > run.last_annotation for i in run.upstream)
+        by_id[run.id] = Run(**{**vars(run), "stale": stale})
+    return list(by_id.values())

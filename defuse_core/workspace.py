@@ -1,0 +1,282 @@
+"""The workspace: projects, their uploads, runs and labels, in one folder.
+
+`DEFUSE_HOME` (by default ~/.defuse) holds `defuse.sqlite`, `blobs/<sha256>` and `runs/<id>/`. An
+artifact is written to a temporary name, synced and renamed, and only then does a row name it, so
+what a row names is whole. Nothing is pickled. Not on a network file system: SQLite's locks need a
+local one. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from defuse_core.annotations import Annotations
+from defuse_core.database import Database, WorkspaceError
+from defuse_core.files import file_sha256, store_chunks, write_bytes
+from defuse_core.run_store import RunStore
+from defuse_core.runs import Artifact, Run
+
+DATABASE = "defuse.sqlite"
+_KEPT_FILES = frozenset({"config.json", "log.txt"})
+
+
+@dataclass(frozen=True)
+class Project:
+    """A named data set with the runs made on it.
+
+    Attributes
+    ----------
+    dataset : dict
+        "source" as `data.load_dataset` takes it, "image_size", and what was found there:
+        "fingerprint", "class_names", "image_shape", "sizes" by split.
+    """
+
+    id: int
+    name: str
+    dataset: dict[str, Any]
+    created_at: float
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by index."""
+        return list(self.dataset["class_names"])
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An uploaded file: `name` is what the user called it, `size` in bytes."""
+
+    sha256: str
+    name: str
+    size: int
+
+
+def default_home() -> Path:
+    """Return the folder that DEFUSE_HOME names, ~/.defuse by default."""
+    return Path(os.environ.get("DEFUSE_HOME") or Path.home() / ".defuse").expanduser().resolve()
+
+
+class Workspace:
+    """One folder with everything in it; safe for many processes and threads at once.
+
+    Parameters
+    ----------
+    home : Path, optional
+        By default what `default_home` says.
+    durable : bool
+        See `Database`.
+
+    Raises
+    ------
+    WorkspaceError
+        If the folder cannot be used; see `Database`.
+    """
+
+    def __init__(self, home: Path | None = None, *, durable: bool = True) -> None:
+        self.home = (home or default_home()).resolve()
+        path = self.home / DATABASE
+        if not (path.exists() and path.stat().st_size) and any(self._folders("runs")):
+            raise WorkspaceError(
+                f"{path} is missing or empty, though {self.home / 'runs'} holds runs; restore it from a "
+                "copy, or move runs/ away to begin anew"
+            )
+        self._database = Database(path, durable=durable)
+        self.runs = RunStore(self._database)
+        self.annotations = Annotations(self._database)
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._database.close()
+
+    def create_project(self, name: str, *, dataset: Mapping[str, Any]) -> Project:
+        """Create a project.
+
+        Raises
+        ------
+        WorkspaceError
+            If the name is empty, unprintable, over 80 characters, or taken.
+        """
+        name = name.strip()
+        if not name or len(name) > 80 or not name.isprintable():
+            raise WorkspaceError(f"a project's name has 1 to 80 printable characters, got {name!r}")
+        try:
+            with self._database.write() as connection:
+                connection.execute(
+                    "INSERT INTO projects (name, dataset, created_at) VALUES (?, ?, ?)",
+                    (name, json.dumps(dataset), time.time()),
+                )
+        except sqlite3.IntegrityError:
+            raise WorkspaceError(f"there is a project {name!r} already; give another name") from None
+        return self.project(name)
+
+    def projects(self) -> list[Project]:
+        """Return all projects, the oldest first."""
+        rows = self._database.read("SELECT * FROM projects ORDER BY id")
+        return [Project(r["id"], r["name"], json.loads(r["dataset"]), r["created_at"]) for r in rows]
+
+    def project(self, name: str | int) -> Project:
+        """Return a project by name or by number.
+
+        Raises
+        ------
+        WorkspaceError
+            If there is none; the message lists those there are.
+        """
+        projects = self.projects()
+        for project in projects:
+            if name in (project.name, project.id):
+                return project
+        known = ", ".join(p.name for p in projects)
+        told = f"there are: {known}" if known else "create one with: defuse new NAME"
+        raise WorkspaceError(f"there is no project {name!r}; {told}")
+
+    def delete_project(self, project_id: int) -> None:
+        """Delete a project, its rows and its files.
+
+        Raises
+        ------
+        WorkspaceError
+            If one of its runs is live.
+        """
+        self.project(project_id)
+        with self._database.write() as connection:
+            runs = self.runs.of_project(project_id)
+            if live := [run.id for run in runs if run.live]:
+                raise WorkspaceError(f"run {live[0]} is live; cancel it first: defuse cancel {live[0]}")
+            blobs = self.blobs(project_id)
+            connection.execute("DELETE FROM projects WHERE id = ?", (project_id,))
+            kept = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
+        for run in runs:  # rows first: a file without a row is garbage, a row without a file is a lie
+            shutil.rmtree(self.run_folder(run.id), ignore_errors=True)
+        for blob in blobs:
+            if blob.sha256 not in kept:
+                (self.home / "blobs" / blob.sha256).unlink(missing_ok=True)
+
+    def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
+        """Store an upload in chunks under its SHA-256; equal content is stored once."""
+        self.project(project_id)
+        sha256, size = store_chunks(self.home / "blobs", chunks)
+        blob = Blob(sha256, Path(name).name[:200], size)
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
+                (project_id, sha256, blob.name, size, time.time()),
+            )
+        return blob
+
+    def blobs(self, project_id: int) -> list[Blob]:
+        """Return the uploads of a project, the oldest first."""
+        rows = self._database.read(
+            "SELECT * FROM blobs WHERE project_id = ? ORDER BY created_at", (project_id,)
+        )
+        return [Blob(row["sha256"], row["name"], row["size"]) for row in rows]
+
+    def blob_path(self, project_id: int, sha256: str) -> Path:
+        """Return where an upload of the project lies.
+
+        Raises
+        ------
+        WorkspaceError
+            If the project has no such upload, or its file is gone.
+        """
+        path = self.home / "blobs" / sha256
+        if sha256 not in {blob.sha256 for blob in self.blobs(project_id)} or not path.is_file():
+            raise WorkspaceError(f"the project has no upload {sha256[:12]}…; upload the file again")
+        return path
+
+    def run_folder(self, run_id: int) -> Path:
+        """Return the folder of a run's files."""
+        return self.home / "runs" / str(run_id)
+
+    def store_artifact(self, run_id: int, name: str, content: bytes) -> Artifact:
+        """Write a file of a run; the row that names it is the caller's to add."""
+        path = self.run_folder(run_id) / name
+        try:
+            write_bytes(path, content)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{path} could not be written ({error.strerror}); free disk space or make the folder "
+                "writable, then resume; what was stored before is kept"
+            ) from error
+        return Artifact(name, file_sha256(path), len(content))
+
+    def artifact_path(self, run_id: int, name: str) -> Path:
+        """Return where an artifact lies.
+
+        Raises
+        ------
+        WorkspaceError
+            If the run has no such artifact, or its file is gone.
+        """
+        path = self.run_folder(run_id) / name
+        if name not in self.runs.artifacts(run_id):
+            raise WorkspaceError(f"run {run_id} has no {name}; resume it: defuse resume {run_id}")
+        if not path.is_file():
+            raise WorkspaceError(f"{path} is gone; run the step again")
+        return path
+
+    def verify(self, run_id: int) -> None:
+        """Check every artifact of a run against its checksum.
+
+        Raises
+        ------
+        WorkspaceError
+            If a file is missing or was changed.
+        """
+        for name, artifact in self.runs.artifacts(run_id).items():
+            if file_sha256(self.artifact_path(run_id, name)) != artifact.sha256:
+                raise WorkspaceError(f"{name} of run {run_id} was changed; run the step again")
+
+    def collect_garbage(self, *, min_age: float = 60.0) -> tuple[int, int]:
+        """Remove files that no row names: of killed writers, deleted projects, replaced artifacts.
+
+        Parameters
+        ----------
+        min_age : float
+            Seconds since a file was last written to; younger ones may be about to be named.
+
+        Returns
+        -------
+        files, size : int
+            How many were removed, and their bytes.
+        """
+        runs = {run.id: run for p in self.projects() for run in self.runs.of_project(p.id)}
+        named = {blob.sha256 for p in self.projects() for blob in self.blobs(p.id)}
+        unnamed = [path for path in self._files("blobs") if path.name not in named]
+        for folder in self._folders("runs"):
+            run = runs.get(int(folder.name)) if folder.name.isdigit() else None
+            unnamed += self._unnamed(folder, run)
+        removed = [path for path in unnamed if path.stat().st_mtime <= time.time() - min_age]
+        size = sum(path.stat().st_size for path in removed)
+        for path in removed:
+            path.unlink(missing_ok=True)
+        for folder in sorted((p for p in (self.home / "runs").rglob("*") if p.is_dir()), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        return len(removed), size
+
+    def _unnamed(self, folder: Path, run: Run | None) -> list[Path]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if run is None:
+            return files
+        if run.live:
+            return []
+        kept = {folder / name for name in (*self.runs.artifacts(run.id), *_KEPT_FILES)}
+        resumable = folder / "work" if run.status != "done" else folder / "nothing"
+        return [path for path in files if path not in kept and resumable not in path.parents]
+
+    def _files(self, name: str) -> Iterator[Path]:
+        folder = self.home / name
+        return (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else iter(())
+
+    def _folders(self, name: str) -> Iterator[Path]:
+        folder = self.home / name
+        return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
