@@ -26,11 +26,16 @@ def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None
 ) -> str:
     """Write tensors and JSON-able metadata as safetensors; return the file's SHA-256."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
-    content = safetensors.torch.save(plain, metadata=text)
+    content = dump_tensors(tensors, metadata=metadata)
     write_bytes(Path(path), content)
     return hashlib.sha256(content).hexdigest()
+
+
+def dump_tensors(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None) -> bytes:
+    """Return what `save_tensors` writes."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    return safetensors.torch.save(plain, metadata=text)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:

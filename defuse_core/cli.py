@@ -1,131 +1,434 @@
-"""The command `defuse`.
+"""The command `defuse`: every step of the method as a run in the workspace.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 a wrong call, 130 interrupted.
+Exit codes: 0 done; 1 an error that the message explains, or a run that failed; 2 a wrong call; 3 a
+run that was cancelled or interrupted; 130 watching was ended by Ctrl-C, while the run goes on.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Table
+
+from defuse_core import console as shown
+from defuse_core.annotations import from_csv, to_csv
+from defuse_core.cli_options import config_options, given_config
+from defuse_core.config import PRESETS, ConfigError, StepName
+from defuse_core.database import WorkspaceError
+from defuse_core.files import write_bytes
+from defuse_core.jobs import launcher
+from defuse_core.runs import Resources, Run
+from defuse_core.workspace import Project, Workspace
+
+EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
 
 app = typer.Typer(
     help="Find the mistakes of an image classifier that its test set does not contain, and repair them.",
+    epilog=(
+        "Exit codes: 0 done, 1 error or failed run, 2 wrong call, 3 run cancelled or interrupted, "
+        "130 watching ended while the run goes on. Everything is kept in the folder that DEFUSE_HOME names, "
+        "~/.defuse by default."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+label_app = typer.Typer(
+    help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True
+)
+app.add_typer(label_app, name="label")
+
+ProjectName = Annotated[
+    str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default the only project there is")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no bars")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself")]
+PresetName = Annotated[
+    str,
+    typer.Option("--preset", help=f"Start from the paper's settings for a data set: {', '.join(PRESETS)}"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random stream")]
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes all cores")]
+EngineName = Annotated[str, typer.Option(help="local, or ray")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or local to start one")]
+Cpus = Annotated[float, typer.Option(min=0, help="Ray: CPUs a task")]
+Gpus = Annotated[float, typer.Option(min=0, help="Ray: GPUs a task, or a share of one")]
+
+_RESOURCES = ("device", "threads", "engine", "address", "cpus", "gpus")
+RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "preset": (PresetName, ""),
+    "project": (ProjectName, ""),
+    "seed": (Seed, 0),
+    "device": (Device, "auto"),
+    "threads": (Threads, 0),
+    "engine": (EngineName, "local"),
+    "address": (Address, None),
+    "cpus": (Cpus, 1.0),
+    "gpus": (Gpus, 0.0),
+    "detach": (Detach, False),
+    "as_json": (AsJson, False),
+}
 
 
-@app.callback()
-def defuse() -> None:
-    """Find the mistakes of an image classifier that its test set does not contain, and repair them."""
+def _resources(
+    device: str, threads: int, engine: str, address: str | None, cpus: float, gpus: float
+) -> Resources:
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"must be local or ray, got {engine!r}", param_hint="--engine")
+    if engine == "local" and address is not None:
+        raise typer.BadParameter("goes with --engine ray", param_hint="--address")
+    if engine == "ray" and address is None:
+        raise typer.BadParameter("needs --address HOST:PORT, or --address local", param_hint="--engine")
+    return Resources(device, threads, "ray" if engine == "ray" else "local", address, cpus, gpus)
+
+
+def _project(workspace: Workspace, name: str) -> Project:
+    if name:
+        return workspace.project(name)
+    projects = workspace.projects()
+    if len(projects) != 1:
+        known = ", ".join(p.name for p in projects)
+        told = f"choose one with --project: {known}" if known else "create one with: defuse new NAME"
+        raise WorkspaceError(f"there are {len(projects)} projects; {told}")
+    return projects[0]
+
+
+def _finish(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
+    """Watch a run unless detached, print it, and exit with its code unless it is done."""
+    console = Console()
+    if not detach:
+        try:
+            if as_json:
+                run = shown.watch(workspace, run, None)
+            else:
+                with shown.progress_bars(console) as bars:
+                    run = shown.watch(workspace, run, bars)
+        except KeyboardInterrupt:
+            typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
+            sys.exit(130)
+    if as_json:
+        typer.echo(json.dumps(shown.run_json(run)))
+    elif detach:
+        console.print(f"run {run.id} ({run.step}) goes on by itself; see: defuse runs")
+    else:
+        shown.print_run(console, run)
+        if run.status == "failed":
+            console.print(f"log: {workspace.run_folder(run.id) / 'log.txt'}; then: defuse resume {run.id}")
+    if not run.live and (code := EXIT_CODES[run.status]):
+        sys.exit(code)
+    return run
+
+
+def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
+    """Add a command that submits a step, with an option for every field of its config."""
+    options = config_options(step)
+
+    def command(**given: Any) -> None:
+        rest = {key: given.pop(key) for key in RUN_OPTIONS}
+        values = given_config(step, options, given, preset=rest["preset"])
+        workspace = Workspace()
+        project = _project(workspace, rest["project"])
+        run = launcher.submit(
+            workspace, project.id, step, values, seed=rest["seed"],
+            resources=_resources(*(rest[key] for key in _RESOURCES)),
+        )  # fmt: skip
+        _finish(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(key, kind, default=None, annotation=option.annotation)
+        for key, option in options.items()
+    ] + [
+        inspect.Parameter(key, kind, default=default, annotation=annotation)
+        for key, (annotation, default) in RUN_OPTIONS.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    to.command(name, help=told)(command)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What the project is to be called")],
+    data: Annotated[
+        str,
+        typer.Option(help="digits, torchvision:MNIST|SVHN|GTSRB[:root], an .npz, or a folder of images"),
+    ] = "digits",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize folder and GTSRB images, pixels")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a project on a data set."""
+    from defuse_core.projects import new_project  # torch: slow to import
+
+    project = new_project(Workspace(), name, data, image_size=image_size)
+    if as_json:
+        typer.echo(json.dumps({"project": project.id, "name": project.name, **project.dataset}))
+        return
+    sizes = ", ".join(f"{count:,} {part}" for part, count in project.dataset["sizes"].items())
+    shape = "×".join(map(str, project.dataset["image_shape"]))
+    typer.echo(f"project {project.name}: {sizes} images of {shape}, {len(project.class_names)} classes")
+
+
+_add_step(app, "train-classifier", "classifier", "Train the classifier under test, or bring its weights.")
+_add_step(app, "train-vae", "vae", "Train the β-VAE that models the training images.")
+_add_step(app, "identify", "identify", "Find codes whose images the classifier gets wrong (algorithm 1).")
+_add_step(app, "distill", "distill", "Group the mistakes into regions.")
+_add_step(app, "map", "map", "Lay training codes and mistakes out in the plane.")
+_add_step(app, "draw", "draw", "Draw every region at many τ.")
+_add_step(label_app, "simulate", "annotate", "Let five simulated annotators label: digits only.")
+_add_step(app, "correct", "correct", "Fine-tune the classifier on the failures for every λ.")
+_add_step(app, "evaluate", "evaluate", "Measure what the correction changed.")
+
+
+@label_app.command("export")
+def label_export(
+    project: ProjectName = "",
+    out: Annotated[Path | None, typer.Option(help="File to write; by default the terminal")] = None,
+) -> None:
+    """Write the labels that count as CSV."""
+    workspace = Workspace()
+    chosen = _project(workspace, project)
+    run = _regions(workspace, chosen)
+    text = to_csv(workspace.annotations.counting(run.id), chosen.class_names)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(out, text.encode())
+
+
+@label_app.command("import")
+def label_import(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns region, annotator, label; - is stdin")],
+    project: ProjectName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add the labels of a CSV, all or none."""
+    workspace = Workspace()
+    chosen = _project(workspace, project)
+    run = _regions(workspace, chosen)
+    ids = [region["region_id"] for region in run.summary["regions"]]
+    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
+    workspace.annotations.append(run.id, events)
+    told = f"{len(events)} labels added to the regions of run {run.id}"
+    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else told)
+
+
+def _regions(workspace: Workspace, project: Project) -> Run:
+    run = workspace.runs.latest(project.id, "distill")
+    if run is None or run.status != "done":
+        raise WorkspaceError("there are no regions to label yet; run: defuse distill")
+    return run
+
+
+@app.command()
+def report(
+    project: ProjectName = "",
+    out: Annotated[Path, typer.Option(help="Folder for table, figures and results.json")] = Path(
+        "defuse-report"
+    ),
+    n_regions: Annotated[int, typer.Option(min=1, help="Regions shown before and after")] = 3,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the paper's figures of the newest evaluation into a folder."""
+    from defuse_core.demo import write_evidence
+
+    workspace = Workspace()
+    _make_folder(out)
+    chosen = _project(workspace, project)
+    run = launcher.submit(workspace, chosen.id, "report", {"n_regions": n_regions}, seed=seed)
+    run = _finish(workspace, run, detach=False, as_json=as_json)
+    results = write_evidence(workspace, run, out)
+    if not as_json:
+        shown.print_results(Console(), results)
+        typer.echo(f"Table, figures and results.json are in {out}/")
+
+
+@app.command()
+def projects(as_json: AsJson = False) -> None:
+    """List the projects."""
+    workspace = Workspace()
+    if as_json:
+        typer.echo(json.dumps([{**vars(p), "runs": _n_runs(workspace, p)} for p in workspace.projects()]))
+        return
+    table = Table("project", "data", "images", "runs")
+    for p in workspace.projects():
+        sizes = " + ".join(f"{n:,}" for n in p.dataset["sizes"].values())
+        table.add_row(p.name, p.dataset["source"], sizes, str(_n_runs(workspace, p)))
+    Console().print(table)
+
+
+def _n_runs(workspace: Workspace, project: Project) -> int:
+    return len(workspace.runs.of_project(project.id))
+
+
+@app.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="The project")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+) -> None:
+    """Delete a project with its runs, labels and files."""
+    workspace = Workspace()
+    project = workspace.project(name)
+    if not yes:
+        n_runs = len(workspace.runs.of_project(project.id))
+        typer.confirm(f"Delete project {project.name} with {n_runs} runs and its labels?", abort=True)
+    workspace.delete_project(project.id)
+    typer.echo(f"project {project.name} is deleted")
+
+
+@app.command()
+def runs(
+    run: Annotated[int | None, typer.Argument(help="Show this run whole")] = None,
+    project: Annotated[
+        str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default all projects")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List runs with their state, or show one with its tasks."""
+    workspace = Workspace()
+    if run is not None:
+        _show(workspace, workspace.runs.get(run), as_json=as_json)
+        return
+    chosen = [workspace.project(project)] if project else workspace.projects()
+    found = [r for p in chosen for r in workspace.runs.of_project(p.id)]
+    if as_json:
+        typer.echo(json.dumps([shown.run_json(r) for r in found]))
+    else:
+        Console().print(shown.runs_table(workspace, found))
+
+
+def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
+    tasks = workspace.runs.tasks(run.id)
+    log = workspace.run_folder(run.id) / "log.txt"
+    if as_json:
+        about = {"record": run.record, "tasks": [vars(task) for task in tasks], "log": str(log)}
+        typer.echo(json.dumps({**shown.run_json(run), **about}))
+        return
+    console = Console()
+    console.print(shown.runs_table(workspace, [run]))
+    console.print_json(json.dumps(run.config))
+    table = Table("task", "status", "progress", "")
+    for task in tasks[:200]:
+        progress = f"{task.step} of {task.steps}" if task.steps else ""
+        table.add_row(task.name, task.status, progress, task.error or "")
+    console.print(table)
+    console.print(f"log: {log}")
+
+
+@app.command()
+def cancel(
+    run: Annotated[int, typer.Argument(help="Number of the run")],
+    task: Annotated[str | None, typer.Option(help="Only this task, such as lam=0.1")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run, or one of its tasks; what is done is kept."""
+    found = launcher.cancel(Workspace(), run, task)
+    if as_json:
+        typer.echo(json.dumps(shown.run_json(found)))
+    elif task is not None and found.live:
+        typer.echo(f"{task} of run {run} is asked to stop; the other tasks go on")
+    else:
+        typer.echo(f"run {run} is {found.status}")
+
+
+@app.command()
+def resume(
+    run: Annotated[int, typer.Argument(help="Number of the run")],
+    device: Annotated[str | None, typer.Option(help="Another device than before")] = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
+    workspace = Workspace()
+    resources = workspace.runs.get(run).resources
+    if device is not None:
+        resources = Resources(**{**vars(resources), "device": device})
+    _finish(workspace, launcher.resume(workspace, run, resources=resources), detach=detach, as_json=as_json)
+
+
+@app.command()
+def gc(as_json: AsJson = False) -> None:
+    """Remove files that nothing names any more: of killed runs and deleted projects."""
+    files, size = Workspace().collect_garbage()
+    if as_json:
+        typer.echo(json.dumps({"files": files, "bytes": size}))
+    else:
+        typer.echo(f"{files} files removed, {size / 2**20:.1f} MB")
 
 
 @app.command()
 def demo(
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of every random stream")] = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for table, figures and results.json")] = Path(
         "defuse-demo"
     ),
+    project: Annotated[str, typer.Option("--project", "-p", help="Project to run in")] = "demo",
+    as_json: AsJson = False,
 ) -> None:
-    """Run the whole method on 5,000 embedded digits: a few minutes on two cores."""
-    console = Console()
+    """Run the whole method on 5,000 embedded digits: a few minutes on two cores.
+
+    A demo that was stopped goes on where it was.
+    """
+    from defuse_core.demo import demo_project, run_demo, write_evidence
+
+    console = Console(quiet=as_json)
+    _make_folder(out)
     console.print(
         "Defuse on 5,000 handwritten digits: what does its classifier get wrong that no test shows?\n"
     )
+    workspace = Workspace()
+    chosen = demo_project(workspace, project)
+    resources = Resources(device=device)
+    bars = shown.progress_bars(console)
+    try:
+        with bars:
+            watch: Callable[[Run], Run] = lambda run: shown.watch(workspace, run, bars)  # noqa: E731
+            found = run_demo(workspace, chosen, seed=seed, resources=resources, watch=watch)
+    except KeyboardInterrupt:
+        typer.echo("the step goes on; see: defuse runs. To go on with the demo: defuse demo", err=True)
+        sys.exit(130)
+    last = list(found.values())[-1]
+    if last.status != "done":
+        _finish(workspace, last, detach=False, as_json=as_json)
+    results = write_evidence(workspace, found["report"], out)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    shown.print_results(console, results)
+    console.print(f"Table, figures and results.json are in {out}/, the runs in project {chosen.name}.")
+
+
+def _make_folder(out: Path) -> None:
+    """An error now rather than after minutes."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file; give another name")
-    out.mkdir(parents=True, exist_ok=True)  # an error now rather than after minutes
-
-    from defuse_core import runtime  # torch takes seconds to import: not for --help
-
-    runtime.keep_memory()
-    runtime.set_threads()
-    chosen = runtime.resolve_device(device)
-    console.print(f"device: {runtime.describe_device(chosen).name}, seed {seed}")
-    from defuse_core.demo import run_demo
-
-    with _progress(console) as bars:
-
-        @contextmanager
-        def stage(name: str) -> Iterator[runtime.Callback]:
-            task = bars.add_task(name, total=None, told="")
-
-            def report(step: int, of: int, metrics: Mapping[str, float]) -> None:
-                told = "  ".join(f"{key} {_short(value)}" for key, value in metrics.items())
-                bars.update(task, completed=step, total=of, told=told)
-
-            yield report
-            bars.update(
-                task,
-                total=bars.tasks[task].completed or 1,
-                completed=bars.tasks[task].completed or 1,
-            )
-
-        results = run_demo(device=chosen, seed=seed, out=out, stage=stage)
-    _print_results(console, results, out)
-
-
-def _progress(console: Console) -> Progress:
-    whole, rest = Column(no_wrap=True, min_width=9), Column(no_wrap=True, ratio=1, overflow="ellipsis")
-    return Progress(
-        TextColumn("{task.description}", table_column=whole),
-        BarColumn(12),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[told]}", table_column=rest),
-        console=console,
-        expand=True,
-    )
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _print_results(console: Console, results: dict[str, Any], out: Path) -> None:
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in results["mistakes"].items())
-    console.print(
-        f"\n{sum(results['mistakes'].values()):,} mistakes ({kinds}) → {results['scenarios']} regions → "
-        f"{results['failure_regions']} failures, in {results['seconds']:.0f} s\n"
-    )
-    table = Table("model", "λ", "test accuracy", "region accuracy", title="Figure 4, with 95 % intervals")
-    for name, key in (
-        ("before", "before"),
-        ("identified mistakes", "baseline"),
-        ("Defuse", "defuse"),
-    ):
-        row = results[key]
-        shares = [
-            f"{row[of]:.3f} [{row[f'{of}_interval'][0]:.3f}, {row[f'{of}_interval'][1]:.3f}]"
-            for of in ("test", "region")
-        ]
-        table.add_row(name, f"{row['lam']:g}" if "lam" in row else "–", *shares)
-    console.print(table)
-    flips = results["flips"]
-    console.print(
-        f"On the test split {flips['fixed']} digits were fixed and {flips['broken']} broken "
-        f"(McNemar p = {flips['p']:.2f}). One label a region fits {results['label_agreement']:.0%} of its "
-        f"draws, by the annotators' own votes.\nTable, figures and results.json are in {out}/"
-    )
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def main() -> None:
     """Run the command; errors that a person can mend are one line, not a stack trace."""
+    as_json = "--json" in sys.argv[1:]
     try:
         app()
     except (ValueError, RuntimeError, OSError) as error:
+        if as_json:
+            typer.echo(json.dumps({"error": str(error)}))
         typer.echo(f"defuse: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ class SweepConfig(_Config):
     """Correction over all λ, of the regions and of the baseline."""
 
     correction: CorrectionConfig = CorrectionConfig()
-    labeling: LabelingConfig = LabelingConfig()
+    disagreement_threshold: float = Field(0.5, ge=0, lt=1, description="ρ, over which a region is a failure")
     baseline_lambdas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0.1, 1.0, 10.0), description="λ of the baseline; none leaves it out"
     )
@@ -322,6 +322,22 @@ STEPS: dict[StepName, StepSpec] = {
     "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
 }
 """Every step that can be a run, in the order of the method."""
+
+
+def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
+    """Return the fields of a step's config that a preset sets."""
+    values: dict[StepName, dict[str, Any]] = {
+        "classifier": {"training": preset.classifier_training.model_dump()},
+        "vae": {"vae": preset.vae.model_dump(), "training": preset.vae_training.model_dump()},
+        "identify": preset.identification.model_dump(),
+        "distill": preset.distillation.model_dump(),
+        "annotate": {"labeling": preset.labeling.model_dump()},
+        "correct": {
+            "correction": preset.correction.model_dump(),
+            "disagreement_threshold": preset.labeling.disagreement_threshold,
+        },
+    }
+    return values.get(step, {})
 
 
 class ConfigError(ValueError):

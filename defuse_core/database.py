@@ -50,6 +50,7 @@ MIGRATIONS: tuple[str, ...] = (
         finished_at REAL,
         seconds REAL NOT NULL DEFAULT 0,
         last_annotation INTEGER,
+        has_runner INTEGER NOT NULL DEFAULT 0,
         pid INTEGER NOT NULL,
         pid_started REAL NOT NULL,
         heartbeat_at REAL NOT NULL,

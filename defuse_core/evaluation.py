@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
@@ -128,6 +127,8 @@ def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
             "novelty needs at least one misclassified training image, and the classifier gets all "
             "of them right; compare with the whole training split"
         )
+    from sklearn.neighbors import NearestNeighbors  # slow to import: not for those who only score
+
     fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_rows(reference))
     distances, _ = fitted.kneighbors(_rows(images))
     return np.asarray(distances[:, 0], dtype=np.float64)

@@ -86,7 +86,9 @@ def draw_scores(scores: Sequence[Scores]) -> Figure:
     return figure
 
 
-def draw_trade_off(points: Sequence[TradeOff], *, before: Scores, baseline: Scores, chosen: float) -> Figure:
+def draw_trade_off(
+    points: Sequence[TradeOff], *, before: Scores, baseline: Scores | None, chosen: float
+) -> Figure:
     """Figure 5: test accuracy against region accuracy, one point a λ."""
     figure, axes = _figure(6.4, 4.2)
     ordered = sorted(points, key=lambda p: p.lam)
@@ -95,7 +97,8 @@ def draw_trade_off(points: Sequence[TradeOff], *, before: Scores, baseline: Scor
         yerr=_bars([p.test for p in ordered]), xerr=_bars([p.region for p in ordered]),
         fmt="o-", color=BLUE, ecolor="#9cc4de", lw=1, ms=5, elinewidth=0.8, label="Defuse, one λ a point",
     )  # fmt: skip
-    for scores, marker, colour in ((before, "s", GREY), (baseline, "D", ORANGE)):
+    rivals = ((before, "s", GREY), (baseline, "D", ORANGE))
+    for scores, marker, colour in ((s, m, c) for s, m, c in rivals if s is not None):
         axes.plot(
             scores.region.estimate,
             scores.test.estimate,

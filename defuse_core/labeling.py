@@ -77,13 +77,17 @@ def failure_instances(
     labels: Mapping[int, int],
     n: int,
     *,
-    tau: float,
+    tau: float | Mapping[int, float],
     seed: int,
     purpose: Literal["tune", "test"],
 ) -> FailureInstances:
-    """Draw D_f: n images of every region that `labels` names (region_id → label)."""
+    """Draw D_f: n images of every region that `labels` names (region_id → label).
+
+    τ is one for all regions, or one each by region_id.
+    """
     chosen = [region for region in regions if region.region_id in labels]
-    images = [draw_images(vae, r, n, tau=tau, seed=seed, purpose=purpose) for r in chosen]
+    taus = {r.region_id: tau if isinstance(tau, float | int) else tau[r.region_id] for r in chosen}
+    images = [draw_images(vae, r, n, tau=taus[r.region_id], seed=seed, purpose=purpose) for r in chosen]
     ids = torch.tensor([r.region_id for r in chosen], dtype=torch.int64).repeat_interleave(n)
     of_region = torch.tensor([labels[r.region_id] for r in chosen], dtype=torch.int64)
     if not images:

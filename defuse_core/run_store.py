@@ -98,8 +98,9 @@ class RunStore:
             )
             try:
                 connection.execute(
-                    "UPDATE runs SET status = 'queued', error = NULL, cancel_requested = 0, pid = ?,"
-                    " pid_started = ?, heartbeat_at = ?, finished_at = NULL, resources = ? WHERE id = ?",
+                    "UPDATE runs SET status = 'queued', error = NULL, cancel_requested = 0,"
+                    " has_runner = 0, pid = ?, pid_started = ?, heartbeat_at = ?, finished_at = NULL,"
+                    " resources = ? WHERE id = ?",
                     (os.getpid(), process_started(os.getpid()), time.time(),
                      json.dumps(vars(resources or run.resources)), run_id),
                 )  # fmt: skip
@@ -112,7 +113,8 @@ class RunStore:
         """Give a queued run to the process of its runner."""
         with self._database.write() as connection:
             connection.execute(
-                "UPDATE runs SET pid = ?, pid_started = ?, heartbeat_at = ? WHERE id = ? AND status = 'queued'",
+                "UPDATE runs SET has_runner = 1, pid = ?, pid_started = ?, heartbeat_at = ?"
+                " WHERE id = ? AND status = 'queued'",
                 (pid, process_started(pid) or 0.0, time.time(), run_id),
             )
 
@@ -173,7 +175,7 @@ class RunStore:
         with self._database.write() as connection:
             changed = connection.execute(
                 "UPDATE runs SET status = 'running', started_at = ?, record = ?, heartbeat_at = ?"
-                " WHERE id = ? AND status = 'queued' AND pid = ?",
+                " WHERE id = ? AND status = 'queued' AND pid = ? AND has_runner",
                 (time.time(), json.dumps(record), time.time(), run_id, os.getpid()),
             ).rowcount
             if not changed:
@@ -199,7 +201,7 @@ class RunStore:
         """Write how a run ended; a run that has ended already stays as it is."""
         with self._database.write() as connection:
             row = connection.execute(
-                "SELECT started_at, seconds, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
+                "SELECT started_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
                 (run_id,),
             ).fetchone()
             if row is None:
@@ -280,17 +282,15 @@ class RunStore:
             )
 
     def finish_task(
-        self, run_id: int, task: str, status: TaskStatus, *, artifact: Artifact | None = None,
+        self, run_id: int, task: str, status: TaskStatus, *, artifacts: Sequence[Artifact] = (),
         error: str | None = None,
     ) -> None:  # fmt: skip
-        """Write how a task ended, and name its output in the same transaction."""
+        """Write how a task ended, and name its files in the same transaction."""
         with self._database.write() as connection:
-            if artifact is not None:
+            for artifact in artifacts:
                 _name_artifact(connection, run_id, artifact)
             connection.execute(
-                "UPDATE tasks SET status = ?, error = ?, step = MAX(step, steps) WHERE run_id = ? AND name = ?"
-                if status == "done"
-                else "UPDATE tasks SET status = ?, error = ? WHERE run_id = ? AND name = ?",
+                "UPDATE tasks SET status = ?, error = ? WHERE run_id = ? AND name = ?",
                 (status, error, run_id, task),
             )
 
@@ -316,6 +316,13 @@ class RunStore:
         with self._database.write() as connection:
             _name_artifact(connection, run_id, artifact)
 
+    def forget_artifacts(self, run_id: int, names: Sequence[str]) -> None:
+        """Take artifacts' rows away; their files are the caller's to remove after that."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [(run_id, name) for name in names]
+            )
+
     def artifacts(self, run_id: int) -> dict[str, Artifact]:
         """Return the artifacts of a run by name."""
         rows = self._database.read("SELECT * FROM artifacts WHERE run_id = ? ORDER BY name", (run_id,))
@@ -332,7 +339,8 @@ class RunStore:
             if status != row["status"]:
                 spent = row["heartbeat_at"] - row["started_at"] if row["started_at"] else 0.0
                 connection.execute(
-                    "UPDATE runs SET status = ?, finished_at = heartbeat_at, seconds = seconds + ? WHERE id = ?",
+                    "UPDATE runs SET status = ?, finished_at = heartbeat_at, seconds = seconds + ?"
+                    " WHERE id = ?",
                     (status, max(spent, 0.0), row["id"]),
                 )
                 _log(connection, row["id"], status)

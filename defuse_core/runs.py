@@ -62,6 +62,8 @@ class Run:
         Computing time, over all resumes.
     upstream : tuple of int
         Runs it stands on directly.
+    has_runner : bool
+        Whether `pid` is its runner's; until that has started, it is that of the process that queued it.
     stale : bool
         A run it stands on, or the labels it took, were redone since.
     """
@@ -80,6 +82,7 @@ class Run:
     finished_at: float | None
     seconds: float
     last_annotation: int | None
+    has_runner: bool
     pid: int
     pid_started: float
     heartbeat_at: float
@@ -167,6 +170,7 @@ def read_run(row: sqlite3.Row, upstream: tuple[int, ...]) -> Run:
             "resources": Resources(**json.loads(row["resources"])),
             "status": observed_status(row),
             "upstream": upstream,
+            "has_runner": bool(row["has_runner"]),
         }
     )
 

@@ -1,0 +1,123 @@
+"""Options of the command line made from the fields of a step's config, so that none is forgotten.
+
+A field of a config within the config keeps its own name where that is free, else it takes the outer
+field's name before it: `--epochs`, `--vae-channels`. Values are text; the config parses and checks
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, preset_values
+
+_RESERVED = frozenset({"project", "seed", "device", "threads", "engine", "address", "cpus", "gpus", "preset"})
+
+
+@dataclass(frozen=True)
+class ConfigOption:
+    """An option: where its value goes in the config, and what Typer is told of it."""
+
+    path: tuple[str, ...]
+    annotation: Any
+    is_list: bool = False
+
+    def parse(self, value: Any) -> Any:
+        """Turn what was typed into what the config takes: "0.1,1" into a list, "none" into None."""
+        if not isinstance(value, str):
+            return value
+        if value.lower() == "none":
+            return [] if self.is_list else None
+        return [part for part in value.split(",") if part] if self.is_list else value
+
+
+def config_options(step: StepName) -> dict[str, ConfigOption]:
+    """Return the options of a step by parameter name."""
+    found: dict[str, ConfigOption] = {}
+    for path, field, default in _fields(STEPS[step].config, ()):
+        name = path[-1]
+        if name in found or name in _RESERVED:
+            name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
+        text = f"{field.description or ''} (default: {_show(default)})".strip()
+        flag = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            option = Annotated[bool | None, typer.Option(f"{flag}/--no{flag[1:]}", help=text)]
+        else:
+            kind = _kind(field.annotation)
+            option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]  # type: ignore[misc]
+        found[name] = ConfigOption(path, option, "tuple" in str(field.annotation))
+    return found
+
+
+def given_config(
+    step: StepName, options: Mapping[str, ConfigOption], given: Mapping[str, Any], *, preset: str = ""
+) -> dict[str, Any]:
+    """Return the config that was typed: a preset's fields, with the options given over them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no preset of this name.
+    """
+    if preset and preset not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    config = preset_values(PRESETS[preset], step) if preset else {}
+    for name, value in given.items():
+        if value is not None:
+            *outer, last = options[name].path
+            place = config
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = options[name].parse(value)
+    return config
+
+
+def _fields(
+    config: type[BaseModel], path: tuple[str, ...], given: BaseModel | None = None
+) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
+    """Every field of a config and of the configs within it: path, field, default."""
+    found = []
+    for name, field in config.model_fields.items():
+        default = getattr(given, name) if given is not None else field.default
+        inner = _inner(field.annotation)
+        if inner is None:
+            found.append(((*path, name), field, default))
+        else:
+            found += _fields(inner, (*path, name), default if isinstance(default, BaseModel) else None)
+    return found
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The config that a field holds, if it does."""
+    options = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _kind(annotation: Any) -> str:
+    """What a field takes, in the words of a command line."""
+    text = str(annotation)
+    if "Literal" in text and "tuple" not in text:
+        return "|".join(str(value) for value in _literals(annotation))
+    if "tuple" in text:
+        return "N,N,…"
+    if "float" in text:
+        return "NUMBER"
+    return "N" if "int" in text else "TEXT"
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    args = get_args(annotation)
+    nested = [a for a in args if get_origin(a) is not None]
+    return args if not nested else tuple(v for a in nested for v in _literals(a))
+
+
+def _show(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(f"{value:g}" for value in default)
+    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)

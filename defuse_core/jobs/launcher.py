@@ -1,0 +1,212 @@
+"""Submit, cancel and resume runs: each is a process of its own that outlives the one that asked for it.
+
+The runner leads its own session and process group. Its environment says how many threads and how
+much freed memory to keep, since both are read before torch is imported. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from defuse_core.config import STEPS, StepName, check_config
+from defuse_core.database import WorkspaceError
+from defuse_core.files import write_bytes
+from defuse_core.runs import Resources, Run, is_alive, process_started
+from defuse_core.workspace import Workspace
+
+CANCEL_SECONDS = 0.7
+"""How long a runner may take to stop by itself before it is killed."""
+
+_PROBE_SECONDS = 3.0
+
+
+def submit(
+    workspace: Workspace,
+    project_id: int,
+    step: StepName,
+    config: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    resources: Resources | None = None,
+) -> Run:
+    """Queue a run on the newest runs that it can stand on, and start its runner.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project_id : int
+    step : str
+    config : mapping, optional
+        Fields of the step's config; the rest has its defaults.
+    seed : int
+        Of every random stream of the step, 0 or more.
+    resources : Resources, optional
+
+    Returns
+    -------
+    Run
+        Queued; it runs once the runs it stands on are done and the machine is free.
+
+    Raises
+    ------
+    ConfigError
+        If the config is refused.
+    LiveRunError
+        If the step has a live run.
+    WorkspaceError
+        If a run it needs is missing, or the Ray cluster does not answer.
+    """
+    checked = check_config(step, config or {})
+    if seed < 0:
+        raise WorkspaceError(f"seed must be 0 or more, got {seed}")
+    resources = resources or Resources()
+    probe(resources)
+    upstream = find_upstream(workspace, project_id, step)
+    last_annotation: int | None = None
+    if "last_annotation" in type(checked).model_fields:
+        asked = getattr(checked, "last_annotation", None)
+        last_annotation = workspace.annotations.last_id(upstream["distill"].id) if asked is None else asked
+    run = workspace.runs.add(
+        project_id, step, checked.model_dump(mode="json"), seed=seed, resources=resources,
+        upstream=[upstream[name].id for name in upstream], last_annotation=last_annotation,
+    )  # fmt: skip
+    _start(workspace, run)
+    return workspace.runs.get(run.id)
+
+
+def find_upstream(workspace: Workspace, project_id: int, step: StepName) -> dict[str, Run]:
+    """Return the newest usable runs that a step would stand on directly, by step.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is none of a step that it needs.
+    """
+    found: dict[str, Run] = {}
+    for name in STEPS[step].needs:
+        latest = workspace.runs.latest(project_id, name)
+        if latest is None:
+            raise WorkspaceError(f"{step} stands on {name}, of which no run is done; run that step first")
+        found[name] = latest
+    ground = {run.id for needed in found.values() for run in workspace.runs.ancestry(needed.id).values()}
+    for name in STEPS[step].optional:
+        latest = workspace.runs.latest(project_id, name)
+        if latest is not None and latest.status == "done" and set(latest.upstream) <= ground:
+            found[name] = latest
+    return found
+
+
+def cancel(workspace: Workspace, run_id: int, task: str | None = None) -> Run:
+    """Stop a run within a second, or one of its tasks at its next step; what is done is kept.
+
+    Returns
+    -------
+    Run
+        As it is afterwards; a run that had ended already stays as it was.
+    """
+    if not workspace.runs.ask_to_cancel(run_id, task) or task is not None:
+        return workspace.runs.get(run_id)
+    run = workspace.runs.get(run_id)
+    if run.has_runner and is_alive(run.pid, run.pid_started, run.heartbeat_at):
+        _stop(run.pid)
+    return workspace.runs.get(run_id)
+
+
+def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = None) -> Run:
+    """Go on with a run that failed, was cancelled or interrupted: only what is missing is computed.
+
+    Raises
+    ------
+    LiveRunError
+        If it, or another run of its step, is live.
+    WorkspaceError
+        If it is done with nothing missing, or the Ray cluster does not answer.
+    """
+    probe(resources or workspace.runs.get(run_id).resources)
+    run = workspace.runs.requeue(run_id, resources=resources)
+    _start(workspace, run)
+    return workspace.runs.get(run_id)
+
+
+def probe(resources: Resources) -> None:
+    """Check in seconds that something listens at a Ray address; Ray itself would wait a minute.
+
+    Raises
+    ------
+    WorkspaceError
+        If nothing does, or the address is malformed.
+    """
+    if resources.engine != "ray" or resources.address in (None, "local"):
+        return
+    host, _, port = str(resources.address).rpartition(":")
+    if not host or not port.isdigit():
+        raise WorkspaceError(f"address must be HOST:PORT or local, got {resources.address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise WorkspaceError(
+            f"no Ray cluster answers at {resources.address} ({error}); start one with: "
+            "ray start --head --port=6379, or use --address local"
+        ) from error
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(workspace: Workspace, run: Run) -> None:
+    """Start the runner of a queued run, and give the run over to it."""
+    folder = workspace.run_folder(run.id)
+    command = [sys.executable, "-P", "-m", "defuse_core.jobs.runner", str(workspace.home), str(run.id)]
+    try:
+        about = {"step": run.step, "seed": run.seed, "config": run.config, "upstream": run.upstream}
+        write_bytes(folder / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+        with (folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=_environment(run.resources), cwd=folder,
+            )  # fmt: skip
+    except OSError as error:
+        workspace.runs.finish(run.id, "failed", error=f"the run could not be started: {error}")
+        raise WorkspaceError(
+            f"run {run.id} could not be started: {error}; free space, then resume"
+        ) from error
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    workspace.runs.hand_over(run.id, process.pid)
+
+
+def _environment(resources: Resources) -> dict[str, str]:
+    threads = str(resources.threads or available_cores())
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "NUMBA_NUM_THREADS": threads,
+        "MALLOC_MMAP_MAX_": "0",  # glibc: large buffers stay mapped, which halves a batch's time
+        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _stop(pid: int) -> None:
+    """End a runner and its children: asked first, killed after `CANCEL_SECONDS`."""
+    started = process_started(pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while time.monotonic() < deadline and process_started(pid) == started:
+            time.sleep(0.01)
+        os.killpg(pid, signal.SIGKILL)  # the group, where it or a child is left
+    except ProcessLookupError:
+        return

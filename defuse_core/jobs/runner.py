@@ -1,0 +1,280 @@
+"""The process of a run: waits for its turn, runs the tasks, stores what they yield, and beats.
+
+`python -m defuse_core.jobs.runner HOME RUN`, started by `launcher`. On SIGTERM it stops within a
+second, also from inside a long native call: a thread that waits for the signal ends the process if
+the main one does not. All that was stored by then is whole, and `resume` computes the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from defuse_core.config import STEPS
+from defuse_core.database import WorkspaceError
+from defuse_core.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
+from defuse_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from defuse_core.jobs.engine import Ended, Engine, Started
+    from defuse_core.steps.base import Item, Merged, Step
+
+_GRACE_SECONDS = 0.3  # between a signal and the end of the process
+_PROGRESS_SECONDS = 0.1  # between two writes of a task's progress
+_POLL_SECONDS = 0.1
+_VERSIONS = ("defuse", "torch", "numpy", "scikit-learn")
+
+
+class Stopped(BaseException):
+    """The run is to end now; not an `Exception`, so that no step takes it for its own."""
+
+
+class Guard:
+    """A thread that beats, learns of cancellations, and ends the process when it is told to."""
+
+    def __init__(self, workspace: Workspace, run_id: int) -> None:
+        self._workspace, self._run_id = workspace, run_id
+        self._stop, self._over = threading.Event(), threading.Event()
+        self._cancel_run = False
+        self.cancelled: frozenset[str] = frozenset()
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Take the signals and begin to beat; call from the main thread."""
+        signal.set_wakeup_fd(self._writing)  # written by C at once, whatever Python is busy with
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise `Stopped` if the run is to end."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not past the run's end."""
+        if self._stop.wait(seconds):
+            raise Stopped
+
+    def end(self, status: RunStatus, **told: Any) -> None:
+        """Write how the run ended; from now on the thread ends nothing."""
+        self._over.set()
+        self._workspace.runs.finish(self._run_id, status, **told)
+
+    @property
+    def status_when_stopped(self) -> RunStatus:
+        """Cancelled where a person asked for it, else interrupted."""
+        return "cancelled" if self._cancel_run else "interrupted"
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            told, _, _ = select.select([self._reading], [], [], HEARTBEAT_SECONDS / 2)
+            try:
+                self._cancel_run, self.cancelled = self._workspace.runs.beat(self._run_id)
+            except WorkspaceError as error:  # a full disk: the main thread will meet it, too
+                print(f"heartbeat: {error}", file=sys.stderr)
+            if told or self._cancel_run:
+                break
+        self._stop.set()
+        if not self._over.wait(_GRACE_SECONDS):
+            self._workspace.runs.finish(self._run_id, self.status_when_stopped)
+            os._exit(1)
+
+
+def main(home: Path, run_id: int) -> int:
+    """Do the run; return the exit code, 0 where it is done."""
+    workspace = Workspace(home, durable=False)
+    run = _take_over(workspace, run_id)
+    guard = Guard(workspace, run_id)
+    guard.start()
+    try:
+        _await_upstream(workspace, run, guard)
+        with _machine(workspace, run, guard):
+            merged, done = _compute(workspace, run, guard)
+    except Stopped:
+        guard.end(guard.status_when_stopped)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        guard.end("failed", error=f"{error}" or type(error).__name__)
+        return 1
+    if merged is None:
+        guard.end("cancelled")
+        return 1
+    guard.end("done", summary=merged.summary)
+    if merged.replaces_tasks and len(done) == len(workspace.runs.tasks(run_id)):
+        names = [f"{task}.safetensors" for task in done]
+        workspace.runs.forget_artifacts(run_id, names)  # rows first
+        for name in names:
+            (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
+    return 0
+
+
+def _take_over(workspace: Workspace, run_id: int) -> Run:
+    """Wait until the launcher has given the run to this process."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        run = workspace.runs.get(run_id)
+        if run.has_runner and run.pid == os.getpid():
+            return run
+        time.sleep(0.01)
+    raise WorkspaceError(f"run {run_id} was not given to this process; use: defuse resume {run_id}")
+
+
+def _await_upstream(workspace: Workspace, run: Run, guard: Guard) -> None:
+    """Wait for live runs that this one stands on.
+
+    Raises
+    ------
+    WorkspaceError
+        If one of them ended without being done.
+    """
+    while True:
+        others = [workspace.runs.get(i) for i in run.upstream]
+        for other in others:
+            if not other.live and other.status != "done":
+                raise WorkspaceError(
+                    f"{other.step} (run {other.id}) is {other.status}; resume it, then resume this run: "
+                    f"defuse resume {other.id}"
+                )
+        if not any(other.live for other in others):
+            return
+        guard.wait(_POLL_SECONDS)
+
+
+@contextmanager
+def _machine(workspace: Workspace, run: Run, guard: Guard) -> Iterator[None]:
+    """Wait until no other run computes here: two at once slow each other about ten times."""
+    if run.resources.engine != "local" or STEPS[run.step].shares_machine:  # type: ignore[index]
+        yield
+        return
+    with (workspace.home / "machine.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process
+                break
+            except BlockingIOError:
+                guard.wait(_POLL_SECONDS)
+        yield
+
+
+def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | None, list[str]]:
+    """Run what is missing and merge the tasks that are done; nothing where all were cancelled."""
+    from defuse_core import runtime  # torch: only now that it is this run's turn
+    from defuse_core.checkpoints import load_tensors
+    from defuse_core.steps import load_step
+
+    threads = runtime.set_threads(run.resources.threads or None)
+    engine, device = _make_engine(run)
+    record = {
+        "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "machine": platform.machine(),
+        "device": device,
+        "threads": threads,
+    }
+    guard.check()
+    workspace.runs.start(run.id, record)
+    step = load_step(workspace, run.id)
+    step.work = workspace.run_folder(run.id) / "work"
+    stored = workspace.runs.artifacts(run.id)
+    for file in step.files:
+        if file.name not in stored:
+            workspace.runs.name_artifact(run.id, workspace.store_artifact(run.id, file.name, file.content))
+    failed = _run_tasks(workspace, run, step, engine, guard)
+    if failed is not None:
+        raise RuntimeError(failed)
+    tasks = workspace.runs.tasks(run.id)
+    done = [task.name for task in tasks if task.status == "done"]
+    if not done:
+        return None, []
+    guard.check()
+    merged = step.merge(
+        done, lambda name: load_tensors(workspace.artifact_path(run.id, f"{name}.safetensors"))
+    )
+    for file in merged.files:
+        workspace.runs.name_artifact(run.id, workspace.store_artifact(run.id, file.name, file.content))
+    if merged.labels:
+        workspace.annotations.append(workspace.runs.ancestry(run.id)["distill"].id, merged.labels)
+    missing = [task.name for task in tasks if task.status != "done"]
+    summary = {**merged.summary, "missing": missing} if missing else merged.summary
+    return replace(merged, summary=summary), done
+
+
+def _make_engine(run: Run) -> tuple[Engine, dict[str, Any]]:
+    """The engine, and the device as it is recorded."""
+    from defuse_core import runtime
+    from defuse_core.jobs.engine import LocalEngine
+
+    if run.resources.engine == "ray":
+        from defuse_core.jobs.ray_engine import RayEngine
+
+        return RayEngine(run.resources), {"engine": "ray", "address": run.resources.address}
+    device = runtime.resolve_device(run.resources.device)
+    return LocalEngine(device), vars(runtime.describe_device(device))
+
+
+def _run_tasks(workspace: Workspace, run: Run, step: Step, engine: Engine, guard: Guard) -> str | None:
+    """Run the tasks that are not done; the error of the first that failed, or None."""
+    tasks = workspace.runs.plan_tasks(run.id, step.tasks())
+    missing = [task.name for task in tasks if task.status != "done"]
+    recorder = Recorder(workspace, run.id)
+    errors = []
+    for task, item in engine.run(step, missing, lambda: guard.cancelled):
+        guard.check()
+        error = recorder.store(task, item)
+        if error is not None:
+            errors.append(f"{task}: {error}" if len(tasks) > 1 else error)
+    return errors[0] if errors else None
+
+
+class Recorder:
+    """Writes what tasks yield: points and files as they come, progress ten times a second."""
+
+    def __init__(self, workspace: Workspace, run_id: int) -> None:
+        self._workspace, self._run_id = workspace, run_id
+        self._files: defaultdict[str, list[Artifact]] = defaultdict(list)
+        self._written: dict[str, float] = {}
+
+    def store(self, task: str, item: Item | Started | Ended) -> str | None:
+        """Write one item; the error of a task that failed."""
+        from defuse_core.jobs.engine import Ended, Started
+        from defuse_core.steps.base import File, Point
+
+        runs, run_id = self._workspace.runs, self._run_id
+        if isinstance(item, Started):
+            runs.report_progress(run_id, task, 0, 0, {})
+        elif isinstance(item, Point):
+            runs.add_point(run_id, task, item.key, item.data)
+        elif isinstance(item, File):
+            self._files[task].append(self._workspace.store_artifact(run_id, item.name, item.content))
+        elif isinstance(item, Ended):
+            # One transaction: a task is done when, and only when, rows name its files.
+            files = self._files.pop(task, []) if item.status == "done" else []
+            runs.finish_task(run_id, task, item.status, artifacts=files, error=item.error)
+            return item.error
+        else:
+            now = time.monotonic()
+            if item.step >= item.of or now - self._written.get(task, 0.0) >= _PROGRESS_SECONDS:
+                self._written[task] = now
+                runs.report_progress(run_id, task, item.step, item.of, item.metrics)
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

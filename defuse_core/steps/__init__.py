@@ -1,0 +1,35 @@
+"""The steps of the method as runs: config and upstream runs in, artifacts out, on any engine."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from defuse_core.config import StepName, check_config
+from defuse_core.steps.base import Step
+from defuse_core.steps.source import Source
+from defuse_core.workspace import Workspace
+
+STEP_CLASSES: dict[StepName, tuple[str, str]] = {
+    "classifier": ("models", "TrainClassifier"),
+    "vae": ("models", "TrainVae"),
+    "identify": ("search", "Identify"),
+    "distill": ("search", "Distill"),
+    "map": ("search", "Map"),
+    "draw": ("search", "Draw"),
+    "annotate": ("labels", "Annotate"),
+    "correct": ("repair", "Correct"),
+    "evaluate": ("evidence", "Evaluate"),
+    "report": ("evidence", "Report"),
+}
+"""Module and class of each step; a run imports no more than its own."""
+
+
+def load_step(workspace: Workspace, run_id: int) -> Step:
+    """Make the step of a run from its config and what it stands on."""
+    run = workspace.runs.get(run_id)
+    config = check_config(run.step, run.config)
+    module, name = STEP_CLASSES[run.step]  # type: ignore[index]  # checked with the config
+    make: Any = getattr(import_module(f"{__name__}.{module}"), name)
+    step: Step = make(Source(workspace, run_id), config, run.seed)
+    return step

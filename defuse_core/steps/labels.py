@@ -1,0 +1,153 @@
+"""Labels made into verdicts, and the step `annotate`: simulated annotators in place of people.
+
+A region is judged at the τ, seed and number of draws of its latest answer; answers that were given
+at others are about other images and do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
+from defuse_core.classifier import Classifier, predict
+from defuse_core.config import AnnotationConfig
+from defuse_core.data import as_bytes
+from defuse_core.labeling import (
+    Votes,
+    collect_votes,
+    draw_images,
+    majority,
+    reach_verdict,
+    simulate_annotators,
+)
+from defuse_core.records import Annotation, Mistakes, Region, Verdict
+from defuse_core.runtime import numpy_rng
+from defuse_core.shipped import load_annotators
+from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
+from defuse_core.steps.source import Source
+from defuse_core.vae import BetaVAE, decode_images
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was said of one region, and of which draws."""
+
+    tau: float
+    seed: int
+    n_samples: int
+    annotations: list[Annotation]
+
+    @property
+    def votes(self) -> Votes:
+        """The answers on each draw."""
+        return collect_votes(self.annotations, self.n_samples)
+
+
+def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
+    """Group the answers that count by region; single mistakes are left out."""
+    found: dict[int, Answers] = {}
+    for region_id in sorted({e.region_id for e in events} - {SINGLE_MISTAKES}):
+        mine = [e for e in events if e.region_id == region_id]
+        shown = (mine[-1].tau, mine[-1].seed, mine[-1].n_samples)
+        found[region_id] = Answers(
+            *shown,
+            [
+                Annotation(region_id, e.annotator, e.label, e.sample_id)
+                for e in mine
+                if (e.tau, e.seed, e.n_samples) == shown
+            ],
+        )
+    return found
+
+
+def judge(
+    classifier: Classifier, vae: BetaVAE, regions: Sequence[Region], answers: Mapping[int, Answers],
+    *, disagreement_threshold: float,
+) -> list[Verdict]:  # fmt: skip
+    """Reach the verdict on every region that has answers, in the order of `regions`."""
+    return [
+        reach_verdict(
+            region.region_id,
+            predict(classifier, draw_images(vae, region, shown.n_samples, tau=shown.tau, seed=shown.seed)),
+            shown.annotations,
+            disagreement_threshold=disagreement_threshold,
+        )
+        for region in regions
+        if (shown := answers.get(region.region_id)) is not None
+    ]
+
+
+def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None]]:
+    """Indices of the mistakes that were labelled one by one, ascending, and their majority labels."""
+    mine = [e for e in events if e.region_id == SINGLE_MISTAKES and e.sample_id is not None]
+    of_mistake: dict[int, dict[str, int | None]] = {}
+    for event in mine:
+        of_mistake.setdefault(event.sample_id or 0, {})[event.annotator] = event.label
+    index = sorted(of_mistake)
+    return torch.tensor(index, dtype=torch.int64), [majority(list(of_mistake[i].values())) for i in index]
+
+
+def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
+    """Decode mistakes to uint8 images."""
+    return as_bytes(decode_images(vae, mistakes.latents[index]))
+
+
+class Annotate(Step):
+    """Let the five shipped digit networks label draws and single mistakes, a task an annotator."""
+
+    name = "annotate"
+
+    def __init__(self, source: Source, config: AnnotationConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.vae, self.regions, self.mistakes = source.vae(), source.regions(), source.mistakes()
+        names = source.workspace.project(source.run.project_id).class_names
+        if names != list("0123456789") or source.dataset.image_shape != (1, 28, 28):
+            raise ValueError(
+                "the simulated annotators know 28×28 digits only; label the regions yourself, or import "
+                "labels with: defuse label import FILE.csv"
+            )
+        self.annotators = load_annotators()
+        n = len(self.regions) * config.labeling.n_samples if config.n_single is None else config.n_single
+        drawn = numpy_rng(seed, "baseline").choice(
+            len(self.mistakes), min(n, len(self.mistakes)), replace=False
+        )
+        self.single = torch.from_numpy(drawn)
+
+    def tasks(self) -> list[str]:
+        """Names of the annotators."""
+        return list(self.annotators)
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Answer for every draw of every region, then for every single mistake; -1 is none of the above."""
+        shown = self.config.labeling
+        annotator = {task: self.annotators[task]}
+        answers: list[Annotation] = []
+        for number, region in enumerate(self.regions, 1):
+            images = draw_images(self.vae, region, shown.n_samples, tau=shown.tau, seed=self.seed)
+            answers += simulate_annotators(
+                annotator, images, region_id=region.region_id, threshold=self.config.min_probability
+            )
+            yield Progress(number, len(self.regions) + 1)
+        images = mistake_images(self.vae, self.mistakes, self.single)
+        answers += simulate_annotators(
+            annotator, images, region_id=SINGLE_MISTAKES, threshold=self.config.min_probability
+        )
+        yield Progress(len(self.regions) + 1, len(self.regions) + 1)
+        rows = [(a.region_id, a.sample_id or 0, -1 if a.label is None else a.label) for a in answers]
+        yield tensors_file(task, {"answers": torch.tensor(rows, dtype=torch.int64)})  # region, draw, label
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """Label events in the annotators' names."""
+        shown = self.config.labeling
+        events = []
+        for name in done:
+            for region, sample, label in read(name)[0]["answers"].tolist():
+                subject = int(self.single[sample]) if region == SINGLE_MISTAKES else sample
+                said = None if label < 0 else label
+                events.append(LabelEvent(region, name, said, subject, shown.tau, self.seed, shown.n_samples))
+        summary = {"annotators": list(done), "regions": len(self.regions), "single": len(self.single)}
+        return Merged(summary, labels=events)
