@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, preset_values
+from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, config_within, preset_values
 
 _RESERVED = frozenset({"project", "seed", "device", "threads", "engine", "address", "cpus", "gpus", "preset"})
 
@@ -46,11 +46,12 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
         text = f"{field.description or ''} (default: {_show(default)})".strip()
         flag = f"--{name.replace('_', '-')}"
+        option: Any
         if field.annotation is bool:
             option = Annotated[bool | None, typer.Option(f"{flag}/--no{flag[1:]}", help=text)]
         else:
             kind = _kind(field.annotation)
-            option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]  # type: ignore[misc]
+            option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]
         found[name] = ConfigOption(path, option, "tuple" in str(field.annotation))
     return found
 
@@ -85,18 +86,12 @@ def _fields(
     found = []
     for name, field in config.model_fields.items():
         default = getattr(given, name) if given is not None else field.default
-        inner = _inner(field.annotation)
+        inner = config_within(field.annotation)
         if inner is None:
             found.append(((*path, name), field, default))
         else:
             found += _fields(inner, (*path, name), default if isinstance(default, BaseModel) else None)
     return found
-
-
-def _inner(annotation: Any) -> type[BaseModel] | None:
-    """The config that a field holds, if it does."""
-    options = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def _kind(annotation: Any) -> str:

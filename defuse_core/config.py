@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -340,6 +340,12 @@ def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
     return values.get(step, {})
 
 
+def config_within(annotation: Any) -> type[BaseModel] | None:
+    """Return the config that a field of this type holds, if it holds one."""
+    options = get_args(annotation) or (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
 class ConfigError(ValueError):
     """A config that a step refuses; the message names the fields and what they take."""
 
@@ -361,7 +367,7 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     """
     if step not in STEPS:
         raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
-    model = STEPS[step].config  # type: ignore[index]  # just checked
+    model = STEPS[step].config
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -374,10 +380,7 @@ def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         for part in problem["loc"][:-1]:
-            inner = model.model_fields[part].annotation if part in model.model_fields else None
-            model = next(
-                (m for m in getattr(inner, "__args__", (inner,)) if hasattr(m, "model_fields")), model
-            )
+            model = config_within(model.model_fields[part].annotation) or model
         near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
         known = ", ".join(model.model_fields) or "none"
         return f"{field} is not a field; " + (f"did you mean {near[0]}?" if near else f"there are: {known}")

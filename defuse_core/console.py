@@ -19,7 +19,8 @@ _POLL_SECONDS = 0.1
 def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
     """Follow a run to its end; Ctrl-C ends the watching, not the run."""
     bar = None if bars is None else bars.add_task(run.step, total=None, told="starts")
-    seen, counts = 0, {}
+    seen = 0
+    counts: dict[str, int] = {}
     while run.live:
         tasks = workspace.runs.tasks(run.id)
         if bars is not None and bar is not None:
@@ -33,8 +34,9 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
         run = workspace.runs.get(run.id)
     if bars is not None and bar is not None:
         share = 1.0 if run.status == "done" else done_share(workspace.runs.tasks(run.id))
-        told = "" if run.status == "done" else run.status
-        bars.update(bar, completed=share, total=1.0, **({"told": told} if told else {}))
+        bars.update(bar, completed=share, total=1.0)
+        if run.status != "done":
+            bars.update(bar, told=run.status)
         bars.stop_task(bar)
     return run
 

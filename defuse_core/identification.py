@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defuse_core.classifier import Classifier
-from defuse_core.config import IdentificationConfig
+from defuse_core.config import IdentificationConfig, Precision
 from defuse_core.data import Split
 from defuse_core.records import MistakeKind, Mistakes
 from defuse_core.runtime import (
     AdaptiveBatch,
     Callback,
-    Precision,
     autocast,
     numpy_rng,
     supports_bf16,

@@ -259,8 +259,8 @@ class RunStore:
     def tasks(self, run_id: int) -> list[Task]:
         """Return the tasks of a run in order."""
         rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
-        (run,) = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,)) or [None]
-        dead = run is not None and observed_status(run) != "running"
+        run = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
+        dead = not run or observed_status(run[0]) != "running"
         return [
             Task(
                 row["name"],

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from defuse_core.annotations import LabelEvent
 from defuse_core.checkpoints import dump_tensors
 from defuse_core.config import StepName
+from defuse_core.records import Interval
 from defuse_core.runtime import Loop, Result
 
 
@@ -104,6 +105,11 @@ class Step(ABC):
             for module in value.values() if isinstance(value, dict) else (value,):
                 if isinstance(module, nn.Module):
                     module.to(device)
+
+
+def interval_json(interval: Interval) -> list[float]:
+    """Write an interval as a list; `Interval(*…)` reads it."""
+    return [interval.estimate, interval.low, interval.high, interval.n]
 
 
 def tensors_file(name: str, tensors: Mapping[str, Tensor], **metadata: object) -> File:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
@@ -41,7 +42,7 @@ from defuse_core.figures import (
 from defuse_core.labeling import collect_votes, draw_images, majority, simulate_annotators
 from defuse_core.records import FailureInstances, Interval
 from defuse_core.shipped import ANNOTATORS, load_annotators
-from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step, tensors_file
+from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.repair import SETS
 from defuse_core.steps.source import Source, unpack_classifier
@@ -129,7 +130,7 @@ class Evaluate(Step):
             task,
             tensors,
             scores=[_scores_json(s) for s in scores.values()],
-            agreement=[_interval_json(found.unanimous), found.pairwise],
+            agreement=[interval_json(found.unanimous), found.pairwise],
         )
         yield File("results.json", (json.dumps(results, indent=2) + "\n").encode())
         yield Progress(4, 4)
@@ -244,7 +245,7 @@ class Report(Step):
             for p in self.sweep["corrected"]["points"]
         ]
         names = {a.annotator for shown in self.answers.values() for a in shown.annotations}
-        figures = {
+        figures: dict[str, Callable[[], Figure]] = {
             "figure1-regions": lambda: draw_regions(self.pictures()),
             "figure4-accuracy": lambda: draw_scores(scores),
             "figure5-trade-off": lambda: draw_trade_off(
@@ -313,13 +314,9 @@ def _shares(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _interval_json(interval: Interval) -> list[float]:
-    return [interval.estimate, interval.low, interval.high, interval.n]
-
-
 def _scores_json(scores: Scores) -> dict[str, Any]:
     parts = {"test": scores.test, "region": scores.region, "validation": scores.validation}
-    intervals = {name: None if i is None else _interval_json(i) for name, i in parts.items()}
+    intervals = {name: None if i is None else interval_json(i) for name, i in parts.items()}
     return {"model": scores.model, **intervals}
 
 

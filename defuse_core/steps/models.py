@@ -15,7 +15,7 @@ from defuse_core.data import ImageDataset
 from defuse_core.evaluation import score_split
 from defuse_core.runtime import derive_seed
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae, read_card
-from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
+from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.source import Source, check_fits, pack_classifier
 from defuse_core.vae import BetaVAE, vae_config_for, vae_epochs
 
@@ -55,7 +55,7 @@ class TrainClassifier(Step):
         yield tensors_file(
             task,
             self.classifier.network.state_dict(),
-            accuracy={name: [s.estimate, s.low, s.high, s.n] for name, s in scores.items()},
+            accuracy={name: interval_json(s) for name, s in scores.items()},
             **pack_classifier(self.classifier, self.architecture, self.dataset.n_classes),
         )
 

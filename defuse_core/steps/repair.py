@@ -17,8 +17,18 @@ from defuse_core.correction import (
 )
 from defuse_core.evaluation import score_failures, score_split
 from defuse_core.labeling import failure_instances
-from defuse_core.records import FailureInstances, Interval, SweepPoint, Verdict
-from defuse_core.steps.base import File, Item, Merged, Point, Read, Step, progress, tensors_file
+from defuse_core.records import FailureInstances, SweepPoint, Verdict
+from defuse_core.steps.base import (
+    File,
+    Item,
+    Merged,
+    Point,
+    Read,
+    Step,
+    interval_json,
+    progress,
+    tensors_file,
+)
 from defuse_core.steps.labels import answers_by_region, judge, mistake_images, single_labels
 from defuse_core.steps.source import Source
 
@@ -80,13 +90,13 @@ class Correct(Step):
             "epoch": point.epoch,
             "selection": point.selection_accuracy,
             "tuned": point.tuned_accuracy,
-            "test": _ends(score_split(tuned, self.dataset.test)),
-            "region": _ends(score_failures(tuned, self.sets["test"])),
+            "test": interval_json(score_split(tuned, self.dataset.test)),
+            "region": interval_json(score_failures(tuned, self.sets["test"])),
         }
         if self.dataset.validation is not None:
-            measured["validation"] = _ends(score_split(tuned, self.dataset.validation))
+            measured["validation"] = interval_json(score_split(tuned, self.dataset.validation))
         if len(self.sets["held_out"]):
-            measured["held_out"] = _ends(score_failures(tuned, self.sets["held_out"]))
+            measured["held_out"] = interval_json(score_failures(tuned, self.sets["held_out"]))
         yield Point(task, measured)
         yield tensors_file(task, point.state, point=measured)
 
@@ -126,10 +136,6 @@ def task_of(lam: float) -> str:
     ('lam=0.1', 'lam=1', 'lam=1e-10')
     """
     return f"lam={float(lam)!r}".removesuffix(".0")
-
-
-def _ends(interval: Interval) -> list[float]:
-    return [interval.estimate, interval.low, interval.high, interval.n]
 
 
 def _prepare(

@@ -14,10 +14,10 @@ from defuse_core.distillation import membership, mixture_iterations
 from defuse_core.identification import SHARD_IMAGES, identify_shard
 from defuse_core.labeling import draw_images
 from defuse_core.projection import projection_steps
-from defuse_core.records import Mistakes, Mixture, Region
+from defuse_core.records import Mistakes, Region
 from defuse_core.runtime import AdaptiveBatch, numpy_rng
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
-from defuse_core.steps.source import Source
+from defuse_core.steps.source import Source, unpack_mixture
 from defuse_core.vae import encode_means
 
 
@@ -84,8 +84,7 @@ class Distill(Step):
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """The regions with what lies in them."""
-        tensors, metadata = read(done[0])
-        mixture = Mixture(**{n: t.numpy() for n, t in tensors.items()}, **metadata["fit"])
+        mixture = unpack_mixture(*read(done[0]))
         of_region = membership(mixture, self.mistakes.latents, min_weight=self.config.min_weight)
         regions = [
             {

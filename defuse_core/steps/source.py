@@ -83,8 +83,7 @@ class Source:
 
     def mixture(self) -> Mixture:
         """The mixture fitted to them."""
-        tensors, metadata = self.read("distill", "mixture")
-        return Mixture(**{name: tensor.numpy() for name, tensor in tensors.items()}, **metadata["fit"])
+        return unpack_mixture(*self.read("distill", "mixture"))
 
     def regions(self) -> list[Region]:
         """The regions, heaviest first."""
@@ -93,6 +92,12 @@ class Source:
     def labels(self, *, up_to: int | None) -> list[LabelEvent]:
         """The answers that count of the distill run."""
         return self.workspace.annotations.counting(self.upstream("distill").id, up_to=up_to)
+
+
+def unpack_mixture(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Mixture:
+    """Build a mixture from the file of a run."""
+    fields: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return Mixture(**fields, **metadata["fit"])
 
 
 def pack_classifier(classifier: Classifier, architecture: str, n_classes: int) -> dict[str, Any]:
