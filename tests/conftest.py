@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from defuse_core.classifier import Classifier, Preprocessing, train_classifier
 from defuse_core.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.data import ImageDataset, Split
 from defuse_core.vae import BetaVAE, train_vae
+
+if TYPE_CHECKING:
+    from tests.workspaces import Place
 
 SIZE = 8
 
@@ -89,3 +93,21 @@ def development_data() -> Path:
     if not folder:
         pytest.skip("DEFUSE_DATA is unset: it names a folder with mnist.npz, gtsrb32.npz, svhn.npz")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of a workspace of shapes, labelled; read it only, or take a copy by `place`."""
+    from tests.workspaces import make_template
+
+    home = tmp_path_factory.mktemp("template") / "home"
+    make_template(home)
+    return home
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path) -> Place:
+    """A workspace of one's own with all that the template holds."""
+    from tests.workspaces import copy_place
+
+    return copy_place(template, tmp_path / "home")

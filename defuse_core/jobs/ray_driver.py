@@ -71,8 +71,10 @@ def _run(pipe: Connection, step: Step, tasks: list[str], resources: Resources) -
 
     from defuse_core.jobs.engine import Ended
 
-    shares = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
-    work: Any = ray.remote(num_returns="streaming", max_retries=0, **shares)(work_on)
+    stream_of = ray.remote(
+        num_returns="streaming", max_retries=0, num_cpus=resources.cpus, num_gpus=resources.gpus
+    )
+    work: Any = stream_of(work_on)
     reference = ray.put(step)
     streams = {task: work.remote([reference], task, resources) for task in tasks}
     names = {stream: task for task, stream in streams.items()}

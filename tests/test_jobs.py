@@ -1,0 +1,419 @@
+"""Runs as real processes: killed, cancelled, out of disk, orphaned, and what is left of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from defuse_core.config import ConfigError, StepName
+from defuse_core.database import WorkspaceError
+from defuse_core.jobs import launcher
+from defuse_core.run_store import LiveRunError
+from defuse_core.runs import Resources, Run
+from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually
+
+LONG_SEARCH = {**SEARCH, "n_perturbations": 300}
+LONG_SWEEP: dict[str, Any] = {
+    "correction": {
+        **SWEEP["correction"],
+        "lambdas": [0.0, 1e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0],
+        "epochs": 3,
+    },
+    "baseline_lambdas": [0.1, 1.0],
+}
+ENDLESS = {**SEARCH, "n_perturbations": 30_000}
+"""A shard of this takes most of a minute."""
+
+N_KILLS = 20
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Whatever a test does, its runners and their children are gone after it, and reaped."""
+    yield
+    mine = os.getuid()
+
+    def runners() -> list[psutil.Process]:
+        found = psutil.process_iter(["cmdline", "uids"])
+        return [p for p in found if "defuse_core.jobs.runner" in (p.info["cmdline"] or [])
+                and p.info["uids"].real == mine]  # fmt: skip
+
+    eventually(lambda: not runners(), seconds=5)
+    zombies = [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
+    assert not zombies
+
+
+def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> bool:
+    """Whether two runs left the same tensors, bit for bit."""
+    return found.keys() == expected.keys() and all(
+        tensors.keys() == expected[name].keys()
+        and all(torch.equal(value, expected[name][key]) for key, value in tensors.items())
+        for name, tensors in found.items()
+    )
+
+
+def is_running(place: Place, run: Run) -> bool:
+    return place.get(run).status == "running"
+
+
+def works(place: Place, run: Run) -> bool:
+    """Whether a task of the run is under way."""
+    return any(task.status == "running" for task in place.workspace.runs.tasks(run.id))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("step", "config"), [("identify", LONG_SEARCH), ("correct", LONG_SWEEP)])
+def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(
+    step: StepName, config: dict[str, Any], template: Path, tmp_path: Path
+) -> None:
+    undisturbed = copy_place(template, tmp_path / "undisturbed")
+    started = time.monotonic()
+    expected = undisturbed.run(step, config)
+    lasted = time.monotonic() - started
+    wanted = undisturbed.tensors(expected)
+    moments = random.Random(0)
+    kills, attempt, kept = 0, 0, 0
+    while kills < N_KILLS:
+        attempt += 1
+        place = copy_place(template, tmp_path / f"attempt-{attempt}")
+        run = place.submit(step, config)
+        while kills < N_KILLS:
+            time.sleep(moments.uniform(0.0, lasted * 0.7))
+            pid = place.get(run).pid
+            if not place.get(run).live:
+                break
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+            if _state_after_death(place, run) == "done":  # written just before the signal came
+                break
+            assert place.get(run).status == "interrupted"
+            place.check_integrity()
+            done = [t.name for t in place.workspace.runs.tasks(run.id) if t.status == "done"]
+            artifacts = place.workspace.runs.artifacts(run.id)
+            assert all(f"{name}.safetensors" in artifacts for name in done)
+            kept = max(kept, len(done))
+            run = launcher.resume(place.workspace, run.id)
+        ended = place.wait(run)
+        assert ended.status == "done", ended.error
+        assert same(place.tensors(ended), wanted)
+        assert ended.summary == expected.summary
+        place.check_integrity()
+    assert kept > 0, "no kill fell into the work: the moments are badly chosen"
+
+
+def test_a_resumed_run_computes_only_what_is_missing(place: Place) -> None:
+    run = place.submit("correct", LONG_SWEEP)
+    eventually(lambda: sum(t.status == "done" for t in place.workspace.runs.tasks(run.id)) >= 3, seconds=30)
+    place_before = launcher.cancel(place.workspace, run.id)
+    assert place_before.status == "cancelled"
+    kept = {name: place.workspace.artifact_path(run.id, name).stat().st_mtime_ns
+            for name in place.workspace.runs.artifacts(run.id)}  # fmt: skip
+    assert len(kept) >= 4
+    points = {e.key: e.id for e in place.workspace.runs.events(run.id, kind="point")}
+    assert place.wait(launcher.resume(place.workspace, run.id)).status == "done"
+    for name, written in kept.items():
+        assert place.workspace.artifact_path(run.id, name).stat().st_mtime_ns == written
+    after = {e.key: e.id for e in place.workspace.runs.events(run.id, kind="point")}
+    assert points.items() <= after.items()
+    assert len(after) == len(LONG_SWEEP["correction"]["lambdas"]) + 2
+
+
+def test_a_training_goes_on_from_its_last_epoch(place: Place) -> None:
+    config = {
+        "vae": {"image_size": 8, "padding": 0, "hidden_channels": 16, "depth": 2, "latent_dim": 4},
+        "training": {"epochs": 30, "batch_size": 32, "precision": "fp32"},
+    }
+    expected = place.run("vae", config, seed=1)
+    run = place.submit("vae", config, seed=1)
+    eventually(lambda: len(place.workspace.runs.events(run.id, kind="point")) >= 5, seconds=30)
+    os.kill(place.get(run).pid, signal.SIGKILL)
+    eventually(lambda: place.get(run).status == "interrupted", seconds=2)
+    points = place.workspace.runs.events(run.id, kind="point")
+    resumed = place.wait(launcher.resume(place.workspace, run.id))
+    assert same(place.tensors(resumed), place.tensors(expected))
+    after = place.workspace.runs.events(run.id, kind="point")
+    assert [int(e.key) for e in after] == list(range(1, 31))
+    rewritten = {e.key for e in points} - {e.key for e in after if e.id in {p.id for p in points}}
+    assert len(rewritten) <= 1  # the epoch under way, whose point came before its checkpoint or after
+
+
+def test_a_run_outlives_the_process_that_asked_for_it(place: Place) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.runs import Resources\n"
+        f"run = launcher.submit(Workspace(Path({str(place.workspace.home)!r})), 1, 'identify', {SEARCH!r},\n"
+        "                      resources=Resources(device='cpu', threads=1))\n"
+        "print(run.id, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    run = place.workspace.runs.get(int(parent.stdout.readline()))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert place.wait(run).status == "done"
+
+
+def test_a_queued_run_is_cancelled_and_never_starts(place: Place) -> None:
+    with (place.workspace.home / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run computes
+        run = place.submit("identify", SEARCH)
+        time.sleep(0.5)
+        assert place.get(run).status == "queued"
+        took = _cancel(place, run)
+        assert took < 1.0
+    assert place.get(run).status == "cancelled"
+    assert place.get(run).started_at is None
+    assert not place.workspace.runs.tasks(run.id)
+
+
+def test_two_runs_do_not_compute_at_once(place: Place) -> None:
+    first, second = place.submit("identify", SEARCH), place.submit("map", {"method": "pca"})
+    for run in (first, second):
+        assert place.wait(run).status == "done"
+    spans = sorted((r.started_at or 0.0, r.finished_at or 0.0) for r in map(place.get, (first, second)))
+    assert spans[0][1] <= spans[1][0] + 0.01
+
+
+def test_a_running_run_is_cancelled_within_a_second(place: Place) -> None:
+    run = place.submit("correct", LONG_SWEEP)
+    eventually(lambda: works(place, run), seconds=30)
+    pid = place.get(run).pid
+    assert _cancel(place, run) < 1.0
+    assert place.get(run).status == "cancelled"
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    place.check_integrity()
+
+
+def test_a_run_in_one_long_native_call_is_cancelled_within_a_second(place: Place) -> None:
+    """One shard's noise is drawn in a single call of NumPy's: 19 million numbers, over a second."""
+    run = place.submit("identify", ENDLESS)
+    eventually(lambda: works(place, run), seconds=30)
+    time.sleep(0.3)
+    assert _cancel(place, run) < 1.0
+    assert place.get(run).status == "cancelled"
+
+
+def test_a_run_that_does_not_answer_is_killed_within_a_second(place: Place) -> None:
+    run = place.submit("identify", ENDLESS)
+    eventually(lambda: works(place, run), seconds=30)
+    os.kill(place.get(run).pid, signal.SIGSTOP)  # as deaf as a call that never lets go
+    assert _cancel(place, run) < 1.0
+    assert place.get(run).status == "cancelled"
+
+
+def test_a_terminated_run_keeps_what_is_done_and_says_interrupted(place: Place) -> None:
+    run = place.submit("correct", LONG_SWEEP)
+    eventually(lambda: any(t.status == "done" for t in place.workspace.runs.tasks(run.id)), seconds=30)
+    os.kill(place.get(run).pid, signal.SIGTERM)  # as at the machine's shutdown
+    assert eventually(lambda: not place.get(run).live, seconds=2) < 1.0
+    assert place.get(run).status == "interrupted"
+    assert "lam=0.safetensors" in place.workspace.runs.artifacts(run.id)
+
+
+def test_one_task_is_cancelled_and_the_others_go_on(place: Place) -> None:
+    run = place.submit("correct", LONG_SWEEP)
+    eventually(lambda: bool(place.workspace.runs.tasks(run.id)), seconds=30)
+    launcher.cancel(place.workspace, run.id, "lam=10")
+    ended = place.wait(run)
+    assert ended.status == "done"
+    assert ended.summary["missing"] == ["lam=10"]
+    assert "lam=10.safetensors" not in place.workspace.runs.artifacts(run.id)
+    assert len(ended.summary["corrected"]["points"]) == len(LONG_SWEEP["correction"]["lambdas"]) - 1
+    whole = place.wait(launcher.resume(place.workspace, run.id))
+    assert "missing" not in whole.summary
+    assert whole.summary == place.run("correct", LONG_SWEEP).summary
+
+
+def test_an_unknown_task_is_named(place: Place) -> None:
+    run = place.workspace.runs.latest(place.project.id, "identify")
+    assert run is not None
+    with pytest.raises(WorkspaceError, match=r"no task 'lam=7'; it has: shard=0000"):
+        launcher.cancel(place.workspace, run.id, "lam=7")
+
+
+def test_a_full_disk_fails_the_run_and_loses_nothing(place: Place) -> None:
+    expected = place.run("correct", SWEEP)
+    size = max(a.size for name, a in place.workspace.runs.artifacts(expected.id).items() if "lam=" in name)
+    code = (
+        "import resource; from pathlib import Path\n"
+        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.runs import Resources\n"
+        f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 1000}, {size - 1000}))\n"
+        f"run = launcher.submit(place, 1, 'correct', {SWEEP!r}, resources=Resources('cpu', 1)); print(run.id)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    run = place.wait(place.workspace.runs.get(int(told)))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "File too large" in run.error
+    assert "free disk space" in run.error
+    assert "then resume" in run.error
+    place.check_integrity()
+    assert not list(place.workspace.run_folder(run.id).glob(".*")), "a temporary file was left"
+    resumed = place.wait(launcher.resume(place.workspace, run.id))
+    assert resumed.status == "done"
+    assert same(place.tensors(resumed), place.tensors(expected))
+
+
+def test_two_processes_submit_one_run(place: Place) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.runs import Resources\n"
+        f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"launcher.submit(place, 1, 'identify', {SEARCH!r}, resources=Resources('cpu', 1))"
+    )
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    both = [subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+    for process in both:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    errors = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert "LiveRunError: identify is already" in "".join(errors)
+    runs = place.workspace.runs.of_project(place.project.id, "identify")
+    assert len(runs) == 2  # the template's, and one more
+    assert place.wait(runs[-1]).status == "done"
+
+
+def test_a_live_run_is_neither_submitted_again_nor_resumed(place: Place) -> None:
+    run = place.submit("identify", ENDLESS)
+    with pytest.raises(LiveRunError, match=f"as run {run.id}; wait for it, or stop it"):
+        place.submit("identify", SEARCH)
+    with pytest.raises(LiveRunError, match="cancel it first"):
+        launcher.resume(place.workspace, run.id)
+    with pytest.raises(WorkspaceError, match=f"run {run.id} is live; cancel it first"):
+        place.workspace.delete_project(place.project.id)
+    launcher.cancel(place.workspace, run.id)
+
+
+def test_a_run_waits_for_those_it_stands_on(place: Place) -> None:
+    search = place.submit("identify", LONG_SEARCH)
+    regions = place.submit("distill", {"n_components": 12})
+    assert place.get(regions).upstream == (search.id,)
+    ended = place.wait(regions)
+    assert ended.status == "done"
+    finished = place.get(search).finished_at
+    assert finished is not None
+    assert (ended.started_at or 0) >= finished
+
+
+def test_a_run_whose_ground_is_cancelled_fails_with_the_remedy(place: Place) -> None:
+    search = place.submit("identify", ENDLESS)
+    regions = place.submit("distill")
+    launcher.cancel(place.workspace, search.id)
+    ended = place.wait(regions)
+    assert ended.status == "failed"
+    assert ended.error == (
+        f"identify (run {search.id}) is cancelled; resume it, then resume this run: defuse resume {search.id}"
+    )
+
+
+def test_a_task_that_fails_leaves_the_others_done(place: Place) -> None:
+    sweep = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [0.1, 1e39, 1.0]}}
+    run = place.wait(place.submit("correct", sweep))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "lower learning_rate" in run.error
+    states = {task.name: task.status for task in place.workspace.runs.tasks(run.id)}
+    assert states["lam=1e+39"] == "failed"
+    assert {states["lam=0.1"], states["lam=1"], states["baseline/lam=1"]} == {"done"}
+
+
+def test_a_step_without_its_ground_names_what_to_run(place: Place) -> None:
+    with pytest.raises(WorkspaceError, match="evaluate stands on correct, of which no run is done"):
+        place.submit("evaluate")
+    with pytest.raises(ConfigError, match="identify: noise_a should be greater than 0, got -1"):
+        place.submit("identify", {"noise_a": -1})
+    assert not place.workspace.runs.of_project(place.project.id, "evaluate")
+
+
+def test_a_run_that_is_done_is_not_resumed(place: Place) -> None:
+    run = place.workspace.runs.latest(place.project.id, "identify")
+    assert run is not None
+    with pytest.raises(WorkspaceError, match="is done; submit the step again"):
+        launcher.resume(place.workspace, run.id)
+
+
+def test_changed_data_are_noticed(place: Place, template: Path) -> None:
+    source = template.parent / "shapes.npz"
+    content = source.read_bytes()
+    try:
+        import numpy as np
+
+        with np.load(source) as arrays:
+            changed = {name: arrays[name] for name in arrays.files}
+        changed["x_train"] = changed["x_train"][::-1]
+        np.savez(source, **changed)
+        run = place.wait(place.submit("identify", SEARCH))
+    finally:
+        source.write_bytes(content)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "has changed since project 'shapes' was created; put the old data back" in run.error
+
+
+def test_a_run_records_what_made_it(place: Place) -> None:
+    run = place.run("identify", SEARCH, seed=7)
+    record = run.record
+    assert record["versions"]["torch"] == torch.__version__
+    assert set(record["versions"]) == {"defuse", "torch", "numpy", "scikit-learn", "python"}
+    assert record["device"]["device"] == "cpu"
+    assert record["threads"] == 1
+    assert run.seed == 7
+    assert {**run.config, **SEARCH} == run.config
+    assert 0 < run.seconds < 60
+    assert run.finished_at is not None
+    assert run.started_at is not None
+    assert run.seconds == pytest.approx(run.finished_at - run.started_at, abs=0.2)
+
+
+def test_a_runner_takes_only_the_run_it_was_given(place: Place) -> None:
+    run = place.workspace.runs.latest(place.project.id, "identify")
+    assert run is not None
+    command = [sys.executable, "-m", "defuse_core.jobs.runner", str(place.workspace.home), str(run.id)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert f"defuse resume {run.id}" in done.stderr
+    assert place.get(run).status == "done"
+
+
+def test_a_dead_ray_address_is_refused_at_once(place: Place) -> None:
+    started = time.monotonic()
+    with pytest.raises(WorkspaceError, match=r"no Ray cluster answers at 127\.0\.0\.1:9 .*ray start --head"):
+        place.submit("identify", SEARCH, resources=Resources(engine="ray", address="127.0.0.1:9"))
+    assert time.monotonic() - started < 5
+    with pytest.raises(WorkspaceError, match="address must be HOST:PORT or local"):
+        place.submit("identify", SEARCH, resources=Resources(engine="ray", address="nowhere"))
+
+
+def _state_after_death(place: Place, run: Run) -> str:
+    """The state that a killed run reads as, within two seconds."""
+    eventually(lambda: not place.get(run).live, seconds=2.0)
+    return place.get(run).status
+
+
+def _cancel(place: Place, run: Run) -> float:
+    """Cancel a run; the seconds until it reads as ended."""
+    started = time.monotonic()
+    launcher.cancel(place.workspace, run.id)
+    eventually(lambda: not place.get(run).live, seconds=3)
+    return time.monotonic() - started

@@ -1,0 +1,376 @@
+"""What runs leave behind equals what the core computes in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from defuse_core.annotations import LabelEvent
+from defuse_core.classifier import accuracy, predict
+from defuse_core.config import STEPS, CorrectionConfig, DistillationConfig, IdentificationConfig
+from defuse_core.correction import apply_point, find_flips, sweep_lambdas
+from defuse_core.distillation import fit_mixture, membership
+from defuse_core.evaluation import score_failures, score_split
+from defuse_core.identification import identify
+from defuse_core.jobs.engine import Ended, LocalEngine, run_task
+from defuse_core.labeling import draw_images
+from defuse_core.projection import project
+from defuse_core.records import FailureInstances, Mistakes
+from defuse_core.runs import Run
+from defuse_core.steps import STEP_CLASSES, load_step
+from defuse_core.steps.labels import answers_by_region, judge
+from defuse_core.steps.repair import Correct
+from defuse_core.steps.search import stratified_sample
+from defuse_core.steps.source import Source, unpack_classifier
+from tests.workspaces import SEARCH, SWEEP, Place, copy_place
+
+
+@pytest.fixture(scope="module")
+def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A workspace in which every step was run, but the annotators' who know digits only."""
+    place = copy_place(template, tmp_path_factory.mktemp("whole") / "home")
+    place.run("map", {"method": "tsne", "n_codes": 100, "n_mistakes": 50})
+    place.run("draw", {"n_draws": 4, "taus": [0.0, 0.5]})
+    place.run("correct", SWEEP)
+    place.run("evaluate")
+    place.run("report")
+    return place
+
+
+def latest(place: Place, step: str) -> Run:
+    run = place.workspace.runs.latest(place.project.id, step)
+    assert run is not None
+    return run
+
+
+def source_of(place: Place, step: str) -> Source:
+    return Source(place.workspace, latest(place, step).id)
+
+
+def test_every_step_of_the_config_has_a_class() -> None:
+    assert STEP_CLASSES.keys() == STEPS.keys()
+
+
+def test_mistakes_are_those_of_algorithm_1(whole: Place) -> None:
+    source = source_of(whole, "identify")
+    expected = identify(
+        source.classifier(), source.vae(), source.dataset.train, config=IdentificationConfig(**SEARCH), seed=0
+    )
+    found = source_of(whole, "distill").mistakes()
+    assert len(found) > 500
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
+    summary = latest(whole, "identify").summary
+    assert summary == {"mistakes": expected.counts(), "searched": 1280, "images": 1280}
+
+
+def test_shards_are_gone_once_they_are_merged(whole: Place) -> None:
+    run = latest(whole, "identify")
+    assert set(whole.workspace.runs.artifacts(run.id)) == {"mistakes.safetensors"}
+    folder = whole.workspace.run_folder(run.id)
+    assert {p.name for p in folder.iterdir()} == {"mistakes.safetensors", "config.json", "log.txt"}
+    points = whole.workspace.runs.events(run.id, kind="point")
+    assert sum(point.data["images"] for point in points) == 1280
+    assert sum(point.data["perturbation"] for point in points) == run.summary["mistakes"]["perturbation"]
+
+
+def test_regions_are_those_of_the_mixture(whole: Place) -> None:
+    source = source_of(whole, "distill")
+    config = DistillationConfig(n_components=12)
+    mistakes = source.mistakes()
+    expected = fit_mixture(mistakes.latents, config=config, seed=0)
+    mixture = source.mixture()
+    np.testing.assert_array_equal(mixture.means, expected.means)
+    assert (mixture.n_iter, mixture.converged) == (expected.n_iter, expected.converged)
+    of_region = membership(expected, mistakes.latents)
+    told = {r["region_id"]: r for r in latest(whole, "distill").summary["regions"]}
+    assert list(told) == [r.region_id for r in expected.regions(config.min_weight)]
+    for region_id, row in told.items():
+        assert row["mistakes"] == int((of_region == region_id).sum())
+        assert row["kinds"] == mistakes[of_region == region_id].counts()
+
+
+def test_the_map_holds_codes_and_mistakes_together(whole: Place) -> None:
+    source, run = source_of(whole, "map"), latest(whole, "map")
+    stored = whole.tensors(run)["tsne.safetensors"]
+    mistakes = source.mistakes()
+    codes = stored["train_index"]
+    assert torch.equal(codes, stratified_sample(source.dataset.train.labels, 100, seed=0))
+    with torch.inference_mode():
+        latents = torch.cat(
+            [source.vae().encode(source.dataset.train.images[codes])[0],
+             mistakes.latents[stored["mistake_index"]]]
+        )  # fmt: skip
+    expected = project(latents, method="tsne", seed=0).points
+    np.testing.assert_allclose(stored["points"].numpy(), expected, atol=1e-4)
+    assert stored["points"].shape == (150, 2)
+    assert torch.equal(
+        stored["mistake_region"], membership(source.mixture(), mistakes.latents[stored["mistake_index"]])
+    )
+    assert run.summary == {
+        "method": "tsne", "codes": 100, "codes_of": 1280, "mistakes": 50, "mistakes_of": len(mistakes),
+    }  # fmt: skip
+
+
+def test_the_strip_is_the_frozen_draws_at_every_tau(whole: Place) -> None:
+    source, run = source_of(whole, "draw"), latest(whole, "draw")
+    regions = source.regions()
+    files = whole.tensors(run)
+    assert set(files) == {f"region={region.region_id}.safetensors" for region in regions}
+    for region in regions[:3]:
+        strip = files[f"region={region.region_id}.safetensors"]
+        assert strip["images"].shape == (2, 4, 1, 8, 8)
+        for images, predictions, tau in zip(strip["images"], strip["predictions"], (0.0, 0.5), strict=True):
+            assert torch.equal(images, draw_images(source.vae(), region, 4, tau=tau, seed=0))
+            assert torch.equal(predictions, predict(source.classifier(), images))
+
+
+def test_points_of_the_sweep_are_those_of_the_core(whole: Place) -> None:
+    source, run = source_of(whole, "correct"), latest(whole, "correct")
+    files = whole.tensors(run)
+    sets = {
+        name: FailureInstances(*(files["failures.safetensors"][f"{name}.{part}"]
+                                 for part in ("images", "labels", "ids")))
+        for name in ("tune", "test", "single", "held_out")
+    }  # fmt: skip
+    config = CorrectionConfig(**SWEEP["correction"])
+    classifier, dataset = source.classifier(), source.dataset
+    points = list(
+        sweep_lambdas(
+            classifier, dataset.train, sets["tune"], config=config, seed=0, selection=dataset.selection
+        )
+    )
+    stored = {e.data["lam"]: e.data for e in whole.workspace.runs.events(run.id, kind="point")
+              if e.task.startswith("lam=")}  # fmt: skip
+    assert list(stored) == [p.lam for p in points]
+    for point in points:
+        told, tuned = stored[point.lam], apply_point(classifier, point)
+        assert told["epoch"] == point.epoch
+        assert told["selection"] == point.selection_accuracy
+        assert told["tuned"] == point.tuned_accuracy
+        assert told["test"][0] == accuracy(tuned, dataset.test)
+        assert told["region"][0] == score_failures(tuned, sets["test"]).estimate
+    chosen = run.summary["corrected"]["chosen"]
+    weights = next(p.state for p in points if p.lam == chosen["lam"])
+    assert all(torch.equal(files["corrected.safetensors"][n], w) for n, w in weights.items())
+    assert run.summary["baseline"]["chosen"]["lam"] == 1.0
+    assert len(sets["held_out"]) == 0
+
+
+def test_failures_are_drawn_at_the_tau_of_their_labels(place: Place) -> None:
+    regions = latest(place, "distill")
+    source = Source(place.workspace, regions.id)
+    before = judge(
+        source.classifier(), source.vae(), source.regions(),
+        answers_by_region(place.workspace.annotations.counting(regions.id)), disagreement_threshold=0.5,
+    )  # fmt: skip
+    chosen = next(v for v in before if v.is_failure)
+    place.workspace.annotations.append(
+        regions.id, [LabelEvent(chosen.region_id, "Ada", chosen.label, None, tau=0.01, seed=5, n_samples=4)]
+    )
+    run = place.run("correct", SWEEP)
+    stored = place.tensors(run)["failures.safetensors"]
+    region = next(r for r in source.regions() if r.region_id == chosen.region_id)
+    mine = stored["tune.images"][stored["tune.ids"] == chosen.region_id]
+    assert torch.equal(mine, draw_images(source.vae(), region, 16, tau=0.01, seed=0, purpose="tune"))
+    answers = answers_by_region(place.workspace.annotations.counting(regions.id))[chosen.region_id]
+    assert (answers.tau, answers.seed, answers.n_samples) == (0.01, 5, 4)
+    assert [a.sample_id for a in answers.annotations] == [None]  # those at the old τ are of other images
+
+
+def test_labels_that_come_later_make_the_correction_stale_and_do_not_change_it(place: Place) -> None:
+    run = place.run("correct", SWEEP)
+    regions = latest(place, "distill")
+    assert not place.get(run).stale
+    place.workspace.annotations.append(regions.id, [LabelEvent(0, "Bob", None, 0)])
+    assert place.get(run).stale
+    evaluation = place.run("evaluate")
+    assert evaluation.stale
+    again = place.run("correct", {**SWEEP, "last_annotation": run.last_annotation})
+    assert again.summary == run.summary
+
+
+def test_regions_held_out_are_drawn_but_never_tuned_on(place: Place) -> None:
+    sweep = {**SWEEP, "correction": {**SWEEP["correction"], "held_out_share": 0.5}}
+    run = place.run("correct", sweep)
+    stored = place.tensors(run)["failures.safetensors"]
+    tuned, held_out = (set(stored[f"{name}.ids"].tolist()) for name in ("tune", "held_out"))
+    assert tuned
+    assert held_out
+    assert not tuned & held_out
+    assert tuned == set(stored["test.ids"].tolist())
+    point = run.summary["corrected"]["chosen"]
+    corrected = unpack_classifier(*(Source(place.workspace, run.id).read("classifier", "classifier")))
+    corrected.network.load_state_dict(place.tensors(run)["corrected.safetensors"])
+    expected = score_failures(
+        corrected,
+        FailureInstances(*(stored[f"held_out.{part}"] for part in ("images", "labels", "ids"))),
+    )
+    assert point["held_out"] == [expected.estimate, expected.low, expected.high, expected.n]
+    results = place.run("evaluate")
+    told = json.loads(place.workspace.artifact_path(results.id, "results.json").read_text())
+    assert told["held_out"]["regions"] == len(held_out)
+    assert told["held_out"]["after"] == expected.estimate
+
+
+def test_evidence_is_measured_on_the_stored_weights(whole: Place) -> None:
+    source = source_of(whole, "evaluate")
+    results = json.loads(
+        whole.workspace.artifact_path(latest(whole, "evaluate").id, "results.json").read_text()
+    )
+    before = source.classifier()
+    corrected = source.classifier()
+    corrected.network.load_state_dict(whole.tensors(latest(whole, "correct"))["corrected.safetensors"])
+    test = source.dataset.test
+    assert results["before"]["test"] == score_split(before, test).estimate
+    assert results["defuse"]["test"] == score_split(corrected, test).estimate
+    flips = find_flips(before, corrected, test)
+    assert results["flips"]["fixed"] == len(flips.fixed)
+    assert results["flips"]["broken"] == len(flips.broken)
+    change = (results["defuse"]["test"] - results["before"]["test"]) * len(test)
+    assert round(change) == len(flips.fixed) - len(flips.broken)
+    assert [row["lam"] for row in results["sweep"]] == SWEEP["correction"]["lambdas"]
+    chosen = next(row for row in results["sweep"] if row["lam"] == results["defuse"]["lam"])
+    assert (chosen["test"], chosen["region"]) == (results["defuse"]["test"], results["defuse"]["region"])
+    assert results["label_agreement"] is None  # a person's labels: nobody to ask for more
+    assert results["settings"]["identify"]["n_perturbations"] == SEARCH["n_perturbations"]
+    assert results["defuse"]["region"] > results["before"]["region"] + 0.2
+
+
+def test_the_report_holds_the_figures_and_the_table(whole: Place) -> None:
+    report = latest(whole, "report")
+    names = set(whole.workspace.runs.artifacts(report.id))
+    figures = ("1-regions", "4-accuracy", "5-trade-off", "6-novelty", "7-agreement")
+    assert names == {f"figure{f}.{kind}" for f in figures for kind in ("png", "svg")} | {
+        "results.json", "figure4.md",
+    }  # fmt: skip
+    for name in names:
+        content = whole.workspace.artifact_path(report.id, name).read_bytes()
+        assert content.startswith(b"\x89PNG") == name.endswith(".png")
+        assert (b"<svg" in content) == name.endswith(".svg")
+    results = report.summary["results"]
+    table = whole.workspace.artifact_path(report.id, "figure4.md").read_text()
+    assert f"| Defuse | {results['defuse']['test']:.3f} [" in table
+
+
+def test_a_correction_without_a_baseline_is_reported(place: Place) -> None:
+    place.run("correct", {**SWEEP, "baseline_lambdas": []})
+    place.run("evaluate")
+    report = place.run("report")
+    assert report.summary["results"]["baseline"] is None
+    table = place.workspace.artifact_path(report.id, "figure4.md").read_text()
+    assert "identified mistakes" not in table
+    assert "| before |" in table
+
+
+@pytest.mark.parametrize("method", ["umap", "pca"])
+def test_other_maps(place: Place, method: Any) -> None:
+    run = place.run("map", {"method": method, "n_codes": 60, "n_mistakes": 20})
+    points = place.tensors(run)[f"{method}.safetensors"]["points"]
+    assert points.shape == (80, 2)
+    assert bool(points.isfinite().all())
+
+
+def test_weights_can_be_brought(place: Place) -> None:
+    trained = latest(place, "classifier")
+    content = place.workspace.artifact_path(trained.id, "classifier.safetensors").read_bytes()
+    blob = place.workspace.add_blob(place.project.id, "mine.safetensors", [content])
+    brought = place.run("classifier", {"architecture": "resnet_small", "weights": f"blob:{blob.sha256}"})
+    assert brought.summary == trained.summary
+    vae = place.workspace.artifact_path(latest(place, "vae").id, "vae.safetensors").read_bytes()
+    blob = place.workspace.add_blob(place.project.id, "vae.safetensors", [vae])
+    again = place.run("vae", {"weights": f"blob:{blob.sha256}"})  # the file says how it is built
+    stored = place.tensors(again)["vae.safetensors"]
+    assert all(torch.equal(stored[name], tensor) for name, tensor in safetensors.torch.load(vae).items())
+
+
+@pytest.mark.parametrize(
+    ("step", "config", "told"),
+    [
+        ("classifier", {"architecture": "vgg_small", "weights": "blob:WRONG"}, "does not fit VggSmall"),
+        ("classifier", {"weights": "blob:0"}, "the project has no upload 0…; upload the file again"),
+        ("classifier", {"weights": "there.pt"}, "weights must be shipped:<name> or blob:<sha256>"),
+        ("classifier", {"weights": "shipped:demo-classifier"}, "does not take images of (1, 8, 8)"),
+        ("classifier", {"weights": "shipped:nothing"}, "lacks nothing.json"),
+        ("classifier", {"architecture": "mnist_cnn"}, "set preprocessing.image_size to the size"),
+        ("vae", {"weights": "shipped:demo-vae"}, "images must be (n, 1, 28, 28), got (1, 1, 8, 8)"),
+        ("vae", {"vae": {"image_size": 8, "padding": 0, "channels": 3}}, "images must be (n, 3, 8, 8)"),
+        ("annotate", {}, "the simulated annotators know 28×28 digits only"),
+        ("draw", {"region_ids": [99]}, "there is no region 99"),
+    ],
+)
+def test_what_cannot_be_run_says_why(place: Place, step: Any, config: dict[str, Any], told: str) -> None:
+    if config.get("weights") == "blob:WRONG":
+        content = place.workspace.artifact_path(latest(place, "classifier").id, "classifier.safetensors")
+        blob = place.workspace.add_blob(place.project.id, "x", [content.read_bytes()])
+        config = {**config, "weights": f"blob:{blob.sha256}"}
+    run = place.wait(place.submit(step, config))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert told in run.error
+
+
+def test_a_correction_without_labels_names_the_remedy(place: Place) -> None:
+    place.run("distill", {"n_components": 12}, seed=1)
+    run = place.wait(place.submit("correct", SWEEP))
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "no region is labelled; label some" in run.error
+
+
+def test_a_correction_without_failures_names_the_remedy(place: Place) -> None:
+    run = place.run("distill", {"n_components": 12}, seed=1)
+    source = Source(place.workspace, run.id)
+    right = [
+        LabelEvent(region.region_id, "Ada", label, sample)
+        for region in source.regions()
+        for sample, label in enumerate(
+            predict(source.classifier(), draw_images(source.vae(), region, 10, tau=0.5, seed=0)).tolist()
+        )
+    ]
+    place.workspace.annotations.append(run.id, right)
+    ended = place.wait(place.submit("correct", SWEEP))
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert "labelled regions is a failure; label more" in ended.error
+
+
+def test_an_incomplete_search_says_how_much_was_searched(whole: Place) -> None:
+    step = load_step(whole.workspace, latest(whole, "identify").id)
+    shards: dict[str, Any] = {}
+    for task in ("shard=0000", "shard=0019"):
+        (content,) = [item.content for item in step.run(task) if hasattr(item, "content")]
+        shards[task] = (safetensors.torch.load(content), {})
+    merged = step.merge(list(shards), lambda name: shards[name])
+    assert merged.summary["searched"] == 128
+    found = Mistakes(**safetensors.torch.load(merged.files[0].content))
+    assert set((found.source_index // 64).tolist()) == {0, 19}
+
+
+def test_an_error_of_the_method_ends_the_task_and_a_bug_ends_the_run(whole: Place) -> None:
+    step = load_step(whole.workspace, latest(whole, "correct").id)
+    assert isinstance(step, Correct)
+    assert list(run_task(step, "lam=-1"))[-1] == Ended(
+        "failed", "tuning needs failure instances and lam of 0 or more, got 128 and -1.0; "
+        "label at least one failure region, or one mistake",
+    )  # fmt: skip
+    del step.sets
+    with pytest.raises(AttributeError):
+        list(LocalEngine(torch.device("cpu")).run(step, ["lam=1"], lambda: frozenset()))
+
+
+def test_stratified_samples_keep_the_shares() -> None:
+    labels = torch.cat([torch.zeros(700), torch.ones(200), torch.full((100,), 2)]).long()
+    labels = labels[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    chosen = stratified_sample(labels, 100, seed=0)
+    assert labels[chosen].bincount().tolist() == [70, 20, 10]
+    assert len(chosen.unique()) == 100
+    assert torch.equal(chosen, stratified_sample(labels, 100, seed=0))
+    assert not torch.equal(chosen, stratified_sample(labels, 100, seed=1))
+    assert torch.equal(stratified_sample(labels, 5000, seed=0), torch.arange(1000))
