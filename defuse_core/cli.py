@@ -390,9 +390,10 @@ def demo(
     console.print(
         "Defuse on 5,000 handwritten digits: what does its classifier get wrong that no test shows?\n"
     )
+    resources = Resources(device=device)
+    launcher.probe(resources)
     workspace = Workspace()
     chosen = demo_project(workspace, project)
-    resources = Resources(device=device)
     bars = shown.progress_bars(console)
     try:
         with bars:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -138,13 +139,17 @@ def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = N
 
 
 def probe(resources: Resources) -> None:
-    """Check in seconds that something listens at a Ray address; Ray itself would wait a minute.
+    """Check where a run is to compute, as far as that can be seen from here, in seconds.
+
+    Whether something listens at a Ray address is asked here, since Ray would wait for minutes.
 
     Raises
     ------
     WorkspaceError
-        If nothing does, or the address is malformed.
+        If device or address are malformed, or nothing listens.
     """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", resources.device):
+        raise WorkspaceError(f"device must be auto, cpu, mps, cuda or cuda:<n>, got {resources.device!r}")
     if resources.engine != "ray" or resources.address in (None, "local"):
         return
     host, _, port = str(resources.address).rpartition(":")

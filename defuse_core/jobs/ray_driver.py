@@ -30,7 +30,7 @@ _ENVIRONMENT = {
     "RAY_py_gcs_connect_timeout_s": "2",
     "RAY_gcs_rpc_server_connect_timeout_s": "2",
 }
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray listens on every interface
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray takes 127.0.0.1 for every interface
 _WAIT_SECONDS = 0.2
 
 _held: dict[str, Any] = {}  # of a worker: the step, by the reference that it came by
@@ -44,7 +44,8 @@ class Ready:
 def drive(pipe: Connection, resources: Resources) -> None:
     """Run tasks on Ray until all have ended; the child's main function."""
     local = resources.address == "local"
-    os.environ.update({**_ENVIRONMENT, **(_LOOPBACK if local else {})})
+    here = local or str(resources.address).startswith(("127.", "localhost"))
+    os.environ.update({**_ENVIRONMENT, **(_LOOPBACK if here else {})})
     if not local and (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # what a head started here asks for
     try:

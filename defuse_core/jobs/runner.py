@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -118,6 +119,7 @@ def main(home: Path, run_id: int) -> int:
         guard.end("cancelled")
         return 1
     guard.end("done", summary=merged.summary)
+    shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
     if merged.replaces_tasks and len(done) == len(workspace.runs.tasks(run_id)):
         names = [f"{task}.safetensors" for task in done]
         workspace.runs.forget_artifacts(run_id, names)  # rows first

@@ -1,0 +1,239 @@
+"""The command line as people and scripts call it, each command a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from defuse_core.jobs import launcher
+from defuse_core.runs import Run
+from tests.workspaces import Place, copy_place, eventually
+
+Defuse = Callable[..., subprocess.CompletedProcess[str]]
+
+SEARCH = ("--n-perturbations", "60", "--centred", "--noise-scale", "6", "--max-mistakes-per-image", "4")
+ENDLESS = ("--n-perturbations", "30000")
+SWEEP = ("--lambdas", "0.1,1", "--epochs", "1", "--instances-per-region", "16", "--baseline-lambdas", "1")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "defuse_core.cli", *words]
+
+
+@pytest.fixture
+def defuse(place: Place, tmp_path: Path) -> Defuse:
+    """Runs `defuse` in the copied workspace."""
+    return in_workspace(place, tmp_path)
+
+
+def in_workspace(place: Place, folder: Path) -> Defuse:
+    def run(*words: str, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home), "COLUMNS": "120"}
+        done = subprocess.run(
+            command(*words), cwd=folder, env=env, input=stdin, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def newest(place: Place, step: str) -> Run:
+    return place.workspace.runs.of_project(place.project.id, step)[-1]
+
+
+def test_the_whole_method_from_the_command_line(
+    template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("cli")
+    place = copy_place(template, folder / "home")
+    defuse = in_workspace(place, folder)
+    (folder / "data.npz").write_bytes((template.parent / "shapes.npz").read_bytes())
+    told = defuse("new", "mine", "--data", "data.npz").stdout  # relative: remembered whole
+    assert "1,280 train, 60 validation, 120 test images of 1×8×8, 3 classes" in told
+    p = ("-p", "mine")
+    training = ("--optimizer", "adam", "--learning-rate", "1e-4", "--epochs", "1")
+    defuse("train-classifier", *p, "--architecture", "resnet_small", *training)
+    shape = ("--image-size", "8", "--padding", "0", "--hidden-channels", "16", "--depth", "2")
+    defuse(
+        "train-vae", *p, *shape, "--latent-dim", "4", "--epochs", "20", "--beta", "0.2", "--batch-size", "32"
+    )
+    found = json.loads(defuse("identify", *p, *SEARCH, "--json").stdout)
+    assert found["status"] == "done"
+    assert sum(found["summary"]["mistakes"].values()) > 100
+    assert found["config"]["n_perturbations"] == 60
+    assert "regions: " in defuse("distill", *p, "--n-components", "12").stdout
+    defuse("map", *p, "--method", "pca")
+    defuse("draw", *p, "--n-draws", "4", "--taus", "0.5")
+    (mine,) = (q for q in place.workspace.projects() if q.name == "mine")
+    regions = place.workspace.runs.latest(mine.id, "distill")
+    assert regions is not None
+    rows = "".join(f"{r['region_id']},Ada,row\n" for r in regions.summary["regions"])
+    assert (
+        "labels added" in defuse("label", "import", "-", *p, stdin="region,annotator,label\n" + rows).stdout
+    )
+    defuse("correct", *p, *SWEEP)
+    defuse("evaluate", *p)
+    report = defuse("report", *p, "--out", "evidence").stdout
+    assert "Figure 4" in report
+    results = json.loads((folder / "evidence" / "results.json").read_text())
+    assert f"{results['defuse']['test']:.3f} [" in report
+    assert (folder / "evidence" / "figure1-regions.png").read_bytes().startswith(b"\x89PNG")
+    listed = json.loads(defuse("runs", *p, "--json").stdout)
+    assert [r["status"] for r in listed] == ["done"] * 9
+    shown = [line for line in defuse("runs", *p).stdout.splitlines() if " mine " in line]
+    assert len(shown) == 9
+
+
+def test_labels_go_out_and_in_as_csv(defuse: Defuse, place: Place) -> None:
+    text = defuse("label", "export").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    regions = newest(place, "distill")
+    before = place.workspace.annotations.counting(regions.id)
+    assert len(rows) == len(before)
+    assert {row["label"] for row in rows} <= {"row", "column", "diagonal"}
+    defuse("label", "export", "--out", "labels.csv")
+    told = json.loads(defuse("label", "import", "labels.csv", "--json").stdout)
+    assert told == {"run": regions.id, "added": len(before)}
+    after = place.workspace.annotations.counting(regions.id)
+    same = [(e.region_id, e.sample_id, e.annotator, e.label, e.tau, e.seed, e.n_samples) for e in after]
+    assert same[: len(before)] == same[len(before) :]
+    assert defuse("label", "export").stdout.count("\n") == 2 * len(before) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("region,annotator\n1,Ada\n", "lacks the columns label"),
+        ("region,annotator,label\n4,Ada,circle\n", "line 2: label must be one of row, column, diagonal"),
+        ("region,annotator,label\n99,Ada,row\n", "line 2: there is no region 99"),
+        ("region,annotator,label\n4,Ada,row\n4,,row\n", "line 3: annotator must be named"),
+    ],
+)
+def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Place) -> None:
+    before = place.workspace.annotations.last_id(newest(place, "distill").id)
+    done = defuse("label", "import", "-", stdin=text, code=1)
+    assert told in done.stderr
+    assert place.workspace.annotations.last_id(newest(place, "distill").id) == before
+
+
+def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
+    env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}
+    watching = subprocess.Popen(
+        command("identify", *SEARCH), cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+    n_before = len(place.workspace.runs.of_project(place.project.id))
+    eventually(lambda: len(place.workspace.runs.of_project(place.project.id)) > n_before - 1, seconds=20)
+    eventually(lambda: newest(place, "identify").has_runner and newest(place, "identify").live, seconds=20)
+    watching.send_signal(signal.SIGINT)
+    stderr = watching.communicate(timeout=20)[1]
+    assert watching.returncode == 130
+    run = newest(place, "identify")
+    assert f"run {run.id} goes on; stop it with: defuse cancel {run.id}" in stderr
+    assert place.wait(run).status == "done"
+
+
+def test_detached_cancelled_and_resumed(defuse: Defuse, place: Place) -> None:
+    told = json.loads(defuse("correct", *SWEEP[:3], "8", *SWEEP[4:], "--detach", "--json").stdout)
+    assert told["status"] in ("queued", "running")
+    run = place.workspace.runs.get(told["run"])
+    eventually(lambda: place.get(run).status == "running", seconds=20)
+    assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout
+    assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout  # again: no error
+    listed = {r["run"]: r["status"] for r in json.loads(defuse("runs", "--json").stdout)}
+    assert listed[run.id] == "cancelled"
+    resumed = json.loads(defuse("resume", str(run.id), "--json").stdout)
+    assert resumed["status"] == "done"
+    assert "is done; submit the step again" in defuse("resume", str(run.id), code=1).stderr
+
+
+def test_exit_codes(defuse: Defuse, place: Place, tmp_path: Path) -> None:
+    assert (
+        "noise_a should be greater than 0, got '-1'" in defuse("identify", "--noise-a", "-1", code=2).stderr
+    )
+    assert "preset must be one of mnist, svhn" in defuse("identify", "--preset", "cifar", code=2).stderr
+    defuse("identify", "--seed", "-1", code=2)
+    defuse("identify", "--nonsense", code=2)
+    assert "needs --address" in defuse("identify", "--engine", "ray", code=2).stderr
+    assert "must be local or ray" in defuse("identify", "--engine", "dask", code=2).stderr
+    assert "stands on correct" in defuse("evaluate", code=1).stderr
+    assert "no Ray cluster answers" in defuse(
+        "identify", "--engine", "ray", "--address", "127.0.0.1:9", code=1
+    ).stderr  # fmt: skip
+    told = json.loads(defuse("cancel", "99", "--json", code=1).stdout)
+    assert told == {"error": "there is no run 99; see: defuse runs"}
+    failed = defuse("draw", "--region-ids", "99", "--json", code=1)
+    assert json.loads(failed.stdout)["error"].startswith("there is no region 99")
+
+    env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}
+    watching = subprocess.Popen(
+        command("identify", *ENDLESS, "--json"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+    )
+    n_before = newest(place, "identify").id
+    eventually(lambda: newest(place, "identify").id > n_before or watching.poll() is not None, seconds=20)
+    run = newest(place, "identify")
+    launcher.cancel(place.workspace, run.id)
+    stdout = watching.communicate(timeout=20)[0]
+    assert watching.returncode == 3
+    assert json.loads(stdout)["status"] == "cancelled"
+
+
+def test_one_run_is_shown_whole(defuse: Defuse, place: Place) -> None:
+    run = newest(place, "vae")
+    told = json.loads(defuse("runs", str(run.id), "--json").stdout)
+    assert told["tasks"][0]["name"] == "vae"
+    assert told["record"]["versions"]["torch"]
+    assert Path(told["log"]).is_file()
+    text = defuse("runs", str(run.id)).stdout
+    assert '"latent_dim": 4' in text
+    assert "20 of 20" in text
+
+
+def test_garbage_is_collected_and_projects_deleted(defuse: Defuse, place: Place) -> None:
+    litter = place.workspace.run_folder(99) / "half.safetensors"
+    litter.parent.mkdir()
+    litter.write_bytes(b"x" * 1000)
+    os.utime(litter, (0, 0))
+    assert json.loads(defuse("gc", "--json").stdout) == {"files": 1, "bytes": 1000}
+    place.check_integrity()
+    assert json.loads(defuse("projects", "--json").stdout)[0]["name"] == "shapes"
+    defuse("delete", "shapes", stdin="n\n", code=1)
+    assert place.workspace.projects()
+    defuse("delete", "shapes", "--yes")
+    assert not place.workspace.projects()
+    assert not list((place.workspace.home / "runs").iterdir())
+    assert "create one with: defuse new NAME" in defuse("identify", code=1).stderr
+
+
+def test_several_projects_need_a_choice(defuse: Defuse, place: Place) -> None:
+    place.workspace.create_project("other", dataset=place.project.dataset)
+    told = defuse("identify", code=1).stderr
+    assert "there are 2 projects; choose one with --project: shapes, other" in told
+    assert (
+        "there is no project 'third'; there are: shapes, other" in defuse("map", "-p", "third", code=1).stderr
+    )
+
+
+def test_a_preset_sets_what_is_not_given(defuse: Defuse, place: Place) -> None:
+    words = ("identify", "--preset", "svhn", "--n-perturbations", "2", "--detach", "--json")
+    told: dict[str, Any] = json.loads(defuse(*words).stdout)
+    assert (told["config"]["noise_a"], told["config"]["n_perturbations"]) == (75, 2)
+    place.wait(place.workspace.runs.get(told["run"]))
+
+
+def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:
+    (tmp_path / "broken.npz").write_bytes(b"no")
+    assert "is not a readable .npz" in defuse("new", "x", "--data", "broken.npz", code=1).stderr
+    assert "is not a data set" in defuse("new", "x", "--data", "nowhere", code=1).stderr
+    assert "there is a project 'shapes' already" in defuse("new", "shapes", "--data", "digits", code=1).stderr
