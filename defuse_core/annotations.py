@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,7 +120,7 @@ class Annotations:
 def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
     """Write answers as CSV with class names; an empty sample is the whole region."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out)
     writer.writerow(CSV_COLUMNS)
     for e in events:
         label = NONE_OF_THE_ABOVE if e.label is None else class_names[e.label]
@@ -157,35 +158,46 @@ def from_csv(
             f"and should be {','.join(CSV_COLUMNS)}"
         )
     sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
-    return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
+    try:
+        return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
+    except csv.Error as error:
+        raise WorkspaceError(
+            f"line {reader.line_num}: {error}; check the quotes, and save the file as CSV again"
+        ) from None
 
 
 def _parse(
     row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None]
 ) -> LabelEvent:
-    def value(name: str, default: str = "") -> str:
-        return (row.get(name) or default).strip()
+    def whole(name: str, default: str, lowest: int) -> int:
+        text = (row.get(name) or "").strip() or default
+        if not text.lstrip("-").isdecimal() or not lowest <= int(text) < 2**63:
+            raise WorkspaceError(f"line {line}: {name} must be a whole number from {lowest} up, got {text!r}")
+        return int(text)
 
+    region = whole("region", "", SINGLE_MISTAKES)
+    seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
+    sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
+    label, annotator = row.get("label") or "", (row.get("annotator") or "").strip()
     try:
-        region, seed, n_samples = int(value("region")), int(value("seed", "0")), int(value("n_samples", "10"))
-        sample = int(value("sample")) if value("sample") else None
-        tau = float(value("tau", "0.5"))
-    except ValueError as error:
-        raise WorkspaceError(f"line {line}: {error}; region, sample and seed are whole numbers") from None
-    label, annotator = value("label"), value("annotator")
+        tau = float((row.get("tau") or "").strip() or "0.5")
+    except ValueError:
+        tau = math.nan
+    if not 0 < tau < math.inf:
+        raise WorkspaceError(f"line {line}: tau must be a positive number, got {row.get('tau')!r}")
+    if not annotator:
+        raise WorkspaceError(f"line {line}: annotator must be named")
     if region not in sizes:
         known = ", ".join(map(str, sorted(sizes))) or "none"
         raise WorkspaceError(f"line {line}: there is no region {region}; there are: {known}")
-    if label != NONE_OF_THE_ABOVE and label not in class_names:
+    if label not in (NONE_OF_THE_ABOVE, *class_names):
+        label = label.strip()  # as a person may have typed it
+    if label not in (NONE_OF_THE_ABOVE, *class_names):
         known = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
         raise WorkspaceError(f"line {line}: label must be one of {known}, got {label!r}")
     n_images = sizes[region] or n_samples
-    if sample is not None and not 0 <= sample < n_images:
+    if sample is not None and sample >= n_images:
         raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
-    if not annotator or not 0 < tau < float("inf") or seed < 0 or n_samples < 1:
-        raise WorkspaceError(
-            f"line {line}: annotator must be named, tau positive, seed 0 or more, n_samples 1 or more"
-        )
     index = None if label == NONE_OF_THE_ABOVE else class_names.index(label)
     return LabelEvent(region, annotator, index, sample, tau, seed, n_samples)
 

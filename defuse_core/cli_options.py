@@ -1,7 +1,7 @@
 """Options of the command line made from the fields of a step's config, so that none is forgotten.
 
 A field of a config within the config keeps its own name where that is free, else it takes the outer
-field's name before it: `--epochs`, `--vae-channels`. Values are text; the config parses and checks
+field's name before it: `--epochs`, `--labeling-tau`. Values are text; the config parses and checks
 them.
 """
 
@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, config_within, preset_values
+from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, preset_values
 
 _RESERVED = frozenset({"project", "seed", "device", "threads", "engine", "address", "cpus", "gpus", "preset"})
 
@@ -26,25 +26,32 @@ class ConfigOption:
 
     path: tuple[str, ...]
     annotation: Any
-    is_list: bool = False
+    takes: Any
 
     def parse(self, value: Any) -> Any:
-        """Turn what was typed into what the config takes: "0.1,1" into a list, "none" into None."""
-        if not isinstance(value, str):
-            return value
-        if value.lower() == "none":
-            return [] if self.is_list else None
-        return [part for part in value.split(",") if part] if self.is_list else value
+        """Turn what was typed into what the field takes: "0.1,1" into a list, "none" into None.
+
+        "none" is no value where the field may have none, an empty list where it is a list, and a word
+        like others elsewhere.
+        """
+        options = get_args(self.takes)
+        is_list = "tuple" in str(self.takes)
+        if isinstance(value, str) and value.lower() == "none" and type(None) in options:
+            return None
+        if isinstance(value, str) and is_list:
+            return [part for part in value.split(",") if part and part.lower() != "none"]
+        return value
 
 
 def config_options(step: StepName) -> dict[str, ConfigOption]:
     """Return the options of a step by parameter name."""
     found: dict[str, ConfigOption] = {}
-    for path, field, default in _fields(STEPS[step].config, ()):
+    for path, field, default in _fields(STEPS[step].config(), ()):
         name = path[-1]
         if name in found or name in _RESERVED:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
-        text = f"{field.description or ''} (default: {_show(default)})".strip()
+        text = field.description or ""
+        text += "" if default is None else f" (default: {_show(default)})"
         flag = f"--{name.replace('_', '-')}"
         option: Any
         if field.annotation is bool:
@@ -52,7 +59,7 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
         else:
             kind = _kind(field.annotation)
             option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]
-        found[name] = ConfigOption(path, option, "tuple" in str(field.annotation))
+        found[name] = ConfigOption(path, option, field.annotation)
     return found
 
 
@@ -79,18 +86,15 @@ def given_config(
     return config
 
 
-def _fields(
-    config: type[BaseModel], path: tuple[str, ...], given: BaseModel | None = None
-) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
+def _fields(config: BaseModel, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
     """Every field of a config and of the configs within it: path, field, default."""
     found = []
-    for name, field in config.model_fields.items():
-        default = getattr(given, name) if given is not None else field.default
-        inner = config_within(field.annotation)
-        if inner is None:
-            found.append(((*path, name), field, default))
+    for name, field in type(config).model_fields.items():
+        default = getattr(config, name)
+        if isinstance(default, BaseModel):
+            found += _fields(default, (*path, name))
         else:
-            found += _fields(inner, (*path, name), default if isinstance(default, BaseModel) else None)
+            found.append(((*path, name), field, default))
     return found
 
 
@@ -115,4 +119,4 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 def _show(default: Any) -> str:
     if isinstance(default, tuple):
         return ",".join(f"{value:g}" for value in default)
-    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)

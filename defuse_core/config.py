@@ -134,14 +134,6 @@ class CorrectionConfig(_Config):
         return self
 
 
-class PreprocessingConfig(_Config):
-    """What a network expects of pixels in [0, 1]: (x - mean) / std, at its own size."""
-
-    mean: tuple[float, ...] = Field((0.0,), description="One value a channel")
-    std: tuple[float, ...] = Field((1.0,), description="One value a channel, positive")
-    image_size: int | None = Field(None, ge=1, description="Resize to this many pixels, square")
-
-
 class ClassifierConfig(_Config):
     """Train a classifier on the project's data, or bring one."""
 
@@ -151,19 +143,35 @@ class ClassifierConfig(_Config):
     weights: str | None = Field(
         None, description="shipped:<name> or blob:<sha256>; by default the network is trained"
     )
-    preprocessing: PreprocessingConfig | None = Field(
-        None, description="By default mean and standard deviation of the training images"
+    mean: tuple[float, ...] | None = Field(
+        None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="One value a channel; by default that of the training images"
+    )
+    image_size: int | None = Field(
+        None, ge=1, description="Resize to this many pixels, square; by default as the images are"
     )
     training: ClassifierTraining = ClassifierTraining()
 
+    @model_validator(mode="after")
+    def _channels(self) -> Self:
+        given = [values for values in (self.mean, self.std) if values is not None]
+        if any(len(values) not in (1, 3) for values in given) or len({len(v) for v in given}) > 1:
+            raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean} and {self.std}")
+        return self
+
 
 class GeneratorConfig(_Config):
-    """Train a β-VAE on the project's training images, or bring one."""
+    """Train a β-VAE on the project's training images, whose size and channels it takes, or bring one."""
 
     weights: str | None = Field(
         None, description="shipped:<name> or blob:<sha256>; by default the generator is trained"
     )
-    vae: VaeConfig | None = Field(None, description="By default what the size of the images asks for")
+    latent_dim: int = Field(10, ge=1, description="Dimensions of z")
+    hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
+    hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
+    depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
     training: VaeTraining = VaeTraining()
 
 
@@ -328,7 +336,10 @@ def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
     """Return the fields of a step's config that a preset sets."""
     values: dict[StepName, dict[str, Any]] = {
         "classifier": {"training": preset.classifier_training.model_dump()},
-        "vae": {"vae": preset.vae.model_dump(), "training": preset.vae_training.model_dump()},
+        "vae": {
+            **preset.vae.model_dump(include={"latent_dim", "hidden_channels", "hidden_units", "depth"}),
+            "training": preset.vae_training.model_dump(),
+        },
         "identify": preset.identification.model_dump(),
         "distill": preset.distillation.model_dump(),
         "annotate": {"labeling": preset.labeling.model_dump()},

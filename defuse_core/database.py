@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+_MAGIC = b"SQLite format 3\0"
 
 BUSY_SECONDS = 20.0
 """How long a writer waits for another one."""
@@ -47,6 +50,7 @@ MIGRATIONS: tuple[str, ...] = (
         record TEXT NOT NULL DEFAULT '{}',
         created_at REAL NOT NULL,
         started_at REAL,
+        attempt_at REAL,
         finished_at REAL,
         seconds REAL NOT NULL DEFAULT 0,
         last_annotation INTEGER,
@@ -138,6 +142,8 @@ class Database:
         self._local = threading.local()
         with self._explained():
             if path.exists() and path.stat().st_size:
+                if path.open("rb").read(len(_MAGIC)) != _MAGIC:  # SQLite takes a byte or two for nothing
+                    raise sqlite3.DatabaseError("file is not a database")
                 self._refuse_unusable()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._migrate()
@@ -176,7 +182,7 @@ class Database:
         if found is None:
             found = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             found.row_factory = sqlite3.Row
-            found.execute("PRAGMA journal_mode = WAL")
+            _use_wal(found)
             found.execute("PRAGMA foreign_keys = ON")
             found.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
             self._local.connection = found
@@ -218,15 +224,38 @@ class Database:
             raise WorkspaceError(f"{self.path}: {error}; {_remedy(str(error))}") from error
         except sqlite3.DatabaseError as error:
             raise WorkspaceError(
-                f"{self.path} is damaged ({error}) and was left as it is; restore it from a copy, or "
-                "recover it with: sqlite3 defuse.sqlite .recover"
+                f"{self.path} is damaged ({' '.join(str(error).split())}) and was left as it is; restore it "
+                "from a copy, or recover it with: sqlite3 defuse.sqlite .recover"
             ) from error
         except OSError as error:
-            raise WorkspaceError(f"{self.path}: {error.strerror}; {_remedy(str(error))}") from error
+            raise explain_os_error(self.path, error) from error
+
+
+def explain_os_error(path: Path, error: OSError) -> WorkspaceError:
+    """Say what the system's error at a path means for a person."""
+    told = error.strerror or type(error).__name__
+    return WorkspaceError(f"{path}: {told}; {_remedy(told)}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; unlike other statements this does not wait for another process."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _remedy(message: str) -> str:
     told = message.lower()
+    if "directory" in told and "is a" in told:
+        return "move that folder away"
     if "full" in told or "disk i/o" in told or "no space" in told or "too large" in told:
         return "free disk space, then resume; what was stored before is kept"
     if "locked" in told:

@@ -50,11 +50,17 @@ class RunStore:
         LiveRunError
             If the project's step has a live run.
         WorkspaceError
-            If the project or an upstream run does not exist.
+            If the project does not exist, or has no such upstream run.
         """
         now = time.time()
+        upstream = list(dict.fromkeys(upstream))
         with self._database.write() as connection:
             self._settle(connection, project_id)
+            mine = {
+                i for (i,) in connection.execute("SELECT id FROM runs WHERE project_id = ?", (project_id,))
+            }
+            if foreign := [i for i in upstream if i not in mine]:
+                raise WorkspaceError(f"project {project_id} has no run {foreign[0]}; see: defuse runs")
             try:
                 cursor = connection.execute(
                     "INSERT INTO runs (project_id, step, config, seed, resources, status, created_at,"
@@ -100,7 +106,7 @@ class RunStore:
                 connection.execute(
                     "UPDATE runs SET status = 'queued', error = NULL, cancel_requested = 0,"
                     " has_runner = 0, pid = ?, pid_started = ?, heartbeat_at = ?, finished_at = NULL,"
-                    " resources = ? WHERE id = ?",
+                    " attempt_at = NULL, resources = ? WHERE id = ?",
                     (os.getpid(), process_started(os.getpid()), time.time(),
                      json.dumps(vars(resources or run.resources)), run_id),
                 )  # fmt: skip
@@ -127,9 +133,10 @@ class RunStore:
             If there is none of this number.
         """
         rows = self._database.read("SELECT project_id FROM runs WHERE id = ?", (run_id,))
-        if not rows:
+        found = [run for row in rows for run in self.of_project(row["project_id"]) if run.id == run_id]
+        if not found:
             raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
-        return next(run for run in self.of_project(rows[0]["project_id"]) if run.id == run_id)
+        return found[0]
 
     def of_project(self, project_id: int, step: str | None = None) -> list[Run]:
         """Return the runs of a project, of one step or of all, by number."""
@@ -149,9 +156,18 @@ class RunStore:
                 (project_id,),
             )
         }
-        runs = [read_run(row, tuple(inputs.get(row["id"], ()))) for row in rows]
+        runs = [read_run(self._current(row), tuple(inputs.get(row["id"], ()))) for row in rows]
         marked = mark_stale(runs, newest_labels)
         return [run for run in marked if step in (None, run.step)]
+
+    def _current(self, row: sqlite3.Row) -> sqlite3.Row:
+        """Read a row again whose process is gone: its last words may have come between the two looks."""
+        while observed_status(row) != row["status"]:
+            again = self._database.read("SELECT * FROM runs WHERE id = ?", (row["id"],))
+            if not again or tuple(again[0]) == tuple(row):
+                break
+            row = again[0]
+        return row
 
     def latest(self, project_id: int, step: str) -> Run | None:
         """Return the newest run of a step that is done or live; None where there is none."""
@@ -174,9 +190,10 @@ class RunStore:
         """Mark a queued run of this process as running."""
         with self._database.write() as connection:
             changed = connection.execute(
-                "UPDATE runs SET status = 'running', started_at = ?, record = ?, heartbeat_at = ?"
-                " WHERE id = ? AND status = 'queued' AND pid = ? AND has_runner",
-                (time.time(), json.dumps(record), time.time(), run_id, os.getpid()),
+                "UPDATE runs SET status = 'running', started_at = COALESCE(started_at, :now),"
+                " attempt_at = :now, record = :record, heartbeat_at = :now"
+                " WHERE id = :id AND status = 'queued' AND pid = :pid AND has_runner",
+                {"now": time.time(), "record": json.dumps(record), "id": run_id, "pid": os.getpid()},
             ).rowcount
             if not changed:
                 raise WorkspaceError(
@@ -201,13 +218,13 @@ class RunStore:
         """Write how a run ended; a run that has ended already stays as it is."""
         with self._database.write() as connection:
             row = connection.execute(
-                "SELECT started_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
+                "SELECT attempt_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
                 (run_id,),
             ).fetchone()
             if row is None:
                 return
             now = time.time()
-            spent = now - row["started_at"] if row["started_at"] else 0.0
+            spent = now - row["attempt_at"] if row["attempt_at"] else 0.0
             record = {**json.loads(row["record"]), **({"summary": summary} if summary is not None else {})}
             connection.execute(
                 "UPDATE runs SET status = ?, error = ?, finished_at = ?, seconds = seconds + ?, record = ?"
@@ -225,13 +242,15 @@ class RunStore:
         Raises
         ------
         WorkspaceError
-            If the run has no task of this name.
+            If there is no such run, or it has no task of this name.
         """
+        run = self.get(run_id)
         names = [t.name for t in self.tasks(run_id)]
         if task is not None and task not in names:
             known = ", ".join(names[:20]) or "none yet"
             raise WorkspaceError(f"run {run_id} has no task {task!r}; it has: {known}")
         with self._database.write() as connection:
+            self._settle(connection, run.project_id)
             if task is None:
                 sql, what = "UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run_id,)
                 live = "status IN ('queued', 'running')"
@@ -260,7 +279,7 @@ class RunStore:
         """Return the tasks of a run in order."""
         rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
         run = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
-        dead = not run or observed_status(run[0]) != "running"
+        dead = not run or observed_status(self._current(run[0])) != "running"
         return [
             Task(
                 row["name"],
@@ -337,7 +356,7 @@ class RunStore:
         for row in rows:
             status = observed_status(row)
             if status != row["status"]:
-                spent = row["heartbeat_at"] - row["started_at"] if row["started_at"] else 0.0
+                spent = row["heartbeat_at"] - row["attempt_at"] if row["attempt_at"] else 0.0
                 connection.execute(
                     "UPDATE runs SET status = ?, finished_at = heartbeat_at, seconds = seconds + ?"
                     " WHERE id = ?",
@@ -364,7 +383,7 @@ def _explain(
     error: sqlite3.IntegrityError, connection: sqlite3.Connection, project_id: int, step: str
 ) -> WorkspaceError:
     if "FOREIGN KEY" in str(error):
-        return WorkspaceError(f"project {project_id} or a run that the step stands on no longer exists")
+        return WorkspaceError(f"project {project_id} no longer exists; see: defuse projects")
     row = connection.execute(
         "SELECT id, status FROM runs WHERE project_id = ? AND step = ? AND status IN ('queued', 'running')",
         (project_id, step),

@@ -56,6 +56,8 @@ class Run:
     ----------
     status : RunStatus
         As it is, not as it was last written.
+    started_at, attempt_at : float or None
+        When its first and its latest attempt began, seconds since 1970.
     record : dict
         Versions, device, threads, and the summary of a run that is done.
     seconds : float
@@ -79,6 +81,7 @@ class Run:
     record: dict[str, Any]
     created_at: float
     started_at: float | None
+    attempt_at: float | None
     finished_at: float | None
     seconds: float
     last_annotation: int | None

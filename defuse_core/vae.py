@@ -131,6 +131,7 @@ def vae_config_for(
     *,
     latent_dim: int = 10,
     hidden_channels: int = 32,
+    hidden_units: int = 256,
     depth: int = 3,
 ) -> VaeConfig:
     """Return the config for square images of (channels, size, size), with the padding they need."""
@@ -139,7 +140,7 @@ def vae_config_for(
         raise ValueError(f"the VAE takes square images, got {height}×{width}; load the data with image_size")
     return VaeConfig(
         channels=channels, image_size=height, padding=-height % 2**depth // 2, depth=depth,
-        hidden_channels=hidden_channels, latent_dim=latent_dim,
+        hidden_channels=hidden_channels, hidden_units=hidden_units, latent_dim=latent_dim,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ local one. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.annotations import Annotations
-from defuse_core.database import Database, WorkspaceError
+from defuse_core.annotations import NONE_OF_THE_ABOVE, Annotations
+from defuse_core.database import Database, WorkspaceError, explain_os_error
 from defuse_core.files import file_sha256, store_chunks, write_bytes
 from defuse_core.run_store import RunStore
 from defuse_core.runs import Artifact, Run
@@ -83,7 +84,11 @@ class Workspace:
     def __init__(self, home: Path | None = None, *, durable: bool = True) -> None:
         self.home = (home or default_home()).resolve()
         path = self.home / DATABASE
-        if not (path.exists() and path.stat().st_size) and any(self._folders("runs")):
+        try:
+            lost = not (path.exists() and path.stat().st_size) and any(self._folders("runs"))
+        except OSError as error:
+            raise explain_os_error(self.home, error) from error
+        if lost:
             raise WorkspaceError(
                 f"{path} is missing or empty, though {self.home / 'runs'} holds runs; restore it from a "
                 "copy, or move runs/ away to begin anew"
@@ -102,8 +107,14 @@ class Workspace:
         Raises
         ------
         WorkspaceError
-            If the name is empty, unprintable, over 80 characters, or taken.
+            If the name is empty, unprintable, over 80 characters, or taken, or if a class has a name
+            that labels need.
         """
+        if NONE_OF_THE_ABOVE in dataset.get("class_names", ()):
+            raise WorkspaceError(
+                f"a class may not be called {NONE_OF_THE_ABOVE!r}: that is the answer which discards an image; "
+                "rename the class"
+            )
         name = name.strip()
         if not name or len(name) > 80 or not name.isprintable():
             raise WorkspaceError(f"a project's name has 1 to 80 printable characters, got {name!r}")
@@ -153,19 +164,22 @@ class Workspace:
                 raise WorkspaceError(f"run {live[0]} is live; cancel it first: defuse cancel {live[0]}")
             blobs = self.blobs(project_id)
             connection.execute("DELETE FROM projects WHERE id = ?", (project_id,))
-            kept = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
-        for run in runs:  # rows first: a file without a row is garbage, a row without a file is a lie
+        # Rows first: a file without a row is garbage, a row without a file is a lie.
+        for run in runs:
             shutil.rmtree(self.run_folder(run.id), ignore_errors=True)
-        for blob in blobs:
-            if blob.sha256 not in kept:
-                (self.home / "blobs" / blob.sha256).unlink(missing_ok=True)
+        self._remove_blobs(blob.sha256 for blob in blobs)
 
     def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
         """Store an upload in chunks under its SHA-256; equal content is stored once."""
         self.project(project_id)
-        sha256, size = store_chunks(self.home / "blobs", chunks)
+        try:
+            sha256, size = store_chunks(self.home / "blobs", chunks)
+        except OSError as error:
+            raise explain_os_error(self.home / "blobs", error) from error
         blob = Blob(sha256, Path(name).name[:200], size)
         with self._database.write() as connection:
+            if not (self.home / "blobs" / sha256).is_file():  # deleted with another project just now
+                raise WorkspaceError(f"{blob.name} was deleted while it was stored; upload it again")
             connection.execute(
                 "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
                 (project_id, sha256, blob.name, size, time.time()),
@@ -202,10 +216,7 @@ class Workspace:
         try:
             write_bytes(path, content)
         except OSError as error:
-            raise WorkspaceError(
-                f"{path} could not be written ({error.strerror}); free disk space or make the folder "
-                "writable, then resume; what was stored before is kept"
-            ) from error
+            raise explain_os_error(path, error) from error
         return Artifact(name, file_sha256(path), len(content))
 
     def artifact_path(self, run_id: int, name: str) -> Path:
@@ -252,16 +263,22 @@ class Workspace:
         named = {blob.sha256 for p in self.projects() for blob in self.blobs(p.id)}
         unnamed = [path for path in self._files("blobs") if path.name not in named]
         for folder in self._folders("runs"):
-            run = runs.get(int(folder.name)) if folder.name.isdigit() else None
+            run = runs.get(int(folder.name)) if folder.name.isdecimal() else None
             unnamed += self._unnamed(folder, run)
-        removed = [path for path in unnamed if path.stat().st_mtime <= time.time() - min_age]
-        size = sum(path.stat().st_size for path in removed)
-        for path in removed:
-            path.unlink(missing_ok=True)
-        for folder in sorted((p for p in (self.home / "runs").rglob("*") if p.is_dir()), reverse=True):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        return len(removed), size
+        removed = [_remove_if_older(path, time.time() - min_age) for path in unnamed]
+        for folder in self._folders("runs"):
+            run = runs.get(int(folder.name)) if folder.name.isdecimal() else None
+            if run is None or not run.live:
+                _remove_empty(folder)
+        return sum(size is not None for size in removed), sum(size or 0 for size in removed)
+
+    def _remove_blobs(self, names: Iterable[str]) -> None:
+        """Remove the files of these blobs that no project names; nobody can name one meanwhile."""
+        with self._database.write() as connection:
+            kept = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
+            for name in names:
+                if name not in kept:
+                    (self.home / "blobs" / name).unlink(missing_ok=True)
 
     def _unnamed(self, folder: Path, run: Run | None) -> list[Path]:
         files = [path for path in folder.rglob("*") if path.is_file()]
@@ -270,8 +287,10 @@ class Workspace:
         if run.live:
             return []
         kept = {folder / name for name in (*self.runs.artifacts(run.id), *_KEPT_FILES)}
-        resumable = folder / "work" if run.status != "done" else folder / "nothing"
-        return [path for path in files if path not in kept and resumable not in path.parents]
+        resumable = run.status != "done" or "missing" in run.summary
+        return [
+            path for path in files if path not in kept and not (resumable and folder / "work" in path.parents)
+        ]
 
     def _files(self, name: str) -> Iterator[Path]:
         folder = self.home / name
@@ -280,3 +299,24 @@ class Workspace:
     def _folders(self, name: str) -> Iterator[Path]:
         folder = self.home / name
         return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
+
+
+def _remove_if_older(path: Path, latest: float) -> int | None:
+    """Remove a file last written to before `latest`; its size, or None where it stays or is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # renamed or removed meanwhile
+        return None
+    if found.st_mtime > latest:
+        return None
+    path.unlink(missing_ok=True)
+    return found.st_size
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those below it, as far as they hold nothing."""
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            inner.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -65,7 +65,7 @@ def test_the_whole_method_from_the_command_line(
     p = ("-p", "mine")
     training = ("--optimizer", "adam", "--learning-rate", "1e-4", "--epochs", "1")
     defuse("train-classifier", *p, "--architecture", "resnet_small", *training)
-    shape = ("--image-size", "8", "--padding", "0", "--hidden-channels", "16", "--depth", "2")
+    shape = ("--hidden-channels", "16", "--depth", "2")
     defuse(
         "train-vae", *p, *shape, "--latent-dim", "4", "--epochs", "20", "--beta", "0.2", "--batch-size", "32"
     )

@@ -133,7 +133,7 @@ def test_a_resumed_run_computes_only_what_is_missing(place: Place) -> None:
 
 def test_a_training_goes_on_from_its_last_epoch(place: Place) -> None:
     config = {
-        "vae": {"image_size": 8, "padding": 0, "hidden_channels": 16, "depth": 2, "latent_dim": 4},
+        **{"hidden_channels": 16, "depth": 2, "latent_dim": 4},
         "training": {"epochs": 30, "batch_size": 32, "precision": "fp32"},
     }
     expected = place.run("vae", config, seed=1)

@@ -32,6 +32,24 @@ def test_every_dependency_has_a_reason() -> None:
         assert re.search(rf"\b{re.escape(name)}\b", table), f"{name} is not in the README's table"
 
 
+def test_every_command_and_option_exists() -> None:
+    import typer
+
+    from defuse_core.cli import app
+
+    calls = re.findall(r"^\.venv/bin/defuse (.+?)(?:  +#.*)?$", README, re.MULTILINE)
+    assert len(calls) > 12
+    for call in calls:
+        command: Any = typer.main.get_command(app)
+        words = call.split()
+        while hasattr(command, "commands"):
+            name = words.pop(0)
+            assert name in command.commands, call
+            command = command.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known, call
+
+
 def test_links_and_pictures_exist() -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -127,11 +127,11 @@ def make_template(home: Path) -> None:
     place = Place(workspace, new_project(workspace, "shapes", str(home.parent / "shapes.npz")))
     training = {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 1, "batch_size": 64}
     place.run("classifier", {"architecture": "resnet_small", "training": training})
-    shape = {"image_size": 8, "padding": 0, "hidden_channels": 16, "depth": 2, "hidden_units": 64}
+    shape = {"hidden_channels": 16, "depth": 2, "hidden_units": 64, "latent_dim": 4}
     place.run(
         "vae",
         {
-            "vae": {**shape, "latent_dim": 4},
+            **shape,
             "training": {
                 "epochs": 20, "beta": 0.2, "kl_anneal_steps": 50, "batch_size": 32, "learning_rate": 3e-3,
                 "precision": "fp32",

@@ -68,10 +68,8 @@ class TrainClassifier(Step):
 
 def _build(config: ClassifierConfig, dataset: ImageDataset, seed: int) -> tuple[str, Classifier]:
     """A network with the weights that the seed gives."""
-    if config.preprocessing is None:
-        preprocessing = Preprocessing.of(dataset.train.images)
-    else:
-        preprocessing = Preprocessing(**config.preprocessing.model_dump())
+    usual = Preprocessing.of(dataset.train.images)
+    preprocessing = Preprocessing(config.mean or usual.mean, config.std or usual.std, config.image_size)
     size = preprocessing.image_size or dataset.image_shape[1]
     architecture = config.architecture or ("mnist_cnn" if size == 28 else "resnet_small")
     with torch.random.fork_rng():
@@ -100,17 +98,22 @@ class TrainVae(Step):
         elif config.weights is not None:
             path = _blob(source, config.weights)
             tensors, metadata = load_tensors(path)
-            shape = config.vae.model_dump() if config.vae else metadata.get("config")
-            if not isinstance(shape, dict):
-                raise ValueError(f"{path.name} does not say how the VAE is built; give vae in the config")
-            self.vae = BetaVAE(VaeConfig(**shape))
+            shape = metadata.get("config")  # files of ours say how they are built
+            self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
             load_weights(self.vae, tensors, source=path.name)
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed(seed, "vae"))
-                self.vae = BetaVAE(config.vae or vae_config_for(self.dataset.image_shape))
+                self.vae = BetaVAE(self._shape())
         with torch.inference_mode():
             self.vae.encode(self.dataset.train.images[:1])  # says what is wrong with their size
+
+    def _shape(self) -> VaeConfig:
+        config = self.config
+        return vae_config_for(
+            self.dataset.image_shape, latent_dim=config.latent_dim, depth=config.depth,
+            hidden_channels=config.hidden_channels, hidden_units=config.hidden_units,
+        )  # fmt: skip
 
     def tasks(self) -> list[str]:
         """One."""

@@ -135,7 +135,7 @@ def check_fits(classifier: Classifier, dataset: ImageDataset, architecture: str)
     except RuntimeError as error:
         raise ValueError(
             f"architecture {architecture} does not take images of {shape} ({error}); choose another, "
-            "or set preprocessing.image_size to the size it was made for"
+            "or set image_size to the size it was made for"
         ) from error
     if logits.shape != (1, dataset.n_classes):
         raise ValueError(

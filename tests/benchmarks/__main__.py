@@ -33,6 +33,7 @@ from defuse_core.records import FailureInstances
 from defuse_core.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
 from defuse_core.vae import BetaVAE
+from tests.benchmarks.jobs import bench_jobs
 
 OUT = Path("bench.json")
 GOALS = {
@@ -41,7 +42,11 @@ GOALS = {
     "identification / bare forward pass in float32": 0.9,
     "λ sweep / plain DataLoader loops": 2.0,
     "memory, 40,000 images / 4,000 images": 1.1,
+    "submit to first event / a bare import of torch": 2.0,
+    "work with 100 events a second / without": 1.05,
+    "starting again / resume at the half": 1.5,
 }
+AT_MOST = ("memory", "submit", "work with")
 IDENTIFICATION = PRESETS["demo"].identification
 CPU = torch.device("cpu")
 
@@ -225,10 +230,11 @@ def main() -> None:
         **bench_identification(classifier, vae, sample),
         **bench_sweep(classifier, train),
         **bench_memory(),
+        **bench_jobs(),
     }
     print(f"\n{'ratio':>7}  {'goal':>6}")
     for name, ratio in found.items():
-        sign = "≤" if name.startswith("memory") else "≥"
+        sign = "≤" if name.startswith(AT_MOST) else "≥"
         print(f"{ratio:7.2f}  {sign} {GOALS[name]:4}  {name}")
     rows = {name: {"ratio": ratio, "goal": GOALS[name]} for name, ratio in found.items()}
     OUT.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
