@@ -9,6 +9,7 @@ local one. Imports no torch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -112,7 +113,7 @@ class Workspace:
         """
         if NONE_OF_THE_ABOVE in dataset.get("class_names", ()):
             raise WorkspaceError(
-                f"a class may not be called {NONE_OF_THE_ABOVE!r}: that is the answer which discards an image; "
+                f"a class may not be called {NONE_OF_THE_ABOVE!r}, the answer that discards an image; "
                 "rename the class"
             )
         name = name.strip()
@@ -217,7 +218,7 @@ class Workspace:
             write_bytes(path, content)
         except OSError as error:
             raise explain_os_error(path, error) from error
-        return Artifact(name, file_sha256(path), len(content))
+        return Artifact(name, hashlib.sha256(content).hexdigest(), len(content))
 
     def artifact_path(self, run_id: int, name: str) -> Path:
         """Return where an artifact lies.

@@ -117,7 +117,9 @@ def cancel(workspace: Workspace, run_id: int, task: str | None = None) -> Run:
     if not workspace.runs.ask_to_cancel(run_id, task) or task is not None:
         return workspace.runs.get(run_id)
     run = workspace.runs.get(run_id)
-    if run.has_runner and is_alive(run.pid, run.pid_started, run.heartbeat_at):
+    if not run.has_runner:  # it will find that the run is no longer its own
+        workspace.runs.finish(run_id, "cancelled")
+    elif is_alive(run.pid, run.pid_started, run.heartbeat_at):
         _stop(run.pid)
     return workspace.runs.get(run_id)
 

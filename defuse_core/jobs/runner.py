@@ -94,8 +94,10 @@ class Guard:
                 break
         self._stop.set()
         if not self._over.wait(_GRACE_SECONDS):
-            self._workspace.runs.finish(self._run_id, self.status_when_stopped)
-            os._exit(1)
+            try:
+                self._workspace.runs.finish(self._run_id, self.status_when_stopped)
+            finally:
+                os._exit(1)  # where the row could not be written, the missing process says the same
 
 
 def main(home: Path, run_id: int) -> int:
@@ -135,6 +137,8 @@ def _take_over(workspace: Workspace, run_id: int) -> Run:
         run = workspace.runs.get(run_id)
         if run.has_runner and run.pid == os.getpid():
             return run
+        if run.status != "queued":  # cancelled meanwhile, or never ours
+            break
         time.sleep(0.01)
     raise WorkspaceError(f"run {run_id} was not given to this process; use: defuse resume {run_id}")
 
