@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,7 +152,10 @@ def from_csv(
         If any line is malformed; the message names the line, and nothing is returned.
     """
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    header = reader.fieldnames or []
+    try:
+        header = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise WorkspaceError(f"line 1: {error}; the first line should be {','.join(CSV_COLUMNS)}") from None
     if missing := [name for name in ("region", "annotator", "label") if name not in header]:
         raise WorkspaceError(
             f"the CSV lacks the columns {', '.join(missing)}; its first line is {','.join(header)!r}, "
@@ -162,7 +166,7 @@ def from_csv(
         return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
     except csv.Error as error:
         raise WorkspaceError(
-            f"line {reader.line_num}: {error}; check the quotes, and save the file as CSV again"
+            f"line {reader.line_num + 1}: {error}; check the quotes, and save the file as CSV again"
         ) from None
 
 
@@ -171,7 +175,7 @@ def _parse(
 ) -> LabelEvent:
     def whole(name: str, default: str, lowest: int) -> int:
         text = (row.get(name) or "").strip() or default
-        if not text.lstrip("-").isdecimal() or not lowest <= int(text) < 2**63:
+        if not re.fullmatch(r"-?\d{1,19}", text) or not lowest <= int(text) < 2**63:
             raise WorkspaceError(f"line {line}: {name} must be a whole number from {lowest} up, got {text!r}")
         return int(text)
 

@@ -50,8 +50,8 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
         name = path[-1]
         if name in found or name in _RESERVED:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
-        text = field.description or ""
-        text += "" if default is None else f" (default: {_show(default)})"
+        default_text = "" if default is None else f"(default: {_show(default)})"
+        text = f"{field.description or ''} {default_text}".strip()
         flag = f"--{name.replace('_', '-')}"
         option: Any
         if field.annotation is bool:

@@ -156,18 +156,21 @@ class RunStore:
                 (project_id,),
             )
         }
-        runs = [read_run(self._current(row), tuple(inputs.get(row["id"], ()))) for row in rows]
+        runs = [read_run(*self._observe(row), tuple(inputs.get(row["id"], ()))) for row in rows]
         marked = mark_stale(runs, newest_labels)
         return [run for run in marked if step in (None, run.step)]
 
-    def _current(self, row: sqlite3.Row) -> sqlite3.Row:
-        """Read a row again whose process is gone: its last words may have come between the two looks."""
-        while observed_status(row) != row["status"]:
+    def _observe(self, row: sqlite3.Row) -> tuple[sqlite3.Row, RunStatus]:
+        """The status of a run, and its row, read again where its process is gone.
+
+        Its last words may have come between the look at the row and the look at the process.
+        """
+        while (status := observed_status(row)) != row["status"]:
             again = self._database.read("SELECT * FROM runs WHERE id = ?", (row["id"],))
             if not again or tuple(again[0]) == tuple(row):
                 break
             row = again[0]
-        return row
+        return row, status
 
     def latest(self, project_id: int, step: str) -> Run | None:
         """Return the newest run of a step that is done or live; None where there is none."""
@@ -277,9 +280,9 @@ class RunStore:
 
     def tasks(self, run_id: int) -> list[Task]:
         """Return the tasks of a run in order."""
-        rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
         run = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
-        dead = not run or observed_status(self._current(run[0])) != "running"
+        dead = not run or self._observe(run[0])[1] != "running"  # before the tasks: they may end meanwhile
+        rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
         return [
             Task(
                 row["name"],

@@ -163,7 +163,8 @@ def observed_status(row: sqlite3.Row) -> RunStatus:
     return "cancelled" if row["cancel_requested"] else "interrupted"
 
 
-def read_run(row: sqlite3.Row, upstream: tuple[int, ...]) -> Run:
+def read_run(row: sqlite3.Row, status: RunStatus, upstream: tuple[int, ...]) -> Run:
+    """Make a run of its row and its status as observed."""
     values = {name: row[name] for name in row.keys() if name != "cancel_requested"}  # noqa: SIM118
     return Run(
         **{
@@ -171,7 +172,7 @@ def read_run(row: sqlite3.Row, upstream: tuple[int, ...]) -> Run:
             "config": json.loads(row["config"]),
             "record": json.loads(row["record"]),
             "resources": Resources(**json.loads(row["resources"])),
-            "status": observed_status(row),
+            "status": status,
             "upstream": upstream,
             "has_runner": bool(row["has_runner"]),
         }

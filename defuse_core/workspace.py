@@ -8,7 +8,6 @@ local one. Imports no torch.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 from defuse_core.annotations import NONE_OF_THE_ABOVE, Annotations
 from defuse_core.database import Database, WorkspaceError, explain_os_error
 from defuse_core.files import file_sha256, store_chunks, write_bytes
+from defuse_core.garbage import Kept, remove_unnamed
 from defuse_core.run_store import RunStore
 from defuse_core.runs import Artifact, Run
 
@@ -86,7 +86,8 @@ class Workspace:
         self.home = (home or default_home()).resolve()
         path = self.home / DATABASE
         try:
-            lost = not (path.exists() and path.stat().st_size) and any(self._folders("runs"))
+            folder = self.home / "runs"
+            lost = not (path.exists() and path.stat().st_size) and folder.is_dir() and any(folder.iterdir())
         except OSError as error:
             raise explain_os_error(self.home, error) from error
         if lost:
@@ -173,9 +174,21 @@ class Workspace:
     def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
         """Store an upload in chunks under its SHA-256; equal content is stored once."""
         self.project(project_id)
+        sender_failed = False
+
+        def sent() -> Iterator[bytes]:
+            nonlocal sender_failed
+            try:
+                yield from chunks
+            except OSError:
+                sender_failed = True
+                raise
+
         try:
-            sha256, size = store_chunks(self.home / "blobs", chunks)
+            sha256, size = store_chunks(self.home / "blobs", sent())
         except OSError as error:
+            if sender_failed:
+                raise
             raise explain_os_error(self.home / "blobs", error) from error
         blob = Blob(sha256, Path(name).name[:200], size)
         with self._database.write() as connection:
@@ -260,18 +273,20 @@ class Workspace:
         files, size : int
             How many were removed, and their bytes.
         """
-        runs = {run.id: run for p in self.projects() for run in self.runs.of_project(p.id)}
-        named = {blob.sha256 for p in self.projects() for blob in self.blobs(p.id)}
-        unnamed = [path for path in self._files("blobs") if path.name not in named]
-        for folder in self._folders("runs"):
-            run = runs.get(int(folder.name)) if folder.name.isdecimal() else None
-            unnamed += self._unnamed(folder, run)
-        removed = [_remove_if_older(path, time.time() - min_age) for path in unnamed]
-        for folder in self._folders("runs"):
-            run = runs.get(int(folder.name)) if folder.name.isdecimal() else None
-            if run is None or not run.live:
-                _remove_empty(folder)
-        return sum(size is not None for size in removed), sum(size or 0 for size in removed)
+        with self._database.write():  # no run is queued, and no upload named, meanwhile
+            projects = self.projects()
+            runs = [run for project in projects for run in self.runs.of_project(project.id)]
+            return remove_unnamed(
+                self.home,
+                blobs={blob.sha256 for project in projects for blob in self.blobs(project.id)},
+                runs={run.id: self._kept(run) for run in runs},
+                min_age=min_age,
+            )
+
+    def _kept(self, run: Run) -> Kept:
+        names = frozenset({*self.runs.artifacts(run.id), *_KEPT_FILES})
+        resumable = run.status != "done" or "missing" in run.summary
+        return Kept(names, work=resumable, everything=run.live)
 
     def _remove_blobs(self, names: Iterable[str]) -> None:
         """Remove the files of these blobs that no project names; nobody can name one meanwhile."""
@@ -280,44 +295,3 @@ class Workspace:
             for name in names:
                 if name not in kept:
                     (self.home / "blobs" / name).unlink(missing_ok=True)
-
-    def _unnamed(self, folder: Path, run: Run | None) -> list[Path]:
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        if run is None:
-            return files
-        if run.live:
-            return []
-        kept = {folder / name for name in (*self.runs.artifacts(run.id), *_KEPT_FILES)}
-        resumable = run.status != "done" or "missing" in run.summary
-        return [
-            path for path in files if path not in kept and not (resumable and folder / "work" in path.parents)
-        ]
-
-    def _files(self, name: str) -> Iterator[Path]:
-        folder = self.home / name
-        return (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else iter(())
-
-    def _folders(self, name: str) -> Iterator[Path]:
-        folder = self.home / name
-        return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
-
-
-def _remove_if_older(path: Path, latest: float) -> int | None:
-    """Remove a file last written to before `latest`; its size, or None where it stays or is gone."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:  # renamed or removed meanwhile
-        return None
-    if found.st_mtime > latest:
-        return None
-    path.unlink(missing_ok=True)
-    return found.st_size
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder and those below it, as far as they hold nothing."""
-    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        with contextlib.suppress(OSError):
-            inner.rmdir()
-    with contextlib.suppress(OSError):
-        folder.rmdir()

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from defuse_core import config as config_module
 from defuse_core.config import (
     PAPER_LAMBDAS,
     PRESETS,
     ClassifierTraining,
+    ConfigError,
     CorrectionConfig,
     DistillationConfig,
     IdentificationConfig,
     LabelingConfig,
     Preset,
+    StepName,
     VaeConfig,
     VaeTraining,
+    check_config,
+    preset_values,
 )
+from defuse_core.vae import vae_config_for
 
 STEPS: tuple[type[BaseModel], ...] = (
     VaeConfig,
@@ -168,3 +178,220 @@ def test_padding_that_does_not_divide_is_refused_with_the_padding_to_set(
 ) -> None:
     with pytest.raises(ValidationError, match=rf"multiple of 2\^depth = {2**depth}.*{remedy}"):
         VaeConfig(image_size=image_size, depth=depth, padding=0)
+
+
+RUNS = config_module.STEPS  # the steps that can be a run; STEPS here are the configs of the paper
+
+
+def test_every_step_is_known_and_stands_on_steps_before_it() -> None:
+    assert tuple(RUNS) == get_args(StepName)
+    for index, spec in enumerate(RUNS.values()):
+        assert {*spec.needs, *spec.optional} <= set(list(RUNS)[:index])
+
+
+@pytest.mark.parametrize("step", RUNS)
+def test_no_values_are_the_defaults_and_survive_json(step: StepName) -> None:
+    config = check_config(step, {})
+    assert config == RUNS[step].config()
+    assert check_config(step, config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("step", RUNS)
+def test_what_a_preset_sets_is_taken_by_every_step(step: StepName, preset: str) -> None:
+    values = preset_values(PRESETS[preset], step)
+    config = check_config(step, values)
+    dumped = config.model_dump()
+    assert {name: dumped[name] for name in values} == values
+    assert check_config(step, config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
+    preset = PRESETS[name]
+    for step, path, expected in (
+        ("classifier", "training", preset.classifier_training),
+        ("vae", "latent_dim", preset.vae.latent_dim),
+        ("vae", "hidden_channels", preset.vae.hidden_channels),
+        ("vae", "hidden_units", preset.vae.hidden_units),
+        ("vae", "depth", preset.vae.depth),
+        ("vae", "training", preset.vae_training),
+        ("annotate", "labeling", preset.labeling),
+        ("correct", "correction", preset.correction),
+        ("correct", "disagreement_threshold", preset.labeling.disagreement_threshold),
+        ("identify", "", preset.identification),
+        ("distill", "", preset.distillation),
+    ):
+        config = check_config(step, preset_values(preset, step))  # type: ignore[arg-type]
+        assert (getattr(config, path) if path else config) == expected, (step, path)
+    shape = preset_values(preset, "vae")
+    assert shape.pop("training")
+    size = preset.vae.image_size
+    assert vae_config_for((preset.vae.channels, size, size), **shape) == preset.vae, "the data give the rest"
+    assert [step for step in RUNS if not preset_values(preset, step)] == ["map", "draw", "evaluate", "report"]
+
+
+@pytest.mark.parametrize(
+    ("step", "values", "told"),
+    [
+        ("identify", {"noise_a": -1}, "identify: noise_a should be greater than 0, got -1"),
+        ("identify", {"noise_a": "nan"}, "identify: noise_a should be a finite number, got 'nan'"),
+        ("identify", {"n_perturbations": 1.5}, "identify: n_perturbations should be a valid integer, "),
+        ("identify", {"n_perturbations": None}, "n_perturbations should be a valid integer, got None"),
+        ("identify", {"precision": "fp16"}, "precision should be 'auto', 'fp32' or 'bf16', got 'fp16'"),
+        ("identify", {"centred": "maybe"}, "centred should be a valid boolean"),
+        ("distill", {"min_weight": 1}, "distill: min_weight should be less than 1, got 1"),
+        (
+            "vae",
+            {"training": {"beta": -1}},
+            "vae: training.beta should be greater than or equal to 0, got -1",
+        ),
+        (
+            "vae",
+            {"training": 3},
+            "vae: training should be a valid dictionary or instance of VaeTraining, got 3",
+        ),
+        ("vae", {"depth": 7}, "vae: depth should be less than or equal to 6, got 7"),
+        ("vae", {"depth": 0}, "vae: depth should be greater than or equal to 1, got 0"),
+        ("vae", {"latent_dim": 0}, "vae: latent_dim should be greater than or equal to 1, got 0"),
+        ("vae", {"hidden_channels": 0}, "vae: hidden_channels should be greater than or equal to 1, got 0"),
+        ("vae", {"hidden_units": 0}, "vae: hidden_units should be greater than or equal to 1, got 0"),
+        (
+            "correct",
+            {"correction": {"lambdas": [1, 1]}},
+            "correction: lambdas must be distinct and 0 or more",
+        ),
+        ("correct", {"correction": {"lambdas": [0.1, "x"]}}, "correction.lambdas.1 should be a valid number"),
+        (
+            "correct",
+            {"baseline_lambdas": [1, -2]},
+            "baseline_lambdas.1 should be greater than or equal to 0, ",
+        ),
+        ("correct", {"rule": "best"}, "correct: rule should be 'paper' or 'regions', got 'best'"),
+        ("draw", {"taus": []}, "draw: taus tuple should have at least 1 item"),
+        ("draw", {"region_ids": ["a"]}, "draw: region_ids.0 should be a valid integer"),
+    ],
+)
+def test_a_config_is_refused_with_the_field_what_it_takes_and_what_came(
+    step: str, values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config(step, values)
+    assert str(refused.value).startswith(f"{step}: ")
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_field_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config("identify", {"noise_a": 0, "noise_b": "b", "n_pertubations": 3})
+    assert str(refused.value) == (
+        "identify: noise_a should be greater than 0, got 0; noise_b should be a valid number, unable to "
+        "parse string as a number, got 'b'; n_pertubations is not a field; did you mean n_perturbations?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "values", "told"),
+    [
+        ("identify", {"n_pertubations": 3}, "n_pertubations is not a field; did you mean n_perturbations?"),
+        ("vae", {"trainig": {}}, "trainig is not a field; did you mean training?"),
+        ("vae", {"latentdim": 3}, "vae: latentdim is not a field; did you mean latent_dim?"),
+        (
+            "vae",
+            {"vae": {"latent_dim": 3}},
+            "vae: vae is not a field; there are: weights, latent_dim, hidden_channels, hidden_units, depth, ",
+        ),
+        ("vae", {"training": {"epoch": 3}}, "training.epoch is not a field; did you mean epochs?"),
+        (
+            "classifier",
+            {"men": [0]},
+            "classifier: men is not a field; did you mean mean?",
+        ),
+        (
+            "classifier",
+            {"preprocessing": {"mean": [0]}},
+            "preprocessing is not a field; there are: architecture, weights, mean, std, image_size, training",
+        ),
+        (
+            "correct",
+            {"correction": {"lambda": [1]}},
+            "correction.lambda is not a field; did you mean lambdas?",
+        ),
+        ("report", {"colour": "red"}, "colour is not a field; there are: n_regions"),
+        ("evaluate", {"colour": "red"}, "colour is not a field; there are: none"),
+        ("annotate", {"labeling": {"zzz": 1}}, "there are: n_samples, tau, disagreement_threshold"),
+    ],
+)
+def test_a_field_that_is_not_known_is_told_with_its_likely_name(
+    step: str, values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config(step, values)
+    assert told in str(refused.value)
+
+
+def test_a_step_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(ConfigError, match=r"step must be one of classifier, vae, .*report, got 'identfy'"):
+        check_config("identfy", {})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data(), step=st.sampled_from(list(RUNS)))
+@settings(max_examples=200, deadline=None)
+def test_whatever_comes_is_taken_or_refused_in_words(data: st.DataObject, step: StepName) -> None:
+    """No value breaks the check itself, and what it takes it takes again from JSON."""
+    fields = st.sampled_from([*RUNS[step].config.model_fields, "x"])
+    values = data.draw(st.dictionaries(fields, VALUES, max_size=3))
+    refused = ""
+    try:
+        config = check_config(step, values)
+    except ConfigError as error:
+        refused = str(error)
+    if refused:
+        assert refused.startswith(f"{step}: ")
+        assert any(name in refused for name in values)
+    else:
+        assert check_config(step, config.model_dump(mode="json")) == config
+
+
+COUNT = "mean and std need 1 or 3 values each, got "
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"std": [0.0]}, "std.0 should be greater than 0, got 0.0"),
+        ({"std": [1.0, 1.0, -1.0]}, "std.2 should be greater than 0, got -1.0"),
+        ({"std": [float("inf")]}, "std.0 should be a finite number, got inf"),
+        ({"mean": [float("nan")]}, "mean.0 should be a finite number, got nan"),
+        ({"mean": [0.0, 0.0]}, COUNT + "(0.0, 0.0) and None"),
+        ({"std": [1.0] * 4}, COUNT + "None and (1.0, 1.0, 1.0, 1.0)"),
+        ({"mean": [], "std": []}, COUNT + "() and ()"),
+        ({"mean": []}, COUNT + "() and None"),
+        ({"mean": [0.0], "std": [1.0, 1.0, 1.0]}, COUNT + "(0.0,) and (1.0, 1.0, 1.0)"),
+        ({"mean": [0.0, 0.0], "std": [1.0, 1.0]}, COUNT + "(0.0, 0.0) and (1.0, 1.0)"),
+        ({"image_size": 0}, "image_size should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_preprocessing_that_no_network_can_use_is_refused_before_the_run(
+    values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config("classifier", values)
+    assert str(refused.value) == f"classifier: {told}"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_preprocessing_is_given_for_one_channel_or_three_and_else_that_of_the_images(n: int) -> None:
+    mean, std = (0.0, -0.5, 2.0)[:n], (1e-3, 0.25, 4.0)[:n]
+    for values in ({}, {"mean": mean}, {"std": std}, {"mean": mean, "std": std, "image_size": 1}):
+        config = check_config("classifier", values)
+        expected = {"mean": None, "std": None, "image_size": None, **values}
+        assert config.model_dump(include={"mean", "std", "image_size"}) == expected

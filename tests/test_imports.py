@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "files", "database", "runs"}),
+    frozenset({"config", "files", "database", "garbage", "runs"}),
     frozenset({"annotations", "run_store", "runtime", "records"}),
     frozenset({"workspace", "data", "checkpoints", "architectures"}),
     frozenset({"classifier", "vae"}),

@@ -1,0 +1,457 @@
+"""Labels: never changed, never lost, and the same again after a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from defuse_core.annotations import (
+    CSV_COLUMNS,
+    NONE_OF_THE_ABOVE,
+    SINGLE_MISTAKES,
+    Annotations,
+    LabelEvent,
+    from_csv,
+    to_csv,
+)
+from defuse_core.database import WorkspaceError
+from defuse_core.runs import Resources
+from defuse_core.workspace import Workspace
+
+CLASSES = ("cat", "dog", "bird")
+REGIONS = (0, 1, 7)
+
+LABELLER = """
+import sys, time
+from pathlib import Path
+from defuse_core.annotations import LabelEvent
+from defuse_core.workspace import Workspace
+annotations = Workspace(Path(sys.argv[1])).annotations
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(500):
+    event = LabelEvent(number // 10, sys.argv[2], number % 3, number % 10, seed=number)
+    print(*annotations.append(1, [event]))
+    time.sleep(0.001)  # else one is done before the other has waited for the first lock
+"""
+
+
+def made_in(folder: Path) -> Annotations:
+    """Annotations of a workspace with two distill runs, numbers 1 and 2."""
+    workspace = Workspace(folder, durable=False)
+    for name in "ab":
+        project = workspace.create_project(name, dataset={})
+        workspace.runs.add(project.id, "distill", {}, seed=0, resources=Resources())
+    return workspace.annotations
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Annotations:
+    return made_in(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
+    return made_in(tmp_path_factory.mktemp("shared"))
+
+
+def bare(events: Sequence[LabelEvent]) -> list[LabelEvent]:
+    """Without what storing adds."""
+    return [replace(event, id=0, at=0.0) for event in events]
+
+
+# Events
+
+
+def test_labels_come_back_as_they_were_in_the_order_of_storing(annotations: Annotations) -> None:
+    events = [
+        LabelEvent(7, "Ann", 2, 3, tau=0.1, seed=9, n_samples=64),
+        LabelEvent(0, "日本", None),
+        LabelEvent(SINGLE_MISTAKES, "Ann", 0, 12345),
+    ]
+    before = time.time()
+    ids = annotations.append(1, iter(events[:2]))
+    ids += annotations.append(1, events[2:])
+    assert ids == sorted(set(ids))
+    found = annotations.events(1)
+    assert bare(found) == events
+    assert [event.id for event in found] == ids
+    assert all(before <= event.at <= time.time() for event in found)
+    assert annotations.counting(1) == found
+    assert annotations.last_id(1) == ids[-1]
+    assert annotations.append(1, []) == []
+    assert (annotations.events(2), annotations.last_id(2), annotations.last_id(99)) == ([], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "bad", "told"),
+    [
+        (1, LabelEvent(0, "", 1), "needs the name of its annotator; give one"),
+        (1, LabelEvent(0, " \t", 1), "needs the name of its annotator; give one"),
+        (99, LabelEvent(0, "ann", 1), "run 99 does not exist"),
+        (1, LabelEvent(0, "ann", 1, undoes=12345), "does not exist"),
+        (1, LabelEvent(0, "ann", 1, undoes=1), "undone already"),
+    ],
+)
+def test_labels_are_stored_all_or_none(
+    annotations: Annotations, run_id: int, bad: LabelEvent, told: str
+) -> None:
+    annotations.append(1, [LabelEvent(0, "ann", 0)])
+    annotations.undo(1, "ann")
+    before = annotations.events(1)
+    with pytest.raises(WorkspaceError, match=told):
+        annotations.append(run_id, [LabelEvent(1, "ann", 1), bad, LabelEvent(2, "ann", 1)])
+    assert annotations.events(1) == before
+    assert annotations.events(99) == []
+
+
+def test_the_later_of_two_answers_is_left_to_the_reader(annotations: Annotations) -> None:
+    """Both are told, in order; what is undone gives way to the answer before it."""
+    annotations.append(1, [LabelEvent(0, "ann", 0, 3), LabelEvent(0, "ann", 1, 3)])
+    assert [event.label for event in annotations.counting(1)] == [0, 1]
+    undone = annotations.undo(1, "ann")
+    assert undone is not None
+    assert undone.label == 1
+    assert [event.label for event in annotations.counting(1)] == [0]
+
+
+def test_an_undo_is_an_event_that_says_what_it_takes_back(annotations: Annotations) -> None:
+    (first,) = annotations.append(1, [LabelEvent(4, "ann", 2, 5, tau=0.3, seed=8, n_samples=20)])
+    undone = annotations.undo(1, "ann")
+    answer, undo = annotations.events(1)
+    assert undone == answer
+    assert bare([undo]) == [replace(bare([answer])[0], undoes=first)]
+    assert undo.id > answer.id
+    assert annotations.last_id(1) == undo.id
+    assert annotations.counting(1) == []
+    assert annotations.undo(1, "ann") is None
+    assert len(annotations.events(1)) == 2
+
+
+def test_one_takes_back_only_ones_own_answers_about_the_same_run(annotations: Annotations) -> None:
+    annotations.append(1, [LabelEvent(0, "ann", 0), LabelEvent(0, "bob", 1)])
+    annotations.append(2, [LabelEvent(0, "ann", 2)])
+    assert annotations.undo(1, "eve") is None
+    undone = annotations.undo(1, "ann")
+    assert undone is not None
+    assert (undone.annotator, undone.label) == ("ann", 0)
+    assert [event.annotator for event in annotations.counting(1)] == ["bob"]
+    assert [event.annotator for event in annotations.counting(2)] == ["ann"]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["ann", "bob"]), st.lists(st.integers(0, 2), max_size=3) | st.none()),
+        max_size=15,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_answers_count_as_on_one_pile_an_annotator_now_and_at_every_time_before(
+    shared: Annotations, steps: list[tuple[str, list[int] | None]]
+) -> None:
+    """Answers are laid on the annotator's pile, an undo takes the topmost; None stands for an undo."""
+    while shared.undo(1, "ann") or shared.undo(1, "bob"):
+        pass
+    piles: dict[str, list[int]] = {"ann": [], "bob": []}
+    then: list[tuple[int, list[int]]] = []
+    for annotator, labels in steps:
+        if labels is None:
+            undone = shared.undo(1, annotator)
+            assert (undone and undone.id) == (piles[annotator].pop() if piles[annotator] else None)
+        else:
+            piles[annotator] += shared.append(1, [LabelEvent(0, annotator, label) for label in labels])
+        then.append((shared.last_id(1), sorted(piles["ann"] + piles["bob"])))
+    for last, counting in then:
+        assert [event.id for event in shared.counting(1, up_to=last)] == counting
+        assert [event.id for event in shared.events(1, up_to=last)] == [
+            event.id for event in shared.events(1) if event.id <= last
+        ]
+    assert shared.counting(1, up_to=0) == []
+
+
+def test_a_thousand_labels_of_two_processes_are_all_kept_in_their_order(tmp_path: Path) -> None:
+    annotations = made_in(tmp_path / "home")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LABELLER, str(tmp_path / "home"), annotator],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for annotator in ("ann", "bob")
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [[int(line) for line in process.communicate()[0].split()] for process in processes]
+    found = annotations.events(1)
+    assert len(found) == 1000
+    assert annotations.counting(1) == found
+    for annotator, ids in zip(("ann", "bob"), told, strict=True):
+        own = [event for event in found if event.annotator == annotator]
+        assert [event.id for event in own] == ids
+        assert bare(own) == [
+            LabelEvent(n // 10, annotator, n % 3, n % 10, seed=n) for n in range(500)
+        ]  # fmt: skip
+    changes = sum(a.annotator != b.annotator for a, b in pairwise(found))
+    assert changes > 100, "the processes never met"
+
+
+# CSV
+
+TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
+WORDS = TEXTS.filter(lambda text: text == text.strip())
+ODD = ("=1+1", "a,b", 'say "no"', "two\nlines", "'", "日本", "@x", "-1", "None", ",,", '""', "ﬁ", "a\u2028b",
+       "cat", " cat", "cat\n", "\r", "a\rb", "a\r\nb")  # fmt: skip
+NAMES = st.lists(st.sampled_from(ODD) | TEXTS, min_size=1, max_size=6, unique=True).filter(
+    lambda names: NONE_OF_THE_ABOVE not in names
+)
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> tuple[list[str], list[LabelEvent]]:
+    """Class names, and answers about regions 0, 1, 7 and about 30 single mistakes."""
+    names = draw(NAMES)
+    events = []
+    for _ in range(draw(st.integers(0, 6))):
+        region, n_samples = draw(st.sampled_from([*REGIONS, SINGLE_MISTAKES])), draw(st.integers(1, 99))
+        most = 30 if region == SINGLE_MISTAKES else n_samples
+        events.append(
+            LabelEvent(
+                region,
+                draw(WORDS),
+                draw(st.none() | st.integers(0, len(names) - 1)),
+                draw(st.none() | st.integers(0, most - 1)),
+                draw(st.floats(0, 1e9, exclude_min=True)),
+                draw(st.integers(0, 2**62)),
+                n_samples,
+            )
+        )
+    return names, events
+
+
+@given(told=labelled(), bom=st.booleans(), ends=st.sampled_from(["\n", "\r\n", "\r"]))
+@settings(max_examples=200, deadline=None)
+def test_labels_survive_a_csv(told: tuple[list[str], list[LabelEvent]], bom: bool, ends: str) -> None:
+    names, events = told
+    text = to_csv(events, names)
+    assert text.endswith("\r\n")
+    if not any({"\n", "\r"} & set(field) for event in events for field in (event.annotator, *names)):
+        text = text.replace("\r\n", ends)
+    assert from_csv("\ufeff" * bom + text, names, REGIONS, n_mistakes=30) == events
+
+
+@given(told=labelled())
+@settings(max_examples=100, deadline=None)
+def test_other_programs_read_the_csv_as_it_is_meant(told: tuple[list[str], list[LabelEvent]]) -> None:
+    names, events = told
+    rows = list(csv.DictReader(io.StringIO(to_csv(events, names), newline="")))
+    assert len(rows) == len(events)
+    for row, event in zip(rows, events, strict=True):
+        assert tuple(row) == CSV_COLUMNS
+        assert row["label"] == (NONE_OF_THE_ABOVE if event.label is None else names[event.label])
+        assert row["annotator"] == event.annotator
+        assert (int(row["region"]), int(row["seed"]), float(row["tau"])) == (
+            event.region_id,
+            event.seed,
+            event.tau,
+        )
+        assert row["sample"] == ("" if event.sample_id is None else str(event.sample_id))
+
+
+def test_labels_with_none_has_its_heading_only() -> None:
+    assert to_csv([], CLASSES) == "region,sample,annotator,label,tau,seed,n_samples,at\r\n"
+    assert from_csv(to_csv([], CLASSES), CLASSES, REGIONS) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(" cat", id="space before"),
+        pytest.param("cat\n", id="line end after"),
+        pytest.param("a\rb", id="carriage return"),
+        pytest.param("\r", id="nothing else"),
+        pytest.param("none of the above ", id="nearly none of the above"),
+        pytest.param("dog ", id="nearly another class"),
+    ],
+)
+def test_class_names_that_a_data_set_may_have_survive_a_csv(name: str) -> None:
+    events = [LabelEvent(0, "ann", 1)]
+    assert from_csv(to_csv(events, ["dog", name]), ["dog", name], REGIONS) == events
+
+
+def test_a_label_is_stripped_only_where_that_makes_it_a_class() -> None:
+    text = "region,annotator,label\n0,ann, dog\n0,ann,\tcat \n0,ann, none of the above \n"
+    assert [event.label for event in from_csv(text, ["dog", " dog", "cat"], REGIONS)] == [1, 2, None]
+
+
+def test_a_csv_of_a_person_needs_three_columns_in_any_order() -> None:
+    text = "label,comment,annotator,region\n dog ,sure,Ann , 7\n\nnone of the above,,Bob,0\n"
+    assert from_csv(text, CLASSES, REGIONS) == [LabelEvent(7, "Ann", 1), LabelEvent(0, "Bob", None)]
+    for ends in ("\r\n", "\r"):
+        again = from_csv("\ufeff" + text.replace("\n", ends), CLASSES, REGIONS)
+        assert again == from_csv(text, CLASSES, REGIONS)
+
+
+GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "",
+            r"lacks the columns region, annotator, label; its first line is '', and should be region,sample,",
+        ),
+        ("region,label\n0,cat\n", r"lacks the columns annotator; its first line is 'region,label'"),
+        ("0,0,ann,cat\n", r"lacks the columns region, annotator, label; its first line is '0,0,ann,cat'"),
+        ("region;annotator;label\n0;ann;cat\n", r"lacks the columns .*'region;annotator;label'"),
+        (GOOD + "0,0,ann,cow\n", "line 3: label must be one of cat, dog, bird, none of the above, got 'cow'"),
+        (GOOD + "0,0,ann,Cat\n", "line 3: label must be one of .*got 'Cat'"),
+        (GOOD + "0,0,ann,\n", "line 3: label must be one of .*got ''"),
+        (GOOD + "0,0,ann,1\n", "line 3: label must be one of .*got '1'"),
+        (GOOD + "2,0,ann,cat\n", "line 3: there is no region 2; there are: 0, 1, 7"),
+        (GOOD + "-1,0,ann,cat\n", "line 3: there is no region -1; there are: 0, 1, 7"),
+        (GOOD + "x,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got 'x'"),
+        (GOOD + ",0,ann,cat\n", "line 3: region must be a whole number from -1 up, got ''"),
+        (GOOD + "-2,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '-2'"),
+        (GOOD + "-,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '-'"),
+        (GOOD + "²,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '²'"),
+        pytest.param(
+            GOOD + "--1,0,ann,cat\n",
+            "line 3: region must be a whole number from -1 up, got '--1'",
+        ),
+        (GOOD + "0,1.5,ann,cat\n", "line 3: sample must be a whole number from 0 up, got '1.5'"),
+        (GOOD + "0,10,ann,cat\n", r"line 3: sample must be in 0 … 9, got 10"),
+        (GOOD + "0,-1,ann,cat\n", r"line 3: sample must be a whole number from 0 up, got '-1'"),
+        (GOOD + "0,20,ann,cat,0.5,0,20\n", r"line 3: sample must be in 0 … 19, got 20"),
+        (GOOD + "0,0, ,cat\n", "line 3: annotator must be named"),
+        (GOOD + "0,0,ann,cat,0\n", "line 3: tau must be a positive number, got '0'"),
+        (GOOD + "0,0,ann,cat,-1\n", "line 3: tau must be a positive number, got '-1'"),
+        (GOOD + "0,0,ann,cat,nan\n", "line 3: tau must be a positive number, got 'nan'"),
+        (GOOD + "0,0,ann,cat,inf\n", "line 3: tau must be a positive number, got 'inf'"),
+        (GOOD + "0,0,ann,cat,half\n", "line 3: tau must be a positive number, got 'half'"),
+        (GOOD + "0,0,ann,cat,0.5,-1\n", "line 3: seed must be a whole number from 0 up, got '-1'"),
+        (GOOD + "0,,ann,cat,0.5,0,0\n", "line 3: n_samples must be a whole number from 1 up, got '0'"),
+        (GOOD + "0,,ann,cat,0.5,0,many\n", "line 3: n_samples must be a whole number from 1 up, got 'many'"),
+        (GOOD + "0\n", "line 3: annotator must be named"),
+        (GOOD + "0,0,ann\n", "line 3: label must be one of"),
+        ('region,annotator,label\n0,"two\nlines",cat\n0,ann,cow\n', "line 4: label must be one of"),
+        (
+            GOOD + "0,1,ann,cat\n" * 50 + "0,0,ann,cow\n" + "0,1,ann,cat\n" * 5,
+            "line 53: label must be one of",
+        ),
+    ],
+)
+def test_a_bad_csv_is_refused_as_a_whole_and_the_line_is_named(
+    annotations: Annotations, text: str, told: str
+) -> None:
+    with pytest.raises(WorkspaceError, match=told):
+        annotations.append(1, from_csv(text, CLASSES, REGIONS))
+    assert annotations.events(1) == []
+    assert len(from_csv(GOOD, CLASSES, REGIONS)) == 1
+
+
+def test_the_field_that_is_malformed_is_named() -> None:
+    """Here it is of no use whether the sample exists."""
+    for n_samples in ("0", "many"):
+        with pytest.raises(WorkspaceError, match=r"^line 3: n_samples must be a whole number from 1 up, got"):
+            from_csv(f"{GOOD}0,0,ann,cat,0.5,0,{n_samples}\n", CLASSES, REGIONS)
+
+
+TOO_LONG = "field larger than field limit .*; check the quotes, and save the file as CSV again"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        pytest.param(f"{2**63},0,ann,cat", "region must be a whole number from -1 up", id="region"),
+        pytest.param(f"0,{10**30},ann,cat", "sample must be a whole number from 0 up", id="sample"),
+        pytest.param(f"0,0,ann,cat,0.5,{10**30},10", "seed must be a whole number from 0 up", id="seed"),
+        pytest.param(f"0,0,ann,cat,0.5,{2**63},10", "seed must be a whole number from 0 up", id="one over"),
+        pytest.param(
+            f"0,,ann,cat,0.5,0,{10**30}", "n_samples must be a whole number from 1 up", id="n_samples"
+        ),
+        pytest.param(
+            f"0,0,ann,cat,0.5,{'9' * 5000},10",
+            "seed must be a whole number from 0 up",
+            id="5000 digits",
+        ),
+        pytest.param(f"0,0,{'a' * 200_000},cat,0.5,0,10", TOO_LONG, id="a field too long"),
+        pytest.param('0,0,"' + "ann,cat\n" * 50_000, TOO_LONG, id="a quote that never ends"),
+    ],
+)
+def test_values_beyond_all_measure_are_refused_in_words(
+    annotations: Annotations, line: str, told: str
+) -> None:
+    with pytest.raises(WorkspaceError, match=f"^line 3: {told}"):
+        annotations.append(1, from_csv(f"{GOOD}{line}\n", CLASSES, REGIONS))
+    assert annotations.events(1) == []
+
+
+@pytest.mark.parametrize("line", [f"0,0,{'a' * 200_000},cat,0.5,0,10", '0,0,"' + "ann,cat\n" * 50_000])
+def test_what_is_no_csv_is_refused_in_words(line: str) -> None:
+    with pytest.raises(WorkspaceError, match=rf"^line \d+: {TOO_LONG}$"):
+        from_csv(f"{GOOD}{line}\n", CLASSES, REGIONS)
+
+
+def test_a_heading_that_is_no_csv_is_refused_in_words() -> None:
+    with pytest.raises(WorkspaceError, match=r"^line 1: field larger .*; the first line should be region,"):
+        from_csv(f"region,annotator,label,{'a' * 200_000}\n", CLASSES, REGIONS)
+
+
+def test_the_largest_seed_that_can_be_stored_is_taken(annotations: Annotations) -> None:
+    annotations.append(1, from_csv(f"{GOOD}0,0,ann,cat,0.5,{2**63 - 1},10\n", CLASSES, REGIONS))
+    assert [event.seed for event in annotations.events(1)] == [0, 2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        ("0", None),
+        ("29", None),
+        ("30", "line 2: sample must be in 0 … 29, got 30"),
+        ("-1", "line 2: sample must be a whole number from 0 up, got '-1'"),
+    ],
+)
+def test_single_mistakes_are_counted_by_how_many_there_are(sample: str, told: str | None) -> None:
+    text = f"region,sample,annotator,label\n-1,{sample},ann,cat\n"
+    if told is None:
+        found = from_csv(text, CLASSES, REGIONS, n_mistakes=30)
+        assert found == [LabelEvent(SINGLE_MISTAKES, "ann", 0, int(sample))]
+    else:
+        with pytest.raises(WorkspaceError, match=told):
+            from_csv(text, CLASSES, REGIONS, n_mistakes=30)
+
+
+def test_many_classes_are_not_all_listed() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    with pytest.raises(WorkspaceError, match="class 19, none of the above, got 'x'") as told:
+        from_csv("region,annotator,label\n0,ann,x\n", names, REGIONS)
+    assert len(str(told.value)) < 400
+
+
+def stored_and_exported(annotations: Annotations, events: Sequence[LabelEvent]) -> Any:
+    annotations.append(1, events)
+    return from_csv(to_csv(annotations.counting(1), CLASSES), CLASSES, REGIONS)
+
+
+def test_what_counts_is_exported_and_nothing_else(annotations: Annotations) -> None:
+    events = [LabelEvent(0, "ann", 0, 1), LabelEvent(0, "ann", 1, 2), LabelEvent(7, "bob", None)]
+    annotations.append(1, [LabelEvent(1, "ann", 2)])
+    annotations.undo(1, "ann")
+    assert stored_and_exported(annotations, events) == events
