@@ -19,12 +19,22 @@ from rich.table import Table
 
 from defuse_core import console as shown
 from defuse_core.annotations import from_csv, to_csv
-from defuse_core.cli_options import config_options, given_config
-from defuse_core.config import PRESETS, ConfigError, StepName
+from defuse_core.cli_options import (
+    RUN_OPTIONS,
+    AsJson,
+    Detach,
+    Device,
+    ProjectName,
+    Seed,
+    config_options,
+    given_config,
+    given_resources,
+)
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
 
 EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
@@ -44,50 +54,6 @@ label_app = typer.Typer(
     help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True
 )
 app.add_typer(label_app, name="label")
-
-ProjectName = Annotated[
-    str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default the only project there is")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no bars")]
-Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself")]
-PresetName = Annotated[
-    str,
-    typer.Option("--preset", help=f"Start from the paper's settings for a data set: {', '.join(PRESETS)}"),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of every random stream")]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
-Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes all cores")]
-EngineName = Annotated[str, typer.Option(help="local, or ray")]
-Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or local to start one")]
-Cpus = Annotated[float, typer.Option(min=0, help="Ray: CPUs a task")]
-Gpus = Annotated[float, typer.Option(min=0, help="Ray: GPUs a task, or a share of one")]
-
-_RESOURCES = ("device", "threads", "engine", "address", "cpus", "gpus")
-RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "preset": (PresetName, ""),
-    "project": (ProjectName, ""),
-    "seed": (Seed, 0),
-    "device": (Device, "auto"),
-    "threads": (Threads, 0),
-    "engine": (EngineName, "local"),
-    "address": (Address, None),
-    "cpus": (Cpus, 1.0),
-    "gpus": (Gpus, 0.0),
-    "detach": (Detach, False),
-    "as_json": (AsJson, False),
-}
-
-
-def _resources(
-    device: str, threads: int, engine: str, address: str | None, cpus: float, gpus: float
-) -> Resources:
-    if engine not in ("local", "ray"):
-        raise typer.BadParameter(f"must be local or ray, got {engine!r}", param_hint="--engine")
-    if engine == "local" and address is not None:
-        raise typer.BadParameter("goes with --engine ray", param_hint="--address")
-    if engine == "ray" and address is None:
-        raise typer.BadParameter("needs --address HOST:PORT, or --address local", param_hint="--engine")
-    return Resources(device, threads, "ray" if engine == "ray" else "local", address, cpus, gpus)
 
 
 def _project(workspace: Workspace, name: str) -> Project:
@@ -138,7 +104,7 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         project = _project(workspace, rest["project"])
         run = launcher.submit(
             workspace, project.id, step, values, seed=rest["seed"],
-            resources=_resources(*(rest[key] for key in _RESOURCES)),
+            resources=given_resources(rest),
         )  # fmt: skip
         _finish(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
 

@@ -1,23 +1,54 @@
-"""Options of the command line made from the fields of a step's config, so that none is forgotten.
+"""Options of the command line: those of every run, and those made from the fields of a step's config.
 
 A field of a config within the config keeps its own name where that is free, else it takes the outer
-field's name before it: `--epochs`, `--labeling-tau`. Values are text; the config parses and checks
-them.
+field's name before it. Values are text; the config parses and checks them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from defuse_core.config import PRESETS, STEPS, ConfigError, StepName, preset_values
+from defuse_core.config import PRESETS
+from defuse_core.runs import Resources
+from defuse_core.step_configs import STEPS, ConfigError, StepName, preset_values
 
-_RESERVED = frozenset({"project", "seed", "device", "threads", "engine", "address", "cpus", "gpus", "preset"})
+ProjectName = Annotated[
+    str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default the only project there is")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no bars")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself")]
+PresetName = Annotated[
+    str,
+    typer.Option("--preset", help=f"Start from the paper's settings for a data set: {', '.join(PRESETS)}"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random stream")]
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes all cores")]
+EngineName = Annotated[str, typer.Option(help="local, or ray")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or local to start one")]
+Cpus = Annotated[float, typer.Option(min=0, help="Ray: CPUs a task")]
+Gpus = Annotated[float, typer.Option(min=0, help="Ray: GPUs a task, or a share of one")]
+
+RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "preset": (PresetName, ""),
+    "project": (ProjectName, ""),
+    "seed": (Seed, 0),
+    "device": (Device, "auto"),
+    "threads": (Threads, 0),
+    "engine": (EngineName, "local"),
+    "address": (Address, None),
+    "cpus": (Cpus, 1.0),
+    "gpus": (Gpus, 0.0),
+    "detach": (Detach, False),
+    "as_json": (AsJson, False),
+}
+"""Options of every command that starts a run: annotation and default by parameter name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +79,7 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
     found: dict[str, ConfigOption] = {}
     for path, field, default in _fields(STEPS[step].config(), ()):
         name = path[-1]
-        if name in found or name in _RESERVED:
+        if name in found or name in RUN_OPTIONS:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
         default_text = "" if default is None else f"(default: {_show(default)})"
         text = f"{field.description or ''} {default_text}".strip()
@@ -120,3 +151,21 @@ def _show(default: Any) -> str:
     if isinstance(default, tuple):
         return ",".join(f"{value:g}" for value in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def given_resources(given: Mapping[str, Any]) -> Resources:
+    """Return where a run is to compute, of the options that were typed.
+
+    Raises
+    ------
+    typer.BadParameter
+        If engine and address do not go together.
+    """
+    engine, address = given["engine"], given["address"]
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"must be local or ray, got {engine!r}", param_hint="--engine")
+    if engine == "local" and address is not None:
+        raise typer.BadParameter("goes with --engine ray", param_hint="--address")
+    if engine == "ray" and address is None:
+        raise typer.BadParameter("needs --address HOST:PORT, or --address local", param_hint="--engine")
+    return Resources(**{field.name: given[field.name] for field in fields(Resources)})

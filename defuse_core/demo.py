@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from defuse_core.config import PRESETS, Preset, StepName, check_config, preset_values
+from defuse_core.config import PRESETS, Preset
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import StepName, check_config, preset_values
 from defuse_core.workspace import Project, Workspace
 
 PROJECT = "demo"

@@ -9,23 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from defuse_core import config as config_module
+from defuse_core import step_configs
 from defuse_core.config import (
     PAPER_LAMBDAS,
     PRESETS,
     ClassifierTraining,
-    ConfigError,
     CorrectionConfig,
     DistillationConfig,
     IdentificationConfig,
     LabelingConfig,
     Preset,
-    StepName,
     VaeConfig,
     VaeTraining,
-    check_config,
-    preset_values,
 )
+from defuse_core.step_configs import ConfigError, StepName, check_config, preset_values
 from defuse_core.vae import vae_config_for
 
 STEPS: tuple[type[BaseModel], ...] = (
@@ -180,7 +177,7 @@ def test_padding_that_does_not_divide_is_refused_with_the_padding_to_set(
         VaeConfig(image_size=image_size, depth=depth, padding=0)
 
 
-RUNS = config_module.STEPS  # the steps that can be a run; STEPS here are the configs of the paper
+RUNS = step_configs.STEPS  # the steps that can be a run; STEPS here are the configs of the paper
 
 
 def test_every_step_is_known_and_stands_on_steps_before_it() -> None:

@@ -13,16 +13,10 @@ from typing import Any
 import pytest
 
 from defuse_core import demo
-from defuse_core.config import (
-    PRESETS,
-    STEPS,
-    CorrectionConfig,
-    DistillationConfig,
-    IdentificationConfig,
-    check_config,
-)
+from defuse_core.config import PRESETS, CorrectionConfig, DistillationConfig, IdentificationConfig
 from defuse_core.database import WorkspaceError
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import STEPS, check_config
 from defuse_core.workspace import Workspace
 from tests.workspaces import eventually
 

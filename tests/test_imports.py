@@ -14,7 +14,7 @@ CORE = ROOT / "defuse_core"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "files", "database", "garbage", "runs"}),
-    frozenset({"annotations", "run_store", "runtime", "records"}),
+    frozenset({"annotations", "step_configs", "run_store", "runtime", "records"}),
     frozenset({"workspace", "data", "checkpoints", "architectures"}),
     frozenset({"classifier", "vae"}),
     frozenset({"identification", "distillation", "labeling", "correction", "evaluation", "projection"}),

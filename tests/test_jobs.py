@@ -18,11 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from defuse_core.config import ConfigError, StepName
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.run_store import LiveRunError
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import ConfigError, StepName
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually
 
 LONG_SEARCH = {**SEARCH, "n_perturbations": 300}

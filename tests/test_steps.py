@@ -13,7 +13,7 @@ import torch
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import accuracy, predict
-from defuse_core.config import STEPS, CorrectionConfig, DistillationConfig, IdentificationConfig
+from defuse_core.config import CorrectionConfig, DistillationConfig, IdentificationConfig
 from defuse_core.correction import apply_point, find_flips, sweep_lambdas
 from defuse_core.distillation import fit_mixture, membership
 from defuse_core.evaluation import score_failures, score_split
@@ -23,6 +23,7 @@ from defuse_core.labeling import draw_images
 from defuse_core.projection import project
 from defuse_core.records import FailureInstances, Mistakes
 from defuse_core.runs import Run
+from defuse_core.step_configs import STEPS
 from defuse_core.steps import STEP_CLASSES, load_step
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.repair import Correct

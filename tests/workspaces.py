@@ -18,12 +18,13 @@ from torch import Tensor
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import Classifier, Preprocessing, predict, train_classifier
-from defuse_core.config import ClassifierTraining, StepName
+from defuse_core.config import ClassifierTraining
 from defuse_core.data import ImageDataset
 from defuse_core.jobs import launcher
 from defuse_core.labeling import draw_images
 from defuse_core.projects import new_project
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import StepName
 from defuse_core.steps.source import Source
 from defuse_core.workspace import Project, Workspace
 from tests.conftest import TinyNetwork, bars

@@ -18,10 +18,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from defuse_core.config import STEPS, StepName, check_config
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.runs import Resources, Run, is_alive, process_started
+from defuse_core.step_configs import STEPS, StepName, check_config
 from defuse_core.workspace import Workspace
 
 CANCEL_SECONDS = 0.7

@@ -25,9 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defuse_core.config import STEPS
 from defuse_core.database import WorkspaceError
 from defuse_core.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
+from defuse_core.step_configs import STEPS
 from defuse_core.workspace import Workspace
 
 if TYPE_CHECKING:

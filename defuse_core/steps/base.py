@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.checkpoints import dump_tensors
-from defuse_core.config import StepName
 from defuse_core.records import Interval
 from defuse_core.runtime import Loop, Result
+from defuse_core.step_configs import StepName
 
 
 @dataclass(frozen=True)

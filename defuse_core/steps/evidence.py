@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
-from defuse_core.config import AnnotationConfig, EvaluationConfig, ReportConfig
 from defuse_core.correction import find_flips
 from defuse_core.evaluation import (
     Agreement,
@@ -42,6 +41,7 @@ from defuse_core.figures import (
 from defuse_core.labeling import collect_votes, draw_images, majority, simulate_annotators
 from defuse_core.records import FailureInstances, Interval
 from defuse_core.shipped import ANNOTATORS, load_annotators
+from defuse_core.step_configs import AnnotationConfig, EvaluationConfig, ReportConfig
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.repair import SETS

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
 from defuse_core.classifier import Classifier, predict
-from defuse_core.config import AnnotationConfig
 from defuse_core.data import as_bytes
 from defuse_core.labeling import (
     Votes,
@@ -27,6 +26,7 @@ from defuse_core.labeling import (
 from defuse_core.records import Annotation, Mistakes, Region, Verdict
 from defuse_core.runtime import numpy_rng
 from defuse_core.shipped import load_annotators
+from defuse_core.step_configs import AnnotationConfig
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
 from defuse_core.steps.source import Source
 from defuse_core.vae import BetaVAE, decode_images

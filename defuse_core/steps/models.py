@@ -10,11 +10,12 @@ import torch
 from defuse_core.architectures import build_network
 from defuse_core.checkpoints import load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
-from defuse_core.config import ClassifierConfig, GeneratorConfig, VaeConfig
+from defuse_core.config import VaeConfig
 from defuse_core.data import ImageDataset
 from defuse_core.evaluation import score_split
 from defuse_core.runtime import derive_seed
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae, read_card
+from defuse_core.step_configs import ClassifierConfig, GeneratorConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.source import Source, check_fits, pack_classifier
 from defuse_core.vae import BetaVAE, vae_config_for, vae_epochs

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from defuse_core.classifier import accuracy
-from defuse_core.config import SweepConfig
 from defuse_core.correction import (
     apply_point,
     choose_point,
@@ -18,6 +17,7 @@ from defuse_core.correction import (
 from defuse_core.evaluation import score_failures, score_split
 from defuse_core.labeling import failure_instances
 from defuse_core.records import FailureInstances, SweepPoint, Verdict
+from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (
     File,
     Item,

@@ -12,11 +12,12 @@ from defuse_core.annotations import LabelEvent
 from defuse_core.architectures import build_network
 from defuse_core.checkpoints import load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing
-from defuse_core.config import StepName, VaeConfig
+from defuse_core.config import VaeConfig
 from defuse_core.data import DataError, ImageDataset, load_dataset
 from defuse_core.database import WorkspaceError
 from defuse_core.records import Mistakes, Mixture, Region
 from defuse_core.runs import Run
+from defuse_core.step_configs import StepName
 from defuse_core.vae import BetaVAE
 from defuse_core.workspace import Workspace
 

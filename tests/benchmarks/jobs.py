@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from defuse_core.config import StepName
 from defuse_core.jobs import launcher
 from defuse_core.jobs.runner import Recorder
 from defuse_core.projects import new_project
 from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import StepName
 from defuse_core.steps.base import Point, Progress
 from defuse_core.workspace import Project, Workspace
 

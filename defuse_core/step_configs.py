@@ -1,0 +1,232 @@
+"""What a run of each step takes: one config a step, and how they are checked.
+
+Imports no torch, so that a form or a command line can be checked at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from defuse_core.config import (
+    ClassifierTraining,
+    Config,
+    CorrectionConfig,
+    DistillationConfig,
+    IdentificationConfig,
+    LabelingConfig,
+    Preset,
+    VaeTraining,
+)
+
+
+class ClassifierConfig(Config):
+    """Train a classifier on the project's data, or bring one."""
+
+    architecture: str | None = Field(
+        None, description="Network; by default mnist_cnn for 28×28 images, else resnet_small"
+    )
+    weights: str | None = Field(
+        None, description="shipped:<name> or blob:<sha256>; by default the network is trained"
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="One value a channel; by default that of the training images"
+    )
+    image_size: int | None = Field(
+        None, ge=1, description="Resize to this many pixels, square; by default as the images are"
+    )
+    training: ClassifierTraining = ClassifierTraining()
+
+    @model_validator(mode="after")
+    def _channels(self) -> Self:
+        given = [values for values in (self.mean, self.std) if values is not None]
+        if any(len(values) not in (1, 3) for values in given) or len({len(v) for v in given}) > 1:
+            raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean} and {self.std}")
+        return self
+
+
+class GeneratorConfig(Config):
+    """Train a β-VAE on the project's training images, whose size and channels it takes, or bring one."""
+
+    weights: str | None = Field(
+        None, description="shipped:<name> or blob:<sha256>; by default the generator is trained"
+    )
+    latent_dim: int = Field(10, ge=1, description="Dimensions of z")
+    hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
+    hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
+    depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
+    training: VaeTraining = VaeTraining()
+
+
+class MapConfig(Config):
+    """Training codes and mistakes in the plane (figure 2)."""
+
+    method: Literal["tsne", "umap", "pca"] = "tsne"
+    n_codes: int = Field(10_000, ge=4, description="Training codes, a sample stratified by class")
+    n_mistakes: int = Field(10_000, ge=0, description="Mistakes, a seeded sample")
+    perplexity: float = Field(30.0, gt=0, description="Of t-SNE")
+    n_neighbors: int = Field(15, ge=2, description="Of UMAP")
+
+
+class DrawConfig(Config):
+    """The frozen draws of every region at many τ."""
+
+    taus: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        tuple(round(0.1 * step, 1) for step in range(21)), min_length=1, description="Values of τ"
+    )
+    n_draws: int = Field(64, ge=1, description="Draws a region, the same at every τ")
+    region_ids: tuple[int, ...] | None = Field(None, description="By default all regions")
+
+
+class AnnotationConfig(Config):
+    """Simulated annotators in place of people (algorithm 3); works on digits only."""
+
+    labeling: LabelingConfig = LabelingConfig()
+    min_probability: float = Field(
+        0.5, ge=0, le=1, description='An annotator less sure than this says "none of the above"'
+    )
+    n_single: int | None = Field(
+        None, ge=0, description="Single mistakes to label for the baseline; by default as many as draws"
+    )
+
+
+class SweepConfig(Config):
+    """Correction over all λ, of the regions and of the baseline."""
+
+    correction: CorrectionConfig = CorrectionConfig()
+    disagreement_threshold: float = Field(0.5, ge=0, lt=1, description="ρ, over which a region is a failure")
+    baseline_lambdas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.1, 1.0, 10.0), description="λ of the baseline; none leaves it out"
+    )
+    rule: Literal["paper", "regions"] = Field("regions", description="How λ is chosen")
+    max_loss: float = Field(0.01, ge=0, le=1, description="Of selection accuracy, for rule regions")
+    last_annotation: int | None = Field(
+        None, ge=0, description="Labels up to this one count; by default those there are at the start"
+    )
+
+
+class EvaluationConfig(Config):
+    """Evidence: what the correction changed."""
+
+
+class ReportConfig(Config):
+    """Figures and tables."""
+
+    n_regions: int = Field(3, ge=1, description="Regions shown before and after")
+
+
+StepName = Literal[
+    "classifier", "vae", "identify", "distill", "map", "draw", "annotate", "correct", "evaluate", "report"
+]
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What can be said of a step without importing torch.
+
+    Attributes
+    ----------
+    config : type
+    needs : tuple of str
+        Steps whose runs it stands on; it stands on what those stand on, too.
+    optional : tuple of str
+        Steps whose runs it takes in where there are any on the same ground.
+    shares_machine : bool
+        Whether it is light enough to run beside another.
+    """
+
+    config: type[Config]
+    needs: tuple[StepName, ...] = ()
+    optional: tuple[StepName, ...] = ()
+    shares_machine: bool = False
+
+
+STEPS: dict[StepName, StepSpec] = {
+    "classifier": StepSpec(ClassifierConfig),
+    "vae": StepSpec(GeneratorConfig),
+    "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
+    "distill": StepSpec(DistillationConfig, ("identify",)),
+    "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
+    "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
+    "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
+    "correct": StepSpec(SweepConfig, ("distill",)),
+    "evaluate": StepSpec(EvaluationConfig, ("correct",)),
+    "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
+}
+"""Every step that can be a run, in the order of the method."""
+
+
+def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
+    """Return the fields of a step's config that a preset sets."""
+    values: dict[StepName, dict[str, Any]] = {
+        "classifier": {"training": preset.classifier_training.model_dump()},
+        "vae": {
+            **preset.vae.model_dump(include={"latent_dim", "hidden_channels", "hidden_units", "depth"}),
+            "training": preset.vae_training.model_dump(),
+        },
+        "identify": preset.identification.model_dump(),
+        "distill": preset.distillation.model_dump(),
+        "annotate": {"labeling": preset.labeling.model_dump()},
+        "correct": {
+            "correction": preset.correction.model_dump(),
+            "disagreement_threshold": preset.labeling.disagreement_threshold,
+        },
+    }
+    return values.get(step, {})
+
+
+def config_within(annotation: Any) -> type[BaseModel] | None:
+    """Return the config that a field of this type holds, if it holds one."""
+    options = get_args(annotation) or (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+class ConfigError(ValueError):
+    """A config that a step refuses; the message names the fields and what they take."""
+
+
+def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
+    """Validate the config of a step.
+
+    Raises
+    ------
+    ConfigError
+        If the step is unknown or a value is refused, in words for people: the field, what it
+        takes, and what came.
+
+    Examples
+    --------
+    >>> check_config("identify", {"noise_a": -1})
+    Traceback (most recent call last):
+    defuse_core.config.ConfigError: identify: noise_a should be greater than 0, got -1
+    """
+    if step not in STEPS:
+        raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+    model = STEPS[step].config
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        told = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
+        raise ConfigError(f"{step}: {told}") from None
+
+
+def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    """One problem of pydantic's in words."""
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        for part in problem["loc"][:-1]:
+            model = config_within(model.model_fields[part].annotation) or model
+        near = difflib.get_close_matches(str(problem["loc"][-1]), model.model_fields, n=1)
+        known = ", ".join(model.model_fields) or "none"
+        return f"{field} is not a field; " + (f"did you mean {near[0]}?" if near else f"there are: {known}")
+    if problem["type"] == "value_error":
+        return f"{field + ': ' if field else ''}{problem['ctx']['error']}"
+    message = problem["msg"].removeprefix("Input ")
+    return f"{field} {message[:1].lower()}{message[1:]}, got {problem['input']!r}"
