@@ -3,6 +3,9 @@
 Write-ahead logging, foreign keys, a busy timeout; `PRAGMA user_version` is the schema's number and
 `MIGRATIONS` brings it up, in order, in one transaction. A newer schema is refused, and so is a
 damaged file, of which no byte is changed. Imports no torch.
+
+Never open the file but through SQLite in a process that has a connection to it: closing any handle
+drops the process's POSIX locks, and the next process takes the log for one that nobody uses.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-_MAGIC = b"SQLite format 3\0"
+_SMALLEST = 512  # bytes; SQLite takes less for an empty file, and would write over it
 
 BUSY_SECONDS = 20.0
 """How long a writer waits for another one."""
@@ -141,9 +144,10 @@ class Database:
         self._durable = durable
         self._local = threading.local()
         with self._explained():
-            if path.exists() and path.stat().st_size:
-                if path.open("rb").read(len(_MAGIC)) != _MAGIC:  # SQLite takes a byte or two for nothing
-                    raise sqlite3.DatabaseError("file is not a database")
+            size = path.stat().st_size if path.exists() else 0
+            if 0 < size < _SMALLEST:
+                raise sqlite3.DatabaseError("file is not a database")
+            if size:
                 self._refuse_unusable()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._migrate()

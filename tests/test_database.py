@@ -540,3 +540,30 @@ def test_a_path_with_marks_of_a_query_is_a_path(tmp_path: Path) -> None:
     add(Database(path), "a")
     assert names(Database(path)) == ["a"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["what? 100% #1 ü"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from defuse_core.workspace import Workspace
+workspace = Workspace(Path(sys.argv[1]))
+workspace.create_project(sys.argv[2], dataset={})
+print(",".join(project.name for project in workspace.projects()))
+"""
+
+
+def test_opening_a_workspace_twice_in_a_process_loses_nothing_that_another_writes(tmp_path: Path) -> None:
+    """A handle that is closed drops the locks of its process; the next process would clear the log."""
+    home = tmp_path / "home"
+    ours = Workspace(home)
+    names = []
+    for number in range(4):
+        Workspace(home)  # looks whether the file is damaged, beside a connection that is open
+        ours.create_project(f"ours {number}", dataset={})
+        told = subprocess.run(
+            [sys.executable, "-c", WRITER, str(home), f"theirs {number}"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        names += [f"ours {number}", f"theirs {number}"]
+        assert told.strip() == ",".join(names)
+        assert [project.name for project in ours.projects()] == names

@@ -119,7 +119,8 @@ def _run(workspace: Workspace, project: Project, step: StepName, config: dict[st
     run = launcher.submit(workspace, project.id, step, config)
     _until(lambda: not workspace.runs.get(run.id).live)
     found = workspace.runs.get(run.id)
-    assert found.status == "done", found.error
+    log = (workspace.run_folder(run.id) / "log.txt").read_text()
+    assert found.status == "done", f"{found}\n{workspace.runs.events(run.id, kind='status')}\n{log}"
     return found
 
 
