@@ -79,7 +79,7 @@ class Annotations:
         if any(not event.annotator.strip() for event in given):
             raise WorkspaceError("an annotation needs the name of its annotator; give one")
         with self._database.write() as connection:
-            return [_insert(connection, run_id, event) for event in given]
+            return store_events(connection, run_id, given)
 
     def undo(self, run_id: int, annotator: str) -> LabelEvent | None:
         """Take back the annotator's last answer that counts; None where there is none."""
@@ -204,6 +204,11 @@ def _parse(
         raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
     index = None if label == NONE_OF_THE_ABOVE else class_names.index(label)
     return LabelEvent(region, annotator, index, sample, tau, seed, n_samples)
+
+
+def store_events(connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent]) -> list[int]:
+    """Store events in a transaction that is open; return their ids."""
+    return [_insert(connection, run_id, event) for event in events]
 
 
 def _insert(connection: sqlite3.Connection, run_id: int, event: LabelEvent) -> int:

@@ -254,9 +254,12 @@ def classifier_epochs(
                 step += 1
         classifier.eval()
         history.append({"loss": float(loss_sum) / len(labels), "accuracy": float(hits) / len(labels)})
-        if checkpoint is not None:
-            save_training(checkpoint, classifier, optimizer, identity=identity, history=history)
-        if (yield epoch, config.epochs, history[-1]):
+        try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
+            stop = yield epoch, config.epochs, history[-1]
+        finally:
+            if checkpoint is not None:
+                save_training(checkpoint, classifier, optimizer, identity=identity, history=history)
+        if stop:
             break
     classifier.eval()
     return history

@@ -9,22 +9,22 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from defuse_core import console as shown
 from defuse_core.annotations import from_csv, to_csv
 from defuse_core.cli_options import (
+    LARGEST,
     RUN_OPTIONS,
     AsJson,
     Detach,
     Device,
     ProjectName,
+    RunNumber,
     Seed,
     config_options,
     given_config,
@@ -38,6 +38,8 @@ from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
 
 EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
+
+_CHUNK = 2**20
 
 app = typer.Typer(
     help="Find the mistakes of an image classifier that its test set does not contain, and repair them.",
@@ -69,7 +71,7 @@ def _project(workspace: Workspace, name: str) -> Project:
 
 def _finish(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
     """Watch a run unless detached, print it, and exit with its code unless it is done."""
-    console = Console()
+    console = shown.make_console()
     if not detach:
         try:
             if as_json:
@@ -102,10 +104,14 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         values = given_config(step, options, given, preset=rest["preset"])
         workspace = Workspace()
         project = _project(workspace, rest["project"])
+        if "weights" in values:
+            values["weights"] = _bring(workspace, project, values["weights"])
         run = launcher.submit(
             workspace, project.id, step, values, seed=rest["seed"],
             resources=given_resources(rest),
         )  # fmt: skip
+        if run.stale:
+            typer.echo(f"note: run {run.id} stands on a run that is stale; see: defuse runs", err=True)
         _finish(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
 
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -119,6 +125,15 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     to.command(name, help=told)(command)
+
+
+def _bring(workspace: Workspace, project: Project, weights: str | None) -> str | None:
+    """Store a file of weights as an upload of the project; what is no path of a file passes unchanged."""
+    if weights is None or not Path(weights).is_file():
+        return weights
+    with Path(weights).open("rb") as file:
+        blob = workspace.add_blob(project.id, weights, iter(lambda: file.read(_CHUNK), b""))
+    return f"blob:{blob.sha256}"
 
 
 @app.command()
@@ -184,7 +199,10 @@ def label_import(
     run = _regions(workspace, chosen)
     ids = [region["region_id"] for region in run.summary["regions"]]
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
-    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{file} is not a readable CSV in UTF-8 ({error}); save it as one") from error
     events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
     workspace.annotations.append(run.id, events)
     told = f"{len(events)} labels added to the regions of run {run.id}"
@@ -192,8 +210,8 @@ def label_import(
 
 
 def _regions(workspace: Workspace, project: Project) -> Run:
-    run = workspace.runs.latest(project.id, "distill")
-    if run is None or run.status != "done":
+    run = workspace.runs.latest(project.id, "distill", done=True)
+    if run is None:
         raise WorkspaceError("there are no regions to label yet; run: defuse distill")
     return run
 
@@ -218,7 +236,7 @@ def report(
     run = _finish(workspace, run, detach=False, as_json=as_json)
     results = write_evidence(workspace, run, out)
     if not as_json:
-        shown.print_results(Console(), results)
+        shown.print_results(shown.make_console(), results)
         typer.echo(f"Table, figures and results.json are in {out}/")
 
 
@@ -233,7 +251,7 @@ def projects(as_json: AsJson = False) -> None:
     for p in workspace.projects():
         sizes = " + ".join(f"{n:,}" for n in p.dataset["sizes"].values())
         table.add_row(p.name, p.dataset["source"], sizes, str(_n_runs(workspace, p)))
-    Console().print(table)
+    shown.make_console().print(table)
 
 
 def _n_runs(workspace: Workspace, project: Project) -> int:
@@ -257,7 +275,7 @@ def delete(
 
 @app.command()
 def runs(
-    run: Annotated[int | None, typer.Argument(help="Show this run whole")] = None,
+    run: Annotated[int | None, typer.Argument(min=1, max=LARGEST, help="Show this run whole")] = None,
     project: Annotated[
         str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default all projects")
     ] = "",
@@ -273,7 +291,7 @@ def runs(
     if as_json:
         typer.echo(json.dumps([shown.run_json(r) for r in found]))
     else:
-        Console().print(shown.runs_table(workspace, found))
+        shown.make_console().print(shown.runs_table(workspace, found))
 
 
 def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
@@ -283,7 +301,7 @@ def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
         about = {"record": run.record, "tasks": [vars(task) for task in tasks], "log": str(log)}
         typer.echo(json.dumps({**shown.run_json(run), **about}))
         return
-    console = Console()
+    console = shown.make_console()
     console.print(shown.runs_table(workspace, [run]))
     console.print_json(json.dumps(run.config))
     table = Table("task", "status", "progress", "")
@@ -296,14 +314,18 @@ def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
 
 @app.command()
 def cancel(
-    run: Annotated[int, typer.Argument(help="Number of the run")],
+    run: RunNumber,
     task: Annotated[str | None, typer.Option(help="Only this task, such as lam=0.1")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop a run, or one of its tasks; what is done is kept."""
-    found = launcher.cancel(Workspace(), run, task)
+    workspace = Workspace()
+    found = launcher.cancel(workspace, run, task)
+    state = next((t.status for t in workspace.runs.tasks(run) if t.name == task), None)
     if as_json:
         typer.echo(json.dumps(shown.run_json(found)))
+    elif state == "done":
+        typer.echo(f"{task} of run {run} is done already")
     elif task is not None and found.live:
         typer.echo(f"{task} of run {run} is asked to stop; the other tasks go on")
     else:
@@ -312,16 +334,22 @@ def cancel(
 
 @app.command()
 def resume(
-    run: Annotated[int, typer.Argument(help="Number of the run")],
+    run: RunNumber,
     device: Annotated[str | None, typer.Option(help="Another device than before")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster, where it has changed")] = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
     workspace = Workspace()
-    resources = workspace.runs.get(run).resources
-    if device is not None:
-        resources = Resources(**{**vars(resources), "device": device})
+    before = workspace.runs.get(run).resources
+    asked = {"device": device, "threads": threads, "engine": engine, "address": address}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if engine == "local":
+        given["address"] = None
+    resources = given_resources({**vars(before), **given})
     _finish(workspace, launcher.resume(workspace, run, resources=resources), detach=detach, as_json=as_json)
 
 
@@ -351,7 +379,7 @@ def demo(
     """
     from defuse_core.demo import demo_project, run_demo, write_evidence
 
-    console = Console(quiet=as_json)
+    console = shown.make_console(quiet=as_json)
     _make_folder(out)
     console.print(
         "Defuse on 5,000 handwritten digits: what does its classifier get wrong that no test shows?\n"
@@ -363,13 +391,16 @@ def demo(
     bars = shown.progress_bars(console)
     try:
         with bars:
-            watch: Callable[[Run], Run] = lambda run: shown.watch(workspace, run, bars)  # noqa: E731
-            found = run_demo(workspace, chosen, seed=seed, resources=resources, watch=watch)
+            found = run_demo(
+                workspace, chosen, seed=seed, resources=resources,
+                watch=lambda run: shown.watch(workspace, run, bars),
+            )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("the step goes on; see: defuse runs. To go on with the demo: defuse demo", err=True)
         sys.exit(130)
     last = list(found.values())[-1]
     if last.status != "done":
+        console.print(f"The demo stopped at {last.step}; to go on with it: defuse demo")
         _finish(workspace, last, detach=False, as_json=as_json)
     results = write_evidence(workspace, found["report"], out)
     if as_json:
@@ -377,6 +408,19 @@ def demo(
         return
     shown.print_results(console, results)
     console.print(f"Table, figures and results.json are in {out}/, the runs in project {chosen.name}.")
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    address: Annotated[str, typer.Option(help="Others than this machine's need a login")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open it in a browser")] = True,
+) -> None:
+    """Open the dashboard."""
+    from importlib import import_module
+
+    Workspace().close()  # an error now rather than in the page
+    import_module("dashboard.server").serve(address, port, browser=browser)
 
 
 def _make_folder(out: Path) -> None:

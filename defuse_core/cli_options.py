@@ -18,6 +18,9 @@ from defuse_core.config import PRESETS
 from defuse_core.runs import Resources
 from defuse_core.step_configs import STEPS, ConfigError, StepName, preset_values
 
+LARGEST = 2**63 - 1
+"""The largest whole number that the database holds."""
+
 ProjectName = Annotated[
     str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default the only project there is")
 ]
@@ -27,7 +30,8 @@ PresetName = Annotated[
     str,
     typer.Option("--preset", help=f"Start from the paper's settings for a data set: {', '.join(PRESETS)}"),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of every random stream")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="Of every random stream")]
+RunNumber = Annotated[int, typer.Argument(min=1, max=LARGEST, help="Number of the run")]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
 Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes all cores")]
 EngineName = Annotated[str, typer.Option(help="local, or ray")]
@@ -154,7 +158,7 @@ def _show(default: Any) -> str:
 
 
 def given_resources(given: Mapping[str, Any]) -> Resources:
-    """Return where a run is to compute, of the options that were typed.
+    """Return where a run is to compute, of the options that were typed; others in `given` are ignored.
 
     Raises
     ------

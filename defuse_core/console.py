@@ -10,10 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from defuse_core.runs import Run, Task
+from defuse_core.pipeline import done_share
+from defuse_core.runs import Run, RunStatus, Task
 from defuse_core.workspace import Workspace
 
 _POLL_SECONDS = 0.1
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Return a console that shows text as it is: names and errors of users are no markup."""
+    return Console(markup=False, emoji=False, highlight=False, quiet=quiet)
 
 
 def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
@@ -21,7 +27,7 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
     bar = None if bars is None else bars.add_task(run.step, total=None, told="starts")
     seen = 0
     counts: dict[str, int] = {}
-    while run.live:
+    while (status := workspace.runs.status(run.id)) in ("queued", "running"):
         tasks = workspace.runs.tasks(run.id)
         if bars is not None and bar is not None:
             for event in workspace.runs.events(run.id, after=seen, kind="point"):
@@ -29,9 +35,9 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
                 for name, value in event.data.items() if len(tasks) > 1 else ():
                     if isinstance(value, int):
                         counts[name] = counts.get(name, 0) + value
-            bars.update(bar, completed=done_share(tasks), total=1.0, told=_told(run, tasks, counts))
+            bars.update(bar, completed=done_share(tasks), total=1.0, told=_told(status, tasks, counts))
         time.sleep(_POLL_SECONDS)
-        run = workspace.runs.get(run.id)
+    run = workspace.runs.get(run.id)
     if bars is not None and bar is not None:
         share = 1.0 if run.status == "done" else done_share(workspace.runs.tasks(run.id))
         bars.update(bar, completed=share, total=1.0)
@@ -41,14 +47,8 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
     return run
 
 
-def done_share(tasks: list[Task]) -> float:
-    """Return the share of a run's work that is done, in [0, 1]."""
-    shares = [1.0 if t.status == "done" else t.step / t.steps if t.steps else 0.0 for t in tasks]
-    return sum(shares) / len(shares) if shares else 0.0
-
-
-def _told(run: Run, tasks: list[Task], counts: Mapping[str, int]) -> str:
-    if run.status == "queued":
+def _told(status: RunStatus, tasks: list[Task], counts: Mapping[str, int]) -> str:
+    if status == "queued":
         return "waits for its turn"
     running = [task for task in tasks if task.status == "running"]
     if counts.get("decoded"):
@@ -77,7 +77,7 @@ def progress_bars(console: Console) -> Progress:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[told]}", table_column=rest),
+        TextColumn("{task.fields[told]}", style="dim", markup=False, table_column=rest),
         console=console,
         expand=True,
     )
@@ -112,6 +112,8 @@ def print_run(console: Console, run: Run) -> None:
         console.print(f"run {run.id} ({run.step}) {run.status}" + (f": {run.error}" if run.error else ""))
         return
     console.print(f"run {run.id} ({run.step}) done in {run.seconds:.1f} s")
+    if run.stale:
+        console.print("  stale: what it stands on, or a label, has been redone since")
     for name, value in run.summary.items():
         if isinstance(value, dict) and all(isinstance(v, int | float) for v in value.values()):
             console.print(f"  {name}: " + _numbers(value))

@@ -144,6 +144,8 @@ class Database:
         self._durable = durable
         self._local = threading.local()
         with self._explained():
+            if path.is_dir():
+                raise WorkspaceError(f"{path} is a folder; move it away, or set DEFUSE_HOME to another one")
             size = path.stat().st_size if path.exists() else 0
             if 0 < size < _SMALLEST:
                 raise sqlite3.DatabaseError("file is not a database")
@@ -258,7 +260,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 def _remedy(message: str) -> str:
     told = message.lower()
-    if "directory" in told and "is a" in told:
+    if "is a directory" in told:
         return "move that folder away"
     if "full" in told or "disk i/o" in told or "no space" in told or "too large" in told:
         return "free disk space, then resume; what was stored before is kept"

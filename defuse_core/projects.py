@@ -18,11 +18,11 @@ def new_project(workspace: Workspace, name: str, source: str, *, image_size: int
     WorkspaceError
         If the name is taken or malformed.
     """
-    if Path(source).exists():
-        source = str(Path(source).resolve())  # runs start in folders of their own
-    elif source.startswith("torchvision:"):
+    if source.startswith("torchvision:"):
         dataset_name, _, root = source.removeprefix("torchvision:").partition(":")
         source = f"torchvision:{dataset_name}:{Path(root or 'data').resolve()}"
+    elif source != "digits":
+        source = str(Path(source).resolve())  # runs start in folders of their own
     dataset = load_dataset(source, image_size=image_size)
     return workspace.create_project(
         name,

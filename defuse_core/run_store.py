@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from defuse_core.annotations import LabelEvent, store_events
 from defuse_core.database import Database, WorkspaceError
 from defuse_core.runs import (
     Artifact,
@@ -95,6 +96,12 @@ class RunStore:
             ).fetchone()
             if status == "done" and not missing:
                 raise WorkspaceError(f"run {run_id} is done; submit the step again for a new run")
+            above = connection.execute("SELECT run_id FROM run_inputs WHERE upstream_id = ?", (run_id,))
+            if status == "done" and (standing := above.fetchone()):
+                raise WorkspaceError(
+                    f"run {run_id} is done, and run {standing[0]} stands on what it left out, too; "
+                    "submit the step again for a new run"
+                )
             if status in ("queued", "running"):
                 raise LiveRunError(f"run {run_id} is {status}; cancel it first, or wait")
             connection.execute(
@@ -138,6 +145,13 @@ class RunStore:
             raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
         return found[0]
 
+    def status(self, run_id: int) -> RunStatus:
+        """Return the status of a run, and nothing else: for those who ask again and again."""
+        rows = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
+        if not rows:
+            raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
+        return self._observe(rows[0])[1]
+
     def of_project(self, project_id: int, step: str | None = None) -> list[Run]:
         """Return the runs of a project, of one step or of all, by number."""
         rows = self._database.read("SELECT * FROM runs WHERE project_id = ? ORDER BY id", (project_id,))
@@ -172,9 +186,10 @@ class RunStore:
             row = again[0]
         return row, status
 
-    def latest(self, project_id: int, step: str) -> Run | None:
-        """Return the newest run of a step that is done or live; None where there is none."""
-        usable = [r for r in self.of_project(project_id, step) if r.live or r.status == "done"]
+    def latest(self, project_id: int, step: str, *, done: bool = False) -> Run | None:
+        """Return the newest run of a step that is done, or live unless `done`; None where there is none."""
+        runs = self.of_project(project_id, step)
+        usable = [run for run in runs if run.status == "done" or (run.live and not done)]
         return usable[-1] if usable else None
 
     def ancestry(self, run_id: int) -> dict[str, Run]:
@@ -182,7 +197,7 @@ class RunStore:
         run = self.get(run_id)
         by_id = {other.id: other for other in self.of_project(run.project_id)}
         found: dict[str, Run] = {}
-        waiting = [run]
+        waiting = [by_id[run_id]]
         while waiting:
             current = waiting.pop()
             found[current.step] = current
@@ -190,8 +205,16 @@ class RunStore:
         return found
 
     def start(self, run_id: int, record: Mapping[str, Any]) -> None:
-        """Mark a queued run of this process as running."""
+        """Mark a queued run of this process as running.
+
+        What earlier attempts were recorded with stays in the record, as "attempts".
+        """
         with self._database.write() as connection:
+            (old,) = connection.execute("SELECT record FROM runs WHERE id = ?", (run_id,)).fetchone() or (
+                "{}",
+            )
+            earlier = json.loads(old)
+            record = {**earlier, **record, "attempts": [*earlier.get("attempts", ()), dict(record)]}
             changed = connection.execute(
                 "UPDATE runs SET status = 'running', started_at = COALESCE(started_at, :now),"
                 " attempt_at = :now, record = :record, heartbeat_at = :now"
@@ -214,11 +237,28 @@ class RunStore:
             ).fetchall()
         return row is None or bool(row[0]), frozenset(name for (name,) in names)
 
+    def fix_labels(self, run_id: int, last_annotation: int) -> None:
+        """Write down the last label that a run takes in; later ones make it stale."""
+        with self._database.write() as connection:
+            connection.execute("UPDATE runs SET last_annotation = ? WHERE id = ?", (last_annotation, run_id))
+
     def finish(
         self, run_id: int, status: RunStatus, *, error: str | None = None,
-        summary: Mapping[str, Any] | None = None,
+        summary: Mapping[str, Any] | None = None, forget: Sequence[str] = (),
+        labels: Sequence[LabelEvent] = (), labels_of: int = 0,
     ) -> None:  # fmt: skip
-        """Write how a run ended; a run that has ended already stays as it is."""
+        """Write how a run ended; a run that has ended already stays as it is.
+
+        Parameters
+        ----------
+        summary : mapping, optional
+            What it found.
+        forget : sequence of str
+            Artifacts that another one has taken the place of; their files are the caller's to remove.
+        labels : sequence of LabelEvent
+            Of the distill run `labels_of`; those of an annotator whose labels the run has stored
+            before are left out. All in one transaction.
+        """
         with self._database.write() as connection:
             row = connection.execute(
                 "SELECT attempt_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
@@ -228,7 +268,16 @@ class RunStore:
                 return
             now = time.time()
             spent = now - row["attempt_at"] if row["attempt_at"] else 0.0
-            record = {**json.loads(row["record"]), **({"summary": summary} if summary is not None else {})}
+            record = json.loads(row["record"])
+            if summary is not None:
+                record["summary"] = summary
+            labelled = set(record.get("labelled", ()))
+            store_events(connection, labels_of, [e for e in labels if e.annotator not in labelled])
+            if labels:
+                record["labelled"] = sorted(labelled | {event.annotator for event in labels})
+            connection.executemany(
+                "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [(run_id, name) for name in forget]
+            )
             connection.execute(
                 "UPDATE runs SET status = ?, error = ?, finished_at = ?, seconds = seconds + ?, record = ?"
                 " WHERE id = ?",
@@ -337,13 +386,6 @@ class RunStore:
         """Let a row name a file that is whole."""
         with self._database.write() as connection:
             _name_artifact(connection, run_id, artifact)
-
-    def forget_artifacts(self, run_id: int, names: Sequence[str]) -> None:
-        """Take artifacts' rows away; their files are the caller's to remove after that."""
-        with self._database.write() as connection:
-            connection.executemany(
-                "DELETE FROM artifacts WHERE run_id = ? AND name = ?", [(run_id, name) for name in names]
-            )
 
     def artifacts(self, run_id: int) -> dict[str, Artifact]:
         """Return the artifacts of a run by name."""

@@ -20,6 +20,7 @@ RunStatus = Literal["queued", "running", "done", "failed", "cancelled", "interru
 TaskStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
 HEARTBEAT_SECONDS = 0.5
+_HAND_OVER_SECONDS = 30.0  # by then a queued run has its runner, or never will
 _CLOCK_SLACK = 1.0  # seconds by which two looks at the same start may differ
 
 
@@ -163,7 +164,8 @@ def observed_status(row: sqlite3.Row) -> RunStatus:
     status: RunStatus = row["status"]
     if status not in ("queued", "running"):
         return status
-    if is_alive(row["pid"], row["pid_started"], row["heartbeat_at"]):
+    forgotten = not row["has_runner"] and time.time() - row["heartbeat_at"] > _HAND_OVER_SECONDS
+    if not forgotten and is_alive(row["pid"], row["pid_started"], row["heartbeat_at"]):
         return status
     return "cancelled" if row["cancel_requested"] else "interrupted"
 

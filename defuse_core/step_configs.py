@@ -23,6 +23,9 @@ from defuse_core.config import (
     VaeTraining,
 )
 
+WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
+"""Where weights come from: a model of ours, or an upload of the project."""
+
 
 class ClassifierConfig(Config):
     """Train a classifier on the project's data, or bring one."""
@@ -31,7 +34,9 @@ class ClassifierConfig(Config):
         None, description="Network; by default mnist_cnn for 28×28 images, else resnet_small"
     )
     weights: str | None = Field(
-        None, description="shipped:<name> or blob:<sha256>; by default the network is trained"
+        None,
+        pattern=WEIGHTS,
+        description="shipped:<name> or blob:<sha256>; by default the network is trained",
     )
     mean: tuple[float, ...] | None = Field(
         None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
@@ -56,7 +61,9 @@ class GeneratorConfig(Config):
     """Train a β-VAE on the project's training images, whose size and channels it takes, or bring one."""
 
     weights: str | None = Field(
-        None, description="shipped:<name> or blob:<sha256>; by default the generator is trained"
+        None,
+        pattern=WEIGHTS,
+        description="shipped:<name> or blob:<sha256>; by default the generator is trained",
     )
     latent_dim: int = Field(10, ge=1, description="Dimensions of z")
     hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
@@ -140,12 +147,15 @@ class StepSpec:
         Steps whose runs it takes in where there are any on the same ground.
     shares_machine : bool
         Whether it is light enough to run beside another.
+    takes_labels : bool
+        Whether it takes in the labels that there are of the regions when it starts.
     """
 
     config: type[Config]
     needs: tuple[StepName, ...] = ()
     optional: tuple[StepName, ...] = ()
     shares_machine: bool = False
+    takes_labels: bool = False
 
 
 STEPS: dict[StepName, StepSpec] = {
@@ -156,7 +166,7 @@ STEPS: dict[StepName, StepSpec] = {
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
     "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
     "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
-    "correct": StepSpec(SweepConfig, ("distill",)),
+    "correct": StepSpec(SweepConfig, ("distill",), takes_labels=True),
     "evaluate": StepSpec(EvaluationConfig, ("correct",)),
     "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
 }
@@ -228,5 +238,7 @@ def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"{field} is not a field; " + (f"did you mean {near[0]}?" if near else f"there are: {known}")
     if problem["type"] == "value_error":
         return f"{field + ': ' if field else ''}{problem['ctx']['error']}"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{field} must be shipped:<name> or blob:<sha256>, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Input ")
     return f"{field} {message[:1].lower()}{message[1:]}, got {problem['input']!r}"

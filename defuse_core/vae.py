@@ -271,9 +271,12 @@ def vae_epochs(
         history.append(metrics)
         if config.patience is not None and _best_epoch(history) == epoch:
             best = copy_state(vae)
-        if path is not None:
-            save_training(path, vae, optimizer, identity=identity, history=history, best=best)
-        if (yield epoch, config.epochs, metrics):
+        try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
+            stop = yield epoch, config.epochs, metrics
+        finally:
+            if path is not None:
+                save_training(path, vae, optimizer, identity=identity, history=history, best=best)
+        if stop:
             break
     if best:
         vae.load_state_dict(best)

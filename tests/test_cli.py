@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from defuse_core.jobs import launcher
-from defuse_core.runs import Run
+from defuse_core.runs import Resources, Run
 from tests.workspaces import Place, copy_place, eventually
 
 Defuse = Callable[..., subprocess.CompletedProcess[str]]
@@ -129,12 +129,11 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 
 
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
-    env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}
+    env, before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify")
     watching = subprocess.Popen(
         command("identify", *SEARCH), cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
     )
-    n_before = len(place.workspace.runs.of_project(place.project.id))
-    eventually(lambda: len(place.workspace.runs.of_project(place.project.id)) > n_before - 1, seconds=20)
+    eventually(lambda: newest(place, "identify").id > before.id, seconds=20)
     eventually(lambda: newest(place, "identify").has_runner and newest(place, "identify").live, seconds=20)
     watching.send_signal(signal.SIGINT)
     stderr = watching.communicate(timeout=20)[1]
@@ -176,11 +175,10 @@ def test_exit_codes(defuse: Defuse, place: Place, tmp_path: Path) -> None:
     failed = defuse("draw", "--region-ids", "99", "--json", code=1)
     assert json.loads(failed.stdout)["error"].startswith("there is no region 99")
 
-    env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}
+    env, n_before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify").id
     watching = subprocess.Popen(
         command("identify", *ENDLESS, "--json"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )
-    n_before = newest(place, "identify").id
     eventually(lambda: newest(place, "identify").id > n_before or watching.poll() is not None, seconds=20)
     run = newest(place, "identify")
     launcher.cancel(place.workspace, run.id)
@@ -237,3 +235,67 @@ def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:
     assert "is not a readable .npz" in defuse("new", "x", "--data", "broken.npz", code=1).stderr
     assert "is not a data set" in defuse("new", "x", "--data", "nowhere", code=1).stderr
     assert "there is a project 'shapes' already" in defuse("new", "shapes", "--data", "digits", code=1).stderr
+
+
+def test_names_and_errors_of_users_are_shown_as_they_are(defuse: Defuse, place: Place) -> None:
+    place.workspace.create_project("[/x] [red]", dataset=place.project.dataset)
+    assert "[/x] [red]" in defuse("projects").stdout
+    failed = defuse("train-vae", "-p", "[/x] [red]", "--weights", "blob:" + "0" * 64, code=1)
+    assert "the project has no upload" in failed.stdout
+    run = place.workspace.runs.of_project(2)[-1]
+    place.workspace.runs.requeue(run.id)
+    place.workspace.runs.finish(run.id, "failed", error="[/a] is no [markup]")
+    assert "[/a] is no [markup]" in " ".join(defuse("runs").stdout.split())
+    defuse("runs", str(run.id))
+
+
+def test_weights_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path: Path) -> None:
+    trained = newest(place, "classifier")
+    path = place.workspace.artifact_path(trained.id, "classifier.safetensors")
+    (tmp_path / "mine.safetensors").write_bytes(path.read_bytes())
+    words = ("train-classifier", "--architecture", "resnet_small", "--json", "--weights")
+    brought = json.loads(defuse(*words, "mine.safetensors").stdout)
+    assert brought["summary"] == trained.summary
+    assert [blob.name for blob in place.workspace.blobs(place.project.id)] == ["mine.safetensors"]
+    told = defuse("train-vae", "--weights", "nowhere.pt", code=2).stderr
+    assert "weights must be shipped:<name> or blob:<sha256>, got 'nowhere.pt'" in told
+
+
+def test_numbers_that_no_database_holds_are_wrong_calls(defuse: Defuse) -> None:
+    defuse("runs", "9" * 20, code=2)
+    defuse("identify", "--seed", "9" * 20, code=2)
+    defuse("resume", "0", code=2)
+    assert "device must be auto" in defuse("identify", "--device", "foo", code=2).stderr
+
+
+def test_labels_are_read_and_written_while_new_regions_are_made(defuse: Defuse, place: Place) -> None:
+    before = defuse("label", "export").stdout
+    run = place.workspace.runs.add(
+        place.project.id,
+        "distill",
+        {},
+        seed=0,
+        resources=Resources(),
+        upstream=[newest(place, "identify").id],
+    )
+    assert run.live
+    assert defuse("label", "export").stdout == before
+
+
+def test_a_stale_ground_is_said(defuse: Defuse, place: Place) -> None:
+    place.run("identify", {"n_perturbations": 5}, seed=3)
+    done = defuse("draw", "--taus", "0.5", "--n-draws", "2")
+    assert "stands on a run that is stale" in done.stderr
+    assert "stale: what it stands on, or a label, has been redone since" in done.stdout
+
+
+def test_a_csv_that_is_none_names_the_remedy(defuse: Defuse, tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("region,annotator,label\n1,J\xf6rg,row\n".encode("latin-1"))
+    for name in ("latin.csv", ".", "nowhere.csv"):
+        assert "is not a readable CSV in UTF-8" in defuse("label", "import", name, code=1).stderr
+
+
+def test_a_task_that_is_done_is_not_cancelled(defuse: Defuse, place: Place) -> None:
+    run = newest(place, "identify")
+    assert "shard=0000 of run" in defuse("cancel", str(run.id), "--task", "shard=0000").stdout
+    assert "is done already" in defuse("cancel", str(run.id), "--task", "shard=0000").stdout

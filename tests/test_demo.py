@@ -15,6 +15,7 @@ import pytest
 from defuse_core import demo
 from defuse_core.config import PRESETS, CorrectionConfig, DistillationConfig, IdentificationConfig
 from defuse_core.database import WorkspaceError
+from defuse_core.projects import new_project
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
 from defuse_core.workspace import Workspace
@@ -150,6 +151,11 @@ def test_every_config_of_the_demo_is_valid() -> None:
         check_config(step, config)
 
 
+def test_the_cards_say_what_reading_the_digits_says(tmp_path: Path) -> None:
+    read = new_project(Workspace(tmp_path / "home"), "read", "digits")
+    assert demo.digits_dataset() == read.dataset
+
+
 def test_a_project_of_the_same_name_on_other_data_is_left_alone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     workspace.create_project("demo", dataset={"source": "/mine.npz", "class_names": ["a"]})
@@ -158,17 +164,19 @@ def test_a_project_of_the_same_name_on_other_data_is_left_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "told", "code"),
     [
-        (("demo", "--device", "quantum"), "device must be auto, cpu, mps, cuda"),
-        (("demo", "--device", "cuda:99"), "use --device cpu"),
-        (("demo", "--out", "taken"), "taken is a file; give another name"),
+        (("demo", "--device", "quantum"), "device must be auto, cpu, mps, cuda", 2),
+        (("demo", "--device", "cuda:99"), "use --device cpu", 1),
+        (("demo", "--out", "taken"), "taken is a file; give another name", 1),
     ],
 )
-def test_errors_are_one_line_with_the_remedy(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_errors_are_one_line_with_the_remedy(
+    words: tuple[str, ...], told: str, code: int, tmp_path: Path
+) -> None:
     (tmp_path / "taken").write_text("")
     done = run_defuse(*words, cwd=tmp_path, env={"DEFUSE_HOME": str(tmp_path / "home")})
-    assert done.returncode == 1
+    assert done.returncode == code
     assert told in " ".join((done.stdout + done.stderr).split())
     assert "Traceback" not in done.stderr
 

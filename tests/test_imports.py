@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "files", "database", "garbage", "runs"}),
     frozenset({"annotations", "step_configs", "run_store", "runtime", "records"}),
     frozenset({"workspace", "data", "checkpoints", "architectures"}),
+    frozenset({"pipeline"}),
     frozenset({"classifier", "vae"}),
     frozenset({"identification", "distillation", "labeling", "correction", "evaluation", "projection"}),
     frozenset({"figures", "shipped", "projects"}),

@@ -51,8 +51,10 @@ class LocalEngine:
         """Run the tasks in order; one that fails does not keep the others from running."""
         step.to(self._device)
         for task in tasks:
-            if task not in cancelled():
-                yield task, Started()
+            if task in cancelled():
+                yield task, Ended("cancelled")
+                continue
+            yield task, Started()
             for item in run_task(step, task):
                 if task in cancelled():
                     item = Ended("cancelled")

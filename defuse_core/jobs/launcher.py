@@ -18,10 +18,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from defuse_core.database import WorkspaceError
+from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.files import write_bytes
 from defuse_core.runs import Resources, Run, is_alive, process_started
-from defuse_core.step_configs import STEPS, StepName, check_config
+from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config
 from defuse_core.workspace import Workspace
 
 CANCEL_SECONDS = 0.7
@@ -60,7 +60,7 @@ def submit(
     Raises
     ------
     ConfigError
-        If the config is refused.
+        If the config, the device or the address is refused.
     LiveRunError
         If the step has a live run.
     WorkspaceError
@@ -72,13 +72,9 @@ def submit(
     resources = resources or Resources()
     probe(resources)
     upstream = find_upstream(workspace, project_id, step)
-    last_annotation: int | None = None
-    if "last_annotation" in type(checked).model_fields:
-        asked = getattr(checked, "last_annotation", None)
-        last_annotation = workspace.annotations.last_id(upstream["distill"].id) if asked is None else asked
     run = workspace.runs.add(
         project_id, step, checked.model_dump(mode="json"), seed=seed, resources=resources,
-        upstream=[upstream[name].id for name in upstream], last_annotation=last_annotation,
+        upstream=[upstream[name].id for name in upstream],
     )  # fmt: skip
     _start(workspace, run)
     return workspace.runs.get(run.id)
@@ -100,8 +96,8 @@ def find_upstream(workspace: Workspace, project_id: int, step: StepName) -> dict
         found[name] = latest
     ground = {run.id for needed in found.values() for run in workspace.runs.ancestry(needed.id).values()}
     for name in STEPS[step].optional:
-        latest = workspace.runs.latest(project_id, name)
-        if latest is not None and latest.status == "done" and set(latest.upstream) <= ground:
+        latest = workspace.runs.latest(project_id, name, done=True)
+        if latest is not None and set(latest.upstream) <= ground:
             found[name] = latest
     return found
 
@@ -147,16 +143,18 @@ def probe(resources: Resources) -> None:
 
     Raises
     ------
+    ConfigError
+        If device or address are malformed.
     WorkspaceError
-        If device or address are malformed, or nothing listens.
+        If nothing listens.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", resources.device):
-        raise WorkspaceError(f"device must be auto, cpu, mps, cuda or cuda:<n>, got {resources.device!r}")
+        raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:<n>, got {resources.device!r}")
     if resources.engine != "ray" or resources.address in (None, "local"):
         return
     host, _, port = str(resources.address).rpartition(":")
     if not host or not port.isdigit():
-        raise WorkspaceError(f"address must be HOST:PORT or local, got {resources.address!r}")
+        raise ConfigError(f"address must be HOST:PORT or local, got {resources.address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:
@@ -184,12 +182,16 @@ def _start(workspace: Workspace, run: Run) -> None:
                 start_new_session=True, env=_environment(run.resources), cwd=folder,
             )  # fmt: skip
     except OSError as error:
-        workspace.runs.finish(run.id, "failed", error=f"the run could not be started: {error}")
-        raise WorkspaceError(
-            f"run {run.id} could not be started: {error}; free space, then resume"
-        ) from error
+        told = explain_os_error(folder, error)
+        workspace.runs.finish(run.id, "failed", error=str(told))
+        raise told from error
     threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
-    workspace.runs.hand_over(run.id, process.pid)
+    try:
+        workspace.runs.hand_over(run.id, process.pid)
+    except BaseException as error:  # nobody would run it, and nobody else could
+        process.kill()
+        workspace.runs.finish(run.id, "failed", error=str(error))
+        raise
 
 
 def _environment(resources: Resources) -> dict[str, str]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 0.3  # between a signal and the end of the process
 _PROGRESS_SECONDS = 0.1  # between two writes of a task's progress
 _POLL_SECONDS = 0.1
+_LIVE = ("queued", "running")
 _VERSIONS = ("defuse", "torch", "numpy", "scikit-learn")
 
 
@@ -76,7 +77,8 @@ class Guard:
     def end(self, status: RunStatus, **told: Any) -> None:
         """Write how the run ended; from now on the thread ends nothing."""
         self._over.set()
-        self._workspace.runs.finish(self._run_id, status, **told)
+        durable = Workspace(self._workspace.home)  # what this names, a power cut may not take
+        durable.runs.finish(self._run_id, status, **told)
 
     @property
     def status_when_stopped(self) -> RunStatus:
@@ -120,13 +122,13 @@ def main(home: Path, run_id: int) -> int:
     if merged is None:
         guard.end("cancelled")
         return 1
-    guard.end("done", summary=merged.summary)
+    whole = len(done) == len(workspace.runs.tasks(run_id))
+    replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks and whole else []
+    labels_of = workspace.runs.ancestry(run_id)["distill"].id if merged.labels else 0
+    guard.end("done", summary=merged.summary, forget=replaced, labels=merged.labels, labels_of=labels_of)
+    for name in replaced:  # rows first: a file without a row is garbage, a row without a file is a lie
+        (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
     shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
-    if merged.replaces_tasks and len(done) == len(workspace.runs.tasks(run_id)):
-        names = [f"{task}.safetensors" for task in done]
-        workspace.runs.forget_artifacts(run_id, names)  # rows first
-        for name in names:
-            (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
     return 0
 
 
@@ -144,24 +146,26 @@ def _take_over(workspace: Workspace, run_id: int) -> Run:
 
 
 def _await_upstream(workspace: Workspace, run: Run, guard: Guard) -> None:
-    """Wait for live runs that this one stands on.
+    """Wait for live runs that this one stands on, and for annotators where it takes labels.
 
     Raises
     ------
     WorkspaceError
-        If one of them ended without being done.
+        If one of those it stands on ended without being done.
     """
-    while True:
-        others = [workspace.runs.get(i) for i in run.upstream]
-        for other in others:
-            if not other.live and other.status != "done":
-                raise WorkspaceError(
-                    f"{other.step} (run {other.id}) is {other.status}; resume it, then resume this run: "
-                    f"defuse resume {other.id}"
-                )
-        if not any(other.live for other in others):
-            return
-        guard.wait(_POLL_SECONDS)
+    ground = [other for other in workspace.runs.ancestry(run.id).values() if other.id != run.id]
+    for other in ground:
+        while (status := workspace.runs.status(other.id)) in _LIVE:
+            guard.wait(_POLL_SECONDS)
+        if status != "done":
+            raise WorkspaceError(
+                f"{other.step} (run {other.id}) is {status}; resume it, then resume this run: "
+                f"defuse resume {other.id}"
+            )
+    if STEPS[run.step].takes_labels:  # type: ignore[index]
+        for other in workspace.runs.of_project(run.project_id, "annotate"):
+            while set(other.upstream) & set(run.upstream) and workspace.runs.status(other.id) in _LIVE:
+                guard.wait(_POLL_SECONDS)
 
 
 @contextmanager
@@ -196,6 +200,10 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
     }
     guard.check()
     workspace.runs.start(run.id, record)
+    if STEPS[run.step].takes_labels and not workspace.runs.artifacts(run.id):  # type: ignore[index]
+        asked = run.config["last_annotation"]
+        newest = workspace.annotations.last_id(workspace.runs.ancestry(run.id)["distill"].id)
+        workspace.runs.fix_labels(run.id, newest if asked is None else asked)
     step = load_step(workspace, run.id)
     step.work = workspace.run_folder(run.id) / "work"
     stored = workspace.runs.artifacts(run.id)
@@ -215,8 +223,6 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
     )
     for file in merged.files:
         workspace.runs.name_artifact(run.id, workspace.store_artifact(run.id, file.name, file.content))
-    if merged.labels:
-        workspace.annotations.append(workspace.runs.ancestry(run.id)["distill"].id, merged.labels)
     missing = [task.name for task in tasks if task.status != "done"]
     summary = {**merged.summary, "missing": missing} if missing else merged.summary
     return replace(merged, summary=summary), done

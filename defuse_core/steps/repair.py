@@ -46,7 +46,7 @@ class Correct(Step):
     def __init__(self, source: Source, config: SweepConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
         self.classifier = source.classifier()
-        up_to = source.run.last_annotation if config.last_annotation is None else config.last_annotation
+        up_to = source.run.last_annotation  # fixed when the run first started
         stored = source.own("failures")
         if stored is None:
             self.sets, self.verdicts = _prepare(source, config, seed, up_to)

@@ -1,0 +1,81 @@
+"""A project's runs seen as one pipeline: where each step stands, and which one comes next.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from defuse_core.runs import Run, Task
+from defuse_core.step_configs import StepName
+from defuse_core.workspace import Workspace
+
+PIPELINE: tuple[StepName, ...] = (
+    "classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report",
+)  # fmt: skip
+"""The steps in the order in which a project goes through them."""
+
+StepState = Literal["missing", "queued", "running", "done", "stale", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where one step of a project stands.
+
+    Attributes
+    ----------
+    step : str
+    state : StepState
+        Of its newest run; "stale" where that is done but what it stands on was redone.
+    run : Run or None
+        That run.
+    share : float
+        Of its work that is done, in [0, 1].
+    """
+
+    step: StepName
+    state: StepState
+    run: Run | None = None
+    share: float = 0.0
+
+
+def done_share(tasks: Sequence[Task]) -> float:
+    """Return the share of a run's work that is done, in [0, 1]."""
+    shares = [1.0 if t.status == "done" else t.step / t.steps if t.steps else 0.0 for t in tasks]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def stages(workspace: Workspace, project_id: int) -> list[Stage]:
+    """Return where every step of a project stands, in order.
+
+    Labels that people gave count as the step `annotate`.
+    """
+    newest: dict[str, Run] = {run.step: run for run in workspace.runs.of_project(project_id)}
+    found = []
+    for step in PIPELINE:
+        run = newest.get(step)
+        if run is None:
+            found.append(Stage(step, "missing"))
+            continue
+        state: StepState = "stale" if run.stale and run.status == "done" else run.status
+        share = done_share(workspace.runs.tasks(run.id)) if run.live else float(run.status == "done")
+        found.append(Stage(step, state, run, share))
+    return [_labelled_by_people(workspace, stage, newest) for stage in found]
+
+
+def _labelled_by_people(workspace: Workspace, stage: Stage, newest: dict[str, Run]) -> Stage:
+    regions = newest.get("distill")
+    if stage.step != "annotate" or stage.run is not None or regions is None:
+        return stage
+    labelled = bool(workspace.annotations.counting(regions.id))
+    return Stage("annotate", "done", None, 1.0) if labelled else stage
+
+
+def next_step(found: Sequence[Stage]) -> StepName | None:
+    """Return the first step that is not done, or None where all are, or one is under way."""
+    if any(stage.state in ("queued", "running") for stage in found):
+        return None
+    return next((stage.step for stage in found if stage.state != "done"), None)
