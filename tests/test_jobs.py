@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,11 @@ def no_process_is_left(tmp_path: Path) -> Iterator[None]:
         return [p for p in found if p.info["status"] != psutil.STATUS_ZOMBIE
                 and any(word.startswith(str(tmp_path)) for word in p.info["cmdline"] or [])]  # fmt: skip
 
+    def zombies() -> list[psutil.Process]:
+        return [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
+
     eventually(lambda: not runners(), seconds=5)
-    zombies = [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
-    assert not zombies
+    eventually(lambda: not zombies(), seconds=2)
 
 
 def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> bool:
@@ -427,7 +430,8 @@ def test_changed_data_are_noticed(place: Place, template: Path, tmp_path: Path) 
 def test_a_run_records_what_made_it(place: Place) -> None:
     run = place.run("identify", SEARCH, seed=7)
     record = run.record
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
+    assert torch.__version__.startswith(version("torch"))
     assert set(record["versions"]) == {"defuse", "torch", "numpy", "scikit-learn", "python"}
     assert record["device"]["device"] == "cpu"
     assert record["threads"] == 1
@@ -454,7 +458,7 @@ def test_a_dead_ray_address_is_refused_at_once(place: Place) -> None:
     with pytest.raises(WorkspaceError, match=r"no Ray cluster answers at 127\.0\.0\.1:9 .*ray start --head"):
         place.submit("identify", SEARCH, resources=Resources(engine="ray", address="127.0.0.1:9"))
     assert time.monotonic() - started < 5
-    with pytest.raises(WorkspaceError, match="address must be HOST:PORT or local"):
+    with pytest.raises(ConfigError, match="address must be HOST:PORT or local"):
         place.submit("identify", SEARCH, resources=Resources(engine="ray", address="nowhere"))
 
 
