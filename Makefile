@@ -19,17 +19,23 @@ help:  ## Show this list
 demo: .venv/installed  ## Run the whole method on 5,000 handwritten digits, into defuse-demo/
 	$(BIN)/defuse demo
 
-run: demo  ## The same, until there is a dashboard
+run: .venv/installed  ## Open the dashboard in a browser
+	$(BIN)/defuse dashboard
 
 check: .venv/developer  ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: .venv/developer  ## Run the tests
+test: .venv/developer browser  ## Run the tests
 	$(BIN)/python -m pytest
+
+browser:
+	@command -v chromium google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+	  && apt-get update -qq && apt-get install -y -qq chromium > /dev/null; } \
+	  || echo "no Chromium: its tests are skipped; to have them run: apt-get install chromium"
 
 bench: .venv/developer  ## Measure speed and memory as ratios, into bench.json
 	$(BIN)/python -m tests.benchmarks
 
-.PHONY: help demo run check test bench
+.PHONY: help demo run check test browser bench

@@ -1,1 +1,1 @@
-"""What the pages share: the Streamlit dashboard over `defuse_core`."""
+"""What the pages share; Streamlit lives here and in pages/, and nowhere below."""

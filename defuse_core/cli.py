@@ -417,7 +417,7 @@ def dashboard(
     browser: Annotated[bool, typer.Option(help="Open it in a browser")] = True,
 ) -> None:
     """Open the dashboard."""
-    from importlib import import_module
+    from importlib import import_module  # the core stands below the dashboard, and does not import it
 
     Workspace().close()  # an error now rather than in the page
     import_module("dashboard.server").serve(address, port, browser=browser)

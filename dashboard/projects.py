@@ -1,0 +1,126 @@
+"""What the overview does with projects: create, open, delete, and take the next step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.jobs_panel import TITLES
+from dashboard.state import note, open_project
+from defuse_core.database import WorkspaceError
+from defuse_core.demo import demo_configs, demo_project
+from defuse_core.jobs import launcher
+from defuse_core.pipeline import Stage
+from defuse_core.step_configs import ConfigError, StepName
+from defuse_core.workspace import Project
+
+
+def create(name: str, data: str) -> None:
+    """Create a project in a process of its own, since reading data takes torch and time; then open it."""
+    if not name.strip() or not data.strip():
+        st.error("Give a name and a data set.")
+        return
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "defuse_core.cli",
+        "new",
+        "--json",
+        "--data",
+        data.strip(),
+        "--",
+        name,
+    ]
+    with st.spinner("Reading the data set …"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = json.loads(done.stdout)["error"] if done.stdout.startswith("{") else done.stderr
+        st.error(told)
+        return
+    note(f"Project {name.strip()} created")
+    st.rerun()
+
+
+def open_demo() -> None:
+    """Open the demo's project, with its classifier and generator under way where they are missing."""
+    workspace = cache.workspace()
+    try:
+        project = demo_project(workspace)
+        open_project(project.name)
+        for step, config in demo_configs():
+            if step in ("classifier", "vae") and workspace.runs.latest(project.id, step) is None:
+                launcher.submit(workspace, project.id, step, config)
+    except WorkspaceError as error:
+        note(str(error))
+
+
+def delete(project: Project) -> None:
+    """Delete a project, or say why that cannot be."""
+    try:
+        cache.workspace().delete_project(project.id)
+        note(f"Project {project.name} deleted")
+    except WorkspaceError as error:
+        note(str(error))
+
+
+def take_next_step(project: Project, step: StepName) -> None:
+    """Submit a step: with the demo's settings on the demo's data, else with the defaults."""
+    open_project(project.name)
+    is_demo = project.dataset["source"] == "digits"
+    if step == "annotate" and not is_demo:
+        note("Label the regions: defuse label export, fill in the labels, defuse label import")
+        return
+    config: dict[str, Any] = dict(demo_configs()).get(step, {}) if is_demo else {}
+    try:
+        run = launcher.submit(cache.workspace(), project.id, step, config)
+        note(f"{TITLES[step]}: run {run.id} begins")
+    except (WorkspaceError, ConfigError) as error:
+        note(str(error))
+
+
+def project_card(project: Project, found: Sequence[Stage]) -> None:
+    """Show what was found in a project, in four numbers."""
+    by_step = {stage.step: stage for stage in found}
+    sizes = " + ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
+    st.markdown(f"**{_plain(project.name)}**", help=f"{_plain(project.dataset['source'])}: {sizes} images")
+    accuracy, mistakes, labelled, corrected = st.columns(4)
+    accuracy.metric("Test accuracy", _share(_number(by_step, "classifier", "accuracy", "test")))
+    kinds = _number(by_step, "identify", "mistakes")
+    mistakes.metric("Mistakes", "–" if kinds is None else f"{sum(kinds.values()):,}")
+    labelled.metric("Regions labelled", _labelled(by_step))
+    best = _number(by_step, "correct", "corrected", "chosen")
+    delta = None if best is None else f"test {best['test'][0]:.3f}"
+    corrected.metric("Regions after correction", _share(best and best["region"][0]), delta, delta_color="off")
+
+
+def _labelled(by_step: dict[StepName, Stage]) -> str:
+    regions = by_step["distill"].run
+    if regions is None or not regions.summary:
+        return "–"
+    events = cache.workspace().annotations.counting(regions.id)
+    return f"{len({e.region_id for e in events if e.region_id >= 0})} of {len(regions.summary['regions'])}"
+
+
+def _number(by_step: dict[StepName, Stage], step: StepName, *path: str) -> Any:
+    """A value of the summary of a step's run; None where it is not there yet."""
+    run = by_step[step].run
+    found: Any = run.summary if run is not None else {}
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _plain(text: str) -> str:
+    """Text of a user's, so that Markdown shows it as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:&" else c for c in text)

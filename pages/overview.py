@@ -1,0 +1,42 @@
+"""Overview: projects, what was found in each, and the next step to take."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.projects import create, delete, open_demo, project_card, take_next_step
+from dashboard.state import open_project
+from defuse_core.pipeline import next_step, stages
+
+st.title("What does your classifier get wrong that no test shows?")
+workspace = cache.workspace()
+projects = workspace.projects()
+
+left, right = st.columns(2, gap="large")
+with left, st.form("new", clear_on_submit=True):
+    st.markdown("**New project**")
+    name = st.text_input("Name", placeholder="signs")
+    data = st.text_input("Data set", placeholder="a .npz, a folder of images, torchvision:SVHN, or digits")
+    if st.form_submit_button("Create", icon=":material/add:"):
+        create(name, data)
+with right, st.container(border=True):
+    st.markdown("**See it work**")
+    st.markdown("5,000 handwritten digits with a classifier and a generator that are trained already.")
+    st.button("Open the demo", type="primary", icon=":material/play_arrow:", on_click=open_demo)
+
+for project in projects:
+    found = stages(workspace, project.id)
+    with st.container(border=True, key=f"card-{project.id}"):
+        project_card(project, found)
+        coming = next_step(found)
+        row = st.container(horizontal=True)
+        row.button("Open", key=f"open-{project.id}", on_click=open_project, args=(project.name,))
+        if coming is not None:
+            row.button(
+                f"Next: {coming}", key=f"next-{project.id}", type="primary",
+                on_click=take_next_step, args=(project, coming),
+            )  # fmt: skip
+        with row.popover("Delete", icon=":material/delete:"):
+            st.markdown("Its runs, labels and files go with it.")
+            st.button("Delete it", key=f"delete-{project.id}", on_click=delete, args=(project,))

@@ -1,0 +1,45 @@
+"""The dashboard is open to this machine alone, unless a login is configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashboard.server import has_login, is_loopback, server_command
+
+
+@pytest.fixture(autouse=True)
+def _folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_needs_no_login(address: str) -> None:
+    assert is_loopback(address)
+    command = server_command(address, 8501, browser=False)
+    assert f"--server.address={address}" in command
+    assert "--server.headless=true" in command
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org"])
+def test_others_are_refused_without_a_login(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"open the dashboard to others without a login; configure one in"):
+        server_command(address, 8501, browser=True)
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "secrets.toml").write_text("[other]\nx = 1\n")
+    assert not has_login()
+    (tmp_path / ".streamlit" / "secrets.toml").write_text('[auth]\nclient_id = "x"\n')
+    assert f"--server.address={address}" in server_command(address, 8501, browser=True)
+
+
+def test_what_its_safety_rests_on_is_set_by_flags() -> None:
+    command = server_command("127.0.0.1", 8501, browser=True)
+    for flag in (
+        "--server.enableXsrfProtection=true", "--server.enableCORS=true", "--browser.gatherUsageStats=false",
+        "--client.showErrorDetails=none", "--server.allowedHosts=127.0.0.1",
+        "--server.allowedHosts=localhost",
+    ):  # fmt: skip
+        assert flag in command
+    assert not [flag for flag in command if flag.startswith("--server.allowedHosts=0.")]
