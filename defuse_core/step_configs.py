@@ -215,7 +215,7 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     --------
     >>> check_config("identify", {"noise_a": -1})
     Traceback (most recent call last):
-    defuse_core.config.ConfigError: identify: noise_a should be greater than 0, got -1
+    defuse_core.step_configs.ConfigError: identify: noise_a should be greater than 0, got -1
     """
     if step not in STEPS:
         raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {step!r}")

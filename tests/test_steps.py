@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import safetensors.torch
 import torch
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.classifier import accuracy, predict
-from defuse_core.config import CorrectionConfig, DistillationConfig, IdentificationConfig
-from defuse_core.correction import apply_point, find_flips, sweep_lambdas
+from defuse_core.classifier import predict
+from defuse_core.config import DistillationConfig, IdentificationConfig
+from defuse_core.correction import find_flips
 from defuse_core.distillation import fit_mixture, membership
 from defuse_core.evaluation import score_failures, score_split
 from defuse_core.identification import identify
@@ -26,7 +28,7 @@ from defuse_core.runs import Run
 from defuse_core.step_configs import STEPS
 from defuse_core.steps import STEP_CLASSES, load_step
 from defuse_core.steps.labels import answers_by_region, judge
-from defuse_core.steps.repair import Correct
+from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source, unpack_classifier
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
@@ -132,36 +134,64 @@ def test_the_strip_is_the_frozen_draws_at_every_tau(whole: Place) -> None:
             assert torch.equal(predictions, predict(source.classifier(), images))
 
 
-def test_points_of_the_sweep_are_those_of_the_core(whole: Place) -> None:
-    source, run = source_of(whole, "correct"), latest(whole, "correct")
+REFERENCE = """
+import json, sys
+from pathlib import Path
+import safetensors.torch, torch
+from defuse_core.checkpoints import save_tensors
+from defuse_core.classifier import accuracy
+from defuse_core.config import CorrectionConfig
+from defuse_core.correction import apply_point, sweep_lambdas
+from defuse_core.evaluation import score_failures
+from defuse_core.records import FailureInstances
+from defuse_core.steps.source import Source
+from defuse_core.workspace import Workspace
+
+torch.set_num_threads(1)
+home, run_id, failures, config, out = sys.argv[1:]
+source = Source(Workspace(Path(home)), int(run_id))
+stored = safetensors.torch.load_file(failures)
+tune, test = (
+    FailureInstances(*(stored[f"{name}.{part}"] for part in ("images", "labels", "ids")))
+    for name in ("tune", "test")
+)
+classifier, dataset = source.classifier(), source.dataset
+rows = []
+for point in sweep_lambdas(
+    classifier, dataset.train, tune, config=CorrectionConfig(**json.loads(config)), seed=0,
+    selection=dataset.selection,
+):
+    tuned = apply_point(classifier, point)
+    save_tensors(f"{out}/{point.lam}.safetensors", point.state)
+    rows.append([
+        point.lam, point.epoch, point.selection_accuracy, point.tuned_accuracy,
+        accuracy(tuned, dataset.test), score_failures(tuned, test).estimate,
+    ])
+print(json.dumps(rows))
+"""
+"""The sweep by the core alone, in a process that no other test has left its mark on."""
+
+
+def test_points_of_the_sweep_are_those_of_the_core(whole: Place, tmp_path: Path) -> None:
+    run = latest(whole, "correct")
+    failures = whole.workspace.artifact_path(run.id, "failures.safetensors")
+    words = (whole.workspace.home, run.id, failures, json.dumps(SWEEP["correction"]), tmp_path)
+    told = subprocess.run(
+        [sys.executable, "-c", REFERENCE, *map(str, words)], capture_output=True, text=True, check=True
+    ).stdout
+    stored = [e.data for e in whole.workspace.runs.events(run.id, kind="point") if e.task.startswith("lam=")]
+    found = [[d["lam"], d["epoch"], d["selection"], d["tuned"], d["test"][0], d["region"][0]] for d in stored]
+    assert found == json.loads(told)
+    assert [row[0] for row in found] == SWEEP["correction"]["lambdas"]
     files = whole.tensors(run)
-    sets = {
-        name: FailureInstances(*(files["failures.safetensors"][f"{name}.{part}"]
-                                 for part in ("images", "labels", "ids")))
-        for name in ("tune", "test", "single", "held_out")
-    }  # fmt: skip
-    config = CorrectionConfig(**SWEEP["correction"])
-    classifier, dataset = source.classifier(), source.dataset
-    points = list(
-        sweep_lambdas(
-            classifier, dataset.train, sets["tune"], config=config, seed=0, selection=dataset.selection
-        )
-    )
-    stored = {e.data["lam"]: e.data for e in whole.workspace.runs.events(run.id, kind="point")
-              if e.task.startswith("lam=")}  # fmt: skip
-    assert list(stored) == [p.lam for p in points]
-    for point in points:
-        told, tuned = stored[point.lam], apply_point(classifier, point)
-        assert told["epoch"] == point.epoch
-        assert told["selection"] == point.selection_accuracy
-        assert told["tuned"] == point.tuned_accuracy
-        assert told["test"][0] == accuracy(tuned, dataset.test)
-        assert told["region"][0] == score_failures(tuned, sets["test"]).estimate
-    chosen = run.summary["corrected"]["chosen"]
-    weights = next(p.state for p in points if p.lam == chosen["lam"])
-    assert all(torch.equal(files["corrected.safetensors"][n], w) for n, w in weights.items())
+    for d in stored:
+        expected = safetensors.torch.load_file(tmp_path / f"{float(d['lam'])}.safetensors")
+        weights = files[f"{task_of(d['lam'])}.safetensors"]
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    chosen = files[f"{task_of(run.summary['corrected']['chosen']['lam'])}.safetensors"]
+    assert all(torch.equal(files["corrected.safetensors"][n], w) for n, w in chosen.items())
     assert run.summary["baseline"]["chosen"]["lam"] == 1.0
-    assert len(sets["held_out"]) == 0
+    assert not len(files["failures.safetensors"]["held_out.labels"])
 
 
 def test_failures_are_drawn_at_the_tau_of_their_labels(place: Place) -> None:
