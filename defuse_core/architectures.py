@@ -6,12 +6,22 @@ which the simulated annotators of the demo are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from defuse_core.common_networks import (
+    LENETS,
+    MLPS,
+    build_lenet,
+    build_mlp,
+    build_torchvision,
+    torchvision_names,
+)
 
 
 class ByteDropout(nn.Dropout):
@@ -140,24 +150,51 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 """Networks by the name a card gives them; each takes n_classes and channels."""
 
 
-def build_network(name: str, *, n_classes: int, channels: int) -> nn.Module:
-    """Build one of `ARCHITECTURES`, or torchvision's "resnet18" without weights.
+def build_network(
+    name: str, *, n_classes: int, channels: int, like: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Build a network by its name, with random weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `ARCHITECTURES`; a classification model of torchvision by its name there, whose first
+        convolution is replaced where `channels` is not 3; or one of `LENETS` and `MLPS`.
+    n_classes : int
+    channels : int
+        Of the images that the network takes.
+    like : mapping of str to Tensor, optional
+        Weights, of which only names and shapes are used. `LENETS` and `MLPS` need them, "mnist_cnn" takes
+        its image size from them, "googlenet" and "inception_v3" whether they have auxiliary classifiers.
 
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If the name is unknown, or `like` is missing or of another family.
     """
-    if name == "resnet18":
-        if channels != 3:
-            raise ValueError(
-                f"resnet18 takes 3 channels, got {channels}; give mean and std three values each"
-            )
-        return resnet18(n_classes)
-    if name not in ARCHITECTURES:
-        known = ", ".join([*ARCHITECTURES, "resnet18"])
-        raise ValueError(f"architecture must be one of {known}, got {name!r}")
-    return ARCHITECTURES[name](n_classes=n_classes, channels=channels)
+    network = _build(name, n_classes, channels, like)
+    return network.to(memory_format=torch.channels_last)  # faster convolutions, and the same results
+
+
+def _build(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor] | None) -> nn.Module:
+    if name == "mnist_cnn" and like is not None and "fc1.weight" in like:
+        width = like["fc1.weight"].shape[-1] if like["fc1.weight"].ndim else 0
+        return MnistCnn(n_classes, channels, 2 * math.isqrt(max(width // 64, 1)) + 4)
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name](n_classes=n_classes, channels=channels)
+    if name in LENETS or name in MLPS:
+        if like is None:
+            raise ValueError(f"{name} takes its sizes from weights; give like, or bring a checkpoint")
+        if name in MLPS:
+            return build_mlp(name, like, n_classes=n_classes)
+        return build_lenet(name, like, n_classes=n_classes, channels=channels)
+    if name in torchvision_names():
+        return build_torchvision(name, n_classes=n_classes, channels=channels, like=like)
+    known = ", ".join([*ARCHITECTURES, *LENETS, *MLPS])
+    raise ValueError(
+        f"architecture must be one of {known}, or a classification model of torchvision such as resnet18, "
+        f"got {name!r}"
+    )
 
 
 def resnet18(n_classes: int, *, imagenet: bool = False) -> nn.Module:

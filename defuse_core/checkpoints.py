@@ -16,10 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from defuse_core.files import write_bytes
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the remedy."""
+from defuse_core.sniffing import CheckpointError as CheckpointError  # theirs to import from here
 
 
 def save_tensors(
@@ -70,13 +67,18 @@ def _parse(text: str) -> object:
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
     """Copy weights into a module after comparing every name and shape.
 
+    Counters of batch-norm (`num_batches_tracked`), which PyTorch 0.4 did not write, may be missing.
+
     Raises
     ------
     CheckpointError
-        If names or shapes differ, or a weight is not finite; nothing has been copied then.
+        If names or shapes differ, or a weight is not finite in the module's type; nothing has been copied
+        then.
     """
     own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    missing = sorted(own.keys() - tensors.keys() - counters.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
     shapes = [
         f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
         for name in own
@@ -89,13 +91,14 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             f"{source} does not fit {type(module).__name__}: {told}. Choose the architecture and "
             "number of classes that the weights were trained with"
         )
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    bad = [name for name, t in converted.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise CheckpointError(
             f"{source} has weights that are not finite: {', '.join(bad[:4])}; training diverged, "
             "use an earlier checkpoint"
         )
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+    module.load_state_dict({**counters, **converted})
 
 
 def copy_state(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,114 @@
+"""A network from the user's own code: a program, which the user has to allow."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from defuse_core.checkpoints import CheckpointError
+
+ALLOW_VARIABLE = "DEFUSE_ALLOW_LOCAL_CODE"
+
+_ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
+
+
+def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) -> nn.Module:
+    """Import a class or function from a folder and call it for a network. THIS RUNS THE CODE.
+
+    Parameters
+    ----------
+    spec : str
+        "module:Class", such as "models.lenet:LeNet"; a function that returns a network does, too.
+    code_path : str
+        The folder that the module is in.
+    n_classes, channels : int
+        Passed where the signature has such a parameter, also as num_classes and in_channels.
+
+    Raises
+    ------
+    CheckpointError
+        If local code was not allowed, or whatever goes wrong in it.
+    """
+    if os.environ.get(ALLOW_VARIABLE) != "1":
+        raise CheckpointError(
+            f"{spec} is code that would run on this machine, which was not allowed; start with `defuse "
+            f"dashboard --allow-local-code`, or set {ALLOW_VARIABLE}=1"
+        )
+    make = _import(spec, code_path)
+    try:
+        network = make(**_arguments(make, n_classes=n_classes, channels=channels))
+    except (Exception, SystemExit) as error:
+        raise CheckpointError(
+            f"{spec} could not be built ({_reason(error)}); it is called with {_told(make)}, give its other "
+            "parameters defaults"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise CheckpointError(
+            f"{spec} gave a {type(network).__name__}, not an nn.Module; name a class of networks, or a "
+            "function that returns one"
+        )
+    return network
+
+
+def _import(spec: str, code_path: str) -> Callable[..., Any]:
+    module_name, _, name = spec.partition(":")
+    if not name or not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise CheckpointError(f"{spec!r} is no module:Class; give one such as models.lenet:LeNet")
+    folder = Path(code_path).expanduser().resolve()
+    if not folder.is_dir():
+        raise CheckpointError(f"{code_path} is no folder; give the one that the module {module_name} is in")
+    _refuse_other(module_name.partition(".")[0], folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # it stays: code imports its neighbours later, too
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise CheckpointError(
+            f"{module_name} could not be imported from {folder} ({_reason(error)}); mend it, or install what "
+            "it needs beside defuse"
+        ) from error
+    made = getattr(module, name, None)
+    if not callable(made):
+        names = [
+            n for n, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)
+        ]
+        raise CheckpointError(
+            f"{module_name} in {folder} has no class or function {name}; it has {', '.join(names) or 'none'}"
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def _refuse_other(package: str, folder: Path) -> None:
+    """Refuse a name that Python has taken for another module: the import would give that one."""
+    loaded = sys.modules.get(package)
+    if loaded is None:
+        return
+    places = [*getattr(loaded, "__path__", []), getattr(loaded, "__file__", None) or "built in"]
+    if not any(Path(place).resolve().is_relative_to(folder) for place in places):
+        raise CheckpointError(
+            f"a module {package} is loaded already, from {places[0]}; rename the one in {folder}"
+        )
+
+
+def _arguments(make: Callable[..., Any], **values: int) -> dict[str, int]:
+    parameters = inspect.signature(make).parameters
+    return {alias: value for name, value in values.items() for alias in _ALIASES[name] if alias in parameters}
+
+
+def _told(make: Callable[..., Any]) -> str:
+    try:
+        return ", ".join(_arguments(make, n_classes=0, channels=0)) or "no arguments"
+    except (TypeError, ValueError):
+        return "no arguments"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
