@@ -7,9 +7,10 @@ the "mistakes" it finds come from that. Here a decoded image and a real one take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,19 +34,29 @@ class Preprocessing:
         One value a channel of the network's input.
     image_size : int, optional
         Resize to this many pixels, square, before normalising.
+    channel_order : {"rgb", "bgr"}
+        In which the network takes colours; images are RGB.
     """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     image_size: int | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
+        if self.channel_order == "bgr" and len(self.mean) != 3:
+            raise ValueError(f"channel_order bgr needs three channels, got mean {self.mean}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean}, {self.std}")
         if not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"std must be positive, got {self.std}; for no scaling give 1")
         if not all(math.isfinite(value) for value in self.mean):
             raise ValueError(f"mean must be finite, got {self.mean}; for no shift give 0")
+
+    @staticmethod
+    def of_json(values: Mapping[str, Any]) -> Preprocessing:
+        """Build from what `vars` gave, read back from JSON."""
+        return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @staticmethod
     def of(images: Tensor) -> Preprocessing:
@@ -71,7 +82,7 @@ class Classifier(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network
         self.preprocessing = preprocessing
         self.mean: Tensor
         self.std: Tensor
@@ -90,11 +101,14 @@ class Classifier(nn.Module):
                 f"images have {x.shape[1]} channels, the classifier takes {self.mean.shape[1]}; "
                 "give mean and std for as many channels as the images have"
             )
+        if self.preprocessing.channel_order == "bgr":
+            x = x.flip(1)
         return (x - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, height, width) in [0, 1] or uint8 → logits (n, n_classes)."""
-        logits: Tensor = self.network(self.preprocess(images))
+        answer = self.network(self.preprocess(images))
+        logits: Tensor = getattr(answer, "logits", answer)  # of several, in training: googlenet, inception_v3
         return logits
 
 

@@ -143,6 +143,7 @@ def new(
         str,
         typer.Option(help="digits, torchvision:MNIST|SVHN|GTSRB[:root], an .npz, or a folder of images"),
     ] = "digits",
+    upload_name: Annotated[str, typer.Option(hidden=True, help="Of data blob:<sha256>")] = "",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Resize folder and GTSRB images, pixels")
     ] = None,
@@ -151,7 +152,7 @@ def new(
     """Create a project on a data set."""
     from defuse_core.projects import new_project  # torch: slow to import
 
-    project = new_project(Workspace(), name, data, image_size=image_size)
+    project = new_project(Workspace(), name, data, image_size=image_size, upload_name=upload_name)
     if as_json:
         typer.echo(json.dumps({"project": project.id, "name": project.name, **project.dataset}))
         return
@@ -160,8 +161,11 @@ def new(
     typer.echo(f"project {project.name}: {sizes} images of {shape}, {len(project.class_names)} classes")
 
 
+_add_step(app, "inspect", "inspect", "Find the architecture and preprocessing of a checkpoint.")
 _add_step(app, "train-classifier", "classifier", "Train the classifier under test, or bring its weights.")
 _add_step(app, "train-vae", "vae", "Train the β-VAE that models the training images.")
+_add_step(app, "control", "control", "Measure whether reconstruction alone misleads the classifier.")
+_add_step(app, "probe", "probe", "Measure how many codes a second are searched here.")
 _add_step(app, "identify", "identify", "Find codes whose images the classifier gets wrong (algorithm 1).")
 _add_step(app, "distill", "distill", "Group the mistakes into regions.")
 _add_step(app, "map", "map", "Lay training codes and mistakes out in the plane.")
@@ -415,12 +419,16 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
     address: Annotated[str, typer.Option(help="Others than this machine's need a login")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open it in a browser")] = True,
+    allow_local_code: Annotated[
+        bool, typer.Option("--allow-local-code", help="Let pages and runs import networks from your folders")
+    ] = False,
 ) -> None:
     """Open the dashboard."""
     from importlib import import_module  # the core stands below the dashboard, and does not import it
 
     Workspace().close()  # an error now rather than in the page
-    import_module("dashboard.server").serve(address, port, browser=browser)
+    server = import_module("dashboard.server")
+    server.serve(address, port, browser=browser, allow_local_code=allow_local_code)
 
 
 def _make_folder(out: Path) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import typer
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from defuse_core.config import PRESETS
 from defuse_core.runs import Resources
-from defuse_core.step_configs import STEPS, ConfigError, StepName, preset_values
+from defuse_core.step_configs import STEPS, ConfigError, StepName, literals, preset_values, walk_fields
 
 LARGEST = 2**63 - 1
 """The largest whole number that the database holds."""
@@ -81,7 +79,7 @@ class ConfigOption:
 def config_options(step: StepName) -> dict[str, ConfigOption]:
     """Return the options of a step by parameter name."""
     found: dict[str, ConfigOption] = {}
-    for path, field, default in _fields(STEPS[step].config(), ()):
+    for path, field, default in walk_fields(STEPS[step].config()):
         name = path[-1]
         if name in found or name in RUN_OPTIONS:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
@@ -121,34 +119,16 @@ def given_config(
     return config
 
 
-def _fields(config: BaseModel, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
-    """Every field of a config and of the configs within it: path, field, default."""
-    found = []
-    for name, field in type(config).model_fields.items():
-        default = getattr(config, name)
-        if isinstance(default, BaseModel):
-            found += _fields(default, (*path, name))
-        else:
-            found.append(((*path, name), field, default))
-    return found
-
-
 def _kind(annotation: Any) -> str:
     """What a field takes, in the words of a command line."""
     text = str(annotation)
     if "Literal" in text and "tuple" not in text:
-        return "|".join(str(value) for value in _literals(annotation))
+        return "|".join(str(value) for value in literals(annotation))
     if "tuple" in text:
         return "N,N,…"
     if "float" in text:
         return "NUMBER"
     return "N" if "int" in text else "TEXT"
-
-
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    args = get_args(annotation)
-    nested = [a for a in args if get_origin(a) is not None]
-    return args if not nested else tuple(v for a in nested for v in _literals(a))
 
 
 def _show(default: Any) -> str:

@@ -62,40 +62,44 @@ class VaeTraining(Config):
 
     beta: float = Field(0.4, ge=0, description="β, weight of the KL term")
     kl_anneal_steps: int = Field(10_000, ge=0, description="Steps over which the KL weight rises to β")
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(200, ge=1, description="Passes over the training images")
+    batch_size: int = Field(64, ge=1, description="Images a step")
+    learning_rate: float = Field(1e-3, gt=0, description="Of Adam")
     patience: int | None = Field(None, ge=1, description="Epochs without a better loss; None never stops")
-    precision: Precision = "auto"
+    precision: Precision = Field("auto", description="auto takes bf16 where the processor multiplies it")
 
 
 class ClassifierTraining(Config):
     """How a classifier is trained (section B.2)."""
 
-    optimizer: Literal["adadelta", "adam", "sgd"] = "adadelta"
-    learning_rate: float = Field(1.0, gt=0)
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(64, ge=1)
-    precision: Precision = "fp32"
+    optimizer: Literal["adadelta", "adam", "sgd"] = Field(
+        "adadelta", description="sgd has Nesterov momentum .9 and weight decay 5e-4"
+    )
+    learning_rate: float = Field(1.0, gt=0, description="1 for adadelta, about .001 for adam, .1 for sgd")
+    epochs: int = Field(5, ge=1, description="Passes over the training images")
+    batch_size: int = Field(64, ge=1, description="Images a step")
+    precision: Precision = Field("fp32", description="auto takes bf16 where the processor multiplies it")
     final_learning_rate: float | None = Field(
         None, gt=0, description="Cosine decay to this rate; None keeps the rate"
     )
-    augmentation: Literal["none", "affine", "elastic"] = "none"
+    augmentation: Literal["none", "affine", "elastic"] = Field(
+        "none", description="Distortions of the training images; elastic is affine and smooth displacement"
+    )
 
 
 class IdentificationConfig(Config):
     """Algorithm 1; raw noise is the paper's."""
 
     n_perturbations: int = Field(500, ge=1, description="Q, perturbed codes an image")
-    noise_a: float = Field(50.0, gt=0)
-    noise_b: float = Field(50.0, gt=0)
+    noise_a: float = Field(50.0, gt=0, description="a of the Beta noise; a and b large: little jitter")
+    noise_b: float = Field(50.0, gt=0, description="b of the Beta noise; its mean is a / (a + b)")
     centred: bool = Field(False, description="Subtract the noise's mean a / (a + b)")
     noise_scale: float = Field(1.0, gt=0, description="Multiplies the noise")
     max_mistakes_per_image: int | None = Field(
         100, ge=1, description="Keep those of smallest ‖ε‖₂; None keeps all"
     )
     batch_size: int = Field(512, ge=1, description="Images decoded and classified at once")
-    precision: Precision = "auto"
+    precision: Precision = Field("auto", description="bf16 finds the candidates, fp32 decides them")
 
 
 class DistillationConfig(Config):

@@ -36,6 +36,12 @@ def demo_configs(preset: Preset = PRESETS["demo"]) -> Iterator[tuple[StepName, d
         yield step, preset_values(preset, step)
 
 
+def shipped_cards(kind: str, models: Path = MODELS) -> dict[str, dict[str, Any]]:
+    """Return the cards of the shipped models of a kind, "classifier" or "vae", by name."""
+    cards = [json.loads(path.read_text()) for path in sorted(models.glob("*.json"))]
+    return {card["name"]: card for card in cards if card["kind"] == kind}
+
+
 def digits_dataset(models: Path = MODELS) -> dict[str, Any]:
     """Return what a project remembers of the embedded digits, from the cards of the shipped models.
 

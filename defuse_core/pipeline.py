@@ -60,10 +60,15 @@ def stages(workspace: Workspace, project_id: int) -> list[Stage]:
         if run is None:
             found.append(Stage(step, "missing"))
             continue
-        state: StepState = "stale" if run.stale and run.status == "done" else run.status
-        share = done_share(workspace.runs.tasks(run.id)) if run.live else float(run.status == "done")
-        found.append(Stage(step, state, run, share))
+        found.append(stage_of(workspace, run))
     return [_labelled_by_people(workspace, stage, newest) for stage in found]
+
+
+def stage_of(workspace: Workspace, run: Run) -> Stage:
+    """Return where a step stands whose newest run this is."""
+    state: StepState = "stale" if run.stale and run.status == "done" else run.status
+    share = done_share(workspace.runs.tasks(run.id)) if run.live else float(run.status == "done")
+    return Stage(run.step, state, run, share)  # type: ignore[arg-type]  # runs are of known steps
 
 
 def _labelled_by_people(workspace: Workspace, stage: Stage, newest: dict[str, Run]) -> Stage:

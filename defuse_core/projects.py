@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from defuse_core.data import load_dataset
-from defuse_core.workspace import Project, Workspace
+from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz
+from defuse_core.database import WorkspaceError
+from defuse_core.workspace import Blob, Project, Workspace
 
 
-def new_project(workspace: Workspace, name: str, source: str, *, image_size: int | None = None) -> Project:
-    """Create a project on a data set; see `data.load_dataset` for what `source` may be.
+def new_project(
+    workspace: Workspace, name: str, source: str, *, image_size: int | None = None, upload_name: str = ""
+) -> Project:
+    """Create a project on a data set.
+
+    Parameters
+    ----------
+    source : str
+        As `data.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
+    image_size : int, optional
+        Resize folder and GTSRB images to this many pixels, square.
+    upload_name : str
+        What the user called the upload.
 
     Raises
     ------
@@ -18,12 +30,13 @@ def new_project(workspace: Workspace, name: str, source: str, *, image_size: int
     WorkspaceError
         If the name is taken or malformed.
     """
-    if source.startswith("torchvision:"):
-        dataset_name, _, root = source.removeprefix("torchvision:").partition(":")
-        source = f"torchvision:{dataset_name}:{Path(root or 'data').resolve()}"
-    elif source != "digits":
-        source = str(Path(source).resolve())  # runs start in folders of their own
-    dataset = load_dataset(source, image_size=image_size)
+    upload = None
+    if source.startswith("blob:"):
+        upload = _find_upload(workspace, source.removeprefix("blob:"), upload_name or "upload.npz")
+        dataset = _load_upload(workspace, upload)
+    else:
+        source = _absolute(source)
+        dataset = load_dataset(source, image_size=image_size)
     return workspace.create_project(
         name,
         dataset={
@@ -34,4 +47,28 @@ def new_project(workspace: Workspace, name: str, source: str, *, image_size: int
             "image_shape": list(dataset.image_shape),
             "sizes": {part: len(split) for part, split in dataset.splits().items()},
         },
+        upload=upload,
     )
+
+
+def _absolute(source: str) -> str:
+    """The same source for a run, which starts in a folder of its own."""
+    if source.startswith("torchvision:"):
+        dataset_name, _, root = source.removeprefix("torchvision:").partition(":")
+        return f"torchvision:{dataset_name}:{Path(root or 'data').resolve()}"
+    return source if source == "digits" else str(Path(source).expanduser().resolve())
+
+
+def _find_upload(workspace: Workspace, sha256: str, name: str) -> Blob:
+    path = workspace.home / "blobs" / Path(sha256).name
+    if not path.is_file():
+        raise WorkspaceError(f"{name} is no longer stored; upload it again")
+    return Blob(sha256, name, path.stat().st_size)
+
+
+def _load_upload(workspace: Workspace, upload: Blob) -> ImageDataset:
+    path = workspace.home / "blobs" / upload.sha256
+    try:
+        return load_npz(path)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), upload.name)) from None

@@ -104,6 +104,13 @@ def describe_device(device: torch.device) -> DeviceInfo:
     return DeviceInfo(str(device), name, memory)
 
 
+def list_devices() -> list[DeviceInfo]:
+    """Describe every device of this machine, the one that "auto" takes first."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    return [describe_device(resolve_device(name)) for name in [*names, "cpu"]]
+
+
 def derive_seed(seed: int, *stream: int | str) -> int:
     """Derive the seed of a named stream: the same on every machine, in every process.
 

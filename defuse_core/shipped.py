@@ -82,11 +82,7 @@ def load_shipped_classifier(
     """Load a shipped classifier or annotator, in evaluation mode."""
     card = read_card(name, models)
     network = build_network(card["architecture"], n_classes=card["n_classes"], channels=card["channels"])
-    preprocessing = card["preprocessing"]
-    classifier = Classifier(
-        network,
-        Preprocessing(tuple(preprocessing["mean"]), tuple(preprocessing["std"]), preprocessing["image_size"]),
-    )
+    classifier = Classifier(network, Preprocessing.of_json(card["preprocessing"]))
     _fill(classifier.network, name, models)
     return classifier.to(device or torch.device("cpu")).eval()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from defuse_core.config import (
     ClassifierTraining,
@@ -27,16 +28,22 @@ WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
 """Where weights come from: a model of ours, or an upload of the project."""
 
 
-class ClassifierConfig(Config):
-    """Train a classifier on the project's data, or bring one."""
+class NetworkConfig(Config):
+    """Which network, with which weights, and what it expects of pixels in [0, 1]."""
 
     architecture: str | None = Field(
-        None, description="Network; by default mnist_cnn for 28×28 images, else resnet_small"
+        None,
+        description="Network, or module:Class of your own; by default what the weights tell, or, to train, "
+        "mnist_cnn for 28×28 images and resnet_small for others",
     )
     weights: str | None = Field(
         None,
         pattern=WEIGHTS,
         description="shipped:<name> or blob:<sha256>; by default the network is trained",
+    )
+    code_path: str | None = Field(None, description="Folder that module:Class is imported from")
+    trust_program: bool = Field(
+        False, description="Run TorchScript and torch.export files: they are programs, not only weights"
     )
     mean: tuple[float, ...] | None = Field(
         None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
@@ -47,7 +54,7 @@ class ClassifierConfig(Config):
     image_size: int | None = Field(
         None, ge=1, description="Resize to this many pixels, square; by default as the images are"
     )
-    training: ClassifierTraining = ClassifierTraining()
+    channel_order: Literal["rgb", "bgr"] = Field("rgb", description="In which the network takes colours")
 
     @model_validator(mode="after")
     def _channels(self) -> Self:
@@ -55,6 +62,30 @@ class ClassifierConfig(Config):
         if any(len(values) not in (1, 3) for values in given) or len({len(v) for v in given}) > 1:
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean} and {self.std}")
         return self
+
+
+class ClassifierConfig(NetworkConfig):
+    """Train a classifier on the project's data, or bring one."""
+
+    training: ClassifierTraining = ClassifierTraining()
+
+
+class InspectConfig(NetworkConfig):
+    """Find the architecture of weights, and the preprocessing they were trained with."""
+
+    n_images: int = Field(
+        1000, ge=1, description="Images that preprocessings are compared on, a sample stratified by class"
+    )
+
+
+class ControlConfig(Config):
+    """Whether images are still read correctly after reconstruction alone (ε = 0)."""
+
+
+class ProbeConfig(Config):
+    """How fast codes are decoded and classified here."""
+
+    seconds: float = Field(2.0, gt=0, le=60, description="How long to measure")
 
 
 class GeneratorConfig(Config):
@@ -130,8 +161,9 @@ class ReportConfig(Config):
 
 
 StepName = Literal[
-    "classifier", "vae", "identify", "distill", "map", "draw", "annotate", "correct", "evaluate", "report"
-]
+    "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "draw",
+    "annotate", "correct", "evaluate", "report",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,8 +191,11 @@ class StepSpec:
 
 
 STEPS: dict[StepName, StepSpec] = {
+    "inspect": StepSpec(InspectConfig),
     "classifier": StepSpec(ClassifierConfig),
     "vae": StepSpec(GeneratorConfig),
+    "control": StepSpec(ControlConfig, ("classifier", "vae")),
+    "probe": StepSpec(ProbeConfig, ("classifier", "vae")),
     "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
     "distill": StepSpec(DistillationConfig, ("identify",)),
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
@@ -196,6 +231,27 @@ def config_within(annotation: Any) -> type[BaseModel] | None:
     """Return the config that a field of this type holds, if it holds one."""
     options = get_args(annotation) or (annotation,)
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def walk_fields(
+    config: BaseModel, path: tuple[str, ...] = ()
+) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
+    """Every field of a config and of the configs within it: path, field, value."""
+    found = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            found += walk_fields(value, (*path, name))
+        else:
+            found.append(((*path, name), field, value))
+    return found
+
+
+def literals(annotation: Any) -> tuple[Any, ...]:
+    """The values that a field of literals takes."""
+    args = get_args(annotation)
+    nested = [a for a in args if get_origin(a) is not None]
+    return args if not nested else tuple(v for a in nested for v in literals(a))
 
 
 class ConfigError(ValueError):

@@ -103,8 +103,8 @@ class Workspace:
         """Close this thread's connection."""
         self._database.close()
 
-    def create_project(self, name: str, *, dataset: Mapping[str, Any]) -> Project:
-        """Create a project.
+    def create_project(self, name: str, *, dataset: Mapping[str, Any], upload: Blob | None = None) -> Project:
+        """Create a project, with the upload that its data set is, if it is one.
 
         Raises
         ------
@@ -122,10 +122,12 @@ class Workspace:
             raise WorkspaceError(f"a project's name has 1 to 80 printable characters, got {name!r}")
         try:
             with self._database.write() as connection:
-                connection.execute(
+                project_id = connection.execute(
                     "INSERT INTO projects (name, dataset, created_at) VALUES (?, ?, ?)",
                     (name, json.dumps(dataset), time.time()),
-                )
+                ).lastrowid
+                if upload is not None:
+                    self._name_blob(connection, int(project_id or 0), upload)
         except sqlite3.IntegrityError:
             raise WorkspaceError(f"there is a project {name!r} already; give another name") from None
         return self.project(name)
@@ -172,8 +174,15 @@ class Workspace:
         self._remove_blobs(blob.sha256 for blob in blobs)
 
     def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
-        """Store an upload in chunks under its SHA-256; equal content is stored once."""
+        """Store an upload of a project in chunks under its SHA-256; equal content is stored once."""
         self.project(project_id)
+        blob = self.store_upload(name, chunks)
+        with self._database.write() as connection:
+            self._name_blob(connection, project_id, blob)
+        return blob
+
+    def store_upload(self, name: str, chunks: Iterable[bytes]) -> Blob:
+        """Store an upload that no project names yet; `collect_garbage` removes it unless one does soon."""
         sender_failed = False
 
         def sent() -> Iterator[bytes]:
@@ -190,15 +199,15 @@ class Workspace:
             if sender_failed:
                 raise
             raise explain_os_error(self.home / "blobs", error) from error
-        blob = Blob(sha256, Path(name).name[:200], size)
-        with self._database.write() as connection:
-            if not (self.home / "blobs" / sha256).is_file():  # deleted with another project just now
-                raise WorkspaceError(f"{blob.name} was deleted while it was stored; upload it again")
-            connection.execute(
-                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
-                (project_id, sha256, blob.name, size, time.time()),
-            )
-        return blob
+        return Blob(sha256, Path(name).name[:200], size)
+
+    def _name_blob(self, connection: sqlite3.Connection, project_id: int, blob: Blob) -> None:
+        if not (self.home / "blobs" / blob.sha256).is_file():  # deleted with another project just now
+            raise WorkspaceError(f"{blob.name} was deleted while it was stored; upload it again")
+        connection.execute(
+            "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",
+            (project_id, blob.sha256, blob.name, blob.size, time.time()),
+        )
 
     def blobs(self, project_id: int) -> list[Blob]:
         """Return the uploads of a project, the oldest first."""

@@ -437,6 +437,58 @@ def test_an_unknown_architecture_is_told_what_there_is() -> None:
         build_network("resnet999", n_classes=10, channels=1)
 
 
+@pytest.mark.parametrize("name", ["lenet5", "lenet5_tanh_avg", "mlp"])
+def test_networks_that_take_their_sizes_from_weights_need_them(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} takes its sizes from weights; give like"):
+        build_network(name, n_classes=10, channels=1)
+
+
+@pytest.mark.parametrize(("image_size", "width"), [(28, 9216), (32, 12544), (29, 9216)])
+def test_mnist_cnn_takes_its_image_size_from_weights(image_size: int, width: int) -> None:
+    like = MnistCnn(image_size=image_size).state_dict()
+    assert like["fc1.weight"].shape == (128, width)
+    network = build_network("mnist_cnn", n_classes=10, channels=1, like=like)
+    network.load_state_dict(like)
+    assert network(torch.rand(2, 1, image_size, image_size)).shape == (2, 10)
+
+
+# torchvision's
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torchvisions_networks_take_grey_images_too(name: str, channels: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, n_classes=4, channels=channels)
+    x = torch.rand(3, channels, 64, 64)
+    assert network.eval()(x).shape == (3, 4)
+    F.cross_entropy(network.train()(x), torch.tensor([0, 1, 2])).backward()
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert first.weight.shape[1] == channels
+    assert first.weight.grad.abs().sum() > 0
+    reference = models.get_model(name, weights=None, num_classes=4)
+    other = next(module for module in reference.modules() if isinstance(module, nn.Conv2d))
+    for option in ("stride", "padding", "kernel_size", "out_channels"):
+        assert getattr(first, option) == getattr(other, option)
+    assert (first.bias is None) == (other.bias is None)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_do_not_reach_the_classifiers_logits(name: str) -> None:
+    """In training mode these networks return a tuple; fine-tuning wants its first element."""
+    like = {"aux1.fc1.weight": torch.ones(1)} if name == "googlenet" else {"AuxLogits.fc.bias": torch.ones(1)}
+    network = build_network(name, n_classes=4, channels=3, like=like)
+    size = 32 if name == "googlenet" else 299
+    classifier = Classifier(network, Preprocessing((0.5,) * 3, (0.5,) * 3, size)).train()
+    images = torch.rand(2, 3, 32, 32)
+    assert classifier(images).shape == (2, 4)
+    assert classifier.eval()(images).shape == (2, 4)
+    assert any(key.lower().startswith("aux") for key in network.state_dict())
+    assert not any(
+        key.lower().startswith("aux") for key in build_network(name, n_classes=4, channels=3).state_dict()
+    )
+
+
 # ResNet-18
 
 

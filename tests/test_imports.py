@@ -13,11 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "files", "database", "garbage", "runs"}),
+    frozenset({"config", "files", "database", "garbage", "runs", "sniffing"}),
     frozenset({"annotations", "step_configs", "run_store", "runtime", "records"}),
-    frozenset({"workspace", "data", "checkpoints", "architectures"}),
+    frozenset({"workspace", "data", "checkpoints", "architectures", "common_networks"}),
+    frozenset({"programs", "checkpoint_formats", "detection", "local_code"}),
     frozenset({"pipeline"}),
     frozenset({"classifier", "vae"}),
+    frozenset({"contract"}),
     frozenset({"identification", "distillation", "labeling", "correction", "evaluation", "projection"}),
     frozenset({"figures", "shipped", "projects"}),
     frozenset({"steps"}),
@@ -27,13 +29,14 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 """A module imports from its own layer or below; the steps of the paper never import each other."""
 
-STEPS = LAYERS[4]
+STEPS = next(layer for layer in LAYERS if "identification" in layer)
 
 WITHOUT_TORCH = (
     "defuse_core.cli",
     "defuse_core.config",
     "defuse_core.console",
     "defuse_core.demo",
+    "defuse_core.sniffing",
     "defuse_core.workspace",
     "defuse_core.jobs.launcher",
     "defuse_core.jobs.runner",

@@ -30,7 +30,7 @@ from defuse_core.steps import STEP_CLASSES, load_step
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
-from defuse_core.steps.source import Source, unpack_classifier
+from defuse_core.steps.source import Source
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
 
@@ -237,7 +237,7 @@ def test_regions_held_out_are_drawn_but_never_tuned_on(place: Place) -> None:
     assert not tuned & held_out
     assert tuned == set(stored["test.ids"].tolist())
     point = run.summary["corrected"]["chosen"]
-    corrected = unpack_classifier(*(Source(place.workspace, run.id).read("classifier", "classifier")))
+    corrected = Source(place.workspace, run.id).classifier()
     corrected.network.load_state_dict(place.tensors(run)["corrected.safetensors"])
     expected = score_failures(
         corrected,

@@ -11,8 +11,11 @@ from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace
 
 STEP_CLASSES: dict[StepName, tuple[str, str]] = {
+    "inspect": ("inspection", "Inspect"),
     "classifier": ("models", "TrainClassifier"),
     "vae": ("models", "TrainVae"),
+    "control": ("inspection", "Control"),
+    "probe": ("inspection", "Probe"),
     "identify": ("search", "Identify"),
     "distill": ("search", "Distill"),
     "map": ("search", "Map"),

@@ -45,7 +45,7 @@ from defuse_core.step_configs import AnnotationConfig, EvaluationConfig, ReportC
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.repair import SETS
-from defuse_core.steps.source import Source, unpack_classifier
+from defuse_core.steps.source import Source
 
 RULES = {
     "paper": "best selection accuracy",
@@ -71,7 +71,7 @@ class _Corrected:
         if name not in self.run.summary:
             return None
         metadata = self.source.read("classifier", "classifier")[1]
-        return unpack_classifier(self.source.read("correct", name)[0], metadata)
+        return self.source.build(self.source.read("correct", name)[0], metadata)
 
 
 class Evaluate(Step):

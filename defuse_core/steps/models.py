@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from defuse_core.architectures import build_network
 from defuse_core.checkpoints import load_tensors, load_weights
-from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
+from defuse_core.classifier import Classifier, classifier_epochs, predict_logits
 from defuse_core.config import VaeConfig
-from defuse_core.data import ImageDataset
-from defuse_core.evaluation import score_split
+from defuse_core.data import Split
+from defuse_core.records import Interval
 from defuse_core.runtime import derive_seed
-from defuse_core.shipped import load_shipped_classifier, load_shipped_vae, read_card
+from defuse_core.shipped import load_shipped_vae
 from defuse_core.step_configs import ClassifierConfig, GeneratorConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
-from defuse_core.steps.source import Source, check_fits, pack_classifier
+from defuse_core.steps.networks import bring_network, make_network
+from defuse_core.steps.source import Source, check_fits
 from defuse_core.vae import BetaVAE, vae_config_for, vae_epochs
 
 
@@ -28,15 +29,10 @@ class TrainClassifier(Step):
 
     def __init__(self, source: Source, config: ClassifierConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
-        if config.weights is not None and config.weights.startswith("shipped:"):
-            name = config.weights.removeprefix("shipped:")
-            self.classifier = load_shipped_classifier(name)
-            self.architecture: str = read_card(name)["architecture"]
-        else:
-            self.architecture, self.classifier = _build(config, self.dataset, seed)
-            if config.weights is not None:
-                path = _blob(source, config.weights)
-                load_weights(self.classifier.network, load_tensors(path)[0], source=path.name)
+        trained = config.weights is None
+        found = make_network(source, config, seed) if trained else bring_network(source, config)
+        self.architecture, self.facts = found.architecture, found.facts
+        self.classifier = Classifier(found.network, found.preprocessing)
         check_fits(self.classifier, self.dataset, self.architecture)
 
     def tasks(self) -> list[str]:
@@ -52,32 +48,45 @@ class TrainClassifier(Step):
                 checkpoint=checkpoint,
             )  # fmt: skip
             yield from progress(epochs, points=True)
-        scores = {n: score_split(self.classifier, s) for n, s in self.dataset.splits().items()}
+        answers = {name: self._answer(split) for name, split in self.dataset.splits().items()}
+        scores = {
+            name: Interval.wilson(int((said["predictions"] == said["labels"]).sum()), len(said["labels"]))
+            for name, said in answers.items()
+        }
+        said = {f"{name}.{part}": t for name, parts in answers.items() for part, t in parts.items()}
+        yield tensors_file("predictions", said)
         yield tensors_file(
             task,
             self.classifier.network.state_dict(),
             accuracy={name: interval_json(s) for name, s in scores.items()},
-            **pack_classifier(self.classifier, self.architecture, self.dataset.n_classes),
+            by_class={name: self._by_class(said) for name, said in answers.items()},
+            architecture=self.architecture,
+            n_classes=self.dataset.n_classes,
+            preprocessing=vars(self.classifier.preprocessing),
+            **self.facts,
         )
 
+    def _answer(self, split: Split) -> dict[str, Tensor]:
+        """What the classifier says of every image (n,), how sure it is of that, and the labels."""
+        confidence, predictions = predict_logits(self.classifier, split.images).softmax(1).max(1)
+        return {"predictions": predictions, "confidence": confidence, "labels": split.labels}
+
+    def _by_class(self, said: Mapping[str, Tensor]) -> list[list[float] | None]:
+        """Accuracy on each class as an interval; None where it has no image."""
+        right = said["predictions"] == said["labels"]
+        n = said["labels"].bincount(minlength=self.dataset.n_classes).tolist()
+        hits = said["labels"][right].bincount(minlength=self.dataset.n_classes).tolist()
+        return [
+            interval_json(Interval.wilson(*pair)) if pair[1] else None for pair in zip(hits, n, strict=True)
+        ]
+
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Accuracy by split."""
+        """Accuracy by split and class, with intervals."""
         metadata = read(done[0])[1]
         accuracy = {name: values[0] for name, values in metadata["accuracy"].items()}
-        return Merged({"architecture": metadata["architecture"], "accuracy": accuracy})
-
-
-def _build(config: ClassifierConfig, dataset: ImageDataset, seed: int) -> tuple[str, Classifier]:
-    """A network with the weights that the seed gives."""
-    usual = Preprocessing.of(dataset.train.images)
-    preprocessing = Preprocessing(config.mean or usual.mean, config.std or usual.std, config.image_size)
-    size = preprocessing.image_size or dataset.image_shape[1]
-    architecture = config.architecture or ("mnist_cnn" if size == 28 else "resnet_small")
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "classifier"))
-        channels = len(preprocessing.mean)
-        network = build_network(architecture, n_classes=dataset.n_classes, channels=channels)
-    return architecture, Classifier(network, preprocessing)
+        intervals = {"intervals": metadata["accuracy"], "by_class": metadata["by_class"]}
+        about = {name: metadata[name] for name in ("architecture", "preprocessing")}
+        return Merged({**about, "accuracy": accuracy, **intervals})
 
 
 def _blob(source: Source, weights: str) -> Path:

@@ -6,20 +6,22 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.architectures import build_network
+from defuse_core.checkpoint_formats import load_program
 from defuse_core.checkpoints import load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing
 from defuse_core.config import VaeConfig
-from defuse_core.data import DataError, ImageDataset, load_dataset
+from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz
 from defuse_core.database import WorkspaceError
+from defuse_core.local_code import import_network
 from defuse_core.records import Mistakes, Mixture, Region
 from defuse_core.runs import Run
 from defuse_core.step_configs import StepName
 from defuse_core.vae import BetaVAE
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import Project, Workspace
 
 
 class Source:
@@ -41,15 +43,7 @@ class Source:
     @cached_property
     def dataset(self) -> ImageDataset:
         """The project's data set, compared with its fingerprint."""
-        project = self.workspace.project(self.run.project_id)
-        source = project.dataset["source"]
-        found = load_dataset(source, image_size=project.dataset.get("image_size"))
-        if found.fingerprint != project.dataset["fingerprint"]:
-            raise DataError(
-                f"{source} has changed since project {project.name!r} was created; "
-                "put the old data back, or create a new project on the new data"
-            )
-        return found
+        return open_dataset(self.workspace, self.workspace.project(self.run.project_id))
 
     def upstream(self, step: StepName) -> Run:
         """The run of a step that this one stands on."""
@@ -69,14 +63,26 @@ class Source:
 
     def classifier(self) -> Classifier:
         """The classifier under test."""
-        return unpack_classifier(*self.read("classifier", "classifier"))
+        return self.build(*self.read("classifier", "classifier"))
+
+    def build(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Classifier:
+        """Build the classifier under test with these weights, from the metadata of its run's file."""
+        preprocessing = Preprocessing.of_json(metadata["preprocessing"])
+        channels, name = len(preprocessing.mean), metadata["architecture"]
+        network: nn.Module
+        if metadata.get("program"):
+            network = load_program(self.workspace.blob_path(self.run.project_id, metadata["program"]))
+        elif metadata.get("code_path"):
+            code_path, n_classes = metadata["code_path"], metadata["n_classes"]
+            network = import_network(name, code_path, n_classes=n_classes, channels=channels)
+        else:
+            network = build_network(name, n_classes=metadata["n_classes"], channels=channels, like=tensors)
+        load_weights(network, tensors, source="classifier.safetensors")
+        return Classifier(network, preprocessing).eval()
 
     def vae(self) -> BetaVAE:
         """The generator."""
-        tensors, metadata = self.read("vae", "vae")
-        vae = BetaVAE(VaeConfig(**metadata["config"]))
-        load_weights(vae, tensors, source="vae.safetensors")
-        return vae.eval()
+        return unpack_vae(*self.read("vae", "vae"))
 
     def mistakes(self) -> Mistakes:
         """The mistakes identified."""
@@ -101,24 +107,33 @@ def unpack_mixture(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Mixt
     return Mixture(**fields, **metadata["fit"])
 
 
-def pack_classifier(classifier: Classifier, architecture: str, n_classes: int) -> dict[str, Any]:
-    """Metadata that `unpack_classifier` builds the network from."""
-    return {
-        "architecture": architecture,
-        "n_classes": n_classes,
-        "preprocessing": vars(classifier.preprocessing),
-    }
+def unpack_vae(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BetaVAE:
+    """Build a generator from the file of a run."""
+    vae = BetaVAE(VaeConfig(**metadata["config"]))
+    load_weights(vae, tensors, source="vae.safetensors")
+    return vae.eval()
 
 
-def unpack_classifier(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Classifier:
-    """Build a classifier from the file of a run."""
-    given = metadata["preprocessing"]
-    preprocessing = Preprocessing(tuple(given["mean"]), tuple(given["std"]), given["image_size"])
-    network = build_network(
-        metadata["architecture"], n_classes=metadata["n_classes"], channels=len(preprocessing.mean)
-    )
-    load_weights(network, tensors, source="classifier.safetensors")
-    return Classifier(network, preprocessing).eval()
+def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
+    """Load the data set of a project.
+
+    Raises
+    ------
+    DataError
+        If it is not the one that the project was created with.
+    """
+    source: str = project.dataset["source"]
+    kind, _, sha256 = source.partition(":")
+    if kind == "blob":
+        found = load_npz(workspace.blob_path(project.id, sha256))
+    else:
+        found = load_dataset(source, image_size=project.dataset.get("image_size"))
+    if found.fingerprint != project.dataset["fingerprint"]:
+        raise DataError(
+            f"{source} has changed since project {project.name!r} was created; "
+            "put the old data back, or create a new project on the new data"
+        )
+    return found
 
 
 def check_fits(classifier: Classifier, dataset: ImageDataset, architecture: str) -> None:

@@ -1,0 +1,211 @@
+"""Steps `inspect`, `control` and `probe`: what can be known before minutes are spent.
+
+`inspect` finds the architecture of an upload and the preprocessing it was trained with; `control`
+tells whether reconstruction alone (ε = 0) already misleads the classifier; `probe` measures speed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from defuse_core.checkpoint_formats import read_weights, sniff_format
+from defuse_core.classifier import Classifier
+from defuse_core.config import IdentificationConfig
+from defuse_core.contract import Variant, by_accuracy, check_contract, usual_preprocessings
+from defuse_core.data import Split
+from defuse_core.detection import Fit, detect
+from defuse_core.evaluation import reconstruction_control
+from defuse_core.identification import SHARD_IMAGES, identify_shard
+from defuse_core.records import Interval
+from defuse_core.runtime import AdaptiveBatch, numpy_rng
+from defuse_core.step_configs import ControlConfig, InspectConfig, ProbeConfig
+from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
+from defuse_core.steps.networks import PROGRAMS, Network, bring_network, stated_preprocessing, upload_of
+from defuse_core.steps.search import stratified_sample
+from defuse_core.steps.source import Source, check_fits
+
+_SHOWN_KEYS = 30
+_PROBE_CODES = 32  # an image: a shard of 64 is four batches of 512
+
+
+class Inspect(Step):
+    """Compare weights with every architecture known, and feed those that fit in the usual ways."""
+
+    name = "inspect"
+
+    def __init__(self, source: Source, config: InspectConfig, seed: int) -> None:
+        if config.weights is None:
+            raise ValueError("inspect needs weights: an upload, or shipped:<name>")
+        self.config, self.dataset = config, source.dataset
+        self.usual = stated_preprocessing(InspectConfig(), source.dataset)
+        fits, self.format = _find_fits(source, config)
+        self.fits = fits or []
+        names: list[str | None] = [config.architecture]
+        if fits is not None and config.architecture is None:
+            names = [fit.architecture for fit in fits if fit.exact]
+        asked = [config.model_copy(update={"architecture": name}) for name in names]
+        found = [bring_network(source, each) for each in asked]
+        self.networks: dict[str, Network] = {each.architecture: each for each in found}
+        split = self.dataset.selection
+        index = stratified_sample(split.labels, config.n_images, seed=seed)
+        self.sample: Split = split[
+            index[torch.from_numpy(numpy_rng(seed, "contract").permutation(len(index)))]
+        ]
+
+    def tasks(self) -> list[str]:
+        """One."""
+        return ["inspection"]
+
+    def to(self, device: torch.device) -> None:
+        """Move the networks to a device."""
+        for found in self.networks.values():
+            found.network.to(device)
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Test every network that fits, with a point for each."""
+        contract: list[dict[str, Any]] = []
+        for done, (name, found) in enumerate(self.networks.items()):
+            stated = found.preprocessing
+            variants = usual_preprocessings(stated, self.usual, channels=len(stated.mean))
+            loop = check_contract(found.network, variants, self.sample)
+            while True:
+                try:
+                    step, of, metrics = next(loop)
+                except StopIteration as ended:
+                    measured: list[Variant] = ended.value
+                    break
+                yield Progress(done * of + step, len(self.networks) * of, dict(metrics))
+            check_fits(Classifier(found.network, by_accuracy(measured)[0].preprocessing), self.dataset, name)
+            rows = [_variant_json(name, variant) for variant in measured]
+            yield Point(name, {"rows": rows})
+            contract += rows
+        yield tensors_file(
+            task,
+            {},
+            summary={
+                "format": self.format,
+                "parameters": max(map(_n_parameters, self.networks.values()), default=None),
+                "fits": [_fit_json(fit) for fit in self.fits],
+                "contract": contract,
+                "split": "training" if self.dataset.validation is None else "validation",
+            },
+        )
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """What was found."""
+        return Merged(read(done[0])[1]["summary"])
+
+
+def _find_fits(source: Source, config: InspectConfig) -> tuple[list[Fit] | None, str]:
+    """Architectures by how well they fit, and the format; None where there is nothing to choose from."""
+    if str(config.weights).startswith("shipped:"):
+        return None, "safetensors"
+    dataset = source.dataset
+    with upload_of(source, str(config.weights)) as path:
+        found = sniff_format(path)
+        if found in PROGRAMS or config.code_path is not None:
+            return None, found
+        return detect(read_weights(path), n_classes=dataset.n_classes, image_shape=dataset.image_shape), found
+
+
+def _n_parameters(found: Network) -> int:
+    return sum(parameter.numel() for parameter in found.network.parameters())
+
+
+def _fit_json(fit: Fit) -> dict[str, Any]:
+    keys = {name: list(getattr(fit, name)) for name in ("missing", "unexpected", "reshaped")}
+    return {
+        "architecture": fit.architecture,
+        "exact": fit.exact,
+        "wrong_classes": fit.wrong_classes,
+        "n_classes": fit.n_classes,
+        "shared": fit.shared,
+        **{name: found[:_SHOWN_KEYS] for name, found in keys.items()},
+        "counts": {name: len(found) for name, found in keys.items()},
+    }
+
+
+def _variant_json(architecture: str, variant: Variant) -> dict[str, Any]:
+    return {
+        "architecture": architecture,
+        "name": variant.name,
+        **vars(variant.preprocessing),
+        "accuracy": None if variant.accuracy is None else interval_json(variant.accuracy),
+        "problem": variant.problem,
+    }
+
+
+class Control(Step):
+    """The share of correctly read images that are still read correctly after reconstruction (ε = 0)."""
+
+    name = "control"
+
+    def __init__(self, source: Source, config: ControlConfig, seed: int) -> None:
+        del config, seed
+        self.classifier, self.vae, self.dataset = source.classifier(), source.vae(), source.dataset
+
+    def tasks(self) -> list[str]:
+        """One a split."""
+        return list(self.dataset.splits())
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Measure one split, whole and by class."""
+        split = self.dataset.splits()[task]
+        by_class = [
+            reconstruction_control(
+                self.classifier, self.vae, split[torch.nonzero(split.labels == label)[:, 0]]
+            )
+            for label in range(self.dataset.n_classes)
+        ]
+        n = sum(found.n for found in by_class)
+        whole = Interval.wilson(sum(round(f.estimate * f.n) for f in by_class if f.n), n)
+        yield Progress(1, 1)
+        yield tensors_file(
+            task, {}, control=interval_json(whole),
+            by_class=[interval_json(found) if found.n else None for found in by_class],
+        )  # fmt: skip
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """The control by split, and by class."""
+        found = {name: read(name)[1] for name in done}
+        return Merged({part: {name: found[name][part] for name in done} for part in ("control", "by_class")})
+
+
+class Probe(Step):
+    """Codes decoded and classified a second, on the device of the run."""
+
+    name = "probe"
+
+    def __init__(self, source: Source, config: ProbeConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.classifier, self.vae = source.classifier(), source.vae()
+        self.part = source.dataset.train[:SHARD_IMAGES]
+
+    def tasks(self) -> list[str]:
+        """One."""
+        return ["speed"]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Search shard after shard, the first to warm up, until the time is over."""
+        config = IdentificationConfig(n_perturbations=_PROBE_CODES)
+        batch = AdaptiveBatch(config.batch_size, device=self.classifier.mean.device)
+        shards, spent, started = -1, 0.0, 0.0
+        while spent < self.config.seconds:
+            identify_shard(
+                self.classifier, self.vae, self.part,
+                shard=shards + 1, config=config, seed=self.seed, batch=batch,
+            )  # fmt: skip
+            shards += 1
+            started = started or time.monotonic()
+            spent = time.monotonic() - started
+            yield Progress(round(min(spent, self.config.seconds) * 10), round(self.config.seconds * 10))
+        decoded = shards * len(self.part) * config.n_perturbations
+        yield tensors_file(task, {}, codes_per_second=decoded / spent)
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """The speed."""
+        return Merged({"codes_per_second": read(done[0])[1]["codes_per_second"]})

@@ -1,0 +1,198 @@
+"""The network of a classifier: made anew, shipped, or brought along as an upload in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from defuse_core.architectures import build_network
+from defuse_core.checkpoint_formats import CheckpointFormat, load_program, read_weights, sniff_format
+from defuse_core.checkpoints import CheckpointError, load_weights
+from defuse_core.classifier import Preprocessing
+from defuse_core.data import ImageDataset
+from defuse_core.detection import Fit, describe_misfit, detect
+from defuse_core.local_code import import_network
+from defuse_core.runtime import derive_seed
+from defuse_core.shipped import load_shipped_classifier, read_card
+from defuse_core.step_configs import NetworkConfig
+from defuse_core.steps.source import Source
+
+PROGRAMS = ("torchscript", "exported")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights.
+
+    Attributes
+    ----------
+    architecture : str
+    network : nn.Module
+    preprocessing : Preprocessing
+        As stated; the data set's mean and standard deviation where nothing is.
+    facts : mapping
+        What else it takes to build it again, and to write weights under the names they came with.
+    """
+
+    architecture: str
+    network: nn.Module
+    preprocessing: Preprocessing
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_network(source: Source, config: NetworkConfig, seed: int) -> Network:
+    """A network with the weights that the seed gives."""
+    dataset = source.dataset
+    preprocessing = stated_preprocessing(config, dataset)
+    size = preprocessing.image_size or dataset.image_shape[1]
+    name = config.architecture or ("mnist_cnn" if size == 28 else "resnet_small")
+    channels, n_classes = len(preprocessing.mean), dataset.n_classes
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "classifier"))
+        if config.code_path is None:
+            network = build_network(name, n_classes=n_classes, channels=channels)
+        else:
+            network = import_network(name, config.code_path, n_classes=n_classes, channels=channels)
+    return Network(name, network, preprocessing, {"code_path": config.code_path})
+
+
+def stated_preprocessing(
+    config: NetworkConfig, dataset: ImageDataset, *, channels: int | None = None
+) -> Preprocessing:
+    """What a config says of preprocessing; where it is silent, the training images' mean and std.
+
+    Parameters
+    ----------
+    channels : {1, 3}, optional
+        That the network takes; by default those of the images.
+    """
+    usual = Preprocessing.of(dataset.train.images)
+    given = config.mean or config.std
+    wanted = channels or (len(given) if given else len(usual.mean))
+    if given and len(given) != wanted:
+        raise ValueError(f"mean and std have {len(given)} values, the network takes {wanted} channels")
+
+    def fit(values: tuple[float, ...]) -> tuple[float, ...]:
+        return values if len(values) == wanted else (sum(values) / len(values),) * wanted
+
+    return Preprocessing(
+        config.mean or fit(usual.mean), config.std or fit(usual.std), config.image_size, config.channel_order
+    )
+
+
+def bring_network(source: Source, config: NetworkConfig) -> Network:
+    """The network whose weights the config names.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, no architecture fits, or several do and none was chosen.
+    """
+    kind, _, name = str(config.weights).partition(":")
+    if kind == "shipped":
+        return _shipped(name, config)
+    with upload_of(source, str(config.weights)) as path:
+        found = sniff_format(path)
+        if found in PROGRAMS:
+            return _program(path, found, name, source.dataset, config)
+        return _plain(path, source.dataset, config)
+
+
+@contextmanager
+def upload_of(source: Source, weights: str) -> Iterator[Path]:
+    """Where an upload lies; errors about it call it by the name that the user knows."""
+    sha256 = weights.removeprefix("blob:")
+    path = source.workspace.blob_path(source.run.project_id, sha256)
+    name = next(b.name for b in source.workspace.blobs(source.run.project_id) if b.sha256 == sha256)
+    try:
+        yield path
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(path), name)) from error
+
+
+def _shipped(name: str, config: NetworkConfig) -> Network:
+    classifier, card = load_shipped_classifier(name), read_card(name)
+    own = classifier.preprocessing
+    stated = Preprocessing(
+        config.mean or own.mean, config.std or own.std, config.image_size or own.image_size,
+        config.channel_order,
+    )  # fmt: skip
+    return Network(card["architecture"], classifier.network, stated)
+
+
+def _program(
+    path: Path, kind: CheckpointFormat, sha256: str, dataset: ImageDataset, config: NetworkConfig
+) -> Network:
+    if not config.trust_program:
+        raise CheckpointError(
+            f"the file is a {'TorchScript' if kind == 'torchscript' else 'torch.export'} program, which runs "
+            "on this machine when it is used; if you trust who made it, set trust_program, or upload the "
+            'weights alone: torch.save(model.state_dict(), "weights.pt")'
+        )
+    network = load_program(path)
+    stated = stated_preprocessing(config, dataset, channels=_first_channels(network.state_dict()))
+    return Network(kind, network, stated, {"program": sha256})
+
+
+def _first_channels(tensors: Mapping[str, Tensor]) -> int | None:
+    """Channels that the first convolution takes, where that is 1 or 3."""
+    widths = [tensor.shape[1] for tensor in tensors.values() if tensor.ndim == 4]
+    return widths[0] if widths and widths[0] in (1, 3) else None
+
+
+def _plain(path: Path, dataset: ImageDataset, config: NetworkConfig) -> Network:
+    weights = read_weights(path)
+    shape, n_classes = dataset.image_shape, dataset.n_classes
+    if config.code_path is not None:
+        channels = _first_channels(weights.tensors) or shape[0]
+        name = config.architecture or ""
+        network = import_network(name, config.code_path, n_classes=n_classes, channels=channels)
+        tensors = _under_the_names_of(network, weights.tensors, weights.prefix)
+        facts: dict[str, Any] = {"code_path": config.code_path}
+        needed_size = None
+    else:
+        fit = choose_fit(detect(weights, n_classes=n_classes, image_shape=shape), config.architecture)
+        name, channels, needed_size = fit.architecture, fit.channels, fit.image_size
+        tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
+        network = build_network(name, n_classes=n_classes, channels=channels, like=tensors)
+        facts = {"key_prefix": weights.prefix.removesuffix(fit.prefix)}
+    load_weights(network, tensors, source="the checkpoint")
+    stated = stated_preprocessing(config, dataset, channels=channels)
+    stated = replace(stated, image_size=stated.image_size or needed_size)
+    return Network(name, network, stated, {**facts, "nested_under": weights.nested_under})
+
+
+def _under_the_names_of(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Put as much of the prefix back as the network's own names have."""
+    own = network.state_dict().keys()
+    parts = prefix.split(".")[:-1]
+    for n_kept in range(len(parts) + 1):
+        kept = "".join(f"{part}." for part in parts[len(parts) - n_kept :])
+        if {kept + key for key in tensors} == own:
+            return {kept + key: tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:
+    """The one architecture that fits, or the one that was chosen.
+
+    Raises
+    ------
+    CheckpointError
+        If none fits, or several do and none was chosen.
+    """
+    if architecture is not None:
+        fits = [fit for fit in fits if fit.architecture == architecture] or fits
+    exact = [fit for fit in fits if fit.exact]
+    if not exact:
+        raise CheckpointError(describe_misfit(fits))
+    if len(exact) > 1:
+        names = ", ".join(fit.architecture for fit in exact)
+        raise CheckpointError(f"the weights fit several architectures: {names}; choose one by architecture")
+    return exact[0]
