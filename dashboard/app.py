@@ -11,6 +11,21 @@ from dashboard.jobs_panel import show_pipeline
 from dashboard.server import LOGIN
 from defuse_core.database import WorkspaceError
 
+PAGES = {
+    "overview": ("Overview", "home", "All projects: what was found in each and what comes next."),
+    "classifier": (
+        "Classifier",
+        "neurology",
+        "Bring or train the classifier to examine; see what it gets wrong.",
+    ),
+    "generator": (
+        "Generator",
+        "auto_awesome",
+        "Train the β-VAE of the images; see whether it is sharp enough.",
+    ),
+    "identify": ("Identify", "search", "Search for mistakes that the test set does not contain."),
+}
+
 if os.environ.get(LOGIN) and not st.user.is_logged_in:
     st.button("Log in", on_click=st.login)
     st.stop()
@@ -18,12 +33,13 @@ st.set_page_config(page_title="Defuse", page_icon="🐞", layout="wide")
 page = st.navigation(
     [
         st.Page(
-            "../pages/overview.py",
-            title="Overview",
-            icon=":material/home:",
-            help="All projects: what was found in each and what comes next.",
-            default=True,
+            f"../pages/{name}.py",
+            title=title,
+            icon=f":material/{icon}:",
+            help=told,
+            default=name == "overview",
         )
+        for name, (title, icon, told) in PAGES.items()
     ]
 )
 try:
@@ -32,11 +48,10 @@ except WorkspaceError as error:
     st.error(str(error))
     st.stop()
 with st.sidebar:
-    st.subheader("Defuse")
     project = state.choose_project(workspace.projects())
     if project is not None:
         show_pipeline(project)
-    found = cache.device()
-    st.caption(f":material/memory: {found or 'looking for a GPU …'}")
+    found = cache.devices()
+    st.caption(f":material/memory: {found[0] if found else 'looking for a GPU …'}")
 state.show_note()
 page.run()

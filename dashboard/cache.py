@@ -1,22 +1,42 @@
-"""Every cache of the dashboard, bounded, keyed by ids and never by arrays."""
+"""Every cache of the dashboard, bounded, keyed by ids and never by arrays.
+
+What takes longer than a glance is begun on a thread and waited for by the page, which goes on being
+one; torch is imported by the first of these, not before.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import Project, Workspace
+
+if TYPE_CHECKING:
+    from defuse_core.data import ImageDataset
+    from defuse_core.vae import BetaVAE
+
+Result = TypeVar("Result")
+Arrays = dict[str, NDArray[np.generic]]
+
+_GLANCE = 0.3  # seconds that a page waits before it says what it waits for
 
 
 @dataclass(frozen=True)
 class DeviceText:
-    """The device that runs take by default: its name, and its memory in bytes."""
+    """A device of this machine: how a run names it, what it is, and its memory in bytes."""
 
+    device: str
     name: str
     memory: int
 
@@ -31,23 +51,104 @@ def workspace() -> Workspace:
 
 
 @st.cache_resource(show_spinner=False)
-def _asked_device() -> Future[DeviceText]:
-    """Ask a process of its own: torch takes seconds to import, and the dashboard does without it."""
-    return ThreadPoolExecutor(1).submit(_ask_device)
+def _asked_devices() -> Future[list[DeviceText]]:
+    """Ask a process of its own: torch takes seconds to import, and the shell does without it."""
+    return ThreadPoolExecutor(1).submit(_ask_devices)
 
 
-def _ask_device() -> DeviceText:
+def _ask_devices() -> list[DeviceText]:
     code = (
-        "import json; from defuse_core.runtime import describe_device, resolve_device;"
-        "found = describe_device(resolve_device()); print(json.dumps([found.name, found.memory]))"
+        "import json; from defuse_core.runtime import list_devices;"
+        "print(json.dumps([vars(found) for found in list_devices()]))"
     )
-    told = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    return DeviceText(*json.loads(told.stdout))
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    return [DeviceText(**found) for found in json.loads(told.stdout)]
 
 
-def device() -> DeviceText | None:
-    """The default device; None while it is being asked for, or where asking failed."""
-    asked = _asked_device()
-    if not asked.done() or asked.exception() is not None:
-        return None
-    return asked.result()
+def devices() -> list[DeviceText]:
+    """The devices of this machine, the default first; none while they are being asked for."""
+    asked = _asked_devices()
+    return asked.result() if asked.done() and asked.exception() is None else []
+
+
+@st.cache_resource(show_spinner=False)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, thread_name_prefix="defuse-page")
+
+
+def on_thread(function: Callable[..., Result], *given: object) -> Future[Result]:
+    """Call a function on a thread of the dashboard's."""
+    return _threads().submit(function, *given)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _dataset(home: str, project_id: int) -> Future[ImageDataset]:
+    del home  # part of the key
+    store = workspace()
+    return _threads().submit(_open_dataset, store, store.project(project_id))
+
+
+def _open_dataset(store: Workspace, project: Project) -> ImageDataset:
+    from defuse_core.steps.source import open_dataset
+
+    return open_dataset(store, project)
+
+
+def dataset(project: Project) -> ImageDataset | None:
+    """The data set of a project; None while it loads, or where it cannot be, which is told."""
+    key = str(workspace().home), project.id
+    return _await(_dataset(*key), "the images", lambda: _dataset.clear(*key))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _generator(home: str, run_id: int) -> Future[BetaVAE]:
+    del home
+    return _threads().submit(_open_generator, workspace(), run_id)
+
+
+def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
+    from defuse_core.checkpoints import load_tensors
+    from defuse_core.steps.source import unpack_vae
+
+    return unpack_vae(*load_tensors(store.artifact_path(run_id, "vae.safetensors")))
+
+
+def generator(run_id: int) -> BetaVAE | None:
+    """The generator that a run left; None while it loads, or where it cannot be, which is told."""
+    key = str(workspace().home), run_id
+    return _await(_generator(*key), "the generator", lambda: _generator.clear(*key))
+
+
+def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Result | None:
+    """The result; where it is not there at a glance, say so and run the page again once it is."""
+    try:
+        return found.result(timeout=_GLANCE)
+    except NotYet:
+        st.fragment(_wait, run_every=0.3)(found, what)
+    except Exception as error:  # whatever a data set of a user's can give
+        st.error(str(error))
+        forget()  # it may have been mended by the next look
+    return None
+
+
+def _wait(found: Future[Result], what: str) -> None:
+    if found.done():
+        st.rerun()
+    st.caption(f"Loading {what} …")
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _arrays(home: str, run_id: int, name: str, sha256: str) -> Arrays:
+    from safetensors.numpy import load_file
+
+    del home, sha256
+    return load_file(workspace().artifact_path(run_id, f"{name}.safetensors"))
+
+
+def arrays(run_id: int, name: str) -> Arrays:
+    """Arrays of a safetensors artifact of a run; not to be changed. Empty where the run has none."""
+    found = workspace().runs.artifacts(run_id).get(f"{name}.safetensors")
+    return {} if found is None else _arrays(str(workspace().home), run_id, name, found.sha256)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -10,7 +12,9 @@ from dashboard import cache
 from dashboard.state import note
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.pipeline import Stage, stages
+from defuse_core.pipeline import PIPELINE, Stage, stage_of, stages
+from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project
 
 ICONS = {
@@ -24,15 +28,55 @@ ICONS = {
     "interrupted": ":material/power_off:",
 }
 TITLES = {
+    "inspect": "Checkpoint",
     "classifier": "Classifier",
     "vae": "Generator",
+    "control": "Reconstruction",
+    "probe": "Speed",
     "identify": "Mistakes",
     "distill": "Regions",
+    "map": "Map",
+    "draw": "Draws",
     "annotate": "Labels",
     "correct": "Correction",
     "evaluate": "Evidence",
     "report": "Report",
 }
+
+
+def start(
+    project: Project, step: StepName, config: Mapping[str, Any], *, seed: int = 0, device: str = "auto"
+) -> Run | None:
+    """Submit a run, or say why it is refused."""
+    try:
+        resources = Resources(device=device)
+        return launcher.submit(cache.workspace(), project.id, step, config, seed=seed, resources=resources)
+    except (WorkspaceError, ConfigError) as error:
+        note(str(error))
+        return None
+
+
+def newest(project: Project, step: StepName) -> Run | None:
+    """The newest run of a step, however it stands."""
+    runs = cache.workspace().runs.of_project(project.id, step)
+    return runs[-1] if runs else None
+
+
+def follow(run: Run, draw: Callable[[Run], None]) -> None:
+    """Draw a run, and again every second while it is live."""
+
+    def again() -> None:
+        draw(cache.workspace().runs.get(run.id))
+
+    st.fragment(again, run_every=1.0 if run.live else None)()
+
+
+def show_trouble(run: Run) -> None:
+    """Say how a run ended that did not end well."""
+    if run.status == "failed":
+        st.error(run.error or "The run failed; its log says more.")
+    elif run.status in ("cancelled", "interrupted"):
+        st.warning(f"{TITLES[run.step]} was {run.status}. What it had done is kept: resume it on the left.")
 
 
 def show_pipeline(project: Project) -> None:
@@ -42,7 +86,15 @@ def show_pipeline(project: Project) -> None:
 
 
 def _stages(project: Project) -> list[Stage]:
-    return stages(cache.workspace(), project.id)
+    """The pipeline, and whatever else is under way or did not end well since."""
+    workspace = cache.workspace()
+    others = {
+        run.step: run for run in workspace.runs.of_project(project.id) if run.step not in PIPELINE
+    }  # the newest of each step
+    return [
+        *stages(workspace, project.id),
+        *(stage_of(workspace, run) for run in others.values() if run.status != "done"),
+    ]
 
 
 def _pipeline(project: Project, was_live: bool) -> None:
@@ -81,7 +133,20 @@ def _rate(stage: Stage) -> str:
         return "starts"
     spent = time.time() - run.attempt_at
     left = spent * (1 - stage.share) / stage.share
-    return f"{spent:.0f} s, about {left:.0f} s left"
+    return f"{duration(spent)}, about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Say a time in words.
+
+    Examples
+    --------
+    >>> duration(59), duration(150), duration(7300)
+    ('59 s', '2.5 min', '2.0 h')
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _cancel(run_id: int) -> None:

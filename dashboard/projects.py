@@ -1,10 +1,7 @@
-"""What the overview does with projects: create, open, delete, and take the next step."""
+"""What the overview does with projects: open, delete, and take the next step."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +9,7 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.jobs_panel import TITLES
-from dashboard.state import note, open_project
+from dashboard.state import note, open_project, plain
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import demo_configs, demo_project
 from defuse_core.jobs import launcher
@@ -21,41 +18,15 @@ from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project
 
 
-def create(name: str, data: str) -> None:
-    """Create a project in a process of its own, since reading data takes torch and time; then open it."""
-    if not name.strip() or not data.strip():
-        st.error("Give a name and a data set.")
-        return
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "defuse_core.cli",
-        "new",
-        "--json",
-        "--data",
-        data.strip(),
-        "--",
-        name,
-    ]
-    with st.spinner("Reading the data set …"):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        told = json.loads(done.stdout)["error"] if done.stdout.startswith("{") else done.stderr
-        st.error(told)
-        return
-    note(f"Project {name.strip()} created")
-    st.rerun()
-
-
 def open_demo() -> None:
-    """Open the demo's project, with its classifier and generator under way where they are missing."""
+    """Open the demo's project, with its models under way where they are missing."""
     workspace = cache.workspace()
     try:
         project = demo_project(workspace)
         open_project(project.name)
-        for step, config in demo_configs():
-            if step in ("classifier", "vae") and workspace.runs.latest(project.id, step) is None:
+        models = {step: config for step, config in demo_configs() if step in ("classifier", "vae")}
+        for step, config in {**models, "control": {}}.items():
+            if workspace.runs.latest(project.id, step) is None:
                 launcher.submit(workspace, project.id, step, config)
     except WorkspaceError as error:
         note(str(error))
@@ -85,11 +56,20 @@ def take_next_step(project: Project, step: StepName) -> None:
         note(str(error))
 
 
+def source_of(project: Project) -> str:
+    """Where the data set of a project comes from, in a user's words."""
+    source: str = project.dataset["source"]
+    if not source.startswith("blob:"):
+        return source
+    blobs = {blob.sha256: blob.name for blob in cache.workspace().blobs(project.id)}
+    return blobs.get(source.removeprefix("blob:"), "an upload")
+
+
 def project_card(project: Project, found: Sequence[Stage]) -> None:
     """Show what was found in a project, in four numbers."""
     by_step = {stage.step: stage for stage in found}
     sizes = " + ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
-    st.markdown(f"**{_plain(project.name)}**", help=f"{_plain(project.dataset['source'])}: {sizes} images")
+    st.markdown(f"**{plain(project.name)}**", help=f"{plain(source_of(project))}: {sizes} images")
     accuracy, mistakes, labelled, corrected = st.columns(4)
     accuracy.metric("Test accuracy", _share(_number(by_step, "classifier", "accuracy", "test")))
     kinds = _number(by_step, "identify", "mistakes")
@@ -119,8 +99,3 @@ def _number(by_step: dict[StepName, Stage], step: StepName, *path: str) -> Any:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _plain(text: str) -> str:
-    """Text of a user's, so that Markdown shows it as it is."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:&" else c for c in text)

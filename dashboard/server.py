@@ -16,7 +16,10 @@ APP = Path(__file__).resolve().parent / "app.py"
 LOGIN = "DEFUSE_LOGIN"
 """Set in the server's environment where a login is asked for."""
 
-MAX_UPLOAD_MB = 512
+ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
+"""Set to 1 where networks may be imported from folders of the user's; runs inherit it."""
+
+MAX_UPLOAD_MB = 500
 
 
 def is_loopback(address: str) -> bool:
@@ -67,7 +70,8 @@ def server_command(address: str, port: int, *, browser: bool) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
-        "theme.primaryColor": "#0072B2",
+        "theme.light.primaryColor": "#0072B2",
+        "theme.dark.primaryColor": "#56B4E9",
     }
     hosts = sorted({"127.0.0.1", "localhost", address} - {"0.0.0.0", "::"})
     flags = [f"--{name}={value}" for name, value in options.items()]
@@ -75,8 +79,11 @@ def server_command(address: str, port: int, *, browser: bool) -> list[str]:
     return [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *flags]
 
 
-def serve(address: str, port: int, *, browser: bool) -> None:
+def serve(address: str, port: int, *, browser: bool, allow_local_code: bool = False) -> None:
     """Become the server: this process is replaced, so that signals reach it."""
     command = server_command(address, port, browser=browser)
-    environment = {**os.environ, **({} if is_loopback(address) else {LOGIN: "1"})}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # the cores are the runs'
+    environment = {**os.environ, **one_thread, **({} if is_loopback(address) else {LOGIN: "1"})}
+    if allow_local_code:
+        environment[ALLOW_LOCAL_CODE] = "1"
     os.execve(command[0], command, environment)

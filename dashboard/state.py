@@ -1,23 +1,31 @@
 """The only owner of session-state keys and query parameters.
 
-`project` is the project's name and stands in the URL, so that a link opens it.
+`project` is the project's name and stands in the URL, as does every filter, so that a link opens
+what was seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import streamlit as st
 
+from dashboard import cache
 from defuse_core.workspace import Project
 
 PROJECT = "project"
 _NOTE = "note"
+_SOON = "_open"
+
+Option = TypeVar("Option")
 
 
 def choose_project(projects: Sequence[Project]) -> Project | None:
     """Show the choice of project; return the one chosen, None where there is none."""
     names = [project.name for project in projects]
+    if soon := st.session_state.pop(_SOON, None):
+        st.session_state[PROJECT] = soon
     if st.session_state.get(PROJECT) not in names:
         st.session_state.pop(PROJECT, None)
     chosen = st.selectbox(
@@ -33,6 +41,66 @@ def open_project(name: str) -> None:
     st.session_state[PROJECT] = name
 
 
+def open_soon(name: str) -> None:
+    """Choose a project in the rerun that follows; for where `open_project` comes too late."""
+    st.session_state[_SOON] = name
+
+
+def need_project() -> Project:
+    """The project that is open; where none is, say so and show no more of the page."""
+    name = st.session_state.get(PROJECT)
+    for project in cache.workspace().projects():
+        if project.name == name:
+            return project
+    st.info("No project is open. Choose one on the left, or create one on the overview.")
+    st.page_link("../pages/overview.py", label="Overview", icon=":material/home:")
+    st.stop()
+
+
+def linked_choice(
+    label: str, options: Sequence[str], *, key: str, show: Callable[[str], str] = str
+) -> str | None:
+    """A filter that stands in the URL; None where it is not set."""
+    if st.session_state.get(key) not in (None, *options):
+        st.session_state.pop(key)
+    return st.selectbox(
+        label, options, key=key, index=None, placeholder="all", format_func=show, bind="query-params"
+    )
+
+
+def linked_way(label: str, options: Sequence[str], *, key: str) -> str:
+    """A choice between ways to go on, that stands in the URL; the first is the default."""
+    chosen = st.segmented_control(
+        label, options, key=key, default=options[0], required=True, bind="query-params",
+        label_visibility="collapsed",
+    )  # fmt: skip
+    return chosen or options[0]
+
+
+def linked_page(n_items: int, per_page: int, *, key: str) -> slice:
+    """The part of many items to show; its number stands in the URL."""
+    pages = max(1, -(-n_items // per_page))
+    if st.session_state.get(key, 1) > pages:
+        st.session_state[key] = 1
+    number = int(st.number_input("Page", 1, pages, key=key, help=f"of {pages}", bind="query-params"))
+    return slice((number - 1) * per_page, number * per_page)
+
+
+def remember(key: str, value: Any) -> None:
+    """Keep a value for this tab; of a widget's key: its value, to be set before it is shown."""
+    st.session_state[key] = value
+
+
+def recall(key: str, default: Any = None) -> Any:
+    """Return what was kept."""
+    return st.session_state.get(key, default)
+
+
+def forget(key: str) -> None:
+    """Keep a value no longer."""
+    st.session_state.pop(key, None)
+
+
 def note(text: str) -> None:
     """Tell something after the rerun that follows."""
     st.session_state[_NOTE] = text
@@ -42,3 +110,8 @@ def show_note() -> None:
     """Show what `note` left, once."""
     if text := st.session_state.pop(_NOTE, None):
         st.toast(text)
+
+
+def plain(text: str) -> str:
+    """Text of a user's, so that Markdown shows it as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:&" else c for c in text)

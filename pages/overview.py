@@ -5,21 +5,19 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import cache
-from dashboard.projects import create, delete, open_demo, project_card, take_next_step
+from dashboard.new_project import new_project_form
+from dashboard.projects import delete, open_demo, project_card, take_next_step
 from dashboard.state import open_project
 from defuse_core.pipeline import next_step, stages
 
-st.title("What does your classifier get wrong that no test shows?")
+st.title("What does no test show?")
 workspace = cache.workspace()
 projects = workspace.projects()
 
 left, right = st.columns(2, gap="large")
-with left, st.form("new", clear_on_submit=True):
+with left, st.container(border=True):
     st.markdown("**New project**")
-    name = st.text_input("Name", placeholder="signs")
-    data = st.text_input("Data set", placeholder="a .npz, a folder of images, torchvision:SVHN, or digits")
-    if st.form_submit_button("Create", icon=":material/add:"):
-        create(name, data)
+    new_project_form()
 with right, st.container(border=True):
     st.markdown("**See it work**")
     st.markdown("5,000 handwritten digits with a classifier and a generator that are trained already.")

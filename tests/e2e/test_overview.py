@@ -11,10 +11,8 @@ from playwright.sync_api import Page, expect
 
 from defuse_core.jobs import launcher
 from defuse_core.workspace import Workspace
-from tests.e2e.conftest import Server
+from tests.e2e.serving import SECONDS, Server
 from tests.workspaces import eventually
-
-SECONDS = 1000  # Playwright counts in milliseconds
 
 
 @pytest.mark.timeout(400)

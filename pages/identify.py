@@ -1,0 +1,65 @@
+"""Identify: search around every training image for codes that the classifier misreads (algorithm 1)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.forms import config_form
+from dashboard.jobs_panel import follow, newest, show_trouble, start
+from dashboard.search import show_estimate, show_mistakes, show_noise, show_search
+from dashboard.state import need_project
+
+project = need_project()
+st.title("Identify")
+st.caption(
+    "Every image is encoded, its code perturbed Q times, decoded and classified; what is misread is kept."
+)
+
+run = newest(project, "identify")
+missing = [step for step in ("classifier", "vae") if cache.workspace().runs.latest(project.id, step) is None]
+if missing:
+    st.info("Needs a classifier and a generator first.")
+    for step, page in (("classifier", "classifier"), ("vae", "generator")):
+        if step in missing:
+            st.page_link(f"../pages/{page}.py", icon=":material/arrow_forward:")
+with st.expander("Search", expanded=run is None or run.status not in ("done", "running")):
+    left, right = st.columns([3, 2])
+    with left:
+        config = config_form(
+            "identify",
+            key=f"identify-{project.id}",
+            main=(
+                "n_perturbations",
+                "noise_a",
+                "noise_b",
+                "centred",
+                "noise_scale",
+                "max_mistakes_per_image",
+            ),
+        )
+        first, second = st.columns(2)
+        known = ["auto", *(found.device for found in cache.devices())]
+        shown = {found.device: str(found) for found in cache.devices()}
+        device = first.selectbox(
+            "device", known, key="device", help="Where to compute",
+            format_func=lambda name: shown.get(name, "the best there is"),
+        )  # fmt: skip
+        seed = second.number_input("seed", 0, value=0, step=1, key="identify-seed", help="Of the noise")
+    with right:
+        show_noise(config)
+    if not missing:
+        show_estimate(project, config["n_perturbations"], device)
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=bool(missing)):
+        start(project, "identify", config, seed=seed, device=device)
+        st.rerun()
+
+if run is None:
+    st.stop()
+if run.live:
+    follow(run, lambda latest: show_search(project, latest))
+elif run.status == "done":
+    show_mistakes(project, run)
+else:
+    show_trouble(run)
+    show_search(project, run)

@@ -1,0 +1,88 @@
+"""A real server on 127.0.0.1 and a real Chromium, for tests and for screenshots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from defuse_core.jobs import launcher
+from defuse_core.workspace import Workspace
+from tests.workspaces import eventually
+
+SECONDS = 1000  # Playwright counts in milliseconds
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Server:
+    """A dashboard of its own workspace."""
+
+    url: str
+    home: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def workspace(self) -> Workspace:
+        """Its workspace, seen from here."""
+        return Workspace(self.home)
+
+
+@contextmanager
+def serving(folder: Path, *, options: Sequence[str] = ()) -> Iterator[Server]:
+    """Serve a dashboard whose workspace is `folder/home`; its live runs are cancelled at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port), "--no-browser"]
+    home = folder / "home"
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options], cwd=folder, stdout=log, stderr=log,
+            env={**os.environ, "DEFUSE_HOME": str(home)},
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: _answers(url), seconds=60)
+        yield Server(url, home, process)
+    finally:
+        process.terminate()
+        process.wait(20)
+        workspace = Workspace(home)  # its runs outlive the server, as they should
+        for project in workspace.projects():
+            for run in workspace.runs.of_project(project.id):
+                launcher.cancel(workspace, run.id)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def find_chromium() -> str | None:
+    """Where the system's package put Chromium; None where there is none."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@contextmanager
+def browsing(path: str) -> Iterator[Browser]:
+    """A Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()

@@ -1,0 +1,99 @@
+"""`make screenshots`: every page of the dashboard, light and dark, 1440 and 1024 pixels wide.
+
+The workspace is the demo's, computed on the spot up to the mistakes, so the pictures show what a
+user sees.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from defuse_core.demo import demo_configs, demo_project
+from defuse_core.jobs import launcher
+from defuse_core.step_configs import StepName
+from defuse_core.workspace import Workspace
+from tests.e2e.serving import SECONDS, Server, browsing, find_chromium, serving
+from tests.workspaces import eventually
+
+PAGES = {
+    "overview": ("", "Open the demo"),
+    "classifier": ("classifier", "Misclassified"),
+    "generator": ("generator", "A traversal"),
+    "identify": ("identify", "Who is taken for whom"),
+}
+"""Path of each page, and the text that is there once it is whole."""
+
+SHOWN_IN_README = ("classifier-light-1440", "identify-light-1440")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fill(home: Path) -> None:
+    """Run the demo up to its mistakes, with the runs that the pages make."""
+    workspace = Workspace(home)
+    project = demo_project(workspace)
+    configs = dict(demo_configs())
+    steps: tuple[StepName, ...] = ("inspect", "classifier", "vae", "control", "probe", "identify")
+    for step in steps:
+        config = {"weights": "shipped:demo-classifier"} if step == "inspect" else configs.get(step, {})
+        run = launcher.submit(workspace, project.id, step, config)
+        eventually(lambda run=run: not workspace.runs.get(run.id).live, seconds=600)
+        run = workspace.runs.get(run.id)
+        if run.status != "done":
+            raise RuntimeError(f"{step} is {run.status}: {run.error}")
+
+
+def take(browser: Browser, server: Server, out: Path) -> None:
+    """Take every picture."""
+    for scheme in ("light", "dark"):
+        for width in (1440, 1024):
+            context = browser.new_context(
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,  # type: ignore[arg-type]
+            )
+            page = context.new_page()
+            for name, (path, text) in PAGES.items():
+                page.goto(f"{server.url}/{path}?project=demo")
+                expect(page.get_by_text(text).first).to_be_visible(timeout=60 * SECONDS)
+                settle(page)
+                height = page.get_by_test_id("stMainBlockContainer").bounding_box()["height"]  # type: ignore[index]
+                page.set_viewport_size({"width": width, "height": max(900, min(4000, int(height) + 20))})
+                settle(page)
+                page.screenshot(path=out / f"{name}-{scheme}-{width}.png")
+                page.set_viewport_size({"width": width, "height": 900})
+            context.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until no script runs and every chart and image is drawn."""
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60 * SECONDS)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')]"
+        ".every((chart) => chart.querySelector('.main-svg'))",
+        timeout=60 * SECONDS,
+    )
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def main(out: Path) -> None:
+    """Fill a workspace, serve it, take the pictures, and bring the README's up to date."""
+    chromium = find_chromium()
+    if chromium is None:
+        sys.exit("no Chromium: apt-get install chromium")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder) / "home")
+        with serving(Path(folder)) as server, browsing(chromium) as browser:
+            take(browser, server, out)
+    for name in SHOWN_IN_README:
+        shutil.copy(out / f"{name}.png", ROOT / "dashboard" / "assets" / f"{name}.png")
+    print(f"{len(list(out.glob('*.png')))} screenshots in {out}/")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots")
