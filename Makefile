@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit("Defuse needs Python 3.11 or newer; run: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -35,7 +35,10 @@ browser:
 	  && apt-get update -qq && apt-get install -y -qq chromium > /dev/null; } \
 	  || echo "no Chromium: its tests are skipped; to have them run: apt-get install chromium"
 
+screenshots: .venv/developer browser  ## Picture every page, light and dark, into screenshots/
+	$(BIN)/python -m tests.screenshots
+
 bench: .venv/developer  ## Measure speed and memory as ratios, into bench.json
 	$(BIN)/python -m tests.benchmarks
 
-.PHONY: help demo run check test browser bench
+.PHONY: help demo run check test browser screenshots bench

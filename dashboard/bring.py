@@ -15,7 +15,7 @@ from dashboard.forms import config_form
 from dashboard.jobs_panel import follow, newest, show_trouble, start
 from dashboard.server import ALLOW_LOCAL_CODE, MAX_UPLOAD_MB
 from dashboard.state import forget, linked_way, note, plain, recall, remember
-from dashboard.uploads import pieces_of, upload_box
+from dashboard.uploads import Take, pieces_of, upload_box
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
 from defuse_core.runs import Run
@@ -44,7 +44,7 @@ def bring_classifier(project: Project) -> None:
         )
     _choose_weights(project, way, stated)
     if (problem := recall(_PROBLEM)) is not None:
-        st.error(problem)
+        st.error(plain(problem))
     if (pending := recall(_PENDING)) is not None and pending[0] == project.id:
         _ask_for_trust(project, pending[1], stated)
     run = newest(project, "inspect")
@@ -71,8 +71,7 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
     elif way == "Path on this machine":
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
-            path = Path(typed.strip()).expanduser()
-            take(path.name, pieces_of(path))
+            _take_path(typed.strip(), take)
             st.rerun()
     else:
         blobs = {f"{b.name} · {b.size / 2**20:.1f} MB · {b.sha256[:8]}": b for b in _blobs(project)}
@@ -80,6 +79,14 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
         if st.button("Inspect", key="inspect-earlier", disabled=chosen is None) and chosen is not None:
             _admit(project, blobs[chosen], stated)
             st.rerun()
+
+
+def _take_path(typed: str, take: Take) -> None:
+    try:
+        path = Path(typed).expanduser()
+        take(path.name, pieces_of(path))
+    except (RuntimeError, ValueError) as error:  # a home that nobody has, a byte that no path has
+        remember(_PROBLEM, f"{typed} is not a path ({error}); check the path")
 
 
 def _choose_shipped() -> str | None:
@@ -164,10 +171,8 @@ def _show_inspection(project: Project, run: Run) -> None:
     exact = [fit["architecture"] for fit in fits if fit["exact"]]
     if found["contract"]:
         names = " or ".join(dict.fromkeys(row["architecture"] for row in found["contract"]))
-        st.success(
-            f"{names} · {found['parameters']:,} parameters · {found['format']}",
-            icon=":material/check_circle:",
-        )
+        told = f"{_name_of(project, run)}: {names} · {found['parameters']:,} parameters · {found['format']}"
+        st.success(told, icon=":material/check_circle:")
         if len(exact) > 1:
             st.caption(
                 "These have the same weights and differ in what is between them: accuracy tells which it is."
@@ -175,6 +180,13 @@ def _show_inspection(project: Project, run: Run) -> None:
         _show_contract(project, run, found["contract"], found["split"])
     else:
         _show_misfit(project, run, fits)
+
+
+def _name_of(project: Project, run: Run) -> str:
+    """What the weights that a run inspected are called."""
+    kind, _, name = str(run.config["weights"]).partition(":")
+    names = {blob.sha256: blob.name for blob in cache.workspace().blobs(project.id)}
+    return plain(name if kind == "shipped" else names.get(name, "an upload"))
 
 
 def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split: str) -> None:
@@ -247,13 +259,14 @@ def contract_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def _show_misfit(project: Project, run: Run, fits: list[dict[str, Any]]) -> None:
     wrong = next((fit for fit in fits if fit["wrong_classes"]), None)
+    name = _name_of(project, run)
     if wrong is not None:
         st.error(
-            f"This is a {wrong['architecture']} that tells {wrong['n_classes']:,} classes apart; the data "
-            f"set has {len(project.class_names)}. Bring the classifier that was trained on this data."
+            f"{name} is a {wrong['architecture']} that tells {wrong['n_classes']:,} classes apart; the data "
+            f"set has {len(project.class_names)}. Bring the classifier that was trained on it."
         )
     else:
-        st.error("No architecture that is known fits these weights.")
+        st.error(f"No architecture that is known fits the weights of {name}.")
     names = [fit["architecture"] for fit in fits]
     if names:
         st.dataframe(

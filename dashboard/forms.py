@@ -92,7 +92,7 @@ def _key(key: str, path: Path) -> str:
 def _shown(field: FieldInfo, value: Any) -> Any:
     """A value as its widget holds it."""
     if isinstance(value, tuple):
-        return ", ".join(f"{part:g}" for part in value)
+        return ", ".join(repr(part).removesuffix(".0") for part in value)
     return float(value) if "float" in str(field.annotation) and value is not None else value
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import streamlit as st
 
 from dashboard import cache
-from dashboard.state import note
+from dashboard.state import note, plain
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.pipeline import PIPELINE, Stage, stage_of, stages
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project
+
+_BUSY, _IDLE = 1.0, 5.0  # seconds between two looks
 
 ICONS = {
     "missing": ":material/radio_button_unchecked:",
@@ -74,15 +76,16 @@ def follow(run: Run, draw: Callable[[Run], None]) -> None:
 def show_trouble(run: Run) -> None:
     """Say how a run ended that did not end well."""
     if run.status == "failed":
-        st.error(run.error or "The run failed; its log says more.")
+        st.error(plain(run.error or "The run failed; its log says more."))
     elif run.status in ("cancelled", "interrupted"):
         st.warning(f"{TITLES[run.step]} was {run.status}. What it had done is kept: resume it on the left.")
 
 
 def show_pipeline(project: Project) -> None:
-    """Show every step with its state; while one is under way, look again every second."""
-    live = any(stage.run is not None and stage.run.live for stage in _stages(project))
-    st.fragment(_pipeline, run_every=1.0 if live else None)(project, live)
+    """Show every step with its state, and look again: every second while one is under way."""
+    shown = _states(_stages(project))
+    live = any(state in ("queued", "running") for _, state in shown)
+    st.fragment(_pipeline, run_every=_BUSY if live else _IDLE)(project, shown)
 
 
 def _stages(project: Project) -> list[Stage]:
@@ -97,12 +100,17 @@ def _stages(project: Project) -> list[Stage]:
     ]
 
 
-def _pipeline(project: Project, was_live: bool) -> None:
+def _states(found: list[Stage]) -> list[tuple[int, str]]:
+    """Run and state of every step."""
+    return [(stage.run.id if stage.run is not None else 0, stage.state) for stage in found]
+
+
+def _pipeline(project: Project, shown: list[tuple[int, str]]) -> None:
     found = _stages(project)
     for stage in found:
         _show(stage)
-    if was_live != any(stage.run is not None and stage.run.live for stage in found):
-        st.rerun()  # the page shows what the run left, and looks again, or no more
+    if shown != _states(found):
+        st.rerun()  # the page shows what the run left, or what another tab or a terminal began
 
 
 def _show(stage: Stage) -> None:
@@ -115,7 +123,7 @@ def _show(stage: Stage) -> None:
         st.markdown(text, help=f"run {run.id}, {run.seconds:.1f} s" if run else None)
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
-    left.markdown(text, help=run.error)
+    left.markdown(text, help=plain(run.error or "") or None)
     if run.live:
         right.button("Cancel", key=f"cancel-{run.id}", on_click=_cancel, args=(run.id,), type="tertiary")
         if state == "running":
@@ -123,7 +131,7 @@ def _show(stage: Stage) -> None:
     else:
         right.button("Resume", key=f"resume-{run.id}", on_click=_resume, args=(run.id,), type="tertiary")
         if run.error:
-            st.caption(run.error)
+            st.caption(plain(run.error))
 
 
 def _rate(stage: Stage) -> str:

@@ -106,7 +106,7 @@ def _watch(name: str, found: Future[dict[str, Any]]) -> None:
         return
     told = found.result()
     if "error" in told:
-        st.error(told["error"])
+        st.error(plain(told["error"]))
         return
     forget(_READING)
     note(f"Project {name} created")

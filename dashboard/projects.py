@@ -8,14 +8,21 @@ from typing import Any
 import streamlit as st
 
 from dashboard import cache
-from dashboard.jobs_panel import TITLES
-from dashboard.state import note, open_project, plain
+from dashboard.jobs_panel import TITLES, start
+from dashboard.state import note, open_project, open_soon, plain
 from defuse_core.database import WorkspaceError
-from defuse_core.demo import demo_configs, demo_project
+from defuse_core.demo import PROJECT, demo_configs, demo_project
 from defuse_core.jobs import launcher
 from defuse_core.pipeline import Stage
-from defuse_core.step_configs import ConfigError, StepName
+from defuse_core.step_configs import StepName
 from defuse_core.workspace import Project
+
+PAGES: dict[StepName, str] = {
+    "classifier": "../pages/classifier.py",
+    "vae": "../pages/generator.py",
+    "identify": "../pages/identify.py",
+}
+"""Where a step is taken."""
 
 
 def open_demo() -> None:
@@ -42,18 +49,19 @@ def delete(project: Project) -> None:
 
 
 def take_next_step(project: Project, step: StepName) -> None:
-    """Submit a step: with the demo's settings on the demo's data, else with the defaults."""
-    open_project(project.name)
-    is_demo = project.dataset["source"] == "digits"
-    if step == "annotate" and not is_demo:
+    """Go to the page of a step; the demo's begins at once with its settings, as do steps without a page."""
+    open_soon(project.name)
+    on_digits = project.dataset["source"] == "digits"
+    is_demo = on_digits and project.name == PROJECT
+    if step == "annotate" and not on_digits:
         note("Label the regions: defuse label export, fill in the labels, defuse label import")
-        return
-    config: dict[str, Any] = dict(demo_configs()).get(step, {}) if is_demo else {}
-    try:
-        run = launcher.submit(cache.workspace(), project.id, step, config)
-        note(f"{TITLES[step]}: run {run.id} begins")
-    except (WorkspaceError, ConfigError) as error:
-        note(str(error))
+    elif is_demo or step not in PAGES:
+        config: dict[str, Any] = dict(demo_configs()).get(step, {}) if is_demo else {}
+        if (run := start(project, step, config)) is not None:
+            note(f"{TITLES[step]}: run {run.id} begins")
+    if step in PAGES:
+        st.switch_page(PAGES[step])
+    st.rerun()
 
 
 def source_of(project: Project) -> str:

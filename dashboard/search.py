@@ -42,7 +42,7 @@ def show_noise(config: dict[str, Any]) -> None:
     from scipy.stats import beta
 
     a, b, scale = config["noise_a"], config["noise_b"], config["noise_scale"]
-    if not (a and b and scale):
+    if not all(value is not None and value > 0 for value in (a, b, scale)):
         return
     mean = a / (a + b) if config["centred"] else 0.0
     shares = np.linspace(0, 1, 401)
@@ -84,8 +84,10 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
 
 def _speed(project: Project, device: str) -> float | None:
     """Codes a second of the newest probe that is not stale, on that device."""
+    first = next((found.device for found in cache.devices()), "auto")
+    wanted = {device, *({"auto", first} if device in ("auto", first) else ())}
     runs = cache.workspace().runs.of_project(project.id, "probe")
-    fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device == device]
+    fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device in wanted]
     return fitting[-1].summary["codes_per_second"] if fitting else None
 
 

@@ -109,7 +109,7 @@ def note(text: str) -> None:
 def show_note() -> None:
     """Show what `note` left, once."""
     if text := st.session_state.pop(_NOTE, None):
-        st.toast(text)
+        st.toast(plain(text))
 
 
 def plain(text: str) -> str:

@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         x = as_pixels(images)
         size = self.preprocessing.image_size
         if size is not None and x.shape[-2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            x = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True)  # not in bf16
         if x.shape[1] not in (1, self.mean.shape[1]):
             raise ValueError(
                 f"images have {x.shape[1]} channels, the classifier takes {self.mean.shape[1]}; "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from defuse_core.classifier import Classifier, Preprocessing, predict
@@ -21,7 +22,7 @@ from defuse_core.runtime import Loop
 STATED = "as stated"
 SCREENED_IMAGES = 128
 FINALISTS = 4
-_USUAL_SIZES = (28, 32, 64, 96, 224)
+_USUAL_SIZES = (28, 32, 64, 96, 128, 224, 299)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -78,7 +79,9 @@ def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split) -> Loop[list[Variant]]:
-    """Measure variants, and the best of them at the usual image sizes, as a `Loop`.
+    """Measure variants, and the stated and the best of them at the usual image sizes, as a `Loop`.
+
+    Where the network takes none of them at the stated size, all are tried at the others.
 
     Parameters
     ----------
@@ -91,29 +94,40 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
     Returns
     -------
     list of Variant
-        The most accurate first; those that the network does not take last.
+        Those measured on all images first, the most accurate of them foremost; those that the network
+        does not take last.
     """
-    own = split.images.shape[-1]
-    stated = variants[0].preprocessing
-    sizes = [size for size in dict.fromkeys((own, *_USUAL_SIZES)) if size != (stated.image_size or own)]
-    steps = len(variants) + len(sizes) + FINALISTS + 1
-    few, screened = split[:SCREENED_IMAGES], []
-    for measured in _measure_all(network, variants, few):
-        screened.append(measured)
-        yield len(screened), steps, _told(measured)
+    few, own = split[:SCREENED_IMAGES], split.images.shape[-1]
+    sizes = {own, *_USUAL_SIZES} - {variants[0].preprocessing.image_size or own}
+    step, of = 0, len(variants) + 2 * len(sizes) + FINALISTS + 1
+    screened: list[Variant] = []
+    for screened_one in _measure_all(network, variants, few):
+        screened.append(screened_one)
+        step += 1
+        yield step, of, _told(screened_one)
     best = by_accuracy(screened)[0]
-    resized = [
-        Variant(f"{best.name}, {size}×{size}", replace(best.preprocessing, image_size=size)) for size in sizes
-    ]
-    for measured in _measure_all(network, resized if best.accuracy else [], few):
-        screened.append(measured)
-        yield len(screened), steps, _told(measured)
-    ranked = by_accuracy([v for v in screened if v.accuracy])
-    final = {v.name: v for v in [*ranked[:FINALISTS], *(v for v in ranked if v.name == STATED)]}
-    for done, measured in enumerate(_measure_all(network, list(final.values()), split), len(screened) + 1):
-        final[measured.name] = measured
-        yield min(done, steps), steps, _told(measured)
-    return by_accuracy([final.get(variant.name, variant) for variant in screened])
+    bases = {v.name: v for v in (screened[0], best)} if best.accuracy else {v.name: v for v in screened}
+    resized = [_at_size(base, size) for base in bases.values() for size in sorted(sizes)]
+    of = step + len(resized) + FINALISTS + 1
+    for screened_one in _measure_all(network, resized, few):
+        screened.append(screened_one)
+        step += 1
+        yield step, of, _told(screened_one)
+    ranked = by_accuracy(v for v in screened if v.accuracy)
+    names = dict.fromkeys(v.name for v in [*ranked[:FINALISTS], *(v for v in ranked if v.name == STATED)])
+    finalists = [v for v in ranked if v.name in names]
+    final: list[Variant] = []
+    for measured in _measure_all(network, finalists, split):
+        final.append(measured)
+        step += 1
+        yield step, step + len(finalists) - len(final), _told(measured)
+    return [*by_accuracy(final), *by_accuracy(v for v in screened if v.name not in names)]
+
+
+def _at_size(variant: Variant, size: int) -> Variant:
+    """The same at another image size."""
+    preprocessing = replace(variant.preprocessing, image_size=size)
+    return Variant(f"{variant.name}, {size}×{size}", preprocessing)
 
 
 def _told(variant: Variant) -> dict[str, float]:
@@ -142,13 +156,16 @@ def is_worse(stated: Variant, best: Variant) -> bool:
 
 
 def _measure_all(network: nn.Module, variants: Iterable[Variant], split: Split) -> Iterator[Variant]:
+    weight = next(network.parameters(), None)
+    device = torch.device("cpu") if weight is None else weight.device
     for variant in variants:
+        classifier = Classifier(network, variant.preprocessing).to(device)
         try:
-            classifier = Classifier(network, variant.preprocessing)
-            device = next(network.parameters()).device
-            predictions = predict(classifier.to(device), split.images, batch_size=64)
+            predict(classifier, split.images[:1])  # a refusal comes sooner than with all
+            predictions = predict(classifier, split.images, batch_size=64)
         except Exception as error:  # sizes it was not made for; a program of a user's may raise anything
-            yield replace(variant, problem=str(error).splitlines()[0][:200])
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield replace(variant, problem=told[:200])
             continue
         right = int((predictions == split.labels).sum())
         yield replace(variant, accuracy=Interval.wilson(right, len(split)))

@@ -30,11 +30,8 @@ for project in projects:
         coming = next_step(found)
         row = st.container(horizontal=True)
         row.button("Open", key=f"open-{project.id}", on_click=open_project, args=(project.name,))
-        if coming is not None:
-            row.button(
-                f"Next: {coming}", key=f"next-{project.id}", type="primary",
-                on_click=take_next_step, args=(project, coming),
-            )  # fmt: skip
+        if coming and row.button(f"Next: {coming}", key=f"next-{project.id}", type="primary"):
+            take_next_step(project, coming)
         with row.popover("Delete", icon=":material/delete:"):
             st.markdown("Its runs, labels and files go with it.")
             st.button("Delete it", key=f"delete-{project.id}", on_click=delete, args=(project,))

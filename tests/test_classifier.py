@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -101,6 +102,42 @@ def test_images_are_resized_as_torchvision_resizes_them(size: int, to: int) -> N
     images = some_images(3, 3, size)
     x = Classifier(nn.Identity(), Preprocessing((0.0,) * 3, (1.0,) * 3, to)).preprocess(images)
     torch.testing.assert_close(x, resize(images.float() / 255, [to, to]), rtol=1e-4, atol=1e-5)
+
+
+def test_bgr_networks_get_blue_first_with_its_own_mean_and_std() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    images = some_images(4, 3)
+    x = Classifier(nn.Identity(), Preprocessing(mean, std, channel_order="bgr")).preprocess(images)
+    turned = images.numpy()[:, ::-1] / 255.0  # blue, green, red
+    expected = (turned - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bgr_is_of_three_channels_and_grey_images_have_no_order() -> None:
+    with pytest.raises(ValueError, match="channel_order bgr needs three channels"):
+        Preprocessing((0.0,), (1.0,), channel_order="bgr")
+    grey = some_images(2)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    rgb, bgr = (Classifier(nn.Identity(), Preprocessing(mean, std, None, o)) for o in ("rgb", "bgr"))
+    assert torch.equal(rgb.preprocess(grey), bgr.preprocess(grey))
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        PLAIN,
+        Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 48, "bgr"),
+        Preprocessing((0.13066047740239478,), (1 / 255,)),
+    ],
+)
+def test_preprocessing_is_read_back_from_json_bit_by_bit(preprocessing: Preprocessing) -> None:
+    again = Preprocessing.of_json(json.loads(json.dumps(vars(preprocessing))))
+    assert again == preprocessing
+    assert hash(again) == hash(preprocessing)  # of tuples again, not of lists
+
+
+def test_preprocessing_written_before_there_were_orders_is_rgb() -> None:
+    assert Preprocessing.of_json({"mean": [0.5], "std": [0.5], "image_size": None}).channel_order == "rgb"
 
 
 def test_bytes_and_pixels_reach_the_network_alike(trained_classifier: Classifier) -> None:

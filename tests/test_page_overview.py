@@ -2,111 +2,223 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import cache
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import Project, Workspace
+from tests.apps import NASTY, click, errors, has_markup, metrics, open_page, settle, toasts, told
+from tests.in_process import add_run, done_here, end_all
 from tests.workspaces import Place, eventually
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
+
+@pytest.fixture
+def place(place: Place) -> Iterator[Place]:
+    """A workspace whose runs end with the test."""
+    yield place
+    end_all(place)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> None:
-    """The workspace is held once a process; each test has one of its own."""
-    cache.workspace.clear()
+def opened(home: Path, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
+    return open_page(home, monkeypatch, "overview", **query)
 
 
-def open_app(home: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("DEFUSE_HOME", str(home))
-    app = AppTest.from_file(APP, default_timeout=30).run()
-    assert not app.exception
-    return app
+def create(app: AppTest, name: str, *, way: str = "Digits", path: str | None = None) -> AppTest:
+    """Fill in the form and press Create."""
+    app.segmented_control(key="new-way").set_value(way).run()
+    app.text_input(key="new-name").set_value(name)
+    if path is not None:
+        app.text_input(key="new-path").set_value(path)
+    return click(app, "Create")
 
 
-def texts(app: AppTest) -> str:
-    return "\n".join(str(m.value) for m in [*app.markdown, *app.caption])
+def until_read(app: AppTest) -> AppTest:
+    """Run the page until the data set was read, or could not be."""
+
+    def over() -> bool:
+        app.run()
+        return not any("Reading the data set" in caption.value for caption in app.caption)
+
+    eventually(over, seconds=60)
+    return settle(app)
+
+
+def projects(home: Path) -> list[Project]:
+    return Workspace(home).projects()
 
 
 def test_an_empty_workspace_offers_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_app(tmp_path / "home", monkeypatch)
+    app = opened(tmp_path / "home", monkeypatch)
     assert [b.label for b in app.button] == ["Create", "Open the demo"]
     assert app.sidebar.selectbox[0].disabled
+    assert not app.metric
 
 
+@pytest.mark.timeout(120)
 def test_the_demo_is_one_click(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_app(tmp_path / "home", monkeypatch)
-    next(b for b in app.button if b.label == "Open the demo").click().run()
-    assert not app.exception
-    assert app.sidebar.selectbox[0].value == "demo"
+    app = click(opened(tmp_path / "home", monkeypatch), "Open the demo")
     workspace = Workspace(tmp_path / "home")
     (project,) = workspace.projects()
-    eventually(
-        lambda: [r.status for r in workspace.runs.of_project(project.id)] == ["done", "done"], seconds=60
-    )
-    app.run()
-    assert {m.label: m.value for m in app.metric}["Test accuracy"] == "0.960"
+    demo = Place(workspace, project)
+    try:
+        assert app.sidebar.selectbox[0].value == "demo"
+        click(app, "Open the demo")  # once more does no harm
+        runs = workspace.runs.of_project(project.id)
+        assert [run.step for run in runs] == ["classifier", "vae", "control"]
+        eventually(lambda: not any(demo.get(run).live for run in runs), seconds=90)
+        assert [demo.get(run).status for run in runs] == ["done"] * 3
+        app = settle(app.run())
+    finally:
+        end_all(demo)
+    assert metrics(app)["Test accuracy"] == "0.960"
     assert "Next: identify" in [b.label for b in app.button]
-    assert "**Classifier** · done" in texts(app)
-    assert "**Mistakes** · missing" in texts(app)
+    assert "**Classifier** · done" in told(app)
+    assert "**Mistakes** · missing" in told(app)
 
 
 def test_a_filled_project_is_shown_in_numbers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_app(place.workspace.home, monkeypatch)
-    next(b for b in app.button if b.label == "Open").click().run()
-    shown = {m.label: m.value for m in app.metric}
-    mistakes = place.workspace.runs.latest(place.project.id, "identify")
-    regions = place.workspace.runs.latest(place.project.id, "distill")
-    assert mistakes is not None
-    assert regions is not None
+    app = click(opened(place.workspace.home, monkeypatch), "Open")
+    shown = metrics(app)
+    classifier, mistakes, regions = (
+        place.workspace.runs.of_project(place.project.id, step)[-1]
+        for step in ("classifier", "identify", "distill")
+    )
+    assert shown["Test accuracy"] == f"{classifier.summary['accuracy']['test']:.3f}"
     assert shown["Mistakes"] == f"{sum(mistakes.summary['mistakes'].values()):,}"
     n = len(regions.summary["regions"])
     assert shown["Regions labelled"] == f"{n} of {n}"
     assert shown["Regions after correction"] == "–"
-    assert "**Labels** · done" in texts(app)
+    assert "**Labels** · done" in told(app)
     assert "Next: correct" in [b.label for b in app.button]
 
 
 def test_the_next_step_starts_a_run_which_the_sidebar_cancels_and_resumes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = open_app(place.workspace.home, monkeypatch)
-    next(b for b in app.button if b.label == "Next: correct").click().run()
-    assert not app.exception
+    app = click(opened(place.workspace.home, monkeypatch), "Next: correct")
     run = place.workspace.runs.of_project(place.project.id, "correct")[-1]
     eventually(lambda: place.get(run).status == "running", seconds=30)
-    app.run()
-    assert "**Correction** · running" in texts(app)
-    next(b for b in app.sidebar.button if b.label == "Cancel").click().run()
+    app = settle(app.run())
+    assert "**Correction** · running" in told(app)
+    app = click(app, "Cancel")
     assert place.get(run).status == "cancelled"
-    assert "**Correction** · cancelled" in texts(app)
-    next(b for b in app.sidebar.button if b.label == "Resume").click().run()
+    assert "**Correction** · cancelled" in told(app)
+    app = click(app, "Resume")
     assert place.get(run).live
-    next(b for b in app.sidebar.button if b.label == "Cancel").click().run()
+    click(app, "Cancel")
+    assert not place.get(run).live
 
 
-def test_errors_of_a_new_project_are_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_app(place.workspace.home, monkeypatch)
-    app.text_input[0].set_value("shapes")
-    app.text_input[1].set_value("/nowhere.npz")
-    next(b for b in app.button if b.label == "Create").click().run()
-    assert "/nowhere.npz does not exist; check the path" in app.error[0].value
-    app.text_input[0].set_value("<img src=x onerror=alert(1)>")
-    app.text_input[1].set_value("digits")
-    next(b for b in app.button if b.label == "Create").click().run()
-    assert not app.exception
-    assert len(place.workspace.projects()) == 2
+def test_the_project_that_is_open_stands_in_the_link(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "**Mistakes** · done" not in told(opened(place.workspace.home, monkeypatch))
+    app = opened(place.workspace.home, monkeypatch, project="shapes")
+    assert app.sidebar.selectbox[0].value == "shapes"
+    assert "**Mistakes** · done" in told(app)
+
+
+def test_what_was_redone_below_reads_as_stale(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    done_here(place, "classifier", {"architecture": "resnet_small", "training": {"epochs": 1}})
+    app = opened(place.workspace.home, monkeypatch, project="shapes")
+    assert "**Classifier** · done" in told(app)
+    assert "**Mistakes** · stale" in told(app)
+    assert "Next: identify" in [b.label for b in app.button]
+
+
+# A new project
+
+
+def test_a_project_is_created_and_opened_by_whatever_name(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = template.parent / "shapes.npz"
+    app = create(opened(tmp_path / "home", monkeypatch), f" {NASTY} ", way="Path", path=str(path))
+    app = until_read(app)
+    (project,) = projects(tmp_path / "home")
+    assert project.name == NASTY
+    assert project.dataset["source"] == str(path)
+    assert project.dataset["sizes"] == {"train": 1280, "validation": 60, "test": 120}
+    assert app.sidebar.selectbox[0].value == NASTY
+    assert not app.error
+    assert not has_markup(app)
+    assert NASTY not in told(app)  # escaped, so that it is shown as it is
+
+
+def test_a_project_is_created_on_an_upload(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (template.parent / "shapes.npz").read_bytes()
+    app = opened(tmp_path / "home", monkeypatch)
+    app.segmented_control(key="new-way").set_value("Upload").run()
+    app.text_input(key="new-name").set_value("mine")
+    app.file_uploader[0].upload("../my shapes.npz", content).run()
+    app = until_read(click(app, "Create"))
+    (project,) = projects(tmp_path / "home")
+    (blob,) = Workspace(tmp_path / "home").blobs(project.id)
+    assert (blob.name, blob.size) == ("my shapes.npz", len(content))
+    assert project.dataset["source"] == f"blob:{blob.sha256}"
+    assert app.sidebar.selectbox[0].value == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("--help", "/nowhere.npz", "/nowhere.npz does not exist; check the path"),
+        ("shapes", "SHAPES", "there is a project 'shapes' already; give another name"),
+    ],
+)
+def test_a_project_that_cannot_be_is_told_in_one_message(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str, path: str, message: str
+) -> None:
+    real = path.replace("SHAPES", place.project.dataset["source"])
+    app = create(opened(place.workspace.home, monkeypatch), name, way="Path", path=real)
+    app = until_read(app)
+    (error,) = errors(app)
+    assert message in error
+    assert len(place.workspace.projects()) == 1
+
+
+def test_an_upload_that_is_no_data_set_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = opened(tmp_path / "home", monkeypatch)
+    app.segmented_control(key="new-way").set_value("Upload").run()
+    app.text_input(key="new-name").set_value("mine")
+    np.savez(tmp_path / "x.npz", x_train=np.zeros(3))
+    app.file_uploader[0].upload("signs.npz", (tmp_path / "x.npz").read_bytes()).run()
+    app = until_read(click(app, "Create"))
+    assert [error.partition(";")[0] for error in errors(app)] == ["signs.npz lacks y_train, x_test, y_test"]
+    assert str(tmp_path) not in told(app)
+    assert not projects(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("", "Digits"), ("  ", "Digits"), ("mine", "Path"), ("mine", "Upload")]
+)
+def test_a_form_that_is_not_filled_in_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: str
+) -> None:
+    app = create(opened(tmp_path / "home", monkeypatch), name, way=way)
+    assert errors(app) == ["Give a name and a data set."]
+
+
+# Deleting
 
 
 def test_a_project_is_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_app(place.workspace.home, monkeypatch)
-    next(b for b in app.button if b.label == "Delete it").click().run()
-    assert not app.exception
+    app = click(opened(place.workspace.home, monkeypatch, project="shapes"), "Delete it")
     assert not place.workspace.projects()
     assert not list((place.workspace.home / "runs").iterdir())
+    assert app.sidebar.selectbox[0].disabled
+
+
+def test_a_project_with_a_live_run_is_not_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = add_run(place, "vae")
+    app = click(opened(place.workspace.home, monkeypatch), "Delete it")
+    assert [text.partition(";")[0] for text in toasts(app)] == [f"run {run.id} is live"]
+    assert [project.name for project in place.workspace.projects()] == ["shapes"]
 
 
 def test_a_workspace_that_cannot_be_used_is_one_message(
@@ -114,6 +226,6 @@ def test_a_workspace_that_cannot_be_used_is_one_message(
 ) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "defuse.sqlite").write_bytes(b"no database at all" * 100)
-    app = open_app(tmp_path / "home", monkeypatch)
-    assert "is damaged" in app.error[0].value
+    app = opened(tmp_path / "home", monkeypatch)
+    assert "is damaged" in errors(app)[0]
     assert not app.title

@@ -78,7 +78,8 @@ class Inspect(Step):
                 except StopIteration as ended:
                     measured: list[Variant] = ended.value
                     break
-                yield Progress(done * of + step, len(self.networks) * of, dict(metrics))
+                share = round(100 * (done + step / of))  # each counts the same, however long
+                yield Progress(share, 100 * len(self.networks), dict(metrics))
             check_fits(Classifier(found.network, by_accuracy(measured)[0].preprocessing), self.dataset, name)
             rows = [_variant_json(name, variant) for variant in measured]
             yield Point(name, {"rows": rows})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from defuse_core.runtime import derive_seed
 from defuse_core.shipped import load_shipped_vae
 from defuse_core.step_configs import ClassifierConfig, GeneratorConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
-from defuse_core.steps.networks import bring_network, make_network
+from defuse_core.steps.networks import bring_network, make_network, upload_of
 from defuse_core.steps.source import Source, check_fits
 from defuse_core.vae import BetaVAE, vae_config_for, vae_epochs
 
@@ -89,13 +88,6 @@ class TrainClassifier(Step):
         return Merged({**about, "accuracy": accuracy, **intervals})
 
 
-def _blob(source: Source, weights: str) -> Path:
-    kind, _, sha256 = weights.partition(":")
-    if kind != "blob":
-        raise ValueError(f"weights must be shipped:<name> or blob:<sha256>, got {weights!r}")
-    return source.workspace.blob_path(source.run.project_id, sha256)
-
-
 class TrainVae(Step):
     """Train the β-VAE, or take in the weights that `weights` names."""
 
@@ -106,11 +98,11 @@ class TrainVae(Step):
         if config.weights is not None and config.weights.startswith("shipped:"):
             self.vae = load_shipped_vae(config.weights.removeprefix("shipped:"))
         elif config.weights is not None:
-            path = _blob(source, config.weights)
-            tensors, metadata = load_tensors(path)
-            shape = metadata.get("config")  # files of ours say how they are built
-            self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
-            load_weights(self.vae, tensors, source=path.name)
+            with upload_of(source, config.weights) as path:
+                tensors, metadata = load_tensors(path)
+                shape = metadata.get("config")  # files of ours say how they are built
+                self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
+                load_weights(self.vae, tensors, source=path)
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed(seed, "vae"))

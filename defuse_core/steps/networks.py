@@ -162,7 +162,7 @@ def _plain(path: Path, dataset: ImageDataset, config: NetworkConfig) -> Network:
         tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
         network = build_network(name, n_classes=n_classes, channels=channels, like=tensors)
         facts = {"key_prefix": weights.prefix.removesuffix(fit.prefix)}
-    load_weights(network, tensors, source="the checkpoint")
+    load_weights(network, tensors, source=path)
     stated = stated_preprocessing(config, dataset, channels=channels)
     stated = replace(stated, image_size=stated.image_size or needed_size)
     return Network(name, network, stated, {**facts, "nested_under": weights.nested_under})
@@ -188,7 +188,11 @@ def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:
         If none fits, or several do and none was chosen.
     """
     if architecture is not None:
-        fits = [fit for fit in fits if fit.architecture == architecture] or fits
+        chosen = [fit for fit in fits if fit.architecture == architecture]
+        if not chosen and any(fit.exact for fit in fits):
+            better = ", ".join(fit.architecture for fit in fits if fit.exact)
+            raise CheckpointError(f"the weights are not of {architecture}; they fit {better}")
+        fits = chosen or fits
     exact = [fit for fit in fits if fit.exact]
     if not exact:
         raise CheckpointError(describe_misfit(fits))

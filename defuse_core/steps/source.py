@@ -129,8 +129,9 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     else:
         found = load_dataset(source, image_size=project.dataset.get("image_size"))
     if found.fingerprint != project.dataset["fingerprint"]:
+        names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(
-            f"{source} has changed since project {project.name!r} was created; "
+            f"{names.get(sha256, source)} has changed since project {project.name!r} was created; "
             "put the old data back, or create a new project on the new data"
         )
     return found

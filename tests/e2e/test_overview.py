@@ -4,51 +4,76 @@ from __future__ import annotations
 
 import http.client
 import signal
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from defuse_core.jobs import launcher
-from defuse_core.workspace import Workspace
 from tests.e2e.serving import SECONDS, Server
 from tests.workspaces import eventually
 
 
 @pytest.mark.timeout(400)
-def test_the_demo_is_opened_searched_reloaded_cancelled_and_resumed(
-    page: Page, server: Server, tmp_path: Path
+def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server(
+    page: Page, server: Server
 ) -> None:
     page.goto(server.url)
     page.get_by_role("button", name="Open the demo").click(timeout=30 * SECONDS)
     expect(page.get_by_text("0.960")).to_be_visible(timeout=60 * SECONDS)
     assert "project=demo" in page.url
-    page.get_by_role("button", name="Next: identify").click()
-    sidebar = page.get_by_test_id("stSidebar")
-    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=30 * SECONDS)
-    page.screenshot(path=tmp_path / "overview.png")
+    sidebar, main = page.get_by_test_id("stSidebar"), page.get_by_test_id("stMain")
+    expect(sidebar.get_by_text("Reconstruction")).to_have_count(0, timeout=60 * SECONDS)  # measured
+    page.get_by_role("link", name="Identify").click()
+    page.get_by_role("combobox", name="Start from").click(timeout=30 * SECONDS)
+    page.get_by_role("option", name="the demo: digits on two cores").click()
+    expect(page.get_by_role("spinbutton", name="n perturbations")).to_have_value("100")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
+    expect(main.get_by_text("Codes a second")).to_be_visible(timeout=60 * SECONDS)
 
     page.reload()
-    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_text("Codes a second")).to_be_visible(timeout=30 * SECONDS)
+    assert "/identify" in page.url
     second = page.context.new_page()
     second.goto(page.url)
     second.get_by_test_id("stSidebar").get_by_role("button", name="Cancel").click(timeout=30 * SECONDS)
     expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=10 * SECONDS)
+    expect(main.get_by_text("What it had done is kept")).to_be_visible(timeout=10 * SECONDS)
     sidebar.get_by_role("button", name="Resume").click()
-    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=30 * SECONDS)
-    expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
+    expect(second.get_by_test_id("stSidebar").get_by_text("Mistakes · done")).to_be_visible(
+        timeout=200 * SECONDS
+    )
+    expect(main.get_by_text("16,597")).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
+    assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
-    second.close()
+    main.get_by_role("combobox", name="Kind").click()
+    page.get_by_role("option", name="reconstruction").click()
+    expect(main.get_by_text("of 460, in an order")).to_be_visible(timeout=10 * SECONDS)
+    assert "kind=reconstruction" in page.url
+    second.goto(page.url)  # a link shows what was seen
+    expect(second.get_by_text("of 460, in an order")).to_be_visible(timeout=30 * SECONDS)
+    with page.expect_download() as download:
+        main.get_by_role("button", name="as CSV").click()
+    assert len(download.value.path().read_text().splitlines()) == 461
+
+
+@pytest.mark.timeout(400)
+def test_runs_outlive_a_killed_server(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    page.get_by_role("button", name="Open the demo").click(timeout=30 * SECONDS)
+    page.get_by_role("button", name="Next: identify").click(timeout=60 * SECONDS)
+    sidebar = page.get_by_test_id("stSidebar")
+    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
     page.goto("about:blank")
-
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(10)
-    workspace = Workspace(server.home)
-    run = workspace.runs.latest(workspace.projects()[0].id, "identify")
+    run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify")
     assert run is not None
     assert run.live
-    eventually(lambda: not workspace.runs.get(run.id).live, seconds=200)
-    assert workspace.runs.get(run.id).status == "done"
+    points = len(server.workspace.runs.events(run.id, kind="point"))
+    eventually(lambda: len(server.workspace.runs.events(run.id, kind="point")) > points + 2, seconds=60)
 
 
 def test_a_foreign_host_is_refused(server: Server) -> None:
@@ -76,8 +101,7 @@ def test_cancelled_from_a_terminal_shows_in_the_page(page: Page, server: Server)
     page.get_by_role("button", name="Next: identify").click(timeout=60 * SECONDS)
     sidebar = page.get_by_test_id("stSidebar")
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
-    workspace = Workspace(server.home)
-    run = workspace.runs.latest(workspace.projects()[0].id, "identify")
+    run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify")
     assert run is not None
-    launcher.cancel(workspace, run.id)
+    launcher.cancel(server.workspace, run.id)
     expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=10 * SECONDS)
