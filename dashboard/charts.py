@@ -19,8 +19,8 @@ KINDS = {"perturbation": BLUE, "reconstruction": ORANGE, "dataset": PURPLE}
 
 _MARGIN = {"l": 10, "r": 10, "t": 40, "b": 10}
 _LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
-_SHADES = [[0, "rgba(0, 114, 178, 0)"], [0.001, "rgba(0, 114, 178, 0.12)"], [1, "rgba(0, 114, 178, 1)"]]
-"""From nothing to blue, on light and dark alike."""
+_SHADES = [[0, "rgba(0, 114, 178, 0)"], [1e-6, "#d3e5f1"], [1, "#0072B2"]]
+"""Nothing where there is none, then opaque blues, whose numbers are read on light and dark alike."""
 _NUMBERED = 20  # classes up to which a matrix shows its numbers
 
 

@@ -135,13 +135,14 @@ def _show(stage: Stage) -> None:
 
 
 def _rate(stage: Stage) -> str:
-    """Time taken and time left, at the rate so far."""
+    """How much is done, how fast it goes, and the time left, at the rate so far."""
     run = stage.run
     if run is None or run.attempt_at is None or stage.share <= 0:
         return "starts"
-    spent = time.time() - run.attempt_at
+    spent = max(run.seconds + time.time() - run.attempt_at, 1e-3)  # in all attempts
+    done, of = stage.units
     left = spent * (1 - stage.share) / stage.share
-    return f"{duration(spent)}, about {duration(left)} left"
+    return f"{done} of {of} · {done / spent:.2g} a second · about {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

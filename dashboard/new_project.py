@@ -109,6 +109,7 @@ def _watch(name: str, found: Future[dict[str, Any]]) -> None:
         st.error(plain(told["error"]))
         return
     forget(_READING)
+    forget(_UPLOADED)
     note(f"Project {name} created")
     open_soon(told["name"])
     st.rerun()

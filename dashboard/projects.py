@@ -60,7 +60,7 @@ def take_next_step(project: Project, step: StepName) -> None:
         if (run := start(project, step, config)) is not None:
             note(f"{TITLES[step]}: run {run.id} begins")
     if step in PAGES:
-        st.switch_page(PAGES[step])
+        st.switch_page(PAGES[step], query_params={})  # without it, Streamlit refuses: project is bound
     st.rerun()
 
 

@@ -109,9 +109,8 @@ def show_search(project: Project, run: Run) -> None:
     if run.live and recent and spent > 0:
         images = sum(event.data["images"] for event in recent) / spent
         codes = sum(event.data["decoded"] for event in recent) / spent
-        columns[3].metric(
-            "Codes a second", f"{codes:,.0f}", help=f"{images:,.1f} images a second, searched around"
-        )
+        told = f"decoded and classified; they lie around {images:,.1f} training images a second"
+        columns[3].metric("Images a second", f"{codes:,.0f}", help=told)
         columns[4].metric("Time left", duration((total - searched[-1]) / images))
     st.plotly_chart(charts.kinds_over(searched.tolist(), counts, of=total), key="kinds-over")
 
@@ -160,10 +159,11 @@ def show_mistakes(project: Project, run: Run) -> None:
     chosen = _spread_out(np.nonzero(keep)[0])
     with row[3]:
         shown = chosen[linked_page(len(chosen), _PER_PAGE, key="page")]
-    left, right = st.columns([1, 2])
     flow = confusion(found.labels[of_kind], found.predictions[of_kind], len(names))
-    left.plotly_chart(charts.matrix(flow, names, title="Who is taken for whom"), key="flow")
-    with right:
+    row = st.container(horizontal=True)  # one under the other where the window is narrow
+    with row.container(width=360):
+        st.plotly_chart(charts.matrix(flow, names, title="Who is taken for whom"), key="flow")
+    with row.container(width=590):
         st.caption(f"{len(shown)} of {len(chosen):,}, in an order that mixes the source images")
         _show_gallery(project, run, found, shown)
         _export(project, run, found, np.sort(chosen), shown)

@@ -34,12 +34,15 @@ class Stage:
         That run.
     share : float
         Of its work that is done, in [0, 1].
+    units : tuple of int
+        How many of how many parts are done: tasks, or the steps of the only task.
     """
 
     step: StepName
     state: StepState
     run: Run | None = None
     share: float = 0.0
+    units: tuple[int, int] = (0, 0)
 
 
 def done_share(tasks: Sequence[Task]) -> float:
@@ -67,8 +70,12 @@ def stages(workspace: Workspace, project_id: int) -> list[Stage]:
 def stage_of(workspace: Workspace, run: Run) -> Stage:
     """Return where a step stands whose newest run this is."""
     state: StepState = "stale" if run.stale and run.status == "done" else run.status
-    share = done_share(workspace.runs.tasks(run.id)) if run.live else float(run.status == "done")
-    return Stage(run.step, state, run, share)  # type: ignore[arg-type]  # runs are of known steps
+    tasks = workspace.runs.tasks(run.id) if run.live else []
+    share = done_share(tasks) if run.live else float(run.status == "done")
+    units = sum(task.status == "done" for task in tasks), len(tasks)
+    if len(tasks) == 1:
+        units = tasks[0].step, tasks[0].steps
+    return Stage(run.step, state, run, share, units)  # type: ignore[arg-type]  # runs are of known steps
 
 
 def _labelled_by_people(workspace: Workspace, stage: Stage, newest: dict[str, Run]) -> Stage:

@@ -72,6 +72,7 @@ def settle(page: Page) -> None:
     """Wait until no script runs and every chart and image is drawn."""
     app = page.get_by_test_id("stApp")
     expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60 * SECONDS)
+    expect(page.get_by_text("Loading ")).to_have_count(0, timeout=60 * SECONDS)
     page.wait_for_function(
         "() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')]"
         ".every((chart) => chart.querySelector('.main-svg'))",

@@ -225,7 +225,8 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
     assert shape.pop("training")
     size = preset.vae.image_size
     assert vae_config_for((preset.vae.channels, size, size), **shape) == preset.vae, "the data give the rest"
-    assert [step for step in RUNS if not preset_values(preset, step)] == ["map", "draw", "evaluate", "report"]
+    without = ["inspect", "control", "probe", "map", "draw", "evaluate", "report"]
+    assert [step for step in RUNS if not preset_values(preset, step)] == without
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_every_field_that_is_wrong_is_named_at_once() -> None:
         (
             "classifier",
             {"preprocessing": {"mean": [0]}},
-            "preprocessing is not a field; there are: architecture, weights, mean, std, image_size, training",
+            "preprocessing is not a field; there are: architecture, weights, code_path, trust_program, mean,",
         ),
         (
             "correct",
@@ -329,7 +330,9 @@ def test_a_field_that_is_not_known_is_told_with_its_likely_name(
 
 
 def test_a_step_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"step must be one of classifier, vae, .*report, got 'identfy'"):
+    with pytest.raises(
+        ConfigError, match=r"step must be one of inspect, classifier, vae, .*report, got 'identfy'"
+    ):
         check_config("identfy", {})
 
 

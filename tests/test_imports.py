@@ -96,3 +96,24 @@ def test_nothing_slow_is_imported_before_it_is_needed(module: str) -> None:
         f"import sys, {module}; sys.exit(bool({{'torch', 'streamlit', 'ray', 'sklearn'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_dashboard_starts_without_torch() -> None:
+    modules = ", ".join(
+        f"dashboard.{path.stem}"
+        for path in sorted((ROOT / "dashboard").glob("*.py"))
+        if path.stem not in ("__init__", "app")
+    )
+    code = f"import sys, {modules}; sys.exit(bool({{'torch', 'sklearn', 'scipy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_dashboard_does_not_import_its_pages(path: Path) -> None:
+    assert not any(name.split(".")[0] == "pages" for name in imported(path))
+
+
+def test_pages_are_short() -> None:
+    for page in (ROOT / "pages").glob("*.py"):
+        assert len(page.read_text().splitlines()) < 150, page.name
+    assert len((ROOT / "dashboard" / "app.py").read_text().splitlines()) < 60

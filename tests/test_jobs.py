@@ -41,7 +41,8 @@ LONG_SWEEP: dict[str, Any] = {
 ENDLESS = {**SEARCH, "n_perturbations": 30_000}
 """A shard of this takes most of a minute."""
 
-N_KILLS = 20
+N_KILLS = int(os.environ.get("DEFUSE_KILLS", "6"))
+"""Of each of two steps; more with DEFUSE_KILLS=20, at four seconds each."""
 
 
 @pytest.fixture(autouse=True)

@@ -324,7 +324,11 @@ def test_weights_can_be_brought(place: Place) -> None:
 @pytest.mark.parametrize(
     ("step", "config", "told"),
     [
-        ("classifier", {"architecture": "vgg_small", "weights": "blob:WRONG"}, "does not fit VggSmall"),
+        (
+            "classifier",
+            {"architecture": "vgg_small", "weights": "blob:WRONG"},
+            "not of vgg_small; they fit resnet_small",
+        ),
         (
             "classifier",
             {"weights": f"blob:{'0' * 64}"},

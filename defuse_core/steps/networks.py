@@ -189,8 +189,8 @@ def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:
     """
     if architecture is not None:
         chosen = [fit for fit in fits if fit.architecture == architecture]
-        if not chosen and any(fit.exact for fit in fits):
-            better = ", ".join(fit.architecture for fit in fits if fit.exact)
+        better = ", ".join(fit.architecture for fit in fits if fit.exact)
+        if better and not any(fit.exact for fit in chosen):
             raise CheckpointError(f"the weights are not of {architecture}; they fit {better}")
         fits = chosen or fits
     exact = [fit for fit in fits if fit.exact]

@@ -29,10 +29,10 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     expect(page.get_by_role("spinbutton", name="n perturbations")).to_have_value("100")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
-    expect(main.get_by_text("Codes a second")).to_be_visible(timeout=60 * SECONDS)
+    expect(main.get_by_text("Images a second")).to_be_visible(timeout=60 * SECONDS)
 
     page.reload()
-    expect(main.get_by_text("Codes a second")).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_text("Images a second")).to_be_visible(timeout=30 * SECONDS)
     assert "/identify" in page.url
     second = page.context.new_page()
     second.goto(page.url)
@@ -59,23 +59,6 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     assert len(download.value.path().read_text().splitlines()) == 461
 
 
-@pytest.mark.timeout(400)
-def test_runs_outlive_a_killed_server(page: Page, server: Server) -> None:
-    page.goto(server.url)
-    page.get_by_role("button", name="Open the demo").click(timeout=30 * SECONDS)
-    page.get_by_role("button", name="Next: identify").click(timeout=60 * SECONDS)
-    sidebar = page.get_by_test_id("stSidebar")
-    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
-    page.goto("about:blank")
-    server.process.send_signal(signal.SIGKILL)
-    server.process.wait(10)
-    run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify")
-    assert run is not None
-    assert run.live
-    points = len(server.workspace.runs.events(run.id, kind="point"))
-    eventually(lambda: len(server.workspace.runs.events(run.id, kind="point")) > points + 2, seconds=60)
-
-
 def test_a_foreign_host_is_refused(server: Server) -> None:
     """A page of another name that points to this address, as in DNS rebinding, gets no connection."""
     host, port = server.url.removeprefix("http://").split(":")
@@ -95,13 +78,24 @@ def test_a_foreign_host_is_refused(server: Server) -> None:
     assert upgrade("evil.example") == 403
 
 
-def test_cancelled_from_a_terminal_shows_in_the_page(page: Page, server: Server) -> None:
+@pytest.mark.timeout(400)
+def test_what_a_terminal_does_shows_in_the_page_and_runs_outlive_a_killed_server(
+    page: Page, server: Server
+) -> None:
     page.goto(server.url)
     page.get_by_role("button", name="Open the demo").click(timeout=30 * SECONDS)
     page.get_by_role("button", name="Next: identify").click(timeout=60 * SECONDS)
     sidebar = page.get_by_test_id("stSidebar")
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
+    assert "/identify" in page.url
     run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify")
     assert run is not None
     launcher.cancel(server.workspace, run.id)
     expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=10 * SECONDS)
+    launcher.resume(server.workspace, run.id)
+    expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
+    page.goto("about:blank")
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(10)
+    points = len(server.workspace.runs.events(run.id, kind="point"))
+    eventually(lambda: len(server.workspace.runs.events(run.id, kind="point")) > points + 2, seconds=60)
