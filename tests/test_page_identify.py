@@ -347,7 +347,7 @@ def test_a_search_under_way_is_counted_by_kind(place: Place, monkeypatch: pytest
         "reconstruction": "1",
         "dataset": "2",
     }
-    assert {"Codes a second", "Time left"} <= shown.keys()
+    assert {"Images a second", "Time left"} <= shown.keys()
     assert "**Mistakes** · running 10%" in told(app)
     drawn = {line["name"]: line for line in figure(app, "kinds-over")["data"]}
     assert list(drawn["perturbation"]["y"]) == [3, 7]
