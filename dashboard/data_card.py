@@ -25,8 +25,10 @@ def data_card(project: Project) -> None:
         f"{len(project.class_names)} classes"
     )
     left, right = st.columns(2)
-    with left.popover("Look at the images", icon=":material/image:"):
-        _samples(project)
+    images = left.popover("Look at the images", icon=":material/image:", on_change="rerun", key="look")
+    if images.open:  # not before: they take torch and time to load
+        with images:
+            _samples(project)
     with right.popover("Another data set", icon=":material/database:"):
         st.caption("A project is a data set with all that was found on it; another set is another project.")
         new_project_form()

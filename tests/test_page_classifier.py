@@ -102,6 +102,12 @@ def test_a_link_to_a_project_that_is_gone_is_as_without(
     assert app.sidebar.selectbox[0].options == ["shapes"]
 
 
+def look(app: AppTest) -> AppTest:
+    """Open the images of the data set."""
+    app.session_state["look"] = True
+    return settle(app.run())
+
+
 def test_without_runs_the_page_offers_to_bring_or_train(
     empty: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +118,8 @@ def test_without_runs_the_page_offers_to_bring_or_train(
     assert bring.proto.expanded
     assert not app.metric
     assert not app.get("plotly_chart")
-    samples = tiles(app, "samples")
+    assert not app.get("bidi_component")  # images are loaded once they are asked for
+    samples = tiles(look(app), "samples")
     assert [tile["caption"].partition(" · ")[0] for tile in samples] == ["row", "column", "diagonal"]
     assert sum(int(tile["caption"].rpartition(" ")[2]) for tile in samples) == 1280
 
@@ -576,7 +583,7 @@ def test_names_that_are_markup_are_shown_as_text(tmp_path: Path, monkeypatch: py
     assert app.sidebar.selectbox[0].value == NASTY
     assert not has_markup(app)
     assert NASTY not in told(app)
-    assert tiles(app, "samples")[0]["caption"].startswith(NASTY)
+    assert tiles(look(app), "samples")[0]["caption"].startswith(NASTY)
     assert app.selectbox(key="label").options == [NASTY, "**b**", "a < b & c"]
     for key, axis in (("confusion", "xaxis"), ("confusion", "yaxis"), ("by-class", "yaxis")):
         ticks = figure(app, key)["layout"][axis]["ticktext"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from playwright.sync_api import Page, expect
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from tests.e2e.serving import SECONDS, Server
 from tests.tutorial_networks import PytorchMnist
+from tests.workspaces import eventually
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 
@@ -147,3 +149,21 @@ def test_what_cannot_be_used_is_refused_in_words(
     upload(page, tmp_path / "large.pt")
     expect(page.get_by_text("File must be 500.0MB or smaller")).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == 0
+
+
+@pytest.mark.timeout(200)
+def test_an_upload_is_held_once_and_let_go(page: Page, server: Server, tmp_path: Path) -> None:
+    """Streamlit's own way holds it twice while the page runs, and once as long as the tab lives."""
+    size = 240_000_000
+    save_file({"weight": torch.zeros(size // 4)}, tmp_path / "large.safetensors")
+    open_classifier(page, server)
+    process = psutil.Process(server.process.pid)
+    before = peak = process.memory_info().rss
+    upload(page, tmp_path / "large.safetensors")
+    stored = server.home / "blobs"
+    while not (stored.exists() and any(not path.name.startswith(".") for path in stored.iterdir())):
+        peak = max(peak, process.memory_info().rss)
+    expect(page.get_by_test_id("stSidebar").get_by_text("Checkpoint ·")).to_be_visible(timeout=60 * SECONDS)
+    peak = max(peak, process.memory_info().rss)
+    assert size * 0.8 < peak - before < size * 1.5
+    eventually(lambda: process.memory_info().rss - before < size * 0.5, seconds=20)
