@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import cache, state
 from dashboard.jobs_panel import show_pipeline
 from dashboard.server import LOGIN
+from dashboard.text import plain
 from defuse_core.database import WorkspaceError
 
 PAGES = {
@@ -45,7 +46,7 @@ page = st.navigation(
 try:
     workspace = cache.workspace()
 except WorkspaceError as error:
-    st.error(str(error))
+    st.error(plain(str(error)))
     st.stop()
 with st.sidebar:
     project = state.choose_project(workspace.projects())

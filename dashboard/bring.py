@@ -18,6 +18,7 @@ from dashboard.state import forget, linked_way, plain, recall, remember
 from dashboard.uploads import Take, pieces_of, upload_box
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
+from defuse_core.jobs import launcher
 from defuse_core.runs import Run
 from defuse_core.sniffing import CheckpointError, sniff_format
 from defuse_core.workspace import Blob, Project
@@ -50,8 +51,9 @@ def bring_classifier(project: Project) -> None:
     if run is not None and problem is None and recall(_PENDING) is None:
         st.divider()
         follow(run, show_progress) if run.live else show_inspection(project, run)
-        if run.status == "done" and not run.summary["contract"]:
-            _offer_local_code(project, run)
+        if not run.live:
+            with st.expander("A network of your own class", expanded=bool(run.config["code_path"])):
+                _offer_local_code(project, run)
 
 
 def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
@@ -149,9 +151,12 @@ def _ask_for_trust(project: Project, blob: Blob, stated: dict[str, Any]) -> None
 
 
 def inspect(project: Project, config: dict[str, Any]) -> None:
-    """Begin to inspect weights."""
+    """Begin to inspect weights, in place of those that are being inspected."""
     forget(_PENDING)
     forget(_PROBLEM)
+    earlier = newest(project, "inspect")
+    if earlier is not None and earlier.live:
+        launcher.cancel(cache.workspace(), earlier.id)
     start(project, "inspect", config)
 
 
@@ -163,8 +168,15 @@ def _offer_local_code(project: Project, run: Run) -> None:
         )
         return
     left, right = st.columns(2)
-    name = left.text_input("Class of your own", key="local-class", placeholder="networks:SignNet")
-    folder = right.text_input("Folder it is imported from", key="local-folder", placeholder="/home/me/signs")
+    own = run.config["code_path"] is not None
+    name = left.text_input(
+        "Class of your own", run.config["architecture"] if own else "", key=f"class-{run.id}",
+        placeholder="networks:SignNet",
+    )  # fmt: skip
+    folder = right.text_input(
+        "Folder it is imported from", run.config["code_path"] or "", key=f"folder-{run.id}",
+        placeholder="/home/me/signs",
+    )  # fmt: skip
     if st.button("Import it and inspect", disabled=not (name and folder)):
         config = {k: v for k, v in run.config.items() if k != "training"}
         inspect(project, {**config, "architecture": name.strip(), "code_path": folder.strip()})

@@ -20,6 +20,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from dashboard.text import plain
 from defuse_core.workspace import Project, Workspace
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Resu
     except NotYet:
         st.fragment(_wait, run_every=0.3)(found, what)
     except Exception as error:  # whatever a data set of a user's can give
-        st.error(str(error))
+        st.error(plain(str(error)))
         forget()  # it may have been mended by the next look
     return None
 

@@ -72,19 +72,22 @@ def matrix(
     """
     shown = counts.astype(float)
     np.fill_diagonal(shown, np.nan)
-    labels = [_clip(name) for name in names]
+    labels = [_clip(name, 12) for name in names]
     few = len(names) <= _NUMBERED
+    largest = max(1.0, float(np.nanmax(shown, initial=0)))
     figure = go.Figure(
         go.Heatmap(
-            z=shown, x=list(range(len(names))), y=list(range(len(names))), colorscale=_SHADES, zmin=0,
+            z=shown, x=list(range(len(names))), y=list(range(len(names))),
+            colorscale=_SHADES, zmin=0, zmax=largest,
             customdata=counts, hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{customdata}}<extra></extra>",
             text=np.where(counts > 0, counts.astype(str), "") if few else None,
             texttemplate="%{text}" if few else None, showscale=not few,
             colorbar={"title": "images", "thickness": 12, "tickformat": ",d", "nticks": 5, "len": 0.6},
         )
     )  # fmt: skip
-    every = max(1, len(names) // 30)
-    ticks = {"tickmode": "array", "tickvals": list(range(0, len(names), every)), "ticktext": labels[::every]}
+    # All have a tick, which the hover text reads; where there are many, none has room for its label
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
+    ticks |= {"showticklabels": few}
     figure.update_xaxes(title=x, **ticks, constrain="domain", showgrid=False)
     figure.update_yaxes(
         title=y,
@@ -162,7 +165,7 @@ def noise(grid: NDArray[np.float64], density: NDArray[np.float64], *, centred: b
     return _layout(figure, "The noise", height=260)
 
 
-def _clip(name: str) -> str:
+def _clip(name: str, longest: int = 24) -> str:
     """A name as an axis shows it: short, and no markup (Plotly reads some HTML)."""
-    short = name if len(name) <= 24 else name[:23] + "…"
+    short = name if len(name) <= longest else name[: longest - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -14,6 +14,9 @@ from dashboard.state import note, plain
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
+_DOUBTFUL = 0.5
+"""Accuracy under which something is probably wrong with what was brought."""
+
 STATED = ("mean", "std", "image_size", "channel_order")
 """What can be stated of preprocessing."""
 
@@ -68,6 +71,13 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
     if not taken:
         st.error("The network takes none of these. State the size it was made for, above.")
         return
+    best, chance = taken[0]["accuracy"], 1 / len(project.class_names)
+    doubtful = best[0] < _DOUBTFUL or best[1] <= chance
+    if doubtful:
+        st.warning(
+            f"Right on {best[0]:.1%} at best, where guessing gives {chance:.1%}: these may be weights of "
+            "other data, of classes in another order, or not trained; or it wants images in yet another way."
+        )
     labels = [_label(row, rows) for row in taken]
     chosen = taken[
         st.selectbox("Feed it", range(len(taken)), format_func=labels.__getitem__, key=f"feed-{run.id}")
@@ -75,14 +85,15 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
     of_best = [row for row in rows if row["architecture"] == taken[0]["architecture"]]
     stated = next((row for row in of_best if row["name"] == "as stated"), taken[0])
     for row, which in ((chosen, "The one chosen"), (stated, "What was stated")):
-        if _is_worse(row, taken[0]):
+        if row.get("worse"):
             share = "not taken at all" if row["accuracy"] is None else f"right on {row['accuracy'][0]:.1%}"
             st.warning(
                 f"{which} is not the best: {share}, against {taken[0]['accuracy'][0]:.1%} with {labels[0]}. "
                 "A classifier that is fed wrongly makes mistakes that are not its own."
             )
             break
-    if st.button("Use this classifier", type="primary", key=f"use-{run.id}"):
+    kind = "secondary" if doubtful else "primary"
+    if st.button("Use this classifier", type=kind, key=f"use-{run.id}"):
         given = {name: chosen[name] for name in (*STATED, "architecture")}
         kept = {name: run.config[name] for name in ("weights", "code_path", "trust_program")}
         if kept["trust_program"] or str(kept["weights"]).startswith("shipped:"):
@@ -102,11 +113,6 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return int(row["accuracy"][3] < n), -row["accuracy"][0]
 
     return sorted(rows, key=rank)
-
-
-def _is_worse(row: dict[str, Any], best: dict[str, Any]) -> bool:
-    """Another is clearly better: its interval lies above this one's accuracy."""
-    return row["accuracy"] is None or bool(best["accuracy"][1] > row["accuracy"][0])
 
 
 def _label(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
@@ -146,6 +152,10 @@ def _show_misfit(project: Project, run: Run, fits: list[dict[str, Any]]) -> None
         )
     else:
         st.error(f"No architecture that is known fits the weights of {name}.")
+        st.caption(
+            "Save the network as TorchScript, which brings its architecture along "
+            '(`torch.jit.script(model).save("model.pt")`), or name its class below.'
+        )
     names = [fit["architecture"] for fit in fits]
     if names:
         st.dataframe(

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import cache
-from dashboard.state import note, plain
+from dashboard.state import note, plain, refuse
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.pipeline import PIPELINE, Stage, stage_of, stages
@@ -54,7 +54,7 @@ def start(
         resources = Resources(device=device)
         return launcher.submit(cache.workspace(), project.id, step, config, seed=seed, resources=resources)
     except (WorkspaceError, ConfigError) as error:
-        note(str(error))
+        refuse(str(error))
         return None
 
 

@@ -104,7 +104,8 @@ def show_generator(project: Project, run: Run) -> None:
     seed = int(
         right.number_input("Draw", 0, value=0, step=1, key="draw", bind="query-params", help="Other images")
     )
-    chosen = np.random.default_rng(seed).choice(len(dataset.splits()[part]), _SHOWN, replace=False)
+    n = len(dataset.splits()[part])
+    chosen = np.random.default_rng(seed).choice(n, min(_SHOWN, n), replace=False)
     st.markdown("Originals and their reconstructions")
     _show_pairs(project, dataset, vae, part, chosen)
     st.markdown("Samples from the prior, z ~ N(0, I)")

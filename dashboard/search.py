@@ -60,7 +60,7 @@ def show_noise(config: dict[str, Any]) -> None:
 
 
 def show_estimate(project: Project, n_perturbations: int | None, device: str) -> None:
-    """Say what a search will cost, by the speed that a probe or an earlier search had on the device."""
+    """Say what a search will cost, by the speed that a probe measured on the device."""
     n_images = project.dataset["sizes"]["train"]
     n_codes = n_images * (n_perturbations or 0)
     speed = _speed(project, device)

@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from dashboard import cache
+from dashboard.text import plain as plain  # theirs to import from here, too
 from defuse_core.workspace import Project
 
 PROJECT = "project"
 _NOTE = "note"
 _SOON = "_open"
+_REFUSAL = "_refusal"
 
 Option = TypeVar("Option")
 
@@ -106,12 +108,14 @@ def note(text: str) -> None:
     st.session_state[_NOTE] = text
 
 
+def refuse(text: str) -> None:
+    """Tell, on the page that follows, why something was not done; it stays until the next step."""
+    st.session_state[_REFUSAL] = text
+
+
 def show_note() -> None:
-    """Show what `note` left, once."""
+    """Show what `note` and `refuse` left, once."""
+    if told := st.session_state.pop(_REFUSAL, None):
+        st.error(plain(told))
     if text := st.session_state.pop(_NOTE, None):
         st.toast(plain(text))
-
-
-def plain(text: str) -> str:
-    """Text of a user's, so that Markdown shows it as it is."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:&" else c for c in text)

@@ -71,4 +71,5 @@ def _load_upload(workspace: Workspace, upload: Blob) -> ImageDataset:
     try:
         return load_npz(path)
     except DataError as error:
-        raise DataError(str(error).replace(str(path), upload.name)) from None
+        told = str(error).replace(f"{path}: {upload.sha256}", upload.name)  # a data set is called by its file
+        raise DataError(told.replace(str(path), upload.name).replace(upload.sha256, upload.name)) from None

@@ -33,8 +33,9 @@ class NetworkConfig(Config):
 
     architecture: str | None = Field(
         None,
-        description="Network, or module:Class of your own; by default what the weights tell, or, to train, "
-        "mnist_cnn for 28×28 images and resnet_small for others",
+        description="mnist_cnn (28×28 only), vgg_small, wide_kernel, resnet_small, mobile_small, "
+        "all_convolutional, any of torchvision's such as resnet18, or module:Class of your own; by default "
+        "what the weights tell, or, to train, mnist_cnn for 28×28 images and resnet_small for others",
     )
     weights: str | None = Field(
         None,

@@ -282,7 +282,7 @@ def test_a_generator_that_cannot_be_used_says_so_by_the_users_name(there: Place)
     ("config", "told"),
     [
         ({"mean": [0.1, 0.2, 0.3]}, "mean and std have 3 values, the network takes 1 channels"),
-        ({"architecture": "vgg_small"}, "the nearest, vgg_small, shares"),
+        ({"architecture": "vgg_small"}, "the weights are not of vgg_small; they fit resnet_small"),
     ],
 )
 def test_what_is_stated_wrongly_is_told(there: Place, config: Mapping[str, Any], told: str) -> None:

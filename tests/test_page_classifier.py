@@ -288,8 +288,8 @@ def test_bad_input_is_told_in_one_message(
     kind = app.number_input if field.startswith("training") else app.text_input
     kind(key=f"train-1-{field}").set_value(value).run()
     app = click(app, "Train")
-    assert len(toasts(app)) == 1
-    assert toasts(app)[0].startswith(message)
+    assert len(errors(app)) == 1
+    assert errors(app)[0].startswith(message)
     assert not empty.workspace.runs.of_project(empty.project.id)
 
 
@@ -539,8 +539,8 @@ def test_code_of_ones_own_is_offered_where_it_is_allowed(
     app = opened(place, monkeypatch)
     (button,) = [b for b in app.button if b.label == "Import it and inspect"]
     assert button.disabled
-    app.text_input(key="local-class").set_value(" nets:Net ")
-    app.text_input(key="local-folder").set_value("/home/me/signs")
+    app.text_input(key=f"class-{latest(place, 'inspect').id}").set_value(" nets:Net ")
+    app.text_input(key=f"folder-{latest(place, 'inspect').id}").set_value("/home/me/signs")
     app.run()
     click(app, "Import it and inspect")
     values = {

@@ -20,7 +20,8 @@ from defuse_core.step_configs import GeneratorConfig, check_config, preset_value
 from defuse_core.steps.source import Source
 from defuse_core.vae import decode_images, encode_means
 from defuse_core.workspace import Workspace
-from tests.apps import click, figure, metrics, open_page, settle, tiles, toasts, told, words
+from tests.apps import click, errors, figure, metrics, open_page, settle, tiles, told, words
+from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place
 
@@ -243,8 +244,8 @@ def test_a_field_left_empty_is_told_in_one_message(place: Place, monkeypatch: py
     app.number_input(key="vae-1-training.beta").set_value(None)
     app.run()
     click(app, "Train")
-    assert len(toasts(app)) == 1
-    assert toasts(app)[0].startswith("vae: training.beta")
+    assert len(errors(app)) == 1
+    assert errors(app)[0].startswith("vae: training.beta")
     assert len(place.workspace.runs.of_project(place.project.id)) == before
 
 
@@ -288,3 +289,18 @@ def test_a_training_that_did_not_end_well_is_told(
     assert message in words(shown.value)
     assert f"**Generator** · {status}" in told(app)
     assert "Resume" in [button.label for button in app.sidebar.button]
+
+
+def test_a_split_of_few_images_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, few = bars(90, 0), bars(6, 1)
+    arrays = {"x_train": split.images[:, 0].numpy(), "y_train": split.labels.numpy()}
+    arrays |= {"x_test": few.images[:, 0].numpy(), "y_test": few.labels.numpy()}
+    np.savez(tmp_path / "few.npz", **arrays)
+    small = fresh_place(tmp_path / "home", tmp_path / "few.npz")
+    shape = {"hidden_channels": 4, "depth": 2, "hidden_units": 8, "latent_dim": 2}
+    done_here(small, "vae", {**shape, "training": {"epochs": 1}})
+    app = open_page(
+        small.workspace.home, monkeypatch, "generator",
+        project=small.project.name, **{"images-of": "test"},
+    )  # fmt: skip
+    assert len(tiles(app, "pairs")) == 6

@@ -32,7 +32,6 @@ from tests.apps import (
     open_page,
     settle,
     tiles,
-    toasts,
     told,
 )
 from tests.conftest import bars
@@ -250,8 +249,8 @@ def test_start_submits_what_is_shown(place: Place, monkeypatch: pytest.MonkeyPat
 def test_a_second_search_is_refused_in_one_message(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(place, "identify")
     app = click(opened(place, monkeypatch), "Start")
-    assert len(toasts(app)) == 1
-    assert f"run {run.id}" in toasts(app)[0]
+    assert len(errors(app)) == 1
+    assert f"run {run.id}" in errors(app)[0]
     assert len(place.workspace.runs.of_project(place.project.id, "identify")) == 2
 
 
@@ -263,8 +262,8 @@ def test_noise_that_cannot_be_is_told_in_one_message(
     app = opened(place, monkeypatch)
     app.number_input(key=f"identify-1-{field}").set_value(value).run()
     app = click(settle(app), "Start")
-    assert len(toasts(app)) == 1
-    assert toasts(app)[0].startswith(f"identify: {field}")
+    assert len(errors(app)) == 1
+    assert errors(app)[0].startswith(f"identify: {field}")
     assert len(place.workspace.runs.of_project(place.project.id, "identify")) == 1
 
 

@@ -10,8 +10,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from defuse_core.workspace import Project, Workspace
-from tests.apps import NASTY, click, errors, has_markup, metrics, open_page, settle, toasts, told
-from tests.in_process import add_run, done_here, end_all
+from tests.apps import NASTY, click, errors, has_markup, metrics, open_page, settle, toasts, told, words
+from tests.conftest import bars
+from tests.in_process import add_run, done_here, end_all, fresh_place
 from tests.workspaces import Place, eventually
 
 
@@ -229,3 +230,21 @@ def test_a_workspace_that_cannot_be_used_is_one_message(
     app = opened(tmp_path / "home", monkeypatch)
     assert "is damaged" in errors(app)[0]
     assert not app.title
+
+
+def test_a_data_set_that_is_gone_is_told_as_plain_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture in Markdown would be fetched from wherever it says."""
+    name = "x ![a](http://127.0.0.1:9/a.png)"
+    split = bars(90, 0)
+    arrays = {"x_train": split.images[:, 0].numpy(), "y_train": split.labels.numpy()}
+    path = tmp_path / "gone.npz"
+    np.savez(path, x_test=arrays["x_train"], y_test=arrays["y_train"], **arrays)
+    gone = fresh_place(tmp_path / "home", path, name=name)
+    path.unlink()
+    app = open_page(gone.workspace.home, monkeypatch, "classifier", project=name)
+    app.session_state["look"] = True
+    settle(app.run())
+    assert "gone.npz" in words(app.error[0].value)
+    assert not any("![" in e.value for e in [*app.error, *app.markdown, *app.caption, *app.warning])

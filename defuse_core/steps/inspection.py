@@ -15,7 +15,7 @@ import torch
 from defuse_core.checkpoint_formats import read_weights, sniff_format
 from defuse_core.classifier import Classifier
 from defuse_core.config import IdentificationConfig
-from defuse_core.contract import Variant, by_accuracy, check_contract, usual_preprocessings
+from defuse_core.contract import Variant, by_accuracy, check_contract, is_worse, usual_preprocessings
 from defuse_core.data import Split
 from defuse_core.detection import Fit, detect
 from defuse_core.evaluation import reconstruction_control
@@ -67,7 +67,7 @@ class Inspect(Step):
 
     def run(self, task: str) -> Iterator[Item]:
         """Test every network that fits, with a point for each."""
-        contract: list[dict[str, Any]] = []
+        contract: list[tuple[str, Variant]] = []
         for done, (name, found) in enumerate(self.networks.items()):
             stated = found.preprocessing
             variants = usual_preprocessings(stated, self.usual, channels=len(stated.mean))
@@ -80,10 +80,10 @@ class Inspect(Step):
                     break
                 share = round(100 * (done + step / of))  # each counts the same, however long
                 yield Progress(share, 100 * len(self.networks), dict(metrics))
-            check_fits(Classifier(found.network, by_accuracy(measured)[0].preprocessing), self.dataset, name)
-            rows = [_variant_json(name, variant) for variant in measured]
-            yield Point(name, {"rows": rows})
-            contract += rows
+            if measured[0].accuracy is not None:
+                check_fits(Classifier(found.network, measured[0].preprocessing), self.dataset, name)
+            yield Point(name, {"taken": sum(variant.accuracy is not None for variant in measured)})
+            contract += [(name, variant) for variant in measured]
         yield tensors_file(
             task,
             {},
@@ -91,7 +91,7 @@ class Inspect(Step):
                 "format": self.format,
                 "parameters": max(map(_n_parameters, self.networks.values()), default=None),
                 "fits": [_fit_json(fit) for fit in self.fits],
-                "contract": contract,
+                "contract": _contract_json(contract),
                 "split": "training" if self.dataset.validation is None else "validation",
             },
         )
@@ -128,6 +128,17 @@ def _fit_json(fit: Fit) -> dict[str, Any]:
         **{name: found[:_SHOWN_KEYS] for name, found in keys.items()},
         "counts": {name: len(found) for name, found in keys.items()},
     }
+
+
+def _contract_json(measured: list[tuple[str, Variant]]) -> list[dict[str, Any]]:
+    """Every way to feed every network, and whether another is clearly better."""
+    taken = [variant for _, variant in measured if variant.accuracy is not None]
+    n = max((variant.accuracy.n for variant in taken if variant.accuracy), default=0)
+    whole = by_accuracy(variant for variant in taken if variant.accuracy and variant.accuracy.n == n)
+    return [
+        {**_variant_json(name, variant), "worse": bool(whole) and is_worse(variant, whole[0])}
+        for name, variant in measured
+    ]
 
 
 def _variant_json(architecture: str, variant: Variant) -> dict[str, Any]:

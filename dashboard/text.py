@@ -1,0 +1,14 @@
+"""Text of users', so that nothing in it is taken for markup."""
+
+from __future__ import annotations
+
+
+def plain(text: str) -> str:
+    r"""Escape text so that Markdown shows it as it is.
+
+    Examples
+    --------
+    >>> print(plain("*a* <b>"))
+    \*a\* \<b\>
+    """
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:&" else c for c in text)
