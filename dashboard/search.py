@@ -33,6 +33,7 @@ _TOLD = {
     "reconstruction": "the reconstruction is misread already: the generator's fault",
     "dataset": "the real image is misread already",
 }
+_IMAGES = ("original", "reconstruction", "mistake")
 _PER_PAGE = 24
 _STARTUP = 4.0  # seconds that a run takes before it computes
 
@@ -187,7 +188,7 @@ def _show_gallery(project: Project, run: Run, found: Found, shown: NDArray[np.in
         )
         for i, images in zip(shown.tolist(), triples, strict=True)
     ]  # fmt: skip
-    image_grid(tiles, key="mistakes", headings=("original", "reconstruction", "mistake"))
+    image_grid(tiles, key="mistakes", headings=_IMAGES)
 
 
 def _models(project: Project, run: Run) -> tuple[BetaVAE, ImageDataset] | None:
@@ -228,6 +229,15 @@ def mistakes_table(project: Project, found: Found, chosen: NDArray[np.int64]) ->
     )
 
 
+def mistakes_npz(table: pd.DataFrame, triples: NDArray[np.uint8]) -> bytes:
+    """Write a table of mistakes with their images, (n, 3, height, width, channels), as an .npz of arrays."""
+    images = {f"{name}_image": triples[:, i] for i, name in enumerate(_IMAGES)}
+    columns = {name: np.array(values) for name, values in table.to_dict("list").items()}
+    written = io.BytesIO()
+    np.savez_compressed(written, **columns, **images)
+    return written.getvalue()
+
+
 def _export(
     project: Project, run: Run, found: Found, chosen: NDArray[np.int64], shown: NDArray[np.int64]
 ) -> None:
@@ -236,13 +246,8 @@ def _export(
 
     def images() -> bytes:
         triples = _triples(project, run, found, shown)
-        written = io.BytesIO()
-        if triples is not None:
-            names = ("original", "reconstruction", "mistake")
-            columns = mistakes_table(project, found, shown).to_dict("list")
-            arrays = {name: triples[:, i] for i, name in enumerate(names)}
-            np.savez_compressed(written, **{**columns, **arrays, "mistake_image": arrays["mistake"]})
-        return written.getvalue()
+        assert triples is not None  # the page shows them
+        return mistakes_npz(mistakes_table(project, found, shown), triples)
 
     row = st.container(horizontal=True)
     row.download_button(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
-from dashboard.search import Found, mistakes_table
+from dashboard.search import Found, mistakes_npz, mistakes_table
 from defuse_core.config import PRESETS, IdentificationConfig
 from defuse_core.data import as_bytes
 from defuse_core.records import MistakeKind, Mistakes
@@ -403,3 +404,17 @@ def test_names_that_are_markup_are_shown_as_text(tmp_path: Path, monkeypatch: py
         assert NASTY not in told(app)
     mistakes = mistakes_of(nasty)
     assert count(app) == int((mistakes.labels == 0).sum())
+
+
+def test_exported_images_stand_beside_the_numbers_of_their_mistakes(place: Place) -> None:
+    tensors = place.tensors(latest(place, "identify"))["mistakes.safetensors"]
+    found = Found(**{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    shown = np.array([3, 1, 7])
+    triples = np.arange(3 * 3 * 8 * 8, dtype=np.uint64).astype(np.uint8).reshape(3, 3, 8, 8, 1)
+    content = mistakes_npz(mistakes_table(place.project, found, shown), triples)
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        assert stored["mistake"].tolist() == [3, 1, 7]
+        names = np.array(place.project.class_names)
+        assert stored["prediction"].tolist() == names[found.predictions[shown]].tolist()
+        for i, name in enumerate(("original", "reconstruction", "mistake")):
+            np.testing.assert_array_equal(stored[f"{name}_image"], triples[:, i])
