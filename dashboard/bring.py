@@ -43,17 +43,22 @@ def bring_classifier(project: Project) -> None:
             "Of pixels in [0, 1]. Left empty: mean and std of the training images, and their own size."
         )
     _choose_weights(project, way, stated)
-    if (problem := recall(_PROBLEM)) is not None:
+    problem, pending = recall(_key(_PROBLEM, project)), recall(_key(_PENDING, project))
+    if problem is not None:
         st.error(plain(problem))
-    if (pending := recall(_PENDING)) is not None and pending[0] == project.id:
-        _ask_for_trust(project, pending[1], stated)
+    if pending is not None:
+        _ask_for_trust(project, pending, stated)
     run = newest(project, "inspect")
-    if run is not None and problem is None and recall(_PENDING) is None:
+    if run is not None and problem is None and pending is None:
         st.divider()
         follow(run, show_progress) if run.live else show_inspection(project, run)
         if not run.live:
             with st.expander("A network of your own class", expanded=bool(run.config["code_path"])):
                 _offer_local_code(project, run)
+
+
+def _key(name: str, project: Project) -> str:
+    return f"{name}-{project.id}"
 
 
 def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
@@ -74,7 +79,7 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
     elif way == "Path on this machine":
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
-            _take_path(typed.strip(), take)
+            _take_path(project, typed.strip(), take)
             st.rerun()
     else:
         blobs = {f"{b.name} · {b.size / 2**20:.1f} MB · {b.sha256[:8]}": b for b in _blobs(project)}
@@ -84,12 +89,12 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
             st.rerun()
 
 
-def _take_path(typed: str, take: Take) -> None:
+def _take_path(project: Project, typed: str, take: Take) -> None:
     try:
         path = Path(typed).expanduser()
         take(path.name, pieces_of(path))
     except (RuntimeError, ValueError) as error:  # a home that nobody has, a byte that no path has
-        remember(_PROBLEM, f"{typed} is not a path ({error}); check the path")
+        remember(_key(_PROBLEM, project), f"{typed} is not a path ({error}); check the path")
 
 
 def _choose_shipped() -> str | None:
@@ -113,23 +118,24 @@ def _store(project: Project, name: str, pieces: Iterable[bytes]) -> Blob | None:
     try:
         return cache.workspace().add_blob(project.id, name, pieces)
     except OSError as error:
-        remember(_PROBLEM, f"{name} cannot be read ({error.strerror}); check the path")
+        remember(_key(_PROBLEM, project), f"{name} cannot be read ({error.strerror}); check the path")
     except WorkspaceError as error:
-        remember(_PROBLEM, str(error))
+        remember(_key(_PROBLEM, project), str(error))
     return None
 
 
 def _admit(project: Project, blob: Blob, stated: dict[str, Any]) -> None:
     """Inspect an upload; where it is a program, ask first."""
     path = cache.workspace().blob_path(project.id, blob.sha256)
-    forget(_PENDING)
+    forget(_key(_PENDING, project))
+    forget(_key(_PROBLEM, project))
     try:
         kind = sniff_format(path)
     except CheckpointError as error:
-        remember(_PROBLEM, str(error).replace(str(path), blob.name))
+        remember(_key(_PROBLEM, project), str(error).replace(str(path), blob.name))
         return
     if kind in ("torchscript", "exported"):
-        remember(_PENDING, (project.id, blob))
+        remember(_key(_PENDING, project), blob)
     else:
         inspect(project, {**stated, "weights": f"blob:{blob.sha256}"})
 
@@ -146,14 +152,14 @@ def _ask_for_trust(project: Project, blob: Blob, stated: dict[str, Any]) -> None
         inspect(project, {**stated, "weights": f"blob:{blob.sha256}", "trust_program": True})
         st.rerun()
     if row.button("Leave it", key="distrust"):
-        forget(_PENDING)
+        forget(_key(_PENDING, project))
         st.rerun()
 
 
 def inspect(project: Project, config: dict[str, Any]) -> None:
     """Begin to inspect weights, in place of those that are being inspected."""
-    forget(_PENDING)
-    forget(_PROBLEM)
+    forget(_key(_PENDING, project))
+    forget(_key(_PROBLEM, project))
     earlier = newest(project, "inspect")
     if earlier is not None and earlier.live:
         launcher.cancel(cache.workspace(), earlier.id)

@@ -36,7 +36,7 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
                     if isinstance(value, int):
                         counts[name] = counts.get(name, 0) + value
             bars.update(bar, completed=done_share(tasks), total=1.0, told=_told(status, tasks, counts))
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # another process writes, and SQLite does not tell
     run = workspace.runs.get(run.id)
     if bars is not None and bar is not None:
         share = 1.0 if run.status == "done" else done_share(workspace.runs.tasks(run.id))

@@ -255,7 +255,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
-        time.sleep(0.01)
+        time.sleep(0.01)  # SQLite's busy timeout does not cover the change of mode
 
 
 def _remedy(message: str) -> str:

@@ -96,7 +96,7 @@ def _sniff_zip(path: Path) -> CheckpointFormat:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # all that zipfile raises
         raise CheckpointError(
             f"{path} is a zip archive (as torch.save writes) that is cut off or damaged ({error}); copy or "
             "download it again"

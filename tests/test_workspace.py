@@ -187,7 +187,7 @@ def test_a_project_is_deleted_with_all_that_is_its_own(workspace: Workspace) -> 
     assert kept_files(workspace) == {
         f"blobs/{shared.sha256}",
         f"runs/{runs[1].id}/x.bin",
-        f"runs/{runs[1].id}/work/y.bin",
+        Path("runs", str(runs[1].id), "work", "y.bin").as_posix(),
     }
     assert not workspace.run_folder(runs[0].id).exists()
     assert own.sha256 not in {path.name for path in (workspace.home / "blobs").iterdir()}

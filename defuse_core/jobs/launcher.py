@@ -215,7 +215,7 @@ def _stop(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline and process_started(pid) == started:
-            time.sleep(0.01)
+            time.sleep(0.01)  # no child of ours, perhaps: then nothing can be waited on
         os.killpg(pid, signal.SIGKILL)  # the group, where it or a child is left
     except ProcessLookupError:
         return

@@ -141,7 +141,7 @@ def _take_over(workspace: Workspace, run_id: int) -> Run:
             return run
         if run.status != "queued":  # cancelled meanwhile, or never ours
             break
-        time.sleep(0.01)
+        time.sleep(0.01)  # the launcher writes a row, and SQLite does not tell
     raise WorkspaceError(f"run {run_id} was not given to this process; use: defuse resume {run_id}")
 
 
