@@ -24,7 +24,15 @@ from defuse_core.records import Interval
 from defuse_core.runtime import AdaptiveBatch, numpy_rng
 from defuse_core.step_configs import ControlConfig, InspectConfig, ProbeConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
-from defuse_core.steps.networks import PROGRAMS, Network, bring_network, stated_preprocessing, upload_of
+from defuse_core.steps.networks import (
+    PROGRAMS,
+    Network,
+    bring_network,
+    build_fit,
+    choose_fit,
+    stated_preprocessing,
+    upload_of,
+)
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source, check_fits
 
@@ -42,13 +50,7 @@ class Inspect(Step):
             raise ValueError("inspect needs weights: an upload, or shipped:<name>")
         self.config, self.dataset = config, source.dataset
         self.usual = stated_preprocessing(InspectConfig(), source.dataset)
-        fits, self.format = _find_fits(source, config)
-        self.fits = fits or []
-        names: list[str | None] = [config.architecture]
-        if fits is not None and config.architecture is None:
-            names = [fit.architecture for fit in fits if fit.exact]
-        asked = [config.model_copy(update={"architecture": name}) for name in names]
-        found = [bring_network(source, each) for each in asked]
+        found, self.fits, self.format = _open(source, config)
         self.networks: dict[str, Network] = {each.architecture: each for each in found}
         split = self.dataset.selection
         index = stratified_sample(split.labels, config.n_images, seed=seed)
@@ -101,16 +103,21 @@ class Inspect(Step):
         return Merged(read(done[0])[1]["summary"])
 
 
-def _find_fits(source: Source, config: InspectConfig) -> tuple[list[Fit] | None, str]:
-    """Architectures by how well they fit, and the format; None where there is nothing to choose from."""
+def _open(source: Source, config: InspectConfig) -> tuple[list[Network], list[Fit], str]:
+    """The networks to test, how well each architecture fits, and the format."""
     if str(config.weights).startswith("shipped:"):
-        return None, "safetensors"
+        return [bring_network(source, config)], [], "safetensors"
     dataset = source.dataset
     with upload_of(source, str(config.weights)) as path:
-        found = sniff_format(path)
-        if found in PROGRAMS or config.code_path is not None:
-            return None, found
-        return detect(read_weights(path), n_classes=dataset.n_classes, image_shape=dataset.image_shape), found
+        kind = sniff_format(path)
+        if kind in PROGRAMS or config.code_path is not None:
+            return [bring_network(source, config)], [], kind
+        weights = read_weights(path)  # once, whichever number of architectures fits
+        fits = detect(weights, n_classes=dataset.n_classes, image_shape=dataset.image_shape)
+        chosen = [fit for fit in fits if fit.exact]
+        if config.architecture is not None:
+            chosen = [choose_fit(fits, config.architecture)]
+        return [build_fit(weights, fit, path, dataset, config) for fit in chosen], fits, kind
 
 
 def _n_parameters(found: Network) -> int:

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from defuse_core.architectures import build_network
-from defuse_core.checkpoint_formats import CheckpointFormat, load_program, read_weights, sniff_format
+from defuse_core.checkpoint_formats import (
+    CheckpointFormat,
+    Weights,
+    load_program,
+    read_weights,
+    sniff_format,
+)
 from defuse_core.checkpoints import CheckpointError, load_weights
 from defuse_core.classifier import Preprocessing
 from defuse_core.data import ImageDataset
@@ -148,24 +154,42 @@ def _first_channels(tensors: Mapping[str, Tensor]) -> int | None:
 
 def _plain(path: Path, dataset: ImageDataset, config: NetworkConfig) -> Network:
     weights = read_weights(path)
-    shape, n_classes = dataset.image_shape, dataset.n_classes
     if config.code_path is not None:
-        channels = _first_channels(weights.tensors) or shape[0]
-        name = config.architecture or ""
-        network = import_network(name, config.code_path, n_classes=n_classes, channels=channels)
-        tensors = _under_the_names_of(network, weights.tensors, weights.prefix)
-        facts: dict[str, Any] = {"code_path": config.code_path}
-        needed_size = None
-    else:
-        fit = choose_fit(detect(weights, n_classes=n_classes, image_shape=shape), config.architecture)
-        name, channels, needed_size = fit.architecture, fit.channels, fit.image_size
-        tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
-        network = build_network(name, n_classes=n_classes, channels=channels, like=tensors)
-        facts = {"key_prefix": weights.prefix.removesuffix(fit.prefix)}
+        return _own_class(weights, path, dataset, config.code_path, config)
+    fits = detect(weights, n_classes=dataset.n_classes, image_shape=dataset.image_shape)
+    return build_fit(weights, choose_fit(fits, config.architecture), path, dataset, config)
+
+
+def build_fit(
+    weights: Weights, fit: Fit, path: Path, dataset: ImageDataset, config: NetworkConfig
+) -> Network:
+    """The network that weights were found to fit, with these weights; errors name the path.
+
+    Raises
+    ------
+    CheckpointError
+        If a weight is not finite.
+    """
+    tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
+    network = build_network(
+        fit.architecture, n_classes=dataset.n_classes, channels=fit.channels, like=tensors
+    )
     load_weights(network, tensors, source=path)
-    stated = stated_preprocessing(config, dataset, channels=channels)
-    stated = replace(stated, image_size=stated.image_size or needed_size)
-    return Network(name, network, stated, {**facts, "nested_under": weights.nested_under})
+    stated = stated_preprocessing(config, dataset, channels=fit.channels)
+    stated = replace(stated, image_size=stated.image_size or fit.image_size)
+    facts = {"key_prefix": weights.prefix.removesuffix(fit.prefix), "nested_under": weights.nested_under}
+    return Network(fit.architecture, network, stated, facts)
+
+
+def _own_class(
+    weights: Weights, path: Path, dataset: ImageDataset, code_path: str, config: NetworkConfig
+) -> Network:
+    channels = _first_channels(weights.tensors) or dataset.image_shape[0]
+    name = config.architecture or ""
+    network = import_network(name, code_path, n_classes=dataset.n_classes, channels=channels)
+    load_weights(network, _under_the_names_of(network, weights.tensors, weights.prefix), source=path)
+    facts = {"code_path": code_path, "nested_under": weights.nested_under}
+    return Network(name, network, stated_preprocessing(config, dataset, channels=channels), facts)
 
 
 def _under_the_names_of(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
