@@ -13,7 +13,7 @@ from dashboard import cache
 from dashboard.forms import config_form
 from dashboard.inspection import STATED, show_inspection, show_progress
 from dashboard.jobs_panel import follow, newest, start
-from dashboard.server import ALLOW_LOCAL_CODE, MAX_UPLOAD_MB
+from dashboard.server import MAX_UPLOAD_MB
 from dashboard.state import forget, linked_way, plain, recall, remember
 from dashboard.uploads import Take, pieces_of, upload_box
 from defuse_core.database import WorkspaceError
@@ -21,6 +21,7 @@ from defuse_core.demo import shipped_cards
 from defuse_core.jobs import launcher
 from defuse_core.runs import Run
 from defuse_core.sniffing import CheckpointError, sniff_format
+from defuse_core.step_configs import ALLOW_LOCAL_CODE
 from defuse_core.workspace import Blob, Project
 
 _WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")

@@ -12,12 +12,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+from defuse_core.step_configs import ALLOW_LOCAL_CODE
+
 APP = Path(__file__).resolve().parent / "app.py"
 LOGIN = "DEFUSE_LOGIN"
 """Set in the server's environment where a login is asked for."""
-
-ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
-"""Set to 1 where networks may be imported from folders of the user's; runs inherit it."""
 
 MAX_UPLOAD_MB = 500
 

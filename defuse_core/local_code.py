@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from defuse_core.checkpoints import CheckpointError
+from defuse_core.step_configs import ALLOW_LOCAL_CODE
 
-ALLOW_VARIABLE = "DEFUSE_ALLOW_LOCAL_CODE"
 
 _ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
 
@@ -36,10 +36,10 @@ def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) 
     CheckpointError
         If local code was not allowed, or whatever goes wrong in it.
     """
-    if os.environ.get(ALLOW_VARIABLE) != "1":
+    if os.environ.get(ALLOW_LOCAL_CODE) != "1":
         raise CheckpointError(
             f"{spec} is code that would run on this machine, which was not allowed; start with `defuse "
-            f"dashboard --allow-local-code`, or set {ALLOW_VARIABLE}=1"
+            f"dashboard --allow-local-code`, or set {ALLOW_LOCAL_CODE}=1"
         )
     make = _import(spec, code_path)
     try:

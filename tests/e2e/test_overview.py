@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -57,6 +58,11 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     with page.expect_download() as download:
         main.get_by_role("button", name="as CSV").click()
     assert len(download.value.path().read_text().splitlines()) == 461
+    with page.expect_download() as download:
+        main.get_by_role("button", name="as npz").click()
+    with np.load(download.value.path(), allow_pickle=False) as stored:
+        assert stored["mistake"].shape == (24,)
+        assert stored["mistake_image"].shape == stored["original_image"].shape == (24, 28, 28, 1)
 
 
 def test_a_foreign_host_is_refused(server: Server) -> None:
