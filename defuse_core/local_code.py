@@ -15,7 +15,6 @@ from torch import nn
 from defuse_core.checkpoints import CheckpointError
 from defuse_core.step_configs import ALLOW_LOCAL_CODE
 
-
 _ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
 
 

@@ -28,7 +28,7 @@ WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
 """Where weights come from: a model of ours, or an upload of the project."""
 
 ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
-"""Variable of the environment, 1 where networks may be imported from folders of the user's; runs inherit it."""
+"""Variable of the environment, 1 where networks may be imported from folders of users; runs inherit it."""
 
 
 class NetworkConfig(Config):
