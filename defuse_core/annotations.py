@@ -2,27 +2,27 @@
 
 An event is about one draw of a region, or with `sample_id` None about all its draws that have no
 answer of their own. It carries what makes the draw again: τ, the seed, and how many were shown. The
-later of two events of one annotator on the same subject counts. Imports no torch.
+later of two events of one annotator on the same subject counts. An event with a key is stored once,
+however often it comes: whoever sends it may send it again. Edits of the regions themselves
+(`region_edits`) stand in the same log, so that one id names a state of both. Imports no torch.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import re
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from defuse_core.database import Database, WorkspaceError
+from defuse_core.region_edits import RegionEdit, newest_change
 
 NONE_OF_THE_ABOVE = "none of the above"
 SINGLE_MISTAKES = -1
 """The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
 
-CSV_COLUMNS = ("region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at")
+SIMULATED_PREFIX = "annotator-"
+"""How the names of simulated annotators begin, whose answers give way to those of people."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class LabelEvent:
         Ascending in the order of storing; 0 before that.
     at : float
         Seconds since 1970.
+    round : int
+        1; 2 and up are further passes over the same draws, which measure the annotator and do not vote.
+    seconds : float or None
+        Time spent on the answer.
+    key : str or None
+        Names the event for whoever sends it; unique among those of a run.
     """
 
     region_id: int
@@ -59,6 +65,25 @@ class LabelEvent:
     undoes: int | None = None
     id: int = 0
     at: float = 0.0
+    round: int = 1
+    seconds: float | None = None
+    key: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What an undo calls it: its key, or a name made of its id."""
+        return self.key or f"id:{self.id}"
+
+
+@dataclass(frozen=True)
+class Undo:
+    """Takes the answer back whose `LabelEvent.name` is `target`; `key` names the undo itself."""
+
+    target: str
+    key: str
+
+
+_COLUMNS = tuple(field.name for field in fields(LabelEvent) if field.name not in ("id", "at"))
 
 
 class Annotations:
@@ -67,8 +92,11 @@ class Annotations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def append(self, run_id: int, events: Iterable[LabelEvent]) -> list[int]:
+    def append(self, run_id: int, events: Iterable[LabelEvent | Undo]) -> list[int]:
         """Store events in order, all or none; return their ids once they are on disk.
+
+        An event whose key is stored already keeps the id that it has. An undo of what is not there,
+        or is undone already, is nothing, and has id 0.
 
         Raises
         ------
@@ -76,7 +104,7 @@ class Annotations:
             If the run does not exist, or an annotator has no name.
         """
         given = list(events)
-        if any(not event.annotator.strip() for event in given):
+        if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in given):
             raise WorkspaceError("an annotation needs the name of its annotator; give one")
         with self._database.write() as connection:
             return store_events(connection, run_id, given)
@@ -86,20 +114,68 @@ class Annotations:
         with self._database.write() as connection:
             row = connection.execute(
                 "SELECT * FROM annotations a WHERE run_id = ? AND annotator = ? AND undoes IS NULL"
-                " AND NOT EXISTS (SELECT 1 FROM annotations u WHERE u.undoes = a.id)"
+                " AND edit IS NULL AND NOT EXISTS (SELECT 1 FROM annotations u WHERE u.undoes = a.id)"
                 " ORDER BY id DESC LIMIT 1",
                 (run_id, annotator),
             ).fetchone()
             if row is None:
                 return None
-            event = _event(row)
-            _insert(connection, run_id, replace(event, undoes=event.id))
-        return event
+            _take_back(connection, row["id"])
+        return _event(row)
+
+    def edit(self, run_id: int, edit: RegionEdit, *, after: int | None = None) -> int:
+        """Store an edit of the regions of a distill run; return its id.
+
+        Parameters
+        ----------
+        run_id : int
+        edit : RegionEdit
+        after : int, optional
+            Id of the newest edit that the person saw, 0 for none.
+
+        Raises
+        ------
+        WorkspaceError
+            If regions were changed since `after`, or the run does not exist.
+        """
+        with self._database.write() as connection:
+            if after is not None:
+                self._refuse_overtaken(connection, run_id, after)
+            first = edit.regions[0] if edit.regions else edit.into[0].region_id
+            try:
+                cursor = connection.execute(
+                    "INSERT INTO annotations (run_id, region_id, annotator, tau, seed, n_samples, at, edit)"
+                    " VALUES (?, ?, ?, ?, 0, 0, ?, ?)",
+                    (run_id, first, edit.by, edit.tau or 0.0, time.time(), edit.to_json()),
+                )
+            except sqlite3.IntegrityError as error:
+                raise WorkspaceError(f"run {run_id} does not exist") from error
+            return int(cursor.lastrowid or 0)
+
+    def undo_edit(self, run_id: int) -> RegionEdit | None:
+        """Take back the last edit that counts, other than a choice of τ; None where there is none."""
+        with self._database.write() as connection:
+            counting = [e for e in _edits(connection, run_id) if e.kind != "tau" and not e.undone]
+            if not counting:
+                return None
+            _take_back(connection, counting[-1].id)
+        return counting[-1]
+
+    def edits(self, run_id: int, *, up_to: int | None = None) -> list[RegionEdit]:
+        """Return every edit in order, those undone included; `undone` as it was at `up_to`."""
+        rows = self._database.read(_SELECT_EDITS, (run_id, up_to))
+        return _read_edits(rows)
+
+    @staticmethod
+    def _refuse_overtaken(connection: sqlite3.Connection, run_id: int, after: int) -> None:
+        if newest_change(_edits(connection, run_id)) > after:
+            raise WorkspaceError("the regions were changed in another tab or terminal; look again")
 
     def events(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
-        """Return every event in order, those undone and the undos included."""
+        """Return every answer in order, those undone and the undos included."""
         rows = self._database.read(
-            "SELECT * FROM annotations WHERE run_id = ? AND id <= COALESCE(?, id) ORDER BY id",
+            "SELECT * FROM annotations WHERE run_id = ? AND id <= COALESCE(?, id) AND edit IS NULL"
+            " ORDER BY id",
             (run_id, up_to),
         )
         return [_event(row) for row in rows]
@@ -118,111 +194,81 @@ class Annotations:
         return int(rows[0]["newest"])
 
 
-def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
-    """Write answers as CSV with class names; an empty sample is the whole region."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(CSV_COLUMNS)
-    for e in events:
-        label = NONE_OF_THE_ABOVE if e.label is None else class_names[e.label]
-        sample = "" if e.sample_id is None else e.sample_id
-        writer.writerow((e.region_id, sample, e.annotator, label, e.tau, e.seed, e.n_samples, e.at))
-    return out.getvalue()
-
-
-def from_csv(
-    text: str, class_names: Sequence[str], region_ids: Iterable[int], *, n_mistakes: int = 0
-) -> list[LabelEvent]:
-    """Read what `to_csv` wrote, or a person did in a spreadsheet.
-
-    Parameters
-    ----------
-    text : str
-        Columns region, annotator, label; and sample, tau, seed, n_samples where they differ from
-        the whole region, .5, 0 and 10.
-    class_names : sequence of str
-    region_ids : iterable of int
-        Those that exist.
-    n_mistakes : int
-        How many single mistakes there are, labelled under region -1.
-
-    Raises
-    ------
-    WorkspaceError
-        If any line is malformed; the message names the line, and nothing is returned.
-    """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    try:
-        header = list(reader.fieldnames or [])
-    except csv.Error as error:
-        raise WorkspaceError(f"line 1: {error}; the first line should be {','.join(CSV_COLUMNS)}") from None
-    if missing := [name for name in ("region", "annotator", "label") if name not in header]:
-        raise WorkspaceError(
-            f"the CSV lacks the columns {', '.join(missing)}; its first line is {','.join(header)!r}, "
-            f"and should be {','.join(CSV_COLUMNS)}"
-        )
-    sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
-    try:
-        return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
-    except csv.Error as error:
-        raise WorkspaceError(
-            f"line {reader.line_num + 1}: {error}; check the quotes, and save the file as CSV again"
-        ) from None
-
-
-def _parse(
-    row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None]
-) -> LabelEvent:
-    def whole(name: str, default: str, lowest: int) -> int:
-        text = (row.get(name) or "").strip() or default
-        if not re.fullmatch(r"-?\d{1,19}", text) or not lowest <= int(text) < 2**63:
-            raise WorkspaceError(f"line {line}: {name} must be a whole number from {lowest} up, got {text!r}")
-        return int(text)
-
-    region = whole("region", "", SINGLE_MISTAKES)
-    seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
-    sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
-    label, annotator = row.get("label") or "", (row.get("annotator") or "").strip()
-    try:
-        tau = float((row.get("tau") or "").strip() or "0.5")
-    except ValueError:
-        tau = math.nan
-    if not 0 < tau < math.inf:
-        raise WorkspaceError(f"line {line}: tau must be a positive number, got {row.get('tau')!r}")
-    if not annotator:
-        raise WorkspaceError(f"line {line}: annotator must be named")
-    if region not in sizes:
-        known = ", ".join(map(str, sorted(sizes))) or "none"
-        raise WorkspaceError(f"line {line}: there is no region {region}; there are: {known}")
-    if label not in (NONE_OF_THE_ABOVE, *class_names):
-        label = label.strip()  # as a person may have typed it
-    if label not in (NONE_OF_THE_ABOVE, *class_names):
-        known = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
-        raise WorkspaceError(f"line {line}: label must be one of {known}, got {label!r}")
-    n_images = sizes[region] or n_samples
-    if sample is not None and sample >= n_images:
-        raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
-    index = None if label == NONE_OF_THE_ABOVE else class_names.index(label)
-    return LabelEvent(region, annotator, index, sample, tau, seed, n_samples)
-
-
-def store_events(connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent]) -> list[int]:
+def store_events(
+    connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent | Undo]
+) -> list[int]:
     """Store events in a transaction that is open; return their ids."""
-    return [_insert(connection, run_id, event) for event in events]
+    return [
+        _undo(connection, run_id, event) if isinstance(event, Undo) else _insert(connection, run_id, event)
+        for event in events
+    ]
 
 
 def _insert(connection: sqlite3.Connection, run_id: int, event: LabelEvent) -> int:
-    *values, _, _ = astuple(event)
+    if event.key and (stored := _find(connection, run_id, event.key)) is not None:
+        return int(stored["id"])
+    values = {**{name: getattr(event, name) for name in _COLUMNS}, "run_id": run_id, "at": time.time()}
+    marks = ", ".join(f":{name}" for name in values)
     try:
-        cursor = connection.execute(
-            "INSERT INTO annotations (region_id, annotator, label, sample_id, tau, seed, n_samples, undoes,"
-            " run_id, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, run_id, time.time()),
-        )
+        cursor = connection.execute(f"INSERT INTO annotations ({', '.join(values)}) VALUES ({marks})", values)
     except sqlite3.IntegrityError as error:
         raise WorkspaceError(f"run {run_id} does not exist, or the answer is undone already") from error
     return int(cursor.lastrowid or 0)
 
 
+def _undo(connection: sqlite3.Connection, run_id: int, undo: Undo) -> int:
+    if (stored := _find(connection, run_id, undo.key)) is not None:
+        return int(stored["id"])
+    target = _find(connection, run_id, undo.target)
+    if target is None or target["undoes"] is not None or target["edit"] is not None:
+        return 0
+    if connection.execute("SELECT 1 FROM annotations WHERE undoes = ?", (target["id"],)).fetchone():
+        return 0
+    return _take_back(connection, target["id"], key=undo.key)
+
+
+def _find(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
+    """The event of this `LabelEvent.name`."""
+    number = name.removeprefix("id:")
+    by_id = name.startswith("id:") and number.isdecimal() and len(number) < 19
+    where = "id = ? AND key IS NULL" if by_id else "key = ?"
+    found: sqlite3.Row | None = connection.execute(
+        f"SELECT * FROM annotations WHERE run_id = ? AND {where}", (run_id, int(number) if by_id else name)
+    ).fetchone()
+    return found
+
+
+def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None = None) -> int:
+    """Append the undo of a row: the same, but for who undoes it and when."""
+    kept = [*(name for name in _COLUMNS if name not in ("undoes", "key")), "run_id", "edit"]
+    cursor = connection.execute(
+        f"INSERT INTO annotations ({', '.join(kept)}, undoes, key, at)"
+        f" SELECT {', '.join(kept)}, id, ?, ? FROM annotations WHERE id = ?",
+        (key, time.time(), event_id),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+_SELECT_EDITS = (
+    "SELECT e.*, u.id AS undone_by FROM annotations e"
+    " LEFT JOIN annotations u ON u.undoes = e.id AND u.id <= COALESCE(?2, u.id)"
+    " WHERE e.run_id = ?1 AND e.edit IS NOT NULL AND e.undoes IS NULL AND e.id <= COALESCE(?2, e.id)"
+    " ORDER BY e.id"
+)
+
+
+def _read_edits(rows: Iterable[sqlite3.Row]) -> list[RegionEdit]:
+    return [
+        RegionEdit.of_json(
+            row["edit"], by=row["annotator"], id=row["id"], at=row["at"], undone_by=row["undone_by"] or 0
+        )
+        for row in rows
+    ]
+
+
+def _edits(connection: sqlite3.Connection, run_id: int) -> list[RegionEdit]:
+    return _read_edits(connection.execute(_SELECT_EDITS, (run_id, None)))
+
+
 def _event(row: sqlite3.Row) -> LabelEvent:
-    return LabelEvent(**{name: row[name] for name in row.keys() if name != "run_id"})  # noqa: SIM118
+    return LabelEvent(**{name: row[name] for name in row.keys() if name not in ("run_id", "edit")})  # noqa: SIM118

@@ -16,7 +16,6 @@ import typer
 from rich.table import Table
 
 from defuse_core import console as shown
-from defuse_core.annotations import from_csv, to_csv
 from defuse_core.cli_options import (
     LARGEST,
     RUN_OPTIONS,
@@ -33,6 +32,8 @@ from defuse_core.cli_options import (
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
+from defuse_core.label_files import from_csv, to_csv
+from defuse_core.region_edits import live_ids
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
@@ -201,7 +202,8 @@ def label_import(
     workspace = Workspace()
     chosen = _project(workspace, project)
     run = _regions(workspace, chosen)
-    ids = [region["region_id"] for region in run.summary["regions"]]
+    found = [region["region_id"] for region in run.summary["regions"]]
+    ids = live_ids(found, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")

@@ -115,6 +115,13 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX annotations_by_run ON annotations (run_id, id);
     """,
+    """
+    ALTER TABLE annotations ADD COLUMN round INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE annotations ADD COLUMN seconds REAL;
+    ALTER TABLE annotations ADD COLUMN key TEXT;
+    ALTER TABLE annotations ADD COLUMN edit TEXT;
+    CREATE UNIQUE INDEX one_annotation_a_key ON annotations (run_id, key) WHERE key IS NOT NULL;
+    """,
 )
 """SQL from each schema to the next; never edited once released, only added to."""
 

@@ -124,7 +124,7 @@ def membership(mixture: Mixture, latents: Tensor, *, min_weight: float = 0.01) -
     Returns
     -------
     (n,) int64
-        A `Region.region_id`; -1 where that component does not weigh more than `min_weight`.
+        A `Region.region_id`; -1 where that component is no region.
     """
     if not len(latents):
         return torch.zeros(0, dtype=torch.int64)
@@ -135,7 +135,7 @@ def membership(mixture: Mixture, latents: Tensor, *, min_weight: float = 0.01) -
             for part in latents.cpu().split(_DENSITY_BATCH)
         ]
     )
-    return ids.where(torch.from_numpy(mixture.weights > min_weight)[ids], -1)
+    return ids.where(torch.from_numpy(mixture.are_regions(min_weight))[ids], -1)
 
 
 def relaxed_region(

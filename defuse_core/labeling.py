@@ -10,8 +10,10 @@ images disagree with the classifier, and its label is their majority.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.classifier import Classifier, predict_logits
+from defuse_core.classifier import Classifier, predict, predict_logits
 from defuse_core.data import as_bytes
 from defuse_core.records import Annotation, FailureInstances, Interval, Region, Verdict
 from defuse_core.runtime import numpy_rng
@@ -69,6 +71,53 @@ def draw_images(
 ) -> Tensor:
     """Decode draws of a region to uint8 images (n, channels, height, width)."""
     return as_bytes(decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose)))
+
+
+def draw_strip(
+    classifier: Classifier, vae: BetaVAE, region: Region, *, taus: Sequence[float], n: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Draw the same n images of a region at many τ, and classify them.
+
+    Returns
+    -------
+    images : (n_taus, n, channels, height, width) uint8
+    predictions : (n_taus, n) int64
+    """
+    latents = torch.cat([draw_latents(region, n, tau=tau, seed=seed) for tau in taus])
+    images = as_bytes(decode_images(vae, latents))
+    shape = (len(taus), n)
+    return images.view(*shape, *images.shape[1:]), predict(classifier, images).view(shape)
+
+
+def suggest_tau(taus: Sequence[float], predictions: Tensor, *, purity: float) -> float | None:
+    """Return the largest τ at which at least `purity` of the draws get the same prediction.
+
+    Parameters
+    ----------
+    taus : sequence of float
+        (n_taus,)
+    predictions : (n_taus, n) int64
+    purity : float
+        In (0, 1].
+
+    Returns
+    -------
+    float or None
+        None where no τ is that pure.
+
+    Examples
+    --------
+    >>> suggest_tau([0.1, 0.5, 1.0], torch.tensor([[7, 7, 7], [7, 7, 7], [7, 7, 2]]), purity=0.9)
+    0.5
+    """
+    if not 0 < purity <= 1:
+        raise ValueError(f"purity must be in (0, 1], got {purity}")
+    pure = [
+        tau
+        for tau, said in zip(taus, predictions, strict=True)
+        if int(said.bincount().max()) >= purity * len(said)
+    ]
+    return max(pure, default=None)
 
 
 def failure_instances(
@@ -145,6 +194,38 @@ def collect_votes(annotations: Iterable[Annotation], n_samples: int) -> Votes:
          if sample in given or None in given]
         for sample in range(n_samples)
     ]  # fmt: skip
+
+
+def more_to_decide(error: Interval, *, threshold: float, confidence: float = 0.95) -> int | None:
+    """Return how many more answers decide a region, if the share of errors stays what it is.
+
+    A region is decided once Wilson's interval of its error leaves out ρ, which is once the score
+    test of error = ρ rejects it.
+
+    Parameters
+    ----------
+    error : Interval
+        Share of the kept images whose label is not the classifier's prediction.
+    threshold : float
+        ρ, in [0, 1).
+
+    Returns
+    -------
+    int or None
+        0 where it is decided; None where no number decides it, or nothing is known.
+
+    Examples
+    --------
+    >>> more_to_decide(Interval.wilson(8, 10), threshold=0.5)
+    1
+    """
+    if error.n == 0 or error.estimate == threshold:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    needed = z**2 * threshold * (1 - threshold) / (error.estimate - threshold) ** 2
+    if threshold == 0:
+        return 0
+    return max(0, math.floor(needed) + 1 - error.n)
 
 
 def majority(votes: Sequence[_Label]) -> _Label | None:

@@ -109,6 +109,8 @@ class Mixture:
         Of the model evidence, at the last iteration.
     n_codes : int
         Codes it was fitted to.
+    kept : frozenset of int
+        Components that a person made: they are regions whatever they weigh.
     """
 
     weights: NDArray[np.float64]
@@ -118,14 +120,20 @@ class Mixture:
     n_iter: int
     lower_bound: float
     n_codes: int
+    kept: frozenset[int] = frozenset()
+
+    def are_regions(self, min_weight: float = 0.01) -> NDArray[np.bool_]:
+        """Tell which components (n_components,) weigh more than `min_weight`, or were made by a person."""
+        return (self.weights > min_weight) | np.isin(np.arange(len(self.weights)), list(self.kept))
 
     def regions(self, min_weight: float = 0.01) -> list[Region]:
-        """Return the components that weigh more than `min_weight`, heaviest first."""
+        """Return the components that are regions, heaviest first."""
+        found = self.are_regions(min_weight)
         order = np.argsort(-self.weights, kind="stable")
         return [
             Region(int(k), float(self.weights[k]), self.means[k], self.covariances[k])
             for k in order
-            if self.weights[k] > min_weight
+            if found[k]
         ]
 
 

@@ -165,8 +165,11 @@ class RunStore:
         newest_labels = {
             row["run_id"]: row["newest"]
             for row in self._database.read(
+                # a name, a choice of τ and a second pass change no verdict
                 "SELECT a.run_id, MAX(a.id) AS newest FROM annotations a JOIN runs r ON r.id = a.run_id"
-                " WHERE r.project_id = ? GROUP BY a.run_id",
+                " WHERE r.project_id = ? AND a.round = 1"
+                " AND COALESCE(json_extract(a.edit, '$.kind'), '') NOT IN ('rename', 'tau')"
+                " GROUP BY a.run_id",
                 (project_id,),
             )
         }

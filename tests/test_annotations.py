@@ -18,15 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defuse_core.annotations import (
-    CSV_COLUMNS,
     NONE_OF_THE_ABOVE,
     SINGLE_MISTAKES,
     Annotations,
     LabelEvent,
-    from_csv,
-    to_csv,
 )
 from defuse_core.database import WorkspaceError
+from defuse_core.label_files import CSV_COLUMNS, from_csv, to_csv
 from defuse_core.runs import Resources
 from defuse_core.workspace import Workspace
 
@@ -274,7 +272,7 @@ def test_other_programs_read_the_csv_as_it_is_meant(told: tuple[list[str], list[
 
 
 def test_labels_with_none_has_its_heading_only() -> None:
-    assert to_csv([], CLASSES) == "region,sample,annotator,label,tau,seed,n_samples,at\r\n"
+    assert to_csv([], CLASSES) == "region,sample,annotator,label,tau,seed,n_samples,at,round,seconds\r\n"
     assert from_csv(to_csv([], CLASSES), CLASSES, REGIONS) == []
 
 

@@ -13,14 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "files", "database", "garbage", "runs", "sniffing"}),
-    frozenset({"annotations", "step_configs", "run_store", "runtime", "records"}),
+    frozenset({"config", "files", "database", "garbage", "runs", "sniffing", "region_edits"}),
+    frozenset({"annotations", "label_files", "step_configs", "run_store", "runtime", "records"}),
     frozenset({"workspace", "data", "checkpoints", "architectures", "common_networks"}),
     frozenset({"programs", "checkpoint_formats", "detection", "local_code"}),
     frozenset({"pipeline"}),
     frozenset({"classifier", "vae"}),
     frozenset({"contract"}),
-    frozenset({"identification", "distillation", "labeling", "correction", "evaluation", "projection"}),
+    frozenset(
+        {"identification", "distillation", "labeling", "correction", "evaluation", "projection", "regions"}
+    ),
     frozenset({"figures", "shipped", "projects"}),
     frozenset({"steps"}),
     frozenset({"jobs"}),

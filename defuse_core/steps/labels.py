@@ -1,7 +1,8 @@
 """Labels made into verdicts, and the step `annotate`: simulated annotators in place of people.
 
 A region is judged at the τ, seed and number of draws of its latest answer; answers that were given
-at others are about other images and do not count.
+at others are about other images and do not count. Nor do those of simulated annotators where a
+person has answered, nor those of a second pass, which measures the annotator.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
+from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.classifier import Classifier, predict
 from defuse_core.data import as_bytes
 from defuse_core.labeling import (
@@ -23,7 +24,7 @@ from defuse_core.labeling import (
     reach_verdict,
     simulate_annotators,
 )
-from defuse_core.records import Annotation, Mistakes, Region, Verdict
+from defuse_core.records import Annotation, Interval, Mistakes, Region, Verdict
 from defuse_core.runtime import numpy_rng
 from defuse_core.shipped import load_annotators
 from defuse_core.step_configs import AnnotationConfig
@@ -50,8 +51,11 @@ class Answers:
 def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
     """Group the answers that count by region; single mistakes are left out."""
     found: dict[int, Answers] = {}
-    for region_id in sorted({e.region_id for e in events} - {SINGLE_MISTAKES}):
-        mine = [e for e in events if e.region_id == region_id]
+    voting = [e for e in events if e.round == 1]
+    for region_id in sorted({e.region_id for e in voting} - {SINGLE_MISTAKES}):
+        mine = [e for e in voting if e.region_id == region_id]
+        people = [e for e in mine if not e.annotator.startswith(SIMULATED_PREFIX)]
+        mine = people or mine
         shown = (mine[-1].tau, mine[-1].seed, mine[-1].n_samples)
         found[region_id] = Answers(
             *shown,
@@ -62,6 +66,22 @@ def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
             ],
         )
     return found
+
+
+def self_agreement(events: Sequence[LabelEvent], annotator: str) -> Interval:
+    """Share of the draws that an annotator answered in a first and a second pass and answered alike."""
+    shown: dict[tuple[int, float, int, int], dict[int, list[Annotation]]] = {}
+    for e in events:
+        if e.annotator == annotator and e.round in (1, 2) and e.region_id != SINGLE_MISTAKES:
+            passes = shown.setdefault((e.region_id, e.tau, e.seed, e.n_samples), {1: [], 2: []})
+            passes[e.round].append(Annotation(e.region_id, annotator, e.label, e.sample_id))
+    pairs = [
+        (first, second)
+        for (*_, n_samples), passes in shown.items()
+        for first, second in zip(*(collect_votes(passes[i], n_samples) for i in (1, 2)), strict=True)
+        if first and second
+    ]
+    return Interval.wilson(sum(first == second for first, second in pairs), len(pairs))
 
 
 def judge(

@@ -18,6 +18,7 @@ from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz
 from defuse_core.database import WorkspaceError
 from defuse_core.local_code import import_network
 from defuse_core.records import Mistakes, Mixture, Region
+from defuse_core.regions import apply_edits
 from defuse_core.runs import Run
 from defuse_core.step_configs import StepName
 from defuse_core.vae import BetaVAE
@@ -89,8 +90,15 @@ class Source:
         return Mistakes(**self.read("identify", "mistakes")[0])
 
     def mixture(self) -> Mixture:
-        """The mixture fitted to them."""
-        return unpack_mixture(*self.read("distill", "mixture"))
+        """The mixture fitted to them, as people edited it.
+
+        What stands on a correction sees the edits that there were when that began.
+        """
+        corrected = self.ancestry.get("correct")
+        edits = self.workspace.annotations.edits(
+            self.upstream("distill").id, up_to=corrected.last_annotation if corrected else None
+        )
+        return apply_edits(unpack_mixture(*self.read("distill", "mixture")), edits)
 
     def regions(self) -> list[Region]:
         """The regions, heaviest first."""

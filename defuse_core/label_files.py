@@ -1,0 +1,118 @@
+"""Labels as files: CSV, which a person can fill in with a spreadsheet.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from defuse_core.annotations import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
+from defuse_core.database import WorkspaceError
+
+CSV_COLUMNS = (
+    "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
+)  # fmt: skip
+
+
+def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
+    """Write answers as CSV with class names; an empty sample is the whole region."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(CSV_COLUMNS)
+    for e in events:
+        label = NONE_OF_THE_ABOVE if e.label is None else class_names[e.label]
+        sample = "" if e.sample_id is None else e.sample_id
+        seconds = "" if e.seconds is None else e.seconds
+        writer.writerow(
+            (e.region_id, sample, e.annotator, label, e.tau, e.seed, e.n_samples, e.at, e.round, seconds)
+        )
+    return out.getvalue()
+
+
+def from_csv(
+    text: str, class_names: Sequence[str], region_ids: Iterable[int], *, n_mistakes: int = 0
+) -> list[LabelEvent]:
+    """Read what `to_csv` wrote, or a person did in a spreadsheet.
+
+    Parameters
+    ----------
+    text : str
+        Columns region, annotator, label; and sample, tau, seed, n_samples, round where they differ
+        from the whole region, .5, 0, 10 and 1; and seconds.
+    class_names : sequence of str
+    region_ids : iterable of int
+        Those that exist.
+    n_mistakes : int
+        How many single mistakes there are, labelled under region -1.
+
+    Raises
+    ------
+    WorkspaceError
+        If any line is malformed; the message names the line, and nothing is returned.
+    """
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    try:
+        header = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise WorkspaceError(f"line 1: {error}; the first line should be {','.join(CSV_COLUMNS)}") from None
+    if missing := [name for name in ("region", "annotator", "label") if name not in header]:
+        raise WorkspaceError(
+            f"the CSV lacks the columns {', '.join(missing)}; its first line is {','.join(header)!r}, "
+            f"and should be {','.join(CSV_COLUMNS)}"
+        )
+    sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
+    try:
+        return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
+    except csv.Error as error:
+        raise WorkspaceError(
+            f"line {reader.line_num + 1}: {error}; check the quotes, and save the file as CSV again"
+        ) from None
+
+
+def _parse(
+    row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None]
+) -> LabelEvent:
+    def whole(name: str, default: str, lowest: int) -> int:
+        text = (row.get(name) or "").strip() or default
+        if not re.fullmatch(r"-?\d{1,19}", text) or not lowest <= int(text) < 2**63:
+            raise WorkspaceError(f"line {line}: {name} must be a whole number from {lowest} up, got {text!r}")
+        return int(text)
+
+    region = whole("region", "", SINGLE_MISTAKES)
+    seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
+    sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
+    label, annotator = row.get("label") or "", (row.get("annotator") or "").strip()
+    try:
+        tau = float((row.get("tau") or "").strip() or "0.5")
+    except ValueError:
+        tau = math.nan
+    if not 0 < tau < math.inf:
+        raise WorkspaceError(f"line {line}: tau must be a positive number, got {row.get('tau')!r}")
+    try:
+        seconds = float(told) if (told := (row.get("seconds") or "").strip()) else None
+    except ValueError:
+        seconds = math.nan
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise WorkspaceError(f"line {line}: seconds must be 0 or more, got {row.get('seconds')!r}")
+    if not annotator:
+        raise WorkspaceError(f"line {line}: annotator must be named")
+    if region not in sizes:
+        known = ", ".join(map(str, sorted(sizes))) or "none"
+        raise WorkspaceError(f"line {line}: there is no region {region}; there are: {known}")
+    if label not in (NONE_OF_THE_ABOVE, *class_names):
+        label = label.strip()  # as a person may have typed it
+    if label not in (NONE_OF_THE_ABOVE, *class_names):
+        known = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
+        raise WorkspaceError(f"line {line}: label must be one of {known}, got {label!r}")
+    n_images = sizes[region] or n_samples
+    if sample is not None and sample >= n_images:
+        raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
+    index = None if label == NONE_OF_THE_ABOVE else class_names.index(label)
+    return LabelEvent(
+        region, annotator, index, sample, tau, seed, n_samples, round=whole("round", "1", 1), seconds=seconds
+    )

@@ -1,0 +1,148 @@
+"""Regions as people edited them: merged, split, or made of mistakes that they chose.
+
+An edited mixture is the one that was fitted with further components behind it; those that an edit
+took away weigh nothing. So a `region_id` stays the index of a component, and is never used twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from defuse_core.records import Mixture, Region
+from defuse_core.region_edits import STRUCTURAL, Gaussian, RegionEdit
+from defuse_core.runtime import derive_seed
+
+_REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
+
+
+def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit]) -> Mixture:
+    """Return the mixture with edits made, in order; those undone leave weightless components.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        As it was fitted.
+    edits : sequence of RegionEdit
+        All of them, those undone included.
+
+    Raises
+    ------
+    ValueError
+        If an edit does not fit the mixture: it was made for another one.
+    """
+    weights, means, covariances = list(mixture.weights), list(mixture.means), list(mixture.covariances)
+    kept: set[int] = set()
+    for edit in (e for e in edits if e.kind in STRUCTURAL):
+        first = len(weights)
+        wanted = list(range(first, first + len(edit.into)))
+        if [g.region_id for g in edit.into] != wanted or any(i >= first for i in edit.regions):
+            raise ValueError(f"the edit {edit} does not fit a mixture of {first} components")
+        for made in edit.into:
+            weights.append(0.0 if edit.undone else made.weight)
+            means.append(np.array(made.mean))
+            covariances.append(np.array(made.covariance))
+        if edit.undone:
+            continue
+        for gone in edit.regions:
+            weights[gone] = 0.0
+        kept = (kept - set(edit.regions)) | set(wanted)
+        if edit.kind == "select":  # it takes its weight from all
+            share = edit.into[0].weight
+            weights[:first] = [weight * (1 - share) for weight in weights[:first]]
+    return replace(
+        mixture,
+        weights=np.array(weights), means=np.stack(means), covariances=np.stack(covariances),
+        kept=frozenset(kept),
+    )  # fmt: skip
+
+
+def merge(mixture: Mixture, regions: Sequence[Region]) -> Gaussian:
+    """Make one Gaussian of several, of the mean and covariance that they have together.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        As edited so far.
+    regions : sequence of Region
+        Two or more.
+    """
+    if len(regions) < 2:
+        raise ValueError(f"a merge takes two regions or more, got {len(regions)}; choose another one, too")
+    weights = np.array([region.weight for region in regions])
+    shares = weights / weights.sum()
+    means = np.stack([region.mean for region in regions])  # (n_regions, latent_dim)
+    mean = shares @ means
+    within = np.einsum("k,kij->ij", shares, np.stack([region.covariance for region in regions]))
+    between = np.einsum("k,ki,kj->ij", shares, means - mean, means - mean)
+    return _gaussian(len(mixture.weights), float(weights.sum()), mean, within + between)
+
+
+def split(mixture: Mixture, region: Region, latents: Tensor, *, seed: int) -> tuple[Gaussian, Gaussian]:
+    """Make two Gaussians of one, fitted to its mistakes by expectation maximisation.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        As edited so far.
+    region : Region
+    latents : (n, latent_dim)
+        Codes of the region's mistakes; at least twice latent_dim + 1.
+    seed : int
+        Of the initialisation.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    needed = 2 * (len(region.mean) + 1)
+    if len(latents) < needed:
+        raise ValueError(
+            f"a region needs at least {needed} mistakes to be split, this one has {len(latents)}; "
+            "leave it whole"
+        )
+    state = derive_seed(seed, "split", region.region_id) % 2**32
+    codes = np.asarray(latents, dtype=np.float64)
+    fitted = GaussianMixture(2, n_init=3, random_state=state).fit(codes)
+    order = np.argsort(-fitted.weights_, kind="stable")
+    first = len(mixture.weights)
+    heavy, light = (
+        _gaussian(first + i, region.weight * fitted.weights_[k], fitted.means_[k], fitted.covariances_[k])
+        for i, k in enumerate(order)
+    )
+    return heavy, light
+
+
+def select(mixture: Mixture, latents: Tensor, *, of: int) -> Gaussian:
+    """Make a Gaussian of codes that a person chose.
+
+    Its covariance is shrunk after Ledoit and Wolf (2004), which keeps it positive definite where
+    there are few codes.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        As edited so far.
+    latents : (n, latent_dim)
+        Two codes or more.
+    of : int
+        How many mistakes there are; the share of those chosen is the weight.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    if len(latents) < 2:
+        raise ValueError(f"a region is made of two mistakes or more, got {len(latents)}; select more")
+    codes = np.asarray(latents, dtype=np.float64)
+    fitted = LedoitWolf().fit(codes)
+    covariance = fitted.covariance_ + _REGULARISATION * np.eye(codes.shape[1])
+    weight = min(len(codes) / of, 0.99)  # something is left for the others
+    return _gaussian(len(mixture.weights), weight, fitted.location_, covariance)
+
+
+def _gaussian(
+    region_id: int, weight: float, mean: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> Gaussian:
+    rows = tuple(tuple(float(value) for value in row) for row in (covariance + covariance.T) / 2)
+    return Gaussian(region_id, float(weight), tuple(float(value) for value in mean), rows)
