@@ -14,17 +14,12 @@ from defuse_core.database import WorkspaceError
 
 PAGES = {
     "overview": ("Overview", "home", "All projects: what was found in each and what comes next."),
-    "classifier": (
-        "Classifier",
-        "neurology",
-        "Bring or train the classifier to examine; see what it gets wrong.",
-    ),
-    "generator": (
-        "Generator",
-        "auto_awesome",
-        "Train the β-VAE of the images; see whether it is sharp enough.",
-    ),
+    "classifier": ("Classifier", "neurology", "Bring or train the classifier; see what it gets wrong."),
+    "generator": ("Generator", "auto_awesome", "Train the β-VAE of the images; see if it is sharp enough."),
     "identify": ("Identify", "search", "Search for mistakes that the test set does not contain."),
+    "map": ("Map", "scatter_plot", "See where the mistakes lie among the training images."),
+    "regions": ("Regions", "bubble_chart", "Group the mistakes into regions, and look at each at any τ."),
+    "label": ("Label", "label", "Say what the draws of a region show."),
 }
 
 if os.environ.get(LOGIN) and not st.user.is_logged_in:

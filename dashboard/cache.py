@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -21,10 +21,17 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from dashboard.text import plain
+from defuse_core.region_edits import newest_change
 from defuse_core.workspace import Project, Workspace
 
 if TYPE_CHECKING:
+    from dashboard.components.tau_scrubber import Sprite
+    from dashboard.latent_map import LatentMap
+    from dashboard.region_data import Draws, Painter, Regions
+    from defuse_core.classifier import Classifier
     from defuse_core.data import ImageDataset
+    from defuse_core.manifold import Manifold
+    from defuse_core.records import Verdict
     from defuse_core.vae import BetaVAE
 
 Result = TypeVar("Result")
@@ -121,6 +128,139 @@ def generator(run_id: int) -> BetaVAE | None:
     """The generator that a run left; None while it loads, or where it cannot be, which is told."""
     key = str(workspace().home), run_id
     return _await(_generator(*key), "the generator", lambda: _generator.clear(*key))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _classifier(home: str, run_id: int) -> Future[Classifier]:
+    del home
+    return _threads().submit(_open_classifier, workspace(), run_id)
+
+
+def _open_classifier(store: Workspace, run_id: int) -> Classifier:
+    from defuse_core.steps.source import Source
+
+    return Source(store, run_id).classifier()
+
+
+def classifier(run_id: int) -> Classifier | None:
+    """The classifier that a run stands on; None while it loads, or where it cannot be, which is told."""
+    key = str(workspace().home), run_id
+    return _await(_classifier(*key), "the classifier", lambda: _classifier.clear(*key))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _regions(home: str, run_id: int, change: int) -> Future[Regions]:
+    from dashboard import region_data
+
+    del home, change
+    return _threads().submit(region_data.find_regions, workspace(), run_id)
+
+
+def _region_key(run_id: int) -> tuple[str, int, int]:
+    """Names which regions there are."""
+    return str(workspace().home), run_id, newest_change(workspace().annotations.edits(run_id))
+
+
+def regions(run_id: int) -> Regions | None:
+    """The regions of a distill run as edited, with what lies in them; None while that is worked out."""
+    return _await(_regions(*_region_key(run_id)), "the regions", _forget_regions)
+
+
+def _forget_regions() -> None:
+    for kept in (_classifier, _generator, _regions, _strip, _draws, _verdicts):
+        kept.clear()
+
+
+def _painter(run_id: int) -> Painter:
+    """What draws a run's regions; begun before whatever waits for it on the same threads."""
+    from dashboard.region_data import Painter
+
+    key = _region_key(run_id)
+    generator_run = workspace().runs.ancestry(run_id)["vae"].id
+    return Painter(_classifier(key[0], run_id), _generator(key[0], generator_run), _regions(*key))
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _strip(home: str, run_id: int, change: int, region_id: int) -> Future[Sprite]:
+    del home, change
+    return _threads().submit(_painter(run_id).make_strip, region_id)
+
+
+def strip(run_id: int, region_id: int, *, then: Sequence[int] = ()) -> Sprite | None:
+    """A region at many τ, for the scrubber; None while it is drawn. Those of `then` are drawn after it."""
+    asked = [_strip(*_region_key(run_id), each) for each in (region_id, *then)]
+    return _await(asked[0], "the draws", _forget_regions)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _draws(home: str, run_id: int, change: int, region_id: int, tau: float, n: int) -> Future[Draws]:
+    del home, change
+    return _threads().submit(_painter(run_id).draw, region_id, tau, n)
+
+
+def draws(run_id: int, region_id: int, *, tau: float, n: int) -> Draws | None:
+    """Draws of a region and what the classifier says of them; None while they are drawn."""
+    return _await(_draws(*_region_key(run_id), region_id, tau, n), "the draws", _forget_regions)
+
+
+def drawn(run_id: int, region_id: int, *, tau: float, n: int) -> Draws:
+    """The same, waited for: for a download, which has no page to say that it loads."""
+    return _draws(*_region_key(run_id), region_id, tau, n).result()
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _opinions(
+    home: str, run_id: int, change: int, region_id: int, tau: float, n: int
+) -> Future[list[list[int | None]]]:
+    asked = _draws(home, run_id, change, region_id, tau, n)
+    return _threads().submit(_painter(run_id).ask_annotators, region_id, asked)
+
+
+def opinions(run_id: int, region_id: int, *, tau: float, n: int) -> list[list[int | None]] | None:
+    """What the simulated annotators say of each draw; None while they are asked."""
+    asked = _opinions(*_region_key(run_id), region_id, tau, n)
+    return _await(asked, "the annotators", _opinions.clear)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _verdicts(home: str, run_id: int, last: int) -> Future[dict[int, Verdict]]:
+    del home, last
+    answers = workspace().annotations.counting(run_id)
+    return _threads().submit(_painter(run_id).reach_verdicts, answers)
+
+
+def verdicts(run_id: int) -> dict[int, Verdict] | None:
+    """The verdicts on the labelled regions of a distill run; None while they are reached."""
+    key = str(workspace().home), run_id, workspace().annotations.last_id(run_id)
+    return _await(_verdicts(*key), "the verdicts", _forget_regions)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _preview(home: str, run_id: int) -> Future[LatentMap]:
+    from dashboard import latent_map
+
+    del home
+    return _threads().submit(latent_map.preview, workspace(), run_id)
+
+
+def preview(run_id: int) -> LatentMap | None:
+    """A first map of the mistakes of a run; None while it is made."""
+    key = str(workspace().home), run_id
+    return _await(_preview(*key), "a first picture", lambda: _preview.clear(*key))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _manifold(home: str, run_id: int) -> Future[Manifold]:
+    from dashboard import latent_map
+
+    del home
+    return _threads().submit(latent_map.fit_manifold, workspace(), run_id)
+
+
+def manifold(run_id: int) -> Manifold | None:
+    """The codes of all training images, to search for the nearest; None while they are read."""
+    key = str(workspace().home), run_id
+    return _await(_manifold(*key), "the training codes", lambda: _manifold.clear(*key))
 
 
 def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Result | None:

@@ -54,6 +54,15 @@ def curves(
     return _layout(figure, title)
 
 
+def line(x_values: Sequence[float], y_values: Sequence[float], *, title: str, x: str, y: str) -> go.Figure:
+    """Draw one curve."""
+    mode = "lines" if len(x_values) > 1 else "markers"
+    figure = go.Figure(go.Scatter(x=list(x_values), y=list(y_values), mode=mode, line={"color": BLUE}))
+    figure.update_xaxes(title=x, rangemode="tozero")
+    figure.update_yaxes(title=y)
+    return _layout(figure, title, height=280)
+
+
 def matrix(
     counts: NDArray[np.int64],
     names: Sequence[str],
@@ -72,7 +81,7 @@ def matrix(
     """
     shown = counts.astype(float)
     np.fill_diagonal(shown, np.nan)
-    labels = [_clip(name, 12) for name in names]
+    labels = [clip(name, 12) for name in names]
     few = len(names) <= _NUMBERED
     largest = max(1.0, float(np.nanmax(shown, initial=0)))
     figure = go.Figure(
@@ -101,6 +110,40 @@ def matrix(
     return _layout(figure, title, height=460)
 
 
+def bars(names: Sequence[str], shares: NDArray[np.float64], *, title: str) -> go.Figure:
+    """Draw shares as horizontal bars, the first on top, each with its value."""
+    figure = go.Figure(
+        go.Bar(
+            x=shares, y=list(range(len(names))), orientation="h", marker={"color": BLUE},
+            text=[f"{share:.1%}" for share in shares], textposition="auto", hoverinfo="skip",
+        )
+    )  # fmt: skip
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names)))}
+    figure.update_yaxes(**ticks, ticktext=[clip(name, 16) for name in names], autorange="reversed")
+    figure.update_xaxes(range=[0, 1], tickformat=".0%")
+    return _layout(figure, title, height=70 + 28 * len(names))
+
+
+def agreement(share: NDArray[np.float64]) -> go.Figure:
+    """Draw figure 7: on how many draws which share of the annotators gave the most frequent answer.
+
+    Parameters
+    ----------
+    share : (n_draws,) float
+        NaN where nobody answered.
+    """
+    values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
+    figure = go.Figure(
+        go.Bar(
+            x=[f"{value:.0%}" for value in values], y=counts, text=counts, marker={"color": BLUE},
+            hovertemplate="%{y} draws on which %{x} agree<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="annotators who gave the most frequent answer", type="category")
+    figure.update_yaxes(title="draws")
+    return _layout(figure, f"Agreement, n = {counts.sum():,} draws", height=300)
+
+
 def by_class(
     names: Sequence[str], intervals: Sequence[Sequence[float] | None], *, title: str, x: str
 ) -> go.Figure:
@@ -121,11 +164,11 @@ def by_class(
                 "type": "data", "symmetric": False, "color": BLUE,
                 "array": shares[:, 2] - shares[:, 0], "arrayminus": shares[:, 0] - shares[:, 1],
             },
-            customdata=[[_clip(name), int(found[3])] for name, found in rows],
+            customdata=[[clip(name), int(found[3])] for name, found in rows],
             hovertemplate="%{customdata[0]}: %{x:.3f}, n = %{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip
-    labels = [_clip(name) for name, _ in rows]
+    labels = [clip(name) for name, _ in rows]
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(rows))), ticktext=labels, autorange="reversed"
     )
@@ -165,7 +208,7 @@ def noise(grid: NDArray[np.float64], density: NDArray[np.float64], *, centred: b
     return _layout(figure, "The noise", height=260)
 
 
-def _clip(name: str, longest: int = 24) -> str:
+def clip(name: str, longest: int = 24) -> str:
     """A name as an axis shows it: short, and no markup (Plotly reads some HTML)."""
     short = name if len(name) <= longest else name[: longest - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

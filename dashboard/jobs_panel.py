@@ -39,6 +39,7 @@ TITLES = {
     "distill": "Regions",
     "map": "Map",
     "draw": "Draws",
+    "stability": "Stability",
     "annotate": "Labels",
     "correct": "Correction",
     "evaluate": "Evidence",

@@ -6,6 +6,7 @@ what was seen.
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from dashboard.text import plain as plain  # theirs to import from here, too
 from defuse_core.workspace import Project
 
 PROJECT = "project"
+ANNOTATOR = "annotator"
 _NOTE = "note"
 _SOON = "_open"
 _REFUSAL = "_refusal"
@@ -86,6 +88,38 @@ def linked_page(n_items: int, per_page: int, *, key: str) -> slice:
         st.session_state[key] = 1
     number = int(st.number_input("Page", 1, pages, key=key, help=f"of {pages}", bind="query-params"))
     return slice((number - 1) * per_page, number * per_page)
+
+
+def linked_number(label: str, low: float, high: float, default: float, *, key: str, told: str) -> float:
+    """A share that stands in the URL where it is not the default."""
+    return st.number_input(
+        label, low, high, default, step=0.05, format="%g", key=key, help=told, bind="query-params"
+    )
+
+
+def project_link() -> dict[str, str]:
+    """The query parameter of the project that is open, for a link to another page."""
+    name = st.session_state.get(PROJECT)
+    return {} if name is None else {PROJECT: name}
+
+
+def annotator_field() -> str:
+    """Ask who labels; return the name."""
+    if not st.session_state.get(ANNOTATOR):
+        st.session_state[ANNOTATOR] = annotator()
+    st.text_input("Annotator", key=ANNOTATOR, max_chars=40, persist_state="session")
+    return annotator()
+
+
+def annotator() -> str:
+    """Who labels and edits here: the name given on the label page, else who is logged in to the machine."""
+    name = str(st.session_state.get(ANNOTATOR) or "").strip()
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # nobody has this number
+        return "me"
 
 
 def remember(key: str, value: Any) -> None:

@@ -6,7 +6,7 @@ Here it is taken in a callback, which sees the original, and dropped before the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -22,7 +22,9 @@ Take = Callable[[str, Iterator[bytes]], None]
 """Gets the name that a file has with the user, and its content in pieces."""
 
 
-def upload_box(label: str, take: Take, *, key: str, kind: str | None = None, told: str = "") -> None:
+def upload_box(
+    label: str, take: Take, *, key: str, kind: str | Sequence[str] | None = None, told: str = ""
+) -> None:
     """Ask for a file; `take` gets it in a callback."""
     key = f"{key}-{recall(f'{key}-round', 0)}"
     st.file_uploader(

@@ -24,6 +24,8 @@ SINGLE_MISTAKES = -1
 SIMULATED_PREFIX = "annotator-"
 """How the names of simulated annotators begin, whose answers give way to those of people."""
 
+_BY_ID = "id:"
+
 
 @dataclass(frozen=True)
 class LabelEvent:
@@ -52,7 +54,7 @@ class LabelEvent:
     seconds : float or None
         Time spent on the answer.
     key : str or None
-        Names the event for whoever sends it; unique among those of a run.
+        Names the event for whoever sends it; unique among those of a run, and does not begin with "id:".
     """
 
     region_id: int
@@ -72,7 +74,7 @@ class LabelEvent:
     @property
     def name(self) -> str:
         """What an undo calls it: its key, or a name made of its id."""
-        return self.key or f"id:{self.id}"
+        return self.key or f"{_BY_ID}{self.id}"
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,14 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If the run does not exist, or an annotator has no name.
+            If the run does not exist, an annotator has no name, or a key is like the name of an event
+            that has none.
         """
         given = list(events)
         if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in given):
             raise WorkspaceError("an annotation needs the name of its annotator; give one")
+        if taken := next((e.key for e in given if (e.key or "").startswith(_BY_ID)), None):
+            raise WorkspaceError(f"a key must not begin with {_BY_ID!r}, got {taken!r}; give another one")
         with self._database.write() as connection:
             return store_events(connection, run_id, given)
 
@@ -131,16 +136,16 @@ class Annotations:
         run_id : int
         edit : RegionEdit
         after : int, optional
-            Id of the newest edit that the person saw, 0 for none.
+            The `newest_change` of the edits that the person saw.
 
         Raises
         ------
         WorkspaceError
-            If regions were changed since `after`, or the run does not exist.
+            If regions were changed since `after`, or ids put in were used before, or the run does not
+            exist.
         """
         with self._database.write() as connection:
-            if after is not None:
-                self._refuse_overtaken(connection, run_id, after)
+            self._refuse_overtaken(connection, run_id, edit, after)
             first = edit.regions[0] if edit.regions else edit.into[0].region_id
             try:
                 cursor = connection.execute(
@@ -167,8 +172,12 @@ class Annotations:
         return _read_edits(rows)
 
     @staticmethod
-    def _refuse_overtaken(connection: sqlite3.Connection, run_id: int, after: int) -> None:
-        if newest_change(_edits(connection, run_id)) > after:
+    def _refuse_overtaken(
+        connection: sqlite3.Connection, run_id: int, edit: RegionEdit, after: int | None
+    ) -> None:
+        before = _edits(connection, run_id)
+        used = {made.region_id for earlier in before for made in earlier.into}
+        if (after is not None and newest_change(before) > after) or used & {g.region_id for g in edit.into}:
             raise WorkspaceError("the regions were changed in another tab or terminal; look again")
 
     def events(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
@@ -205,9 +214,10 @@ def store_events(
 
 
 def _insert(connection: sqlite3.Connection, run_id: int, event: LabelEvent) -> int:
-    if event.key and (stored := _find(connection, run_id, event.key)) is not None:
+    if (stored := _by_key(connection, run_id, event.key)) is not None:
         return int(stored["id"])
     values = {**{name: getattr(event, name) for name in _COLUMNS}, "run_id": run_id, "at": time.time()}
+    values["key"] = event.key or None
     marks = ", ".join(f":{name}" for name in values)
     try:
         cursor = connection.execute(f"INSERT INTO annotations ({', '.join(values)}) VALUES ({marks})", values)
@@ -217,29 +227,36 @@ def _insert(connection: sqlite3.Connection, run_id: int, event: LabelEvent) -> i
 
 
 def _undo(connection: sqlite3.Connection, run_id: int, undo: Undo) -> int:
-    if (stored := _find(connection, run_id, undo.key)) is not None:
+    if (stored := _by_key(connection, run_id, undo.key)) is not None:
         return int(stored["id"])
-    target = _find(connection, run_id, undo.target)
+    target = _by_name(connection, run_id, undo.target)
     if target is None or target["undoes"] is not None or target["edit"] is not None:
         return 0
     if connection.execute("SELECT 1 FROM annotations WHERE undoes = ?", (target["id"],)).fetchone():
         return 0
-    return _take_back(connection, target["id"], key=undo.key)
+    return _take_back(connection, target["id"], key=undo.key or None)
 
 
-def _find(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
-    """The event of this `LabelEvent.name`."""
-    number = name.removeprefix("id:")
-    by_id = name.startswith("id:") and number.isdecimal() and len(number) < 19
-    where = "id = ? AND key IS NULL" if by_id else "key = ?"
+def _by_key(connection: sqlite3.Connection, run_id: int, key: str | None) -> sqlite3.Row | None:
     found: sqlite3.Row | None = connection.execute(
-        f"SELECT * FROM annotations WHERE run_id = ? AND {where}", (run_id, int(number) if by_id else name)
+        "SELECT * FROM annotations WHERE run_id = ? AND key = ?", (run_id, key or None)
+    ).fetchone()
+    return found
+
+
+def _by_name(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
+    """The event of this `LabelEvent.name`."""
+    number = name.removeprefix(_BY_ID)
+    if not name.startswith(_BY_ID) or not number.isdecimal() or len(number) > 18:
+        return _by_key(connection, run_id, name)
+    found: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM annotations WHERE run_id = ? AND id = ? AND key IS NULL", (run_id, int(number))
     ).fetchone()
     return found
 
 
 def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None = None) -> int:
-    """Append the undo of a row: the same, but for who undoes it and when."""
+    """Append the undo of a row: the same, but for its id, key and time."""
     kept = [*(name for name in _COLUMNS if name not in ("undoes", "key")), "run_id", "edit"]
     cursor = connection.execute(
         f"INSERT INTO annotations ({', '.join(kept)}, undoes, key, at)"

@@ -171,6 +171,7 @@ _add_step(app, "identify", "identify", "Find codes whose images the classifier g
 _add_step(app, "distill", "distill", "Group the mistakes into regions.")
 _add_step(app, "map", "map", "Lay training codes and mistakes out in the plane.")
 _add_step(app, "draw", "draw", "Draw every region at many τ.")
+_add_step(app, "stability", "stability", "Fit the regions under other seeds: which are found again?")
 _add_step(label_app, "simulate", "annotate", "Let five simulated annotators label: digits only.")
 _add_step(app, "correct", "correct", "Fine-tune the classifier on the failures for every λ.")
 _add_step(app, "evaluate", "evaluate", "Measure what the correction changed.")

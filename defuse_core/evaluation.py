@@ -154,6 +154,50 @@ def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:
     return Agreement(np.array(share), Interval.wilson(same, len(answered)), pairwise)
 
 
+def found_again(base: Tensor, other: Tensor) -> dict[int, float]:
+    """Measure how well each region of one fit is found again by another fit to the same mistakes.
+
+    Parameters
+    ----------
+    base, other : (n,) int64
+        The region of every mistake under either fit; -1 for none. The ids of the fits need not correspond.
+
+    Returns
+    -------
+    dict of int to float
+        For each region of `base` that holds mistakes, by id ascending: the best Jaccard overlap (mistakes in
+        both / mistakes in either) between it and any region of `other`, in [0, 1]; 0 where that has none.
+
+    Raises
+    ------
+    ValueError
+        If the two are not of the same mistakes.
+
+    References
+    ----------
+    Hennig, "Cluster-wise assessment of cluster stability", Computational Statistics and Data Analysis 52,
+    2007.
+
+    Examples
+    --------
+    >>> found_again(torch.tensor([4, 4, 4, 7, -1]), torch.tensor([0, 0, 2, 2, -1]))
+    {4: 0.6666666666666666, 7: 0.5}
+    """
+    if base.ndim != 1 or base.shape != other.shape:
+        raise ValueError(
+            f"base and other must be (n,) of the same mistakes, got {tuple(base.shape)} and "
+            f"{tuple(other.shape)}; assign all mistakes under both fits"
+        )
+    from sklearn.metrics.cluster import contingency_matrix  # slow to import: as in `novelty`
+
+    both = contingency_matrix(base.numpy(), other.numpy())  # (ids of base, ids of other), ascending
+    ids, other_ids = base.unique(), other.unique()
+    either = both.sum(1, keepdims=True) + both.sum(0, keepdims=True) - both
+    overlaps = (both / either)[:, (other_ids >= 0).numpy()]
+    best = overlaps.max(1, initial=0.0)
+    return {int(i): float(best[row]) for row, i in enumerate(ids.tolist()) if i >= 0}
+
+
 def misclassified(classifier: Classifier, split: Split) -> Split:
     """Return the images of a split that the classifier gets wrong."""
     wrong: Tensor = predict(classifier, split.images) != split.labels

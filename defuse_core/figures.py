@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +29,11 @@ from defuse_core.records import Interval
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 _PERCENT = PercentFormatter(1.0, decimals=0)
 _CELL = 0.62  # inches a thumbnail
+_DPI = 160
+_FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+_NAMED = 20  # classes up to which each has a colour of its own
+_CLIP = 24  # letters of a class's name
+_EDGE = "#222222"
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,95 @@ class TradeOff:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG at 160 dots an inch, and as SVG beside it; return the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    figure.savefig(path.with_suffix(".svg"))
+    path.write_bytes(figure_bytes(figure, "png"))
+    path.with_suffix(".svg").write_bytes(figure_bytes(figure, "svg"))
     return path
+
+
+def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """Return a figure as the content of a file, at 160 dots an inch where it has dots."""
+    written = BytesIO()
+    figure.savefig(written, format=kind, dpi=_DPI)
+    return written.getvalue()
+
+
+def draw_map(
+    points: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    mistakes: NDArray[np.float32],
+    mistake_labels: NDArray[np.int64],
+    *,
+    told: str,
+) -> Figure:
+    """Figure 2: training codes as dots and mistakes as diamonds, coloured by true class.
+
+    Parameters
+    ----------
+    points : (n, 2)
+        Where the training codes lie.
+    labels : (n,) int
+    class_names : sequence of str
+        More than 20 classes share a continuous map and have no legend.
+    mistakes : (m, 2)
+        Drawn in this order over all training codes; m may be 0.
+    mistake_labels : (m,) int
+        True class, which the classifier missed.
+    told : str
+        The caption: number of codes, method, seed.
+
+    Raises
+    ------
+    ValueError
+        If points and labels differ in number, or a label has no name.
+    """
+    for name, places, classes in (("labels", points, labels), ("mistake_labels", mistakes, mistake_labels)):
+        if len(classes) != len(places) or not np.isin(classes, np.arange(len(class_names))).all():
+            raise ValueError(
+                f"{name} must be a class from 0 to {len(class_names) - 1} for each of {len(places)} points, "
+                f"got {len(classes)} of {np.unique(classes)}; give those of the same run"
+            )
+    colours = _class_colours(len(class_names))
+    figure, axes = _figure(7.2, 5.2)
+    # One collection in the order given, lest the last class hide the others; its dots are pixels in SVG, too.
+    x, y = points.T
+    axes.scatter(x, y, s=5, c=colours[labels], lw=0, alpha=0.6, rasterized=True)
+    if len(mistakes):
+        x, y = mistakes.T
+        axes.scatter(x, y, s=20, c=colours[mistake_labels], marker="D", lw=0.6, ec=_EDGE, rasterized=True)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(told, loc="left", fontsize=8, parse_math=False)
+    if len(class_names) <= _NAMED:
+        _class_legend(axes, colours, class_names, with_mistakes=bool(len(mistakes)))
+    return figure
+
+
+def _class_legend(
+    axes: Axes, colours: NDArray[np.float64], class_names: Sequence[str], *, with_mistakes: bool
+) -> None:
+    """A legend outside of the axes, of names as plain text."""
+    marks = [Line2D([], [], ls="", marker="o", mec="none", mfc=tuple(colour)) for colour in colours]
+    names = [name if len(name) <= _CLIP else f"{name[: _CLIP - 1]}…" for name in class_names]
+    if with_mistakes:
+        marks.append(Line2D([], [], ls="", marker="D", mec=_EDGE, mfc="white"))
+        names.append("mistake, by true class")
+    legend = axes.legend(
+        marks, ["-"] * len(marks), loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)  # afterwards: matplotlib leaves names out that begin with _
+
+
+def _class_colours(n_classes: int) -> NDArray[np.float64]:
+    """A colour a class, (n_classes, 4): told apart up to 20 of them, continuous beyond."""
+    if n_classes <= len(_FEW):
+        return np.asarray(to_rgba_array(_FEW[:n_classes]))
+    if n_classes <= _NAMED:  # the strong ones first, then their pale twins
+        pairs = colormaps["tab20"](np.arange(_NAMED))
+        return np.concatenate([pairs[::2], pairs[1::2]])[:n_classes]
+    return np.asarray(colormaps["viridis"](np.linspace(0, 1, n_classes)))
 
 
 def draw_scores(scores: Sequence[Scores]) -> Figure:

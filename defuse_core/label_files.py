@@ -101,18 +101,34 @@ def _parse(
         raise WorkspaceError(f"line {line}: seconds must be 0 or more, got {row.get('seconds')!r}")
     if not annotator:
         raise WorkspaceError(f"line {line}: annotator must be named")
-    if region not in sizes:
-        known = ", ".join(map(str, sorted(sizes))) or "none"
-        raise WorkspaceError(f"line {line}: there is no region {region}; there are: {known}")
-    if label not in (NONE_OF_THE_ABOVE, *class_names):
-        label = label.strip()  # as a person may have typed it
-    if label not in (NONE_OF_THE_ABOVE, *class_names):
-        known = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
-        raise WorkspaceError(f"line {line}: label must be one of {known}, got {label!r}")
+    refuse_unknown(region, sizes, where=f"line {line}")
+    index = read_label(label, class_names, where=f"line {line}: label")
     n_images = sizes[region] or n_samples
     if sample is not None and sample >= n_images:
         raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
-    index = None if label == NONE_OF_THE_ABOVE else class_names.index(label)
     return LabelEvent(
         region, annotator, index, sample, tau, seed, n_samples, round=whole("round", "1", 1), seconds=seconds
     )
+
+
+def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
+    """Raise WorkspaceError if there is no such region; `where` says in which part of a file."""
+    if region_id not in (ids := sorted(known)):
+        there = ", ".join(map(str, ids)) or "none"
+        raise WorkspaceError(f"{where}: there is no region {region_id}; there are: {there}")
+
+
+def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | None:
+    """Return the index of a class name, None for none of the above; spaces around it are forgiven.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is none of them; `where` says in which part of a file.
+    """
+    known = (NONE_OF_THE_ABOVE, *class_names)
+    name = text if text in known else text.strip()  # as a person may have typed it
+    if name not in known:
+        some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
+        raise WorkspaceError(f"{where} must be one of {some}, got {name!r}")
+    return None if name == NONE_OF_THE_ABOVE else class_names.index(name)

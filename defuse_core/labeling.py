@@ -115,7 +115,7 @@ def suggest_tau(taus: Sequence[float], predictions: Tensor, *, purity: float) ->
     pure = [
         tau
         for tau, said in zip(taus, predictions, strict=True)
-        if int(said.bincount().max()) >= purity * len(said)
+        if int(said.bincount().max()) / len(said) >= purity  # a product would round: 0.28 · 25 > 7
     ]
     return max(pure, default=None)
 

@@ -79,9 +79,16 @@ class RegionEdit:
         return self.undone_by > 0
 
     def to_json(self) -> str:
-        """Write what was changed; who, when and whether it counts stands beside it."""
+        """Write what was changed; who, when and whether it counts stands beside it.
+
+        Raises
+        ------
+        ValueError
+            If a number is not finite: SQLite could not read that again.
+        """
         kept = ("kind", "regions", "into", "name", "tau")
-        return json.dumps({name: value for name, value in asdict(self).items() if name in kept})
+        told = {name: value for name, value in asdict(self).items() if name in kept}
+        return json.dumps(told, allow_nan=False)
 
     @staticmethod
     def of_json(text: str, *, by: str, id: int, at: float, undone_by: int) -> RegionEdit:

@@ -20,7 +20,7 @@ from defuse_core.runtime import derive_seed
 _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
 
 
-def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit]) -> Mixture:
+def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: float | None = None) -> Mixture:
     """Return the mixture with edits made, in order; those undone leave weightless components.
 
     Parameters
@@ -29,6 +29,8 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit]) -> Mixture:
         As it was fitted.
     edits : sequence of RegionEdit
         All of them, those undone included.
+    min_weight : float, optional
+        That of distillation: what weighs more stays a region when a selection takes some of its weight.
 
     Raises
     ------
@@ -53,6 +55,8 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit]) -> Mixture:
         kept = (kept - set(edit.regions)) | set(wanted)
         if edit.kind == "select":  # it takes its weight from all
             share = edit.into[0].weight
+            if min_weight is not None:
+                kept |= {k for k, weight in enumerate(weights[:first]) if weight > min_weight}
             weights[:first] = [weight * (1 - share) for weight in weights[:first]]
     return replace(
         mixture,
@@ -71,6 +75,7 @@ def merge(mixture: Mixture, regions: Sequence[Region]) -> Gaussian:
     regions : sequence of Region
         Two or more.
     """
+    regions = list({region.region_id: region for region in regions}.values())
     if len(regions) < 2:
         raise ValueError(f"a merge takes two regions or more, got {len(regions)}; choose another one, too")
     weights = np.array([region.weight for region in regions])

@@ -127,6 +127,12 @@ class DrawConfig(Config):
     region_ids: tuple[int, ...] | None = Field(None, description="By default all regions")
 
 
+class StabilityConfig(Config):
+    """Which regions are found again when the mixture is fitted under other seeds."""
+
+    n_seeds: int = Field(5, ge=2, le=20, description="Other seeds to fit with")
+
+
 class AnnotationConfig(Config):
     """Simulated annotators in place of people (algorithm 3); works on digits only."""
 
@@ -166,7 +172,7 @@ class ReportConfig(Config):
 
 StepName = Literal[
     "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "draw",
-    "annotate", "correct", "evaluate", "report",
+    "stability", "annotate", "correct", "evaluate", "report",
 ]  # fmt: skip
 
 
@@ -204,6 +210,7 @@ STEPS: dict[StepName, StepSpec] = {
     "distill": StepSpec(DistillationConfig, ("identify",)),
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
     "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
+    "stability": StepSpec(StabilityConfig, ("distill",)),
     "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
     "correct": StepSpec(SweepConfig, ("distill",), takes_labels=True),
     "evaluate": StepSpec(EvaluationConfig, ("correct",)),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +25,12 @@ from defuse_core.annotations import (
     SINGLE_MISTAKES,
     Annotations,
     LabelEvent,
+    Undo,
 )
-from defuse_core.database import WorkspaceError
+from defuse_core.database import MIGRATIONS, WorkspaceError
 from defuse_core.label_files import CSV_COLUMNS, from_csv, to_csv
-from defuse_core.runs import Resources
+from defuse_core.region_edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
+from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
 
 CLASSES = ("cat", "dog", "bird")
@@ -46,6 +51,20 @@ for number in range(500):
 """
 
 
+QUEUE = """
+import sys
+from pathlib import Path
+from defuse_core.annotations import LabelEvent, Undo
+from defuse_core.workspace import Workspace
+annotations = Workspace(Path(sys.argv[1])).annotations
+queue = [e for n in range(60) for e in (LabelEvent(0, "ann", n, key=f"a{n}"), Undo(f"a{n - n % 2}", f"u{n}"))]
+print("ready", flush=True)
+sys.stdin.readline()
+print(*[i for n in range(0, 120, 5) for i in annotations.append(1, queue[: n + 5])[-5:]])
+"""
+"""Sends a queue that grows, all of it again every time, as a browser does that was not answered."""
+
+
 def made_in(folder: Path) -> Annotations:
     """Annotations of a workspace with two distill runs, numbers 1 and 2."""
     workspace = Workspace(folder, durable=False)
@@ -63,6 +82,24 @@ def annotations(tmp_path: Path) -> Annotations:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
     return made_in(tmp_path_factory.mktemp("shared"))
+
+
+def in_processes(code: str, *arguments: Sequence[str]) -> list[list[int]]:
+    """Run code once for each list of arguments, begun together; the numbers that each of them prints."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for words in arguments
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [[int(word) for word in process.communicate()[0].split()] for process in processes]
 
 
 def bare(events: Sequence[LabelEvent]) -> list[LabelEvent]:
@@ -181,21 +218,7 @@ def test_answers_count_as_on_one_pile_an_annotator_now_and_at_every_time_before(
 
 def test_a_thousand_labels_of_two_processes_are_all_kept_in_their_order(tmp_path: Path) -> None:
     annotations = made_in(tmp_path / "home")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", LABELLER, str(tmp_path / "home"), annotator],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for annotator in ("ann", "bob")
-    ]  # fmt: skip
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    told = [[int(line) for line in process.communicate()[0].split()] for process in processes]
+    told = in_processes(LABELLER, *([str(tmp_path / "home"), annotator] for annotator in ("ann", "bob")))
     found = annotations.events(1)
     assert len(found) == 1000
     assert annotations.counting(1) == found
@@ -207,6 +230,275 @@ def test_a_thousand_labels_of_two_processes_are_all_kept_in_their_order(tmp_path
         ]  # fmt: skip
     changes = sum(a.annotator != b.annotator for a, b in pairwise(found))
     assert changes > 100, "the processes never met"
+
+
+# Keys
+
+
+def test_an_event_with_a_key_is_stored_once_and_keeps_its_id(annotations: Annotations) -> None:
+    queue = [LabelEvent(0, "ann", 1, 3, key="a"), LabelEvent(0, "ann", 2, 4, key="b", round=2, seconds=1.5)]
+    ids = annotations.append(1, queue)
+    assert annotations.append(1, [*queue, LabelEvent(0, "bob", 0, key="c"), queue[0]]) == [
+        *ids, annotations.last_id(1), ids[0]
+    ]  # fmt: skip
+    assert bare(annotations.events(1)) == [*queue, LabelEvent(0, "bob", 0, key="c")]
+    assert annotations.append(1, [LabelEvent(7, "eve", None, key="a")]) == ids[:1], "the key alone tells"
+    assert len(annotations.append(2, queue)) == 2
+    assert bare(annotations.events(2)) == queue, "of each run its own keys"
+
+
+def test_without_a_key_the_same_is_stored_again(annotations: Annotations) -> None:
+    for key in (None, None, "", ""):
+        annotations.append(1, [LabelEvent(0, "ann", 1, key=key)])
+    assert bare(annotations.events(1)) == 4 * [LabelEvent(0, "ann", 1)]
+
+
+def test_a_key_that_looks_like_the_name_of_another_event_is_refused(annotations: Annotations) -> None:
+    (first,) = annotations.append(1, [LabelEvent(0, "ann", 1)])
+    for bad in (LabelEvent(0, "ann", 2, key=f"id:{first}"), Undo("a", f"id:{first}")):
+        with pytest.raises(WorkspaceError, match=f"must not begin with 'id:', got 'id:{first}'"):
+            annotations.append(1, [LabelEvent(0, "ann", 0, key="b"), bad])
+    assert [event.id for event in annotations.events(1)] == [first]
+
+
+@pytest.mark.parametrize("key", ["a", None], ids=["by key", "by id"])
+def test_an_undo_takes_back_the_event_of_that_name_once(annotations: Annotations, key: str | None) -> None:
+    annotations.append(1, [LabelEvent(0, "ann", 1, key=key), LabelEvent(0, "bob", 2, key="other")])
+    target, other = annotations.counting(1)
+    assert target.name == (key or f"id:{target.id}")
+    (undo,) = annotations.append(1, [Undo(target.name, "u")])
+    assert annotations.counting(1) == [other]
+    assert bare(annotations.events(1)[2:]) == [replace(bare([target])[0], undoes=target.id, key="u")]
+    assert annotations.append(1, [Undo(target.name, "u")]) == [undo], "sent again"
+    assert annotations.append(1, [Undo(target.name, "v")]) == [0], "undone already"
+    assert len(annotations.events(1)) == 3
+
+
+@pytest.mark.parametrize(
+    "target", ["b", "id:1", "id:99", "id:", "id:x", "id:²", f"id:{10**30}", "u", "", "edit", "far", "id:5"]
+)
+def test_an_undo_of_what_is_not_there_is_nothing(annotations: Annotations, target: str) -> None:
+    """Event 1 has a key and no other name, u is an undo, id:3 an edit, far and id:5 are of another run."""
+    annotations.append(1, [LabelEvent(0, "ann", 1, key="a"), LabelEvent(0, "ann", 0)])
+    annotations.edit(1, RegionEdit("rename", (0,), name="edit"))
+    annotations.append(2, [LabelEvent(0, "ann", 1, key="far"), LabelEvent(0, "ann", 1)])
+    annotations.append(1, [Undo("id:2", "u")])
+    before, elsewhere = annotations.events(1), annotations.events(2)
+    assert [e.id for e in before] + [e.id for e in elsewhere] == [1, 2, 6, 4, 5]
+    assert annotations.append(1, [Undo(target, "w"), Undo("id:3", "x")]) == [0, 0]
+    assert (annotations.events(1), annotations.events(2)) == (before, elsewhere)
+
+
+def test_answers_and_undos_of_one_batch_are_stored_in_order(annotations: Annotations) -> None:
+    batch = [LabelEvent(0, "ann", 1, 3, key="a"), Undo("a", "u"), LabelEvent(0, "ann", 2, 3, key="b")]
+    assert annotations.append(1, batch) == [1, 2, 3]
+    assert [(e.label, e.undoes) for e in annotations.events(1)] == [(1, None), (1, 1), (2, None)]
+    assert [e.key for e in annotations.counting(1)] == ["b"]
+    assert annotations.append(1, [Undo("c", "v"), LabelEvent(0, "ann", 0, key="c")]) == [0, 4], "too early"
+    assert [e.key for e in annotations.counting(1)] == ["b", "c"]
+    assert annotations.undo(1, "ann") == annotations.events(1)[3], "undone without a key, too"
+    assert annotations.append(1, [Undo("c", "v")]) == [0]
+
+
+@given(sent=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_queue_sent_in_any_pieces_is_stored_as_it_would_be_at_once(
+    shared: Annotations, sent: list[tuple[str, bool]], data: st.DataObject
+) -> None:
+    """Every piece begins with the queue's first item; what is undone was answered before, or never is."""
+    mark = f"{shared.last_id(1)}/"
+    queue: list[LabelEvent | Undo] = []
+    counts: dict[str, int] = {}  # by key: the label that counts, stored once and undone for good
+    answered: set[str] = set()
+    for n, (letter, undo) in enumerate(sent):
+        key = mark + letter
+        if undo:
+            queue.append(Undo(key if key in answered else f"{mark}nothing", f"{mark}u{n}"))
+            counts.pop(key, None)
+        else:
+            queue.append(LabelEvent(0, "ann", n, key=key))
+            counts |= {} if key in answered else {key: n}
+            answered.add(key)
+    for end in sorted(data.draw(st.lists(st.integers(0, len(queue)), max_size=4))):
+        shared.append(1, queue[:end])
+    ids = shared.append(1, queue)
+    assert shared.append(1, queue) == ids
+    mine = [e for e in shared.counting(1) if (e.key or "").startswith(mark)]
+    assert {e.key: e.label for e in mine} == counts
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_threads_that_send_the_same_queue_store_it_once(annotations: Annotations, n: int) -> None:
+    queue = [LabelEvent(0, "ann", number % 3, number, key=f"k{number}") for number in range(40)]
+    with ThreadPoolExecutor(n) as pool:
+        told = list(pool.map(lambda end: annotations.append(1, queue[:end]), [*range(5, 45, 5)] * 2))
+    ids = annotations.append(1, queue)
+    assert all(found == ids[: len(found)] for found in told)
+    assert bare(annotations.events(1)) == queue
+
+
+def test_processes_that_send_the_same_queue_store_it_once(tmp_path: Path) -> None:
+    annotations = made_in(tmp_path / "home")
+    told = in_processes(QUEUE, *3 * [[str(tmp_path / "home")]])
+    found = annotations.events(1)
+    assert [event.key for event in found if event.undoes is None] == [f"a{n}" for n in range(60)]
+    assert len(found) == 90, "every other undo is of what is undone already"
+    assert [event.label for event in annotations.counting(1)] == list(range(1, 60, 2))
+    ids = {event.id for event in found}
+    assert all(len(row) == 120 and set(row) - {0} == ids for row in told)
+
+
+# Edits
+
+
+def an_edit(kind: EditKind, *regions: int, into: Sequence[int] = (), **told: Any) -> RegionEdit:
+    made = tuple(Gaussian(i, 0.1, (0.0,), ((1.0,),)) for i in into)
+    return RegionEdit(kind, regions, made, **told)
+
+
+def test_an_edit_is_not_an_answer(annotations: Annotations) -> None:
+    told = an_edit("rename", 3, name="loops", by="ann")
+    annotations.append(1, [LabelEvent(0, "ann", 1)])
+    before = (annotations.events(1), annotations.counting(1))
+    number = annotations.edit(1, told)
+    assert (annotations.events(1), annotations.counting(1)) == before
+    assert annotations.last_id(1) == number, "one id names a state of answers and edits"
+    (found,) = annotations.edits(1)
+    assert found == replace(told, id=number, at=found.at)
+    assert abs(found.at - time.time()) < 5
+    annotations.undo(1, "ann")
+    assert annotations.undo(1, "ann") is None
+    assert annotations.edits(1) == [found], "an answer's undo leaves edits alone"
+    assert annotations.undo_edit(1) == found
+    assert [e.label for e in annotations.events(1)] == [1, 1]
+    assert annotations.edits(2) == []
+
+
+def test_an_edit_of_regions_that_were_changed_since_is_refused(annotations: Annotations) -> None:
+    annotations.edit(1, an_edit("merge", 0, 1, into=[5]), after=0)
+    seen = newest_change(annotations.edits(1))
+    annotations.edit(1, an_edit("rename", 5, name="loops"), after=seen)
+    annotations.edit(1, an_edit("tau", 5, tau=0.3), after=seen)
+    annotations.append(1, [LabelEvent(5, "ann", 1)])
+    annotations.edit(1, an_edit("split", 5, into=[6, 7]), after=seen)
+    for late in (an_edit("merge", 2, 3, into=[8]), an_edit("rename", 5, name="late")):
+        with pytest.raises(WorkspaceError, match="regions were changed in another tab or terminal; look aga"):
+            annotations.edit(1, late, after=seen)
+    split = newest_change(annotations.edits(1))
+    annotations.undo_edit(1)
+    with pytest.raises(WorkspaceError, match="look again"):
+        annotations.edit(1, an_edit("merge", 2, 3, into=[8]), after=split)
+    assert [edit.kind for edit in annotations.edits(1)] == ["merge", "rename", "tau", "split"]
+
+
+def test_ids_of_regions_are_put_in_once(annotations: Annotations) -> None:
+    annotations.edit(1, an_edit("merge", 0, 1, into=[5]))
+    annotations.undo_edit(1)
+    with pytest.raises(WorkspaceError, match="look again"):
+        annotations.edit(1, an_edit("merge", 0, 2, into=[5]))
+    assert annotations.edit(2, an_edit("merge", 0, 2, into=[5])), "of each run its own ids"
+    with pytest.raises(WorkspaceError, match="run 99 does not exist"):
+        annotations.edit(99, an_edit("merge", 0, 2, into=[5]))
+
+
+@given(steps=st.lists(st.sampled_from([*STRUCTURAL, "rename", "tau", "undo"]), max_size=10))
+@settings(max_examples=30, deadline=None)
+def test_edits_are_undone_the_last_first_and_told_as_they_were_at_every_time(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
+) -> None:
+    annotations = made_in(tmp_path_factory.mktemp("edits") / "home")
+    pile: list[int] = []
+    then: list[tuple[int, list[int]]] = [(0, [])]
+    every: list[int] = []
+    for n, step in enumerate(steps):
+        if step == "undo":
+            undone = annotations.undo_edit(1)
+            assert (undone and undone.id) == (pile.pop() if pile else None)
+        else:
+            into = [10 * n, 10 * n + 1] if step in STRUCTURAL else []
+            every.append(annotations.edit(1, an_edit(step, 3, into=into, tau=0.1, name="x")))
+            pile += every[-1:] if step != "tau" else []
+        then.append((annotations.last_id(1), list(pile)))
+    for last, counting in then:
+        found = annotations.edits(1, up_to=last)
+        assert [edit.id for edit in found] == [i for i in every if i <= last]
+        assert [edit.id for edit in found if not edit.undone and edit.kind != "tau"] == counting
+        assert all(edit.undone_by <= last for edit in found)
+    assert annotations.edits(1, up_to=annotations.last_id(1)) == annotations.edits(1)
+    assert annotations.undo_edit(2) is None
+
+
+def test_labels_of_the_first_schema_are_kept_and_take_keys(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with closing(sqlite3.connect(home / "defuse.sqlite")) as old:
+        old.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
+        old.execute("INSERT INTO projects VALUES (1, 'old', '{}', 0)")
+        old.execute(
+            "INSERT INTO runs (project_id, step, config, seed, resources, status, created_at, pid,"
+            " pid_started, heartbeat_at) VALUES (1, 'distill', '{}', 0, '{}', 'done', 0, 1, 0, 0)"
+        )
+        rows = [
+            (1, 1, 7, 3, "Ada", 2, 0.1, 9, 64, None, 11.0),
+            (2, 1, 0, None, "日本", None, 0.5, 0, 10, None, 12.0),
+            (3, 1, 0, None, "日本", None, 0.5, 0, 10, 2, 13.0),
+        ]  # fmt: skip
+        old.executemany("INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        old.commit()
+    annotations = Workspace(home, durable=False).annotations
+    kept = LabelEvent(7, "Ada", 2, 3, 0.1, 9, 64, id=1, at=11.0)
+    gone = LabelEvent(0, "日本", None, id=2, at=12.0)
+    assert annotations.events(1) == [kept, gone, replace(gone, undoes=2, id=3, at=13.0)]
+    assert annotations.counting(1) == [kept]
+    assert annotations.append(1, 2 * [LabelEvent(0, "Ada", 1, key="k")]) == [4, 4]
+    assert annotations.append(1, [Undo("id:1", "u")]) == [5]
+    assert [event.key for event in annotations.counting(1)] == ["k"]
+
+
+# What makes a correction stale
+
+
+def corrected(workspace: Workspace) -> Run:
+    """A correction on the labels and edits that there are of run 1, done."""
+    newest = workspace.annotations.last_id(1)
+    given = {"seed": 0, "resources": Resources(), "upstream": [1], "last_annotation": newest}
+    run = workspace.runs.add(1, "correct", {}, **given)  # type: ignore[arg-type]
+    workspace.runs.finish(run.id, "done")
+    assert not workspace.runs.get(run.id).stale
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        (LabelEvent(0, "ann", 2), True),
+        (LabelEvent(0, "ann", 2, round=2), False),
+        (an_edit("merge", 0, 1, into=[5]), True),
+        (an_edit("split", 0, into=[5, 6]), True),
+        (an_edit("select", into=[5]), True),
+        (an_edit("rename", 0, name="loops"), False),
+        (an_edit("tau", 0, tau=0.3), False),
+    ],
+    ids=lambda value: value.kind if isinstance(value, RegionEdit) else None,
+)
+def test_what_changes_a_verdict_makes_a_correction_stale_and_so_does_its_undo(
+    tmp_path: Path, change: LabelEvent | RegionEdit, stale: bool
+) -> None:
+    annotations = made_in(tmp_path / "home")
+    workspace = Workspace(tmp_path / "home", durable=False)
+    workspace.runs.finish(1, "done")
+    annotations.append(1, [LabelEvent(0, "ann", 1)])
+    first = corrected(workspace)
+    if isinstance(change, RegionEdit):
+        annotations.edit(1, change)
+    else:
+        annotations.append(1, [change])
+    assert workspace.runs.get(first.id).stale is stale
+    second = corrected(workspace)
+    undone = annotations.undo_edit(1) if isinstance(change, RegionEdit) else annotations.undo(1, "ann")
+    assert (undone is None) == (isinstance(change, RegionEdit) and change.kind == "tau")
+    assert workspace.runs.get(second.id).stale is stale
+    assert live_ids([0, 1], annotations.edits(1)) == [0, 1]
 
 
 # CSV
@@ -237,6 +529,8 @@ def labelled(draw: st.DrawFn) -> tuple[list[str], list[LabelEvent]]:
                 draw(st.floats(0, 1e9, exclude_min=True)),
                 draw(st.integers(0, 2**62)),
                 n_samples,
+                round=draw(st.integers(1, 3)),
+                seconds=draw(st.none() | st.floats(0, 1e6)),
             )
         )
     return names, events

@@ -225,7 +225,7 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
     assert shape.pop("training")
     size = preset.vae.image_size
     assert vae_config_for((preset.vae.channels, size, size), **shape) == preset.vae, "the data give the rest"
-    without = ["inspect", "control", "probe", "map", "draw", "evaluate", "report"]
+    without = ["inspect", "control", "probe", "map", "draw", "stability", "evaluate", "report"]
     assert [step for step in RUNS if not preset_values(preset, step)] == without
 
 
@@ -266,6 +266,12 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
             "baseline_lambdas.1 should be greater than or equal to 0, ",
         ),
         ("correct", {"rule": "best"}, "correct: rule should be 'paper' or 'regions', got 'best'"),
+        (
+            "stability",
+            {"n_seeds": 1},
+            "stability: n_seeds should be greater than or equal to 2, got 1",
+        ),
+        ("stability", {"n_seeds": 21}, "stability: n_seeds should be less than or equal to 20, got 21"),
         ("draw", {"taus": []}, "draw: taus tuple should have at least 1 item"),
         ("draw", {"region_ids": ["a"]}, "draw: region_ids.0 should be a valid integer"),
     ],

@@ -12,6 +12,7 @@ from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data import ImageDataset, Split, as_bytes
 from defuse_core.evaluation import (
     agreement,
+    found_again,
     misclassified,
     novelty,
     p_value_of_change,
@@ -124,6 +125,53 @@ def test_agreement_of_nobody_is_undefined() -> None:
     assert np.isnan(found.share).all()
     assert np.isnan(found.pairwise)
     assert found.unanimous.n == 0
+
+
+def best_overlaps(base: list[int], other: list[int]) -> dict[int, float]:
+    """The reference: sets of mistakes, every pair of them."""
+    sets = [
+        {region: {i for i, r in enumerate(fit) if r == region} for region in set(fit) - {-1}}
+        for fit in (base, other)
+    ]
+    return {
+        region: max((len(mine & theirs) / len(mine | theirs) for theirs in sets[1].values()), default=0.0)
+        for region, mine in sets[0].items()
+    }
+
+
+FITS = st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 5)), max_size=40)
+
+
+@given(FITS)
+def test_found_again_against_all_pairs_of_sets(fits: list[tuple[int, int]]) -> None:
+    base, other = [b for b, _ in fits], [o for _, o in fits]
+    found = found_again(torch.tensor(base, dtype=torch.int64), torch.tensor(other, dtype=torch.int64))
+    expected = best_overlaps(base, other)
+    assert list(found) == sorted(expected)
+    assert found == pytest.approx(expected)
+
+
+@given(FITS, st.permutations(range(6)))
+def test_found_again_does_not_depend_on_the_ids_of_the_other_fit(
+    fits: list[tuple[int, int]], ids: list[int]
+) -> None:
+    base = torch.tensor([b for b, _ in fits], dtype=torch.int64)
+    other = [o for _, o in fits]
+    renamed = torch.tensor([100 + ids[o] if o >= 0 else -1 for o in other], dtype=torch.int64)
+    assert found_again(base, renamed) == found_again(base, torch.tensor(other, dtype=torch.int64))
+    assert all(share == 1.0 for share in found_again(base, base).values())
+
+
+def test_mistakes_in_no_region_are_no_region() -> None:
+    base, none = torch.tensor([2, 2, -1, -1]), torch.full((4,), -1)
+    assert found_again(base, none) == {2: 0.0}
+    assert found_again(none, base) == {}
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3).long(), torch.zeros(4, 1).long()])
+def test_fits_to_other_mistakes_are_not_compared(other: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"same mistakes, got \(4,\) and .*; assign all mistakes under both"):
+        found_again(torch.zeros(4).long(), other)
 
 
 def test_misclassified_and_reconstruction_control_agree_with_a_count(

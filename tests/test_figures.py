@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
+from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.evaluation import Scores, agreement
 from defuse_core.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
     RegionPicture,
     TradeOff,
     draw_agreement,
+    draw_map,
     draw_novelty,
     draw_regions,
     draw_scores,
     draw_trade_off,
+    figure_bytes,
     save_figure,
 )
 from defuse_core.records import Interval
@@ -89,3 +98,91 @@ def test_regions_show_all_images_with_predictions_as_plain_text(channels: int, t
     with Image.open(path) as written:
         assert written.width > 500
     assert path.with_suffix(".svg").stat().st_size > 1000
+
+
+def places(n: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, 2)).astype(np.float32)
+
+
+def test_the_map_shows_every_code_where_it_lies_in_the_colour_of_its_class() -> None:
+    points, mistakes = places(7), places(3, 1)
+    labels, mistake_labels = np.array([0, 1, 2, 0, 1, 2, 2]), np.array([2, 0, 2])
+    figure = draw_map(points, labels, ["row", "column", "dia"], mistakes, mistake_labels, told="7 of 9 · pca")
+    axes = figure.axes[0]
+    dots, diamonds = axes.collections
+    colours = np.array([to_rgba(colour) for colour in (BLUE, ORANGE, GREEN)])
+    for drawn, where, classes in ((dots, points, labels), (diamonds, mistakes, mistake_labels)):
+        np.testing.assert_allclose(np.asarray(drawn.get_offsets()), where)
+        np.testing.assert_allclose(np.asarray(drawn.get_facecolor())[:, :3], colours[classes, :3])
+    assert sum(np.asarray(diamonds.get_edgecolor())[0, :3]) < 0.6  # dark
+    assert (list(axes.get_xticks()), list(axes.get_yticks())) == ([], [])
+    assert axes.get_xlabel() == "7 of 9 · pca"
+
+
+@pytest.mark.parametrize("n_classes", [1, 8, 9, 20])
+def test_every_class_has_a_colour_of_its_own_and_its_name_outside_of_the_map(n_classes: int) -> None:
+    names = [f"class {index}" for index in range(n_classes)]
+    labels = np.arange(n_classes)
+    figure = draw_map(places(n_classes), labels, names, places(2), labels[:1].repeat(2), told="")
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "mistake, by true class"]
+    shown = [handle.get_markerfacecolor() for handle in legend.legend_handles]  # type: ignore[union-attr]
+    drawn = np.asarray(axes.collections[0].get_facecolor())[:, :3]
+    np.testing.assert_allclose(np.array([to_rgba(colour)[:3] for colour in shown[:-1]]), drawn)
+    assert len(np.unique(drawn, axis=0)) == n_classes
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+
+
+def test_many_classes_share_a_continuous_map_and_need_no_legend() -> None:
+    labels = np.arange(43)
+    axes = draw_map(places(43), labels, [str(i) for i in labels], places(0), labels[:0], told="").axes[0]
+    assert axes.get_legend() is None
+    assert len(axes.collections) == 1  # no diamonds
+    steps = np.abs(np.diff(np.asarray(axes.collections[0].get_facecolor())[:, :3], axis=0)).max(1)
+    assert steps.min() > 0
+    assert steps.max() < 0.1
+
+
+def test_names_of_classes_are_plain_text_whatever_they_hold() -> None:
+    names = ["a$b", "$\\frac{", "_hidden", "", "x" * 60]
+    labels = np.arange(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw_map(places(5), labels, names, places(0), labels[:0], told="5 codes of $\\bad{ · seed 0")
+        assert b"<svg" in figure_bytes(figure, "svg")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [*names[:4], "x" * 23 + "…"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "mistake_labels", "told"),
+    [
+        ([0, 1], [0], "labels must be a class from 0 to 1 for each of 3 points, got 2 of"),
+        ([0, 1, 2], [0], r"labels must be a class from 0 to 1 .* got 3 of \[0 1 2\]"),
+        ([0, 1, 1], [-1], r"mistake_labels must be .* for each of 1 points, got 1 of \[-1\]"),
+    ],
+)
+def test_labels_that_do_not_fit_the_map_are_refused(
+    labels: list[int], mistake_labels: list[int], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        draw_map(places(3), np.array(labels), ["a", "b"], places(1), np.array(mistake_labels), told="")
+
+
+def test_a_figure_as_bytes_is_a_picture_of_its_kind() -> None:
+    figure = draw_novelty({"draws": np.linspace(1, 8, 50)})
+    with Image.open(io.BytesIO(figure_bytes(figure, "png"))) as picture:
+        assert picture.size == (round(6.4 * 160), round(3.4 * 160))
+    svg = figure_bytes(figure, "svg")
+    assert svg.startswith(b"<?xml")
+    assert svg.rstrip().endswith(b"</svg>")
+
+
+def test_a_map_of_many_codes_is_small_as_svg_too() -> None:
+    labels = np.zeros(5000, dtype=np.int64)
+    figure = draw_map(places(5000), labels, ["a"], places(5000, 1), labels, told="")
+    assert len(figure_bytes(figure, "svg")) < 600_000

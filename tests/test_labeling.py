@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,18 +14,21 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import nn
 
-from defuse_core.classifier import Classifier, Preprocessing
+from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data import ImageDataset
 from defuse_core.labeling import (
     Purpose,
     collect_votes,
     draw_images,
     draw_latents,
+    draw_strip,
     failure_instances,
     majority,
+    more_to_decide,
     reach_verdict,
     simulate_annotators,
     standard_normals,
+    suggest_tau,
 )
 from defuse_core.records import Annotation, Interval, Region
 from defuse_core.vae import BetaVAE
@@ -111,6 +116,48 @@ def test_draw_images_are_the_decoded_draws_as_bytes(trained_vae: BetaVAE) -> Non
     assert len(draw_images(trained_vae, REGION, 0, tau=0.5, seed=1)) == 0
 
 
+@pytest.mark.parametrize("taus", [(0.5,), (0.0, 0.01, 0.5, 2.0), (1.0, 0.1, 1.0)])
+def test_a_strip_is_the_frozen_draws_at_every_tau(
+    trained_classifier: Classifier, trained_vae: BetaVAE, taus: tuple[float, ...]
+) -> None:
+    images, predictions = draw_strip(trained_classifier, trained_vae, REGION, taus=taus, n=5, seed=3)
+    assert images.shape == (len(taus), 5, 1, 8, 8)
+    for tau, shown, said in zip(taus, images, predictions, strict=True):
+        assert torch.equal(shown, draw_images(trained_vae, REGION, 5, tau=tau, seed=3))
+        assert torch.equal(said, predict(trained_classifier, shown))
+    assert len({tuple(said.tolist()) for said in predictions}) > 1 or len(taus) == 1
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 3), min_size=25, max_size=25), min_size=1, max_size=6),
+    percent=st.integers(1, 100),
+    data=st.data(),
+)
+def test_the_suggested_tau_is_the_largest_that_is_pure(
+    rows: list[list[int]], percent: int, data: st.DataObject
+) -> None:
+    taus = data.draw(st.permutations([0.1 * step for step in range(len(rows))]))
+    best = None
+    for tau, row in zip(taus, rows, strict=True):
+        pure = any(100 * row.count(c) >= percent * len(row) for c in row)
+        best = tau if pure and (best is None or tau > best) else best
+    assert suggest_tau(taus, torch.tensor(rows), purity=percent / 100) == best
+
+
+@pytest.mark.parametrize(("share", "n"), [(7, 25), (14, 25), (7, 50), (28, 50)])
+def test_a_tau_that_is_exactly_pure_enough_is_pure(share: int, n: int) -> None:
+    """Here share / n · n rounds to more than the share."""
+    said = torch.tensor([[0] * share + list(range(1, n - share + 1))])
+    assert suggest_tau([0.5], said, purity=share / n) == 0.5
+    assert suggest_tau([0.5], said, purity=share / n + 1e-9) is None
+
+
+@pytest.mark.parametrize("purity", [0.0, -0.1, 1.01, math.nan])
+def test_purity_is_a_share(purity: float) -> None:
+    with pytest.raises(ValueError, match=rf"purity must be in \(0, 1\], got {purity}"):
+        suggest_tau([0.5], torch.zeros(1, 3, dtype=torch.int64), purity=purity)
+
+
 def test_failure_instances_follow_the_regions_with_their_labels(trained_vae: BetaVAE) -> None:
     unlabelled = Region(5, 0.1, OTHER.mean, OTHER.covariance)
     found = failure_instances(
@@ -134,6 +181,15 @@ def test_tuning_and_testing_images_differ(trained_vae: BetaVAE) -> None:
 def test_failure_instances_need_a_label(trained_vae: BetaVAE, labels: dict[int, int]) -> None:
     with pytest.raises(ValueError, match="label at least one failure region"):
         failure_instances(trained_vae, [REGION], labels, 4, tau=0.5, seed=0, purpose="tune")
+
+
+def test_failure_instances_are_drawn_at_the_tau_of_their_region(trained_vae: BetaVAE) -> None:
+    found = failure_instances(
+        trained_vae, [OTHER, REGION], {3: 1, 8: 2}, 4, tau={3: 0.1, 8: 2.0}, seed=0, purpose="test"
+    )
+    for region, tau in ((OTHER, 2.0), (REGION, 0.1)):
+        expected = draw_images(trained_vae, region, 4, tau=tau, seed=0, purpose="test")
+        assert torch.equal(found.regions([region.region_id]).images, expected)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +288,72 @@ def test_verdict_hand_worked(
     else:
         assert verdict.error.n == 0
         assert math.isnan(verdict.error.estimate)
+
+
+def wilson(share: float, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share that need not be of whole answers."""
+    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+
+
+SHARES = st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+RHOS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+
+
+@given(counts=SHARES, rho=RHOS, confidence=st.sampled_from([0.8, 0.95, 0.99]))
+def test_as_many_more_answers_as_are_told_decide_and_one_fewer_does_not(
+    counts: tuple[int, int], rho: float, confidence: float
+) -> None:
+    wrong, n = counts
+    error = Interval.wilson(wrong, n, confidence=confidence)
+    more = more_to_decide(error, threshold=rho, confidence=confidence)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def decided(total: int) -> bool:
+        low, high = wilson(wrong / n, total, z)
+        return not low <= rho <= high if rho else low > 1e-12
+
+    if wrong == rho * n:
+        assert more is None
+        return
+    assert more is not None
+    assert decided(n + more)
+    assert more == 0 or not decided(n + more - 1)
+    assert (more == 0) == decided(n)
+
+
+@given(counts=SHARES, rho=RHOS)
+@settings(max_examples=40, deadline=None)
+def test_answers_in_the_same_share_decide_once_there_are_enough(counts: tuple[int, int], rho: float) -> None:
+    """Of whole answers, by SciPy: n must be a multiple of the share's denominator."""
+    wrong, n = counts
+    more = more_to_decide(Interval.wilson(wrong, n), threshold=rho)
+    share = Fraction(wrong, n)
+    if more is None or n + more > 5000:
+        return
+    for times in range(1, (n + more) // share.denominator + 2):
+        total = times * share.denominator
+        found = Interval.wilson(times * share.numerator, total)
+        left_out = not found.low <= rho <= found.high if rho else found.low > 0
+        assert left_out == (total >= n + more) or (more == 0 and total < n)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n", "rho", "expected"),
+    [
+        (8, 10, 0.5, 1),
+        (9, 10, 0.5, 0),
+        (2, 10, 0.5, 1),
+        (5, 10, 0.5, None),  # no number of halves decides between more and less than half
+        (0, 0, 0.5, None),
+        (0, 0, 0.0, None),
+        (0, 10, 0.0, None),
+        (1, 1, 0.0, 0),
+        (6, 10, 0.5, 87),  # z² / 4 / 0.1² = 96.04
+    ],
+)
+def test_more_to_decide_hand_worked(wrong: int, n: int, rho: float, expected: int | None) -> None:
+    assert more_to_decide(Interval.wilson(wrong, n), threshold=rho) == expected
 
 
 def test_a_label_of_the_region_labels_every_image() -> None:

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
-from dashboard.search import Found, mistakes_npz, mistakes_table
+from dashboard.gallery import Found, mistakes_npz, mistakes_table
 from defuse_core.config import PRESETS, IdentificationConfig
 from defuse_core.data import as_bytes
 from defuse_core.records import MistakeKind, Mistakes

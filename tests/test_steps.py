@@ -24,13 +24,19 @@ from defuse_core.jobs.engine import Ended, LocalEngine, run_task
 from defuse_core.labeling import draw_images
 from defuse_core.projection import project
 from defuse_core.records import FailureInstances, Mistakes
+from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.runs import Run
+from defuse_core.runtime import derive_seed
 from defuse_core.step_configs import STEPS
-from defuse_core.steps import STEP_CLASSES, load_step
+from defuse_core.steps import STEP_CLASSES, load_step, search
+from defuse_core.steps.base import File, Progress
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
+from defuse_core.steps.stability import Stability
+from defuse_core.vae import encode_means
+from tests.in_process import done_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
 
@@ -105,11 +111,8 @@ def test_the_map_holds_codes_and_mistakes_together(whole: Place) -> None:
     mistakes = source.mistakes()
     codes = stored["train_index"]
     assert torch.equal(codes, stratified_sample(source.dataset.train.labels, 100, seed=0))
-    with torch.inference_mode():
-        latents = torch.cat(
-            [source.vae().encode(source.dataset.train.images[codes])[0],
-             mistakes.latents[stored["mistake_index"]]]
-        )  # fmt: skip
+    every = whole.tensors(run)["codes.safetensors"]["latents"]
+    latents = torch.cat([every[codes], mistakes.latents[stored["mistake_index"]]])
     expected = project(latents, method="tsne", seed=0).points
     np.testing.assert_allclose(stored["points"].numpy(), expected, atol=1e-4)
     assert stored["points"].shape == (150, 2)
@@ -119,6 +122,46 @@ def test_the_map_holds_codes_and_mistakes_together(whole: Place) -> None:
     assert run.summary == {
         "method": "tsne", "codes": 100, "codes_of": 1280, "mistakes": 50, "mistakes_of": len(mistakes),
     }  # fmt: skip
+
+
+def test_the_map_keeps_the_codes_of_all_training_images(whole: Place) -> None:
+    source, run = source_of(whole, "map"), latest(whole, "map")
+    (stored,) = whole.tensors(run)["codes.safetensors"].values()
+    images = source.dataset.train.images
+    assert stored.dtype == torch.float32
+    assert torch.equal(stored, encode_means(source.vae(), images))
+    with torch.inference_mode():
+        one_by_one = torch.cat([source.vae().encode(image[None])[0] for image in images[::100]])
+    torch.testing.assert_close(stored[::100], one_by_one, atol=1e-4, rtol=1e-4)
+
+
+def test_the_map_says_how_far_it_is_while_it_encodes_and_while_it_projects(
+    whole: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_ENCODED_AT_ONCE", 512)
+    run = latest(whole, "map")
+    items = list(load_step(whole.workspace, run.id).run("tsne"))
+    told = [item for item in items if isinstance(item, Progress)]
+    assert [(item.step, item.of) for item in told[:3]] == [(8, 100), (16, 100), (20, 100)]  # of 1,280 images
+    assert all(item.of == 100 for item in told)
+    assert [item.step for item in told] == sorted({item.step for item in told})
+    assert told[-1].step == 100
+    assert "kl" in told[-1].metrics
+    files = {item.name: item.content for item in items if isinstance(item, File)}
+    expected = whole.tensors(run)
+    assert files.keys() == expected.keys() == {"codes.safetensors", "tsne.safetensors"}
+    for name, content in files.items():  # equal seeds agree, however many images are encoded at once
+        again = safetensors.torch.load(content)
+        assert all(torch.equal(again[key], tensor) for key, tensor in expected[name].items()), name
+
+
+def test_a_map_that_is_cancelled_ends_while_it_encodes(whole: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_ENCODED_AT_ONCE", 512)
+    step = load_step(whole.workspace, latest(whole, "map").id)
+    asked = iter([frozenset[str](), frozenset[str](), frozenset({"tsne"})])
+    events = list(LocalEngine(torch.device("cpu")).run(step, ["tsne"], lambda: next(asked)))
+    assert [type(event).__name__ for _, event in events] == ["Started", "Progress", "Ended"]
+    assert events[-1] == ("tsne", Ended("cancelled"))
 
 
 def test_the_strip_is_the_frozen_draws_at_every_tau(whole: Place) -> None:
@@ -132,6 +175,81 @@ def test_the_strip_is_the_frozen_draws_at_every_tau(whole: Place) -> None:
         for images, predictions, tau in zip(strip["images"], strip["predictions"], (0.0, 0.5), strict=True):
             assert torch.equal(images, draw_images(source.vae(), region, 4, tau=tau, seed=0))
             assert torch.equal(predictions, predict(source.classifier(), images))
+
+
+def adjusted_rand(base: np.ndarray, other: np.ndarray) -> float:
+    """The reference: Hubert and Arabie (1985), counting pairs of mistakes."""
+    pairs = np.triu_indices(len(base), 1)
+    together, too = (np.equal(*(fit[index] for index in pairs)) for fit in (base, other))
+    expected = together.mean() * too.sum()
+    return float(((together & too).sum() - expected) / ((together.sum() + too.sum()) / 2 - expected))
+
+
+def test_stability_compares_fits_under_other_seeds_with_the_regions(place: Place) -> None:
+    run = done_here(place, "stability", {"n_seeds": 3})
+    source = source_of(place, "distill")
+    mistakes, mixture = source.mistakes(), source.mixture()
+    base = membership(mixture, mistakes.latents)
+    files, points = place.tensors(run), place.workspace.runs.events(run.id, kind="point")
+    assert [point.task for point in points] == ["seed=1", "seed=2", "seed=3"]
+    fits = []
+    for point, told, n_regions in zip(
+        points, run.summary["adjusted_rand"], run.summary["n_regions"], strict=True
+    ):
+        seed = derive_seed(0, "stability", point.task)
+        expected = fit_mixture(mistakes.latents, config=DistillationConfig(n_components=12), seed=seed)
+        assert not np.array_equal(expected.means, mixture.means)  # no seed is that of the distill run
+        fits.append(membership(expected, mistakes.latents))
+        assert torch.equal(files[f"{point.task}.safetensors"]["membership"], fits[-1])
+        assert told == pytest.approx(adjusted_rand(base.numpy(), fits[-1].numpy()))
+        assert n_regions == len(expected.regions(0.01))
+        assert point.data == {
+            "regions": n_regions, "adjusted_rand": told, "converged": expected.converged,
+        }  # fmt: skip
+    assert [row["region_id"] for row in run.summary["regions"]] == [r.region_id for r in source.regions()]
+    for row in run.summary["regions"]:
+        mine = base == row["region_id"]
+        best = [
+            max(float((mine & (fit == i)).sum() / (mine | (fit == i)).sum()) for i in fit[fit >= 0].unique())
+            for fit in fits
+        ]
+        assert row["found_again"] == pytest.approx(np.mean(best))
+    assert {round(row["found_again"], 3) for row in run.summary["regions"]} > {1.0}  # and some that are not
+
+
+def test_stability_depends_on_the_seed_and_on_nothing_else(place: Place) -> None:
+    first, again, other = (done_here(place, "stability", {"n_seeds": 2}, seed=seed) for seed in (0, 0, 1))
+    assert first.summary == again.summary
+    assert first.summary["adjusted_rand"] != other.summary["adjusted_rand"]
+    assert first.summary["adjusted_rand"][0] != first.summary["adjusted_rand"][1]
+    more = load_step(place.workspace, done_here(place, "stability", {"n_seeds": 4}).id)
+    assert more.tasks()[:2] == ["seed=1", "seed=2"]
+
+
+def test_stability_is_of_the_fit_not_of_what_people_made_of_it(place: Place) -> None:
+    before = done_here(place, "stability", {"n_seeds": 2})
+    source = source_of(place, "distill")
+    one, two = source.regions()[:2]
+    new = len(source.mixture().weights)
+    merged = Gaussian(new, one.weight + two.weight, tuple(one.mean), tuple(map(tuple, one.covariance)))
+    place.workspace.annotations.edit(
+        source.run.id, RegionEdit("merge", (one.region_id, two.region_id), (merged,))
+    )
+    assert new in {region.region_id for region in source.regions()}
+    assert done_here(place, "stability", {"n_seeds": 2}).summary == before.summary
+
+
+def test_stability_of_what_was_not_cancelled_and_of_regions_without_mistakes(place: Place) -> None:
+    run = done_here(place, "stability", {"n_seeds": 2})
+    step = load_step(place.workspace, run.id)
+    assert isinstance(step, Stability)
+    step.region_ids.append(999)  # a component may weigh enough, and be the likeliest of no mistake
+    stored = place.tensors(run)["seed=2.safetensors"]
+    merged = step.merge(["seed=2"], lambda name: {"seed=2": (stored, {"n_regions": 7})}[name]).summary
+    assert merged["adjusted_rand"] == run.summary["adjusted_rand"][1:]
+    assert merged["n_regions"] == [7]
+    assert merged["regions"][-1] == {"region_id": 999, "found_again": None}
+    json.dumps(merged, allow_nan=False)
 
 
 REFERENCE = """

@@ -20,6 +20,7 @@ STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "distill": ("search", "Distill"),
     "map": ("search", "Map"),
     "draw": ("search", "Draw"),
+    "stability": ("stability", "Stability"),
     "annotate": ("labels", "Annotate"),
     "correct": ("repair", "Correct"),
     "evaluate": ("evidence", "Evaluate"),

@@ -53,9 +53,7 @@ def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
     found: dict[int, Answers] = {}
     voting = [e for e in events if e.round == 1]
     for region_id in sorted({e.region_id for e in voting} - {SINGLE_MISTAKES}):
-        mine = [e for e in voting if e.region_id == region_id]
-        people = [e for e in mine if not e.annotator.startswith(SIMULATED_PREFIX)]
-        mine = people or mine
+        mine = _of_people([e for e in voting if e.region_id == region_id])
         shown = (mine[-1].tau, mine[-1].seed, mine[-1].n_samples)
         found[region_id] = Answers(
             *shown,
@@ -66,6 +64,21 @@ def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
             ],
         )
     return found
+
+
+def _of_people(events: Sequence[LabelEvent]) -> Sequence[LabelEvent]:
+    """Those of people, or all where no person has answered."""
+    return [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)] or events
+
+
+def all_votes(events: Sequence[LabelEvent]) -> Votes:
+    """The answers of everybody on each draw of the first pass, simulated annotators included."""
+    shown: dict[tuple[int, float, int, int], list[Annotation]] = {}
+    for e in events:
+        if e.round == 1 and e.region_id != SINGLE_MISTAKES:
+            given = Annotation(e.region_id, e.annotator, e.label, e.sample_id)
+            shown.setdefault((e.region_id, e.tau, e.seed, e.n_samples), []).append(given)
+    return [votes for (*_, n), answers in shown.items() for votes in collect_votes(answers, n)]
 
 
 def self_agreement(events: Sequence[LabelEvent], annotator: str) -> Interval:
@@ -103,12 +116,13 @@ def judge(
 
 def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None]]:
     """Indices of the mistakes that were labelled one by one, ascending, and their majority labels."""
-    mine = [e for e in events if e.region_id == SINGLE_MISTAKES and e.sample_id is not None]
-    of_mistake: dict[int, dict[str, int | None]] = {}
-    for event in mine:
-        of_mistake.setdefault(event.sample_id or 0, {})[event.annotator] = event.label
+    of_mistake: dict[int, list[LabelEvent]] = {}
+    for event in events:
+        if event.region_id == SINGLE_MISTAKES and event.sample_id is not None and event.round == 1:
+            of_mistake.setdefault(event.sample_id, []).append(event)
     index = sorted(of_mistake)
-    return torch.tensor(index, dtype=torch.int64), [majority(list(of_mistake[i].values())) for i in index]
+    votes = [{e.annotator: e.label for e in _of_people(of_mistake[i])} for i in index]
+    return torch.tensor(index, dtype=torch.int64), [majority(list(given.values())) for given in votes]
 
 
 def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:

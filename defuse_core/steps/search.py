@@ -15,11 +15,14 @@ from defuse_core.identification import SHARD_IMAGES, identify_shard
 from defuse_core.labeling import draw_images
 from defuse_core.projection import projection_steps
 from defuse_core.records import Mistakes, Region
-from defuse_core.runtime import AdaptiveBatch, numpy_rng
+from defuse_core.runtime import AdaptiveBatch, Loop, Result, numpy_rng
 from defuse_core.step_configs import DrawConfig, MapConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
-from defuse_core.vae import encode_means
+from defuse_core.vae import BetaVAE, encode_means
+
+_ENCODED_AT_ONCE = 4096  # images between two looks at whether the run is cancelled
+_ENCODING = 20  # percent of the map's time, about, that goes into codes
 
 
 class Identify(Step):
@@ -80,7 +83,7 @@ class Distill(Step):
         loop = mixture_iterations(self.mistakes.latents, config=self.config, seed=self.seed)
         mixture = yield from progress(loop, points=True)
         arrays = ("weights", "means", "covariances")
-        fit = {name: value for name, value in vars(mixture).items() if name not in arrays}
+        fit = {name: value for name, value in vars(mixture).items() if name not in (*arrays, "kept")}
         yield tensors_file(task, {n: torch.from_numpy(getattr(mixture, n)) for n in arrays}, fit=fit)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
@@ -100,7 +103,10 @@ class Distill(Step):
 
 
 class Map(Step):
-    """A stratified sample of training codes and a sample of the mistakes, in the plane together."""
+    """A stratified sample of training codes and a sample of the mistakes, in the plane together.
+
+    The codes of all training images are kept beside it, to find the nearest images of any code.
+    """
 
     name = "map"
 
@@ -116,18 +122,21 @@ class Map(Step):
         return [self.config.method]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Encode, sample, project."""
+        """Encode all training images, sample, project; `codes` holds latents (n_train, latent_dim)."""
         config, seed = self.config, self.seed
+        encoding = encoding_steps(self.vae, self.train.images)
+        train_latents = yield from progress(_part(encoding, 0, _ENCODING))
+        yield tensors_file("codes", {"latents": train_latents})
         codes = stratified_sample(self.train.labels, config.n_codes, seed=seed)
         n_mistakes = min(config.n_mistakes, len(self.mistakes))
         drawn = numpy_rng(seed, "map-mistakes").choice(len(self.mistakes), n_mistakes, replace=False)
         chosen = torch.from_numpy(drawn).sort().values
-        latents = torch.cat([encode_means(self.vae, self.train.images[codes]), self.mistakes.latents[chosen]])
+        latents = torch.cat([train_latents[codes], self.mistakes.latents[chosen]])
         loop = projection_steps(
             latents, method=config.method, seed=seed,
             perplexity=config.perplexity, n_neighbors=config.n_neighbors,
         )  # fmt: skip
-        projection = yield from progress(loop)
+        projection = yield from progress(_part(loop, _ENCODING, 100))
         region = torch.full((len(chosen),), -1)
         if self.mixture is not None:
             region = membership(self.mixture, self.mistakes.latents[chosen], min_weight=self.min_weight)
@@ -152,6 +161,25 @@ class Map(Step):
                 "mistakes": len(tensors["mistake_index"]), "mistakes_of": len(self.mistakes),
             }
         )  # fmt: skip
+
+
+def encoding_steps(vae: BetaVAE, images: Tensor) -> Loop[Tensor]:
+    """`encode_means` as a `Loop` over images, in the batches that it takes them in."""
+    parts = []
+    for part in images.split(_ENCODED_AT_ONCE):
+        parts.append(encode_means(vae, part))
+        yield min(len(parts) * _ENCODED_AT_ONCE, len(images)), len(images), {}
+    return torch.cat(parts)  # (n, latent_dim)
+
+
+def _part(loop: Loop[Result], start: int, stop: int) -> Loop[Result]:
+    """A loop as a part of a task: its steps in percent of the whole, from `start` to `stop`."""
+    while True:
+        try:
+            step, of, metrics = next(loop)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        yield start + (stop - start) * step // of, 100, metrics
 
 
 class Draw(Step):

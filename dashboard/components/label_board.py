@@ -1,0 +1,357 @@
+"""A board where a person labels the draws of a region with single keys; the browser queues, Python stores.
+
+The browser shows an answer at once, as pending, and keeps it in a queue (and in localStorage) until
+Python says that it is stored: its key is in `saved` or in `answers`. Until then the queue is sent
+again. So a page stores each item once by its key, whatever it was sent before, and reads the queue
+in `on_queue`, which runs before the page does::
+
+    def store() -> None:
+        items = read_queue(st.session_state["board"]["queue"])  # ValueError where it is malformed
+        ...  # in one transaction, skipping the keys that are stored already
+
+    def move() -> None:
+        step = st.session_state["board"]["move"]  # 1: the next region; -1: the previous one
+
+What fails there is told by `trouble`: an exception in a callback would take the board off the page.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import string
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.components.image_grid import png_url
+from defuse_core.annotations import SINGLE_MISTAKES
+
+RESERVED_KEYS = "uxsrnp"
+"""Undo, none of the above, skip, whole region, next and previous region."""
+
+MAX_ITEMS = 10_000
+MAX_TEXT = 200
+MAX_SECONDS = 60.0
+
+_FREE_KEYS = "1234567890" + "".join(k for k in string.ascii_lowercase if k not in RESERVED_KEYS)
+_HERE = Path(__file__).parent
+
+HTML = """
+<section class="board" tabindex="0" role="group" aria-label="Label the images">
+  <div class="head">
+    <span class="progress"></span>
+    <div class="report">
+      <span class="status" role="status"></span><button type="button" class="again" hidden>Try again</button>
+    </div>
+  </div>
+  <div class="grid" role="list" aria-label="Images"></div>
+  <div class="find finding" hidden>
+    <input class="search" type="search" aria-label="Find a class" placeholder="Find a class">
+    <kbd aria-hidden="true">/</kbd><span class="nothing" role="status"></span>
+  </div>
+  <div class="classes" role="group" aria-label="Classes"></div>
+  <div class="actions">
+    <div>
+      <button type="button" data-key="x">None of the above</button>
+      <button type="button" data-key="s">Skip</button>
+      <button type="button" data-key="u">Undo</button>
+      <button type="button" data-key="r" aria-pressed="false">Whole region</button>
+    </div>
+    <div>
+      <button type="button" data-key="p">Previous region</button>
+      <button type="button" data-key="n">Next region</button>
+      <button type="button" data-key="?" aria-label="Show the keys"></button>
+    </div>
+  </div>
+  <dialog class="keys" aria-label="Keys">
+    <div class="title"><strong>Keys</strong><button type="button" class="close">Close</button></div>
+    <dl class="list of-classes"></dl>
+    <dl class="list">
+      <div class="row"><dt><kbd>x</kbd></dt><dd>None of the above</dd></div>
+      <div class="row"><dt><kbd>s</kbd></dt><dd>Skip this image</dd></div>
+      <div class="row"><dt><kbd>u</kbd></dt><dd>Take back the latest answer</dd></div>
+      <div class="row"><dt><kbd>r</kbd></dt><dd>One label for the whole region, on and off</dd></div>
+      <div class="row"><dt><kbd>n</kbd> <kbd>p</kbd></dt><dd>Next region, previous region</dd></div>
+      <div class="row"><dt><kbd>← ↑ → ↓</kbd></dt><dd>Move among the images</dd></div>
+      <div class="row finding"><dt><kbd>/</kbd></dt><dd>Find a class; Enter takes the first</dd></div>
+      <div class="row"><dt><kbd>?</kbd></dt><dd>Show the keys, and hide them</dd></div>
+    </dl>
+  </dialog>
+</section>
+"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is labelled, and by whom; every answer carries it as it was when the key was pressed.
+
+    Attributes
+    ----------
+    run : int
+        The distill run.
+    region : int
+        Of that run; `SINGLE_MISTAKES` for single mistakes.
+    tau : float
+        τ at which the draws are shown.
+    seed, n_samples : int
+        Of the draws, and how many are shown.
+    annotator : str
+    round : int
+        Of labelling, from 0 up.
+    """
+
+    run: int
+    region: int
+    tau: float
+    seed: int
+    n_samples: int
+    annotator: str
+    round: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image to label.
+
+    Attributes
+    ----------
+    image : (height, width, 1 or 3) uint8
+    said : str or None
+        The classifier's prediction; None hides it.
+    """
+
+    image: NDArray[np.uint8]
+    said: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A stored answer that counts.
+
+    Attributes
+    ----------
+    key : str
+        Of the queue item that brought it, or any other that tells it from the rest.
+    sample : int or None
+        Index of the image; None is the whole region.
+    label : int or None
+        Class index; None is "none of the above".
+    """
+
+    key: str
+    sample: int | None
+    label: int | None
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """One answer, or one undo, as the browser sent it.
+
+    Attributes
+    ----------
+    key : str
+        Unique; an item may come many times, and counts once.
+    seq : int
+        Ascending in the order of the keys pressed: milliseconds since 1970, or one more than the last.
+    undoes : str or None
+        Key of the answer taken back; sample and label are then that answer's.
+    sample, label : int or None
+        As of `Answer`.
+    seconds : float
+        Since the item before it or since the images were shown, while the page was visible; 60 at most.
+    subject : Subject
+        As it was when the key was pressed.
+    """
+
+    key: str
+    seq: int
+    undoes: str | None
+    sample: int | None
+    label: int | None
+    seconds: float
+    subject: Subject
+
+
+_board = st.components.v2.component(
+    "defuse_label_board",
+    html=HTML,
+    css=(_HERE / "label_board.css").read_text(encoding="utf-8"),
+    js=(_HERE / "label_board.js").read_text(encoding="utf-8"),
+)
+
+
+def label_board(
+    draws: Sequence[Draw],
+    *,
+    key: str,
+    subject: Subject,
+    class_names: Sequence[str],
+    answers: Sequence[Answer],
+    saved: Sequence[str],
+    on_queue: Callable[[], None],
+    on_move: Callable[[], None],
+    namespace: str,
+    trouble: str | None = None,
+    whole: bool = False,
+) -> None:
+    """Show draws of a region to be labelled.
+
+    Parameters
+    ----------
+    draws : sequence of Draw
+        Those of the subject; ten in the paper.
+    key : str
+        Of the session state where the callbacks find "queue" and "move".
+    subject : Subject
+    class_names : sequence of str
+        Their keys are `class_keys`' choice.
+    answers : sequence of Answer
+        Of this annotator on this subject, those that count, in the order of storing; read after storing.
+    saved : sequence of str
+        Keys of items that are stored by now, answers and undos, of whatever subject: at least those of
+        the last queue.
+    on_queue : callable
+        Runs when a queue has come: `read_queue(st.session_state[key]["queue"])` reads it.
+    on_move : callable
+        Runs when another region is asked for: `st.session_state[key]["move"]` is 1 or -1.
+    namespace : str
+        Under which unsaved answers are kept in the browser; equal where boards share a workspace.
+    trouble : str or None
+        Why storing failed.
+    whole : bool
+        Whether one label is for the whole region to begin with.
+    """
+    data: dict[str, Any] = {
+        "subject": asdict(subject),
+        "images": [{"src": png_url(draw.image), "said": draw.said} for draw in draws],
+        "side": max((draw.image.shape[1] for draw in draws), default=1),
+        "classes": [
+            {"name": name, "key": k} for name, k in zip(class_names, class_keys(class_names), strict=True)
+        ],
+        "answers": [asdict(answer) for answer in answers],
+        "saved": list(saved),
+        "trouble": trouble,
+        "namespace": namespace,
+        "whole": whole,
+    }
+    _board(data=data, key=key, on_queue_change=on_queue, on_move_change=on_move)
+
+
+def class_keys(names: Sequence[str]) -> list[str | None]:
+    """Choose a key for each class, None where there are none left.
+
+    Names that are distinct single letters or digits are their own keys, in lower case; of those that
+    cannot be (a reserved letter, or a and A) and of all other names the keys are the next free ones of
+    1 … 9, 0, a … z without the reserved.
+
+    Examples
+    --------
+    >>> class_keys(["cat", "dog"])
+    ['1', '2']
+    >>> class_keys(["a", "n", "A"])
+    ['a', '1', '2']
+    """
+    single = len(set(names)) == len(names) and all(
+        len(name) == 1 and name.isascii() and name.isalnum() for name in names
+    )
+    keys: list[str | None] = [None] * len(names)
+    if single:
+        for index, name in enumerate(names):
+            if name.lower() in _FREE_KEYS and name.lower() not in keys:
+                keys[index] = name.lower()
+    free = iter([k for k in _FREE_KEYS if k not in keys])
+    return [k if k is not None else next(free, None) for k in keys]
+
+
+def read_queue(value: object) -> list[QueueItem]:
+    """Read what the browser sent as "queue", in its order.
+
+    Parameters
+    ----------
+    value : object
+        {"items": [...], "attempt": int}; None before anything was sent.
+
+    Returns
+    -------
+    list of QueueItem
+
+    Raises
+    ------
+    ValueError
+        If anything is malformed; the message names it, and nothing is returned.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, Mapping) or set(value) != {"items", "attempt"}:
+        raise ValueError(f"the queue must be items and attempt, got {reprlib.repr(value)}")
+    _whole_number("the queue", "attempt", value["attempt"])
+    items = value["items"]
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        got = len(items) if isinstance(items, list) else reprlib.repr(items)
+        raise ValueError(f"the queue: items must be a list of at most {MAX_ITEMS:,}, got {got}")
+    return [_item(item, f"item {index} of the queue") for index, item in enumerate(items)]
+
+
+_SUBJECT = [field.name for field in fields(Subject)]
+_FIELDS = {*_SUBJECT, *(field.name for field in fields(QueueItem))} - {"subject"}
+
+
+def _item(item: object, where: str) -> QueueItem:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{where} must be an object, got {reprlib.repr(item)}")
+    if wrong := sorted(_FIELDS ^ set(item), key=str):
+        what = ", ".join(f"{'lacks' if name in _FIELDS else 'has an unknown'} {name!r}" for name in wrong[:5])
+        raise ValueError(f"{where} {what}")
+    subject = Subject(
+        run=_whole_number(where, "run", item["run"]),
+        region=_whole_number(where, "region", item["region"], lowest=SINGLE_MISTAKES),
+        tau=_number(where, "tau", item["tau"]),
+        seed=_whole_number(where, "seed", item["seed"]),
+        n_samples=_whole_number(where, "n_samples", item["n_samples"]),
+        annotator=_text(where, "annotator", item["annotator"]),
+        round=_whole_number(where, "round", item["round"]),
+    )
+    undoes, sample, label = item["undoes"], item["sample"], item["label"]
+    return QueueItem(
+        key=_text(where, "key", item["key"]),
+        seq=_whole_number(where, "seq", item["seq"]),
+        undoes=None if undoes is None else _text(where, "undoes", undoes),
+        sample=None if sample is None else _whole_number(where, "sample", sample),
+        label=None if label is None else _whole_number(where, "label", label),
+        seconds=_number(where, "seconds", item["seconds"], highest=MAX_SECONDS),
+        subject=subject,
+    )
+
+
+def _whole_number(where: str, name: str, value: object, *, lowest: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < 2**63:
+        raise ValueError(
+            f"{where}: {name} must be a whole number from {lowest} up, got {reprlib.repr(value)}"
+        )
+    return value
+
+
+def _number(where: str, name: str, value: object, *, highest: float = sys.float_info.max) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= highest:
+        limit = f"to {highest:g}" if highest < sys.float_info.max else "up"
+        raise ValueError(f"{where}: {name} must be a number from 0 {limit}, got {reprlib.repr(value)}")
+    return float(value)
+
+
+def _text(where: str, name: str, value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not _is_unicode(value):
+        raise ValueError(
+            f"{where}: {name} must be text of 1 to {MAX_TEXT} characters, got {reprlib.repr(value)}"
+        )
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Half a surrogate pair is valid JSON, but nothing that SQLite stores."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

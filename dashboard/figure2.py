@@ -1,0 +1,60 @@
+"""Figure 2 of the paper: how far its map is, the button that makes it, and the picture to keep."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.jobs_panel import start
+from dashboard.latent_map import read_map
+from dashboard.map_view import Ground
+from dashboard.state import remember
+from defuse_core.runs import Run
+from defuse_core.step_configs import MapConfig
+from defuse_core.workspace import Project
+
+_PAPERS = MapConfig()
+
+
+def map_progress(run: Run) -> tuple[float, str]:
+    """How far a map is, and the words for it."""
+    tasks = cache.workspace().runs.tasks(run.id)
+    share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
+    kl = tasks[0].metrics.get("kl") if tasks else None
+    waits = "It waits for its turn …" if run.status == "queued" else "The map is made …"
+    return share, waits if kl is None else f"{run.config['method']}, Kullback–Leibler divergence {kl:.2f}"
+
+
+def show_figure2(project: Project, run: Run, ground: Ground) -> None:
+    """Offer figure 2: t-SNE, perplexity 30, up to 10,000 training codes, the mistakes of the regions."""
+    is_papers = MapConfig.model_validate(run.config) == _PAPERS
+    if not is_papers:
+        if st.button("Figure 2", icon=":material/image:", help="Makes the paper's map: t-SNE, perplexity 30"):
+            start(project, "map", {}, seed=run.seed)
+            st.rerun()
+        return
+    with st.popover("Figure 2", icon=":material/image:"):
+        st.caption(
+            "t-SNE, perplexity 30; diamonds are the mistakes that lie in regions, by their true class."
+        )
+        for kind in ("png", "svg"):
+            st.download_button(
+                kind.upper(), lambda kind=kind: _picture(project, run, ground, kind),
+                file_name=f"figure2-run{run.id}.{kind}", on_click="ignore", icon=":material/download:",
+            )  # fmt: skip
+        st.button("Show it so here", on_click=remember, args=("colour", "class"))
+
+
+def _picture(project: Project, run: Run, ground: Ground, kind: str) -> bytes:
+    from defuse_core.figures import draw_map, figure_bytes
+
+    method = run.summary["method"]
+    shown = read_map(method, cache.arrays(run.id, method))
+    inside = ground.membership[shown.mistake_index] >= 0 if ground.regions is not None else slice(None)
+    index = shown.mistake_index[inside]
+    told = f"{method}, {len(shown.codes):,} training codes, {len(index):,} mistakes, seed {run.seed}"
+    figure = draw_map(
+        shown.codes, ground.train_labels[shown.code_index], project.class_names, shown.mistakes[inside],
+        ground.found.labels[index], told=told,
+    )  # fmt: skip
+    return figure_bytes(figure, "svg" if kind == "svg" else "png")

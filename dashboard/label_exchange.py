@@ -1,0 +1,94 @@
+"""Labels in and out of the page: CSV, and the JSON of Label Studio with its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.components.image_grid import png_url
+from dashboard.region_data import SEED, Regions
+from dashboard.region_detail import chosen_tau
+from dashboard.state import annotator, note, refuse
+from dashboard.uploads import upload_box
+from defuse_core.database import WorkspaceError
+from defuse_core.label_files import from_csv, to_csv
+from defuse_core.region_edits import live_ids
+from defuse_core.runs import Run
+from defuse_core.workspace import Project
+
+
+def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
+    """Offer the labels as files, and take files of labels in."""
+    events = cache.workspace().annotations.counting(run.id)
+
+    def as_csv() -> bytes:
+        return to_csv(events, project.class_names).encode()
+
+    def as_tasks() -> bytes:
+        from defuse_core.label_studio import to_label_studio
+
+        wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in events if e.region_id in regions.ids}
+        known = {region_id for region_id, *_ in wanted}
+        wanted |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
+        images = {}
+        for region_id, tau, seed, n_samples in sorted(wanted):
+            if seed == SEED:  # others were labelled outside the dashboard
+                draws = cache.drawn(run.id, region_id, tau=tau, n=n_samples)
+                for sample, image in enumerate(draws.images):
+                    images[region_id, sample, tau, seed, n_samples] = png_url(image)
+        return to_label_studio(events, project.class_names, images).encode()
+
+    def config() -> bytes:
+        from defuse_core.label_studio import label_studio_config
+
+        return label_studio_config(project.class_names).encode()
+
+    row = st.container(horizontal=True)
+    row.download_button(
+        f"{len(events):,} answers as CSV", as_csv, file_name=f"labels-run{run.id}.csv", mime="text/csv",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    row.download_button(
+        "Label Studio tasks with images", as_tasks, file_name=f"label-studio-run{run.id}.json",
+        mime="application/json", on_click="ignore", icon=":material/download:",
+        help="One task a draw, with the answers there are; regions without answers as they are shown here",
+    )  # fmt: skip
+    row.download_button(
+        "Its labelling config", config, file_name="label-studio.xml", mime="application/xml",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    upload_box(
+        "Labels as CSV, or as Label Studio's JSON export",
+        lambda name, content: _take(project, run, name, content),
+        key="labels-file", kind=("csv", "json"),
+        told="CSV: region, annotator, label; and sample, tau, seed, n_samples where they differ from the "
+        "whole region, .5, 0 and 10",
+    )  # fmt: skip
+
+
+def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
+    """Store the labels of a file, all or none."""
+    workspace = cache.workspace()
+    found = [region["region_id"] for region in run.summary["regions"]]
+    ids = live_ids(found, workspace.annotations.edits(run.id))
+    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    try:
+        text = b"".join(content).decode("utf-8-sig")
+        if name.lower().endswith(".json"):
+            from defuse_core.label_studio import from_label_studio
+
+            events = from_label_studio(text, project.class_names, ids, annotator=annotator())
+        else:
+            events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
+        before = workspace.annotations.last_id(run.id)
+        stored = workspace.annotations.append(run.id, events)
+    except UnicodeDecodeError as error:
+        refuse(f"{name} is not text in UTF-8 ({error.reason}); save it as UTF-8")
+    except WorkspaceError as error:
+        refuse(f"{name}: {error}")
+    else:
+        new = sum(event_id > before for event_id in stored)
+        known = len(stored) - new
+        note(f"{new} answers stored" + (f", {known} were known already" if known else ""))

@@ -1,0 +1,146 @@
+"""What answers amount to: the verdict on a region, how far people agree, the time it took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard import cache, charts
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.components.label_board import Subject
+from dashboard.jobs_panel import duration
+from dashboard.region_data import RHO, Draws
+from dashboard.region_table import status_of
+from dashboard.state import plain, recall, remember
+from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.runs import Run
+from defuse_core.workspace import Project
+
+_MARKS = {
+    "failure": ":material/bug_report: **failure**",
+    "not a failure": ":material/check_circle: **not a failure**",
+    "undecided": ":material/balance: **undecided**",
+    "none of the above": ":material/block: **none of the above**",
+    "unlabelled": ":material/radio_button_unchecked: **not labelled yet**",
+}
+
+
+def show_verdict(
+    project: Project, subject: Subject, draws: Draws, events: Sequence[LabelEvent], *, hidden: bool
+) -> None:
+    """Show the verdict on a region as it stands, and how many more answers would decide it."""
+    import torch
+
+    from defuse_core.labeling import more_to_decide, reach_verdict
+    from defuse_core.steps.labels import answers_by_region, self_agreement
+
+    st.markdown("**Verdict**")
+    answers = answers_by_region(events).get(subject.region)
+    shown = subject.tau, subject.seed, subject.n_samples
+    here = answers is not None and (answers.tau, answers.seed, answers.n_samples) == shown
+    if hidden:
+        st.caption("Hidden until all images are answered.")
+    elif answers is None or not here:
+        st.markdown(_MARKS["unlabelled"])
+    else:
+        verdict = reach_verdict(
+            subject.region, torch.from_numpy(draws.predictions), answers.annotations,
+            disagreement_threshold=RHO,
+        )  # fmt: skip
+        st.markdown(_MARKS[status_of(verdict)])
+        if verdict.n_kept:
+            error = verdict.error
+            st.metric(
+                "Error",
+                f"{error.estimate:.0%}",
+                help="Share of the images that the classifier misreads",
+            )
+            st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
+            more = more_to_decide(error, threshold=RHO)
+            if more:
+                st.caption(f"{more} more like these would decide.")
+            elif more is None:
+                st.caption("Half and half: no number of the same would decide.")
+        if verdict.label is not None:
+            counts = "a failure" if verdict.is_failure else "no failure"
+            st.caption(
+                f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
+                f"misread) it counts as {counts}."
+            )
+    mine = [e for e in events if e.annotator == subject.annotator]
+    spent = [sum(e.seconds or 0.0 for e in part) for part in (_of(mine, subject.region), mine)]
+    st.caption(f"Time spent: {duration(spent[0])} here, {duration(spent[1])} in all")
+    if subject.round == 2:
+        again = self_agreement(events, subject.annotator)
+        if again.n:
+            st.metric("You agree with yourself", f"{again.estimate:.0%}", help=f"{again} of {again.n} images")
+        else:
+            st.caption("Answer the same images again to see how far you agree with yourself.")
+
+
+def _of(events: Sequence[LabelEvent], region_id: int) -> list[LabelEvent]:
+    return [event for event in events if event.region_id == region_id]
+
+
+def show_opinion(
+    project: Project, run: Run, subject: Subject, draws: Draws, mine: Sequence[LabelEvent], *, complete: bool
+) -> None:
+    """Offer what the simulated annotators say of these images, once the person has answered."""
+    on_digits = project.class_names == list("0123456789") and draws.images.shape[1:] == (28, 28, 1)
+    if not on_digits:
+        return
+    st.markdown("**Second opinion**")
+    key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}"
+    if not complete:
+        st.caption("Five simulated annotators can be asked once you have answered every image.")
+        return
+    if not recall(key):
+        st.button("Ask five simulated annotators", on_click=remember, args=(key, True))
+        return
+    said = cache.opinions(run.id, subject.region, tau=subject.tau, n=subject.n_samples)
+    if said is None:
+        return
+    yours = _answers(mine, subject.n_samples)
+    theirs = [Counter(votes).most_common(1)[0][0] for votes in said]
+    same = sum(a == b for a, b in zip(yours, theirs, strict=True))
+    st.metric("They agree with you", f"{same} of {len(said)}", help="The answer most of them gave is yours")
+    names = project.class_names
+    tiles = []
+    for image, own, votes in zip(draws.images, yours, said, strict=True):
+        told = f"you {_word(own, names)}\nthey {' '.join(_word(vote, names) for vote in votes)}"
+        tiles.append(Tile([image], caption=told, alt=["a draw"]))
+    image_grid(tiles, key="opinions")
+
+
+def _word(label: int | None, names: Sequence[str]) -> str:
+    return "–" if label is None else names[label]
+
+
+def _answers(mine: Sequence[LabelEvent], n: int) -> list[int | None]:
+    """The annotator's answer on each of n draws that are all answered."""
+    whole = [event.label for event in mine if event.sample_id is None]
+    own = {event.sample_id: event.label for event in mine if event.sample_id is not None}
+    return [own.get(sample, whole[-1] if whole else None) for sample in range(n)]
+
+
+def show_agreement(run: Run) -> None:
+    """Show figure 7 of all draws that two or more have answered, the simulated included."""
+    from defuse_core.evaluation import agreement
+    from defuse_core.steps.labels import all_votes
+
+    events = cache.workspace().annotations.counting(run.id)
+    votes = [given for given in all_votes(events) if len(given) > 1]
+    if not votes:
+        st.caption("Nobody else has answered the same draws yet.")
+        return
+    found = agreement(votes)
+    people = sorted({e.annotator for e in events if e.round == 1})
+    left, right = st.columns([2, 1])
+    left.plotly_chart(charts.agreement(found.share), key="agreement")
+    right.metric("Unanimous", f"{found.unanimous.estimate:.0%}", help=f"{found.unanimous}, n = {len(votes)}")
+    right.metric("Pairs of answers that are alike", f"{found.pairwise:.0%}")
+    right.caption(
+        plain(f"{', '.join(people)} on {len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others.")
+    )

@@ -1,0 +1,244 @@
+"""The map on the page: colours, filters, selection, and what was selected or clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from dashboard import cache, charts
+from dashboard.gallery import KINDS, Found, export, read_mistakes, show_gallery
+from dashboard.latent_map import (
+    MOST_POINTS,
+    NOTHING,
+    Indices,
+    LatentMap,
+    Layer,
+    Selection,
+    make_layers,
+    outlines,
+    read_selection,
+)
+from dashboard.map_chart import colour_of, draw_map
+from dashboard.map_detail import show_code
+from dashboard.region_data import Regions
+from dashboard.region_detail import region_name, select
+from dashboard.state import linked_choice, linked_page, linked_way, plain, project_link, recall, remember
+from defuse_core.region_edits import names
+from defuse_core.runs import Run
+from defuse_core.workspace import Project
+
+COLOURS = ("class", "prediction", "kind", "region")
+_SORTS = ("mixed", "distance", "class", "prediction", "region")
+_PER_PAGE = 12
+_SELECTED = "map-selection"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a map stands on: the search, the regions where there are any, and what is known of images.
+
+    Attributes
+    ----------
+    identify, distill : Run
+    found : Found
+        The mistakes.
+    regions : Regions or None
+    train_labels, train_predictions : (n_train,) int64
+    """
+
+    identify: Run
+    distill: Run | None
+    found: Found
+    regions: Regions | None
+    train_labels: Indices
+    train_predictions: Indices
+
+    @property
+    def membership(self) -> Indices:
+        """Region of each mistake, -1 for none."""
+        none = np.full(len(self.found.labels), -1)
+        return none if self.regions is None else self.regions.membership
+
+
+def read_ground(project: Project, identify: Run) -> Ground | None:
+    """Read what a map of a search's mistakes stands on; None while that is worked out."""
+    runs = cache.workspace().runs
+    distill = runs.latest(project.id, "distill", done=True)
+    if distill is not None and identify.id not in distill.upstream:
+        distill = None
+    regions = cache.regions(distill.id) if distill is not None else None
+    if distill is not None and regions is None:
+        return None
+    said = cache.arrays(runs.ancestry(identify.id)["classifier"].id, "predictions")
+    return Ground(
+        identify, distill, read_mistakes(identify.id), regions,
+        said["train.labels"], said["train.predictions"],
+    )  # fmt: skip
+
+
+def show_map(project: Project, ground: Ground, whole: LatentMap, *, key: str) -> None:
+    """Show a map with all that can be done with it; a fragment, so that a selection runs no page."""
+    st.fragment(_show)(project, ground, whole, key)
+
+
+def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
+    shown = whole.thinned()
+    if shown is not whole:
+        st.caption(
+            f"{len(shown.codes):,} of {len(whole.codes):,} training codes and {len(shown.mistakes):,} of "
+            f"{len(whole.mistakes):,} mistakes are drawn: a sample of {MOST_POINTS:,} points."
+        )
+    given = names(cache.workspace().annotations.edits(ground.distill.id)) if ground.distill else {}
+    ids = ground.regions.ids if ground.regions is not None else []
+    left, right = st.columns([3, 2])
+    with left:
+        colour = linked_way("Colour by", COLOURS if ids else COLOURS[:3], key="colour")
+        keep = _filter(project, ground, shown, given)
+        layers, colours = _layers(project, ground, shown, colour, keep, given)
+        with_outlines = bool(ids) and st.toggle("Region outlines", key="outlines", bind="query-params")
+        around = outlines(shown, ground.membership[shown.mistake_index]) if with_outlines else {}
+
+        def chosen() -> None:
+            state: Any = recall(key, {})
+            points = state.get("selection", {}).get("points", [])
+            remember(_SELECTED, (key, read_selection(points, layers, shown)))
+            remember("page", 1)
+
+        st.plotly_chart(
+            draw_map(
+                shown, layers, colours, outlines=around, revision=key,
+                names={i: region_name(i, given) for i in around},
+            ),
+            key=key, on_select=chosen, config={"scrollZoom": True, "displaylogo": False},
+            alt="Training codes as dots and mistakes as diamonds, in the plane",
+        )  # fmt: skip
+    with right:
+        _show_selection(project, ground, shown, keep, key)
+
+
+def _filter(
+    project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Show the filters; return which of the map's mistakes they leave, (m,)."""
+    numbers = [str(i) for i in range(len(project.class_names))]
+
+    def name_of(number: str) -> str:
+        return project.class_names[int(number)]
+
+    columns = st.columns(4)
+    with columns[0]:
+        kind = linked_choice("Kind", list(charts.KINDS), key="kind")
+    with columns[1]:
+        label = linked_choice("True class", numbers, key="label", show=name_of)
+    with columns[2]:
+        said = linked_choice("Prediction", numbers, key="said", show=name_of)
+    with columns[3]:
+        ids = [str(i) for i in ground.regions.ids] if ground.regions is not None else []
+        region = linked_choice("Region", ids, key="region", show=lambda i: region_name(int(i), dict(given)))
+    found, index = ground.found, shown.mistake_index
+    keep = np.ones(len(index), dtype=bool)
+    for wanted, values in (
+        (None if kind is None else KINDS.index(kind), found.kind[index]),
+        (label, found.labels[index]),
+        (said, found.predictions[index]),
+        (region, ground.membership[index]),
+    ):
+        if wanted is not None:
+            keep &= values == int(wanted)
+    return keep
+
+
+def _layers(
+    project: Project, ground: Ground, shown: LatentMap, colour: str,
+    keep: np.ndarray[Any, np.dtype[np.bool_]], given: Mapping[int, str],
+) -> tuple[list[Layer], dict[int, str]]:  # fmt: skip
+    """The layers of the map, and the colour of each group."""
+    found, index = ground.found, shown.mistake_index
+    grey = np.full(len(shown.codes), -1)
+    classes = dict(enumerate(project.class_names))
+    if colour == "class":
+        groups, of_mistakes, called = ground.train_labels[shown.code_index], found.labels[index], classes
+    elif colour == "prediction":
+        groups, of_mistakes = ground.train_predictions[shown.code_index], found.predictions[index]
+        called = classes
+    elif colour == "kind":
+        groups, of_mistakes, called = grey, found.kind[index], dict(enumerate(KINDS))
+    else:
+        groups, of_mistakes = grey, ground.membership[index]
+        called = {i: region_name(i, dict(given)) for i in (ground.regions.ids if ground.regions else [])}
+    if colour == "kind":
+        colours = {i: charts.KINDS[kind] for i, kind in called.items()}
+    else:
+        colours = {i: colour_of(place, len(called)) for place, i in enumerate(called)}
+    layers = make_layers(shown, code_groups=groups, mistake_groups=of_mistakes, names=called, keep=keep)
+    return layers, colours
+
+
+def _selection(key: str) -> Selection:
+    """What is selected on this map."""
+    of, selection = recall(_SELECTED, ("", NOTHING))
+    return selection if of == key else NOTHING  # type: ignore[no-any-return]
+
+
+def _show_selection(
+    project: Project, ground: Ground, shown: LatentMap, keep: np.ndarray[Any, np.dtype[np.bool_]], key: str
+) -> None:
+    """Show what was clicked, or what was selected among the mistakes that the filters leave."""
+    selection = _selection(key)
+    if len(selection) == 1:
+        is_code = len(selection.codes) == 1
+        number = int((selection.codes if is_code else selection.mistakes)[0])
+        show_code(project, ground.identify, ground.found, number, is_mistake=not is_code)
+        return
+    visible = shown.mistake_index[keep]
+    if not len(selection):
+        st.markdown(f"**{len(visible):,} mistakes** shown, {len(shown.codes):,} training codes")
+        st.caption(
+            "Draw a lasso or a box around points to see them; click a point to look at its code. "
+            "Two clicks on nothing end a selection."
+        )
+        return
+    mistakes = selection.mistakes[np.isin(selection.mistakes, visible)]
+    st.markdown(f"**{len(mistakes):,} of {len(visible):,}** mistakes selected")
+    if len(selection.codes):
+        st.caption(f"and {len(selection.codes):,} of {len(shown.codes):,} training codes")
+    if not len(mistakes):
+        return
+    order = linked_way("Sort by", _SORTS, key="sort")
+    ordered = sort_mistakes(mistakes, order, ground)
+    page = ordered[linked_page(len(ordered), _PER_PAGE, key="page")]
+    show_gallery(project, ground.identify, ground.found, page, key="selected")
+    export(project, ground.identify, ground.found, ordered, page)
+    if ground.distill is not None and ground.regions is not None:
+        _offer_region(ground, mistakes)
+
+
+def sort_mistakes(mistakes: Indices, order: str, ground: Ground) -> Indices:
+    """Put mistakes, by number, in an order; equal ones by number."""
+    found = ground.found
+    if order == "mixed":
+        return np.random.default_rng(0).permutation(mistakes)
+    values = {
+        "distance": found.noise_norm, "class": found.labels, "prediction": found.predictions,
+        "region": ground.membership,
+    }[order]  # fmt: skip
+    return mistakes[np.argsort(values[mistakes], kind="stable")]
+
+
+def _offer_region(ground: Ground, mistakes: Indices) -> None:
+    assert ground.distill is not None
+    assert ground.regions is not None
+    st.button(
+        "Make a region of them", icon=":material/add_circle:", on_click=select, type="primary",
+        args=(ground.distill, ground.regions, mistakes), disabled=len(mistakes) < 2,
+        help="A region of its own, which is drawn and labelled like the others, and can be undone",
+    )  # fmt: skip
+    if (region := recall("region")) is not None:
+        st.page_link(
+            "../pages/label.py", label=f"Label region {plain(region)}", icon=":material/label:",
+            query_params={"region": region, **project_link()},
+        )  # fmt: skip

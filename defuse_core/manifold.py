@@ -1,0 +1,144 @@
+"""Where a code lies among the codes of the training images: its nearest ones, and whether any is near.
+
+The rule for "off the manifold", which the paper leaves open: a code is off it where its nearest training
+code is farther than the nearest *other* code is for `share` of the training codes. So by construction about
+1 − share of the training codes would be off it, too, and a code among them seldom is. Distances are
+Euclidean in latent space, where the prior N(0, I) gives every dimension the same scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from defuse_core.runtime import numpy_rng
+
+_MAX_SAMPLE = 2000  # training codes that the radius is estimated on
+
+Codes = Tensor | NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """The codes of the training images, made by `Manifold.of`.
+
+    Attributes
+    ----------
+    radius : float
+        A code is off the manifold where its nearest training code is farther than this.
+    share : float
+        Of the training codes have their nearest other code within the radius.
+    n_codes : int
+    latent_dim : int
+
+    Examples
+    --------
+    >>> line = Manifold.of(np.arange(10.0)[:, None], seed=0)
+    >>> line.radius
+    1.0
+    >>> distances, indices = line.nearest(np.array([[3.2]]), 2)
+    >>> distances.round(1), indices
+    (array([[0.2, 0.8]]), array([[3, 4]]))
+    >>> line.is_off(np.array([[3.2], [10.5]]))
+    array([False,  True])
+    """
+
+    radius: float
+    share: float
+    n_codes: int
+    latent_dim: int
+    _fitted: Any
+
+    @staticmethod
+    def of(codes: Codes, *, share: float = 0.99, seed: int) -> Manifold:
+        """Take the training codes and estimate the radius, leaving one out.
+
+        Parameters
+        ----------
+        codes : (n, latent_dim)
+            Two or more.
+        share : float
+            In (0, 1].
+        seed : int
+            Of the sample of 2,000 codes that the radius is estimated on where there are more; the nearest
+            other code is sought among all.
+
+        Raises
+        ------
+        ValueError
+            If there are under two codes, they are not finite, or the share is out of range.
+        """
+        known = _array(codes, "codes")
+        if len(known) < 2:
+            raise ValueError(
+                f"the manifold needs at least 2 training codes, got {len(known)}; encode more images"
+            )
+        if not 0 < share <= 1:
+            raise ValueError(
+                f"share must be in (0, 1], got {share}; 0.99 lets 1 % of the training codes be off"
+            )
+        from sklearn.neighbors import NearestNeighbors  # slow to import: not for those who only draw
+
+        # A tree is slower than comparing with all from about ten dimensions on, and takes time to build.
+        fitted = NearestNeighbors(algorithm="brute").fit(known)
+        sample = known
+        if len(known) > _MAX_SAMPLE:
+            sample = known[numpy_rng(seed, "manifold").choice(len(known), _MAX_SAMPLE, replace=False)]
+        distances, _ = fitted.kneighbors(sample, n_neighbors=2)  # itself, or a twin, and the nearest other
+        radius = float(np.quantile(distances[:, 1], share, method="inverted_cdf"))
+        return Manifold(radius, share, len(known), known.shape[1], fitted)
+
+    def nearest(self, latents: Codes, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Find the k nearest training codes of each code.
+
+        Parameters
+        ----------
+        latents : (m, latent_dim)
+        k : int
+            From 1 to `n_codes`.
+
+        Returns
+        -------
+        distances : (m, k) float64
+            Ascending. They are exact to about 1e-7 of the codes' norm: that of a training code to itself
+            need not be 0.
+        indices : (m, k) int64
+            Rows of the training codes.
+
+        Raises
+        ------
+        ValueError
+            If k is out of range, or the codes are not finite or of another dimension.
+        """
+        if not 1 <= k <= self.n_codes:
+            raise ValueError(f"k must be from 1 to {self.n_codes}, the number of training codes, got {k}")
+        asked = _array(latents, "latents")
+        if asked.shape[1] != self.latent_dim:
+            raise ValueError(
+                f"latents must be (m, {self.latent_dim}) like the training codes, got {asked.shape}; "
+                "take codes of the same generator"
+            )
+        if not len(asked):
+            return np.zeros((0, k)), np.zeros((0, k), dtype=np.int64)
+        distances, indices = self._fitted.kneighbors(asked, n_neighbors=k)
+        return np.asarray(distances, dtype=np.float64), np.asarray(indices, dtype=np.int64)
+
+    def is_off(self, latents: Codes) -> NDArray[np.bool_]:
+        """Tell which codes (m, latent_dim) lie off the manifold, (m,) bool; errors as of `nearest`."""
+        distances, _ = self.nearest(latents, 1)
+        return np.asarray(distances[:, 0] > self.radius)
+
+
+def _array(codes: Codes, name: str) -> NDArray[np.float64]:
+    array = np.asarray(codes.cpu() if isinstance(codes, Tensor) else codes, dtype=np.float64)
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} must be (n, latent_dim), got {array.shape}; give one code as (1, latent_dim)"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity; train the VAE again")
+    return array

@@ -1,0 +1,78 @@
+"""Step `stability`: which regions are found again when the mixture is fitted under other seeds.
+
+The paper fits once. A variational mixture ends in a local optimum that depends on its initialisation, so
+that a region may be of the mistakes or of the seed. The mistakes stay the same; where there are more than
+`max_codes` of them, the sample that is fitted to differs, too. Compared is the fit itself: what people made
+of its regions since has no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from defuse_core.config import DistillationConfig
+from defuse_core.distillation import membership, mixture_iterations
+from defuse_core.evaluation import found_again
+from defuse_core.runtime import derive_seed
+from defuse_core.step_configs import StabilityConfig
+from defuse_core.steps.base import Item, Merged, Point, Read, Step, progress, tensors_file
+from defuse_core.steps.source import Source, unpack_mixture
+
+
+class Stability(Step):
+    """The distill run's fit again, a task a seed, compared with it by which mistakes lie together."""
+
+    name = "stability"
+
+    def __init__(self, source: Source, config: StabilityConfig, seed: int) -> None:
+        self.config, self.seed, self.latents = config, seed, source.mistakes().latents
+        self.distillation = DistillationConfig.model_validate(source.upstream("distill").config)
+        mixture = unpack_mixture(*source.read("distill", "mixture"))
+        min_weight = self.distillation.min_weight
+        self.region_ids = [region.region_id for region in mixture.regions(min_weight)]
+        self.base = membership(mixture, self.latents, min_weight=min_weight)  # (n_mistakes,)
+
+    def tasks(self) -> list[str]:
+        """`seed=1` and so on; each stands for a seed derived from the run's."""
+        return [f"seed={index}" for index in range(1, self.config.n_seeds + 1)]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Fit and assign all mistakes, with a point of how far both fits agree."""
+        seed = derive_seed(self.seed, "stability", task)
+        loop = mixture_iterations(self.latents, config=self.distillation, seed=seed)
+        mixture = yield from progress(loop)
+        min_weight = self.distillation.min_weight
+        other = membership(mixture, self.latents, min_weight=min_weight)
+        n_regions = len(mixture.regions(min_weight))
+        agreement = self._adjusted_rand(other)
+        yield Point(task, {"regions": n_regions, "adjusted_rand": agreement, "converged": mixture.converged})
+        yield tensors_file(task, {"membership": other}, n_regions=n_regions)
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """Agreement by seed, and by region how much of it is found again; None where it holds no mistake."""
+        files = [read(task) for task in done]
+        others = [tensors["membership"] for tensors, _ in files]
+        overlaps = [found_again(self.base, other) for other in others]
+        regions = [
+            {
+                "region_id": region_id,
+                "found_again": sum(found[region_id] for found in overlaps) / len(overlaps)
+                if region_id in overlaps[0]
+                else None,
+            }
+            for region_id in self.region_ids
+        ]
+        return Merged(
+            {
+                "adjusted_rand": [self._adjusted_rand(other) for other in others],
+                "n_regions": [metadata["n_regions"] for _, metadata in files],
+                "regions": regions,
+            }
+        )
+
+    def _adjusted_rand(self, other: Tensor) -> float:
+        """1 where both fits group the mistakes alike, about 0 by chance; those in no region are one group."""
+        return float(adjusted_rand_score(self.base.numpy(), other.numpy()))

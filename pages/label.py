@@ -1,0 +1,31 @@
+"""Label: look at draws of a region and say what they show (algorithm 3)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.label_exchange import show_exchange
+from dashboard.label_report import show_agreement
+from dashboard.labelling import show_labelling
+from dashboard.state import need_project, recall
+
+project = need_project()
+st.title("Label")
+st.caption("What do you see? One key an image; the region is a failure if most of them are misread.")
+
+run = cache.workspace().runs.latest(project.id, "distill", done=True)
+if run is None:
+    st.info("Needs regions first.")
+    st.page_link("../pages/regions.py", icon=":material/arrow_forward:")
+    st.stop()
+if run.stale:
+    st.warning("The mistakes were searched for again since these regions were distilled.")
+show_labelling(project, run)
+with st.expander("Agreement between annotators", on_change="rerun", key="agreement-open") as agreement:
+    if agreement.open:
+        show_agreement(run)
+with st.expander("Import and export", on_change="rerun", key="exchange-open") as exchange:
+    regions = cache.regions(run.id) if exchange.open else None
+    if regions is not None:
+        show_exchange(project, run, regions, n=int(recall("images", 10)))

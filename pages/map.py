@@ -1,0 +1,62 @@
+"""Map: training codes and mistakes in the plane (figure 2)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.figure2 import map_progress, show_figure2
+from dashboard.forms import config_form
+from dashboard.jobs_panel import follow, newest, show_trouble, start
+from dashboard.latent_map import read_map
+from dashboard.map_view import read_ground, show_map
+from dashboard.state import need_project
+
+project = need_project()
+st.title("Map")
+identify = cache.workspace().runs.latest(project.id, "identify", done=True)
+if identify is None:
+    st.info("Needs mistakes first.")
+    st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
+    st.stop()
+
+run = newest(project, "map")
+if run is not None and cache.workspace().runs.ancestry(run.id)["identify"].id != identify.id:
+    run = None  # of mistakes that were searched for again since
+done = run is not None and run.status == "done"
+with st.expander("Make a map", expanded=run is None):
+    config = config_form(
+        "map", key=f"map-{project.id}", main=("method", "n_codes", "n_mistakes", "perplexity", "n_neighbors"),
+        presets=False,
+    )  # fmt: skip
+    left, _ = st.columns([1, 2])
+    seed = int(left.number_input("seed", 0, value=0, step=1, key="map-seed", help="Of samples and method"))
+    if st.button("Start", type="primary", icon=":material/play_arrow:"):
+        start(project, "map", config, seed=seed)
+        st.rerun()
+if run is not None and run.live:
+    follow(run, lambda latest: st.progress(*map_progress(latest)))
+elif run is not None and not done:
+    show_trouble(run)
+
+ground = read_ground(project, identify)
+if ground is None:
+    st.stop()
+if run is not None and done:
+    told = run.summary
+    st.caption(
+        f"{told['method']} of {told['codes']:,} of {told['codes_of']:,} training codes, a sample stratified by "
+        f"class, and {told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {run.seed}."
+    )
+    show_figure2(project, run, ground)
+    show_map(
+        project, ground, read_map(told["method"], cache.arrays(run.id, told["method"])), key=f"map-{run.id}"
+    )
+else:
+    first = cache.preview(identify.id)
+    if first is not None:
+        st.caption(
+            f"A first picture: PCA of {len(first.codes):,} of {len(ground.train_labels):,} training codes "
+            f"and {len(first.mistakes):,} of {len(ground.found.labels):,} mistakes. The map takes its place."
+        )
+        show_map(project, ground, first, key=f"preview-{identify.id}")

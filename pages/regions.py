@@ -1,0 +1,47 @@
+"""Regions: the codes of the mistakes, grouped by a mixture, each group to be drawn at any τ."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.distilling import show_distillation, show_regions
+from dashboard.forms import config_form
+from dashboard.jobs_panel import follow, newest, show_trouble, start
+from dashboard.state import need_project
+
+project = need_project()
+st.title("Regions")
+st.caption(
+    "A Dirichlet-process Gaussian mixture groups the codes of the mistakes; every component that weighs "
+    "enough is a region, whose images can be drawn at will."
+)
+
+run = newest(project, "distill")
+found = cache.workspace().runs.latest(project.id, "identify")
+if found is None:
+    st.info("Needs mistakes first.")
+    st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
+with st.expander("Distill", expanded=run is None or run.status not in ("done", "running")):
+    config = config_form(
+        "distill", key=f"distill-{project.id}", main=("n_components", "min_weight", "max_codes")
+    )
+    left, _ = st.columns([1, 2])
+    seed = int(
+        left.number_input("seed", 0, value=0, step=1, key="distill-seed", help="Of the initialisation")
+    )
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=found is None):
+        start(project, "distill", config, seed=seed)
+        st.rerun()
+
+if run is None:
+    st.stop()
+if run.live:
+    follow(run, show_distillation)
+elif run.status == "done":
+    if run.stale:
+        st.warning("The mistakes were searched for again since. Distill again to have regions of those.")
+    show_regions(project, run)
+else:
+    show_trouble(run)
+    show_distillation(run)

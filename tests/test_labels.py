@@ -1,0 +1,153 @@
+"""Which answers count: the person's before the machine's, the first pass, about the draws shown last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
+from defuse_core.records import Annotation, Interval
+from defuse_core.shipped import ANNOTATORS
+from defuse_core.steps.labels import answers_by_region, self_agreement, single_labels
+
+MACHINE, OTHER = sorted(ANNOTATORS)[:2]
+ANSWERS = st.builds(
+    LabelEvent, st.integers(-1, 2), st.sampled_from(["ann", "bob", MACHINE, OTHER]),
+    st.none() | st.integers(0, 2), st.none() | st.integers(0, 3), st.sampled_from([0.1, 0.5]),
+    st.sampled_from([0, 1]), st.just(4), round=st.integers(1, 3),
+)  # fmt: skip
+
+
+def test_people_count_before_simulated_annotators_region_by_region() -> None:
+    events = [
+        LabelEvent(0, "ann", 1, 0, tau=0.1),
+        LabelEvent(0, MACHINE, 2, 0, tau=0.5),  # later, and of other draws
+        LabelEvent(1, MACHINE, 2, 0, tau=0.5),
+        LabelEvent(1, OTHER, 0, 0, tau=0.5),
+    ]
+    found = answers_by_region(events)
+    assert found[0].annotations == [Annotation(0, "ann", 1, 0)]
+    assert found[0].tau == 0.1
+    assert found[1].annotations == [Annotation(1, MACHINE, 2, 0), Annotation(1, OTHER, 0, 0)]
+
+
+def test_a_second_pass_does_not_vote_and_does_not_say_what_is_shown() -> None:
+    first = LabelEvent(0, "ann", 1, 0, tau=0.1)
+    found = answers_by_region([first, LabelEvent(0, "ann", 2, 0, tau=0.1, round=2),
+                               LabelEvent(0, "bob", 2, 0, tau=0.7, round=2),
+                               LabelEvent(3, "ann", 2, 0, round=2)])  # fmt: skip
+    assert found == answers_by_region([first])
+    assert list(found) == [0]
+
+
+@given(events=st.lists(ANSWERS, max_size=12))
+def test_answers_that_count_are_those_of_the_rules(events: Sequence[LabelEvent]) -> None:
+    found = answers_by_region(events)
+    for region_id in range(3):
+        voting = [e for e in events if e.region_id == region_id and e.round == 1]
+        people = [e for e in voting if e.annotator in ("ann", "bob")]
+        counting = people if people else voting
+        if not counting:
+            assert region_id not in found
+            continue
+        last = counting[-1]
+        answers = found[region_id]
+        assert (answers.tau, answers.seed, answers.n_samples) == (last.tau, last.seed, last.n_samples)
+        same = [e for e in counting if (e.tau, e.seed) == (last.tau, last.seed)]
+        assert answers.annotations == [
+            Annotation(region_id, e.annotator, e.label, e.sample_id) for e in same
+        ]  # fmt: skip
+    assert set(found) <= {0, 1, 2}
+
+
+@given(events=st.lists(ANSWERS, max_size=12))
+def test_single_mistakes_are_labelled_by_the_same_rules(events: Sequence[LabelEvent]) -> None:
+    index, labels = single_labels(events)
+    expected = {}
+    for mistake in range(4):
+        mine = [e for e in events if (e.region_id, e.sample_id, e.round) == (SINGLE_MISTAKES, mistake, 1)]
+        people = [e for e in mine if e.annotator in ("ann", "bob")]
+        last = {e.annotator: e.label for e in people or mine}
+        most = max(map([*last.values()].count, last.values()), default=0)
+        winners = {label for label in last.values() if [*last.values()].count(label) == most}
+        if last:
+            expected[mistake] = winners.pop() if len(winners) == 1 else None
+    assert dict(zip(index.tolist(), labels, strict=True)) == expected
+    assert index.tolist() == sorted(expected)
+
+
+def test_one_person_outvotes_the_machines_on_a_single_mistake() -> None:
+    said = [("ann", 1, 1), (MACHINE, 2, 1), (OTHER, 2, 1), ("ann", 0, 2)]
+    events = [LabelEvent(SINGLE_MISTAKES, name, label, 5, round=n) for name, label, n in said]
+    index, labels = single_labels(events)
+    assert (index.tolist(), labels) == ([5], [1])
+
+
+# A person against themselves
+
+
+def passes(*answers: tuple[int, int | None, int | None, int]) -> list[LabelEvent]:
+    """Ann's answers: region, sample, label, pass."""
+    return [
+        LabelEvent(region, "ann", label, sample, n_samples=4, round=n) for region, sample, label, n in answers
+    ]
+
+
+def test_self_agreement_hand_worked() -> None:
+    """Both passes have region 0's draws 0, 1, 2, and region 1 whole: seven draws, five of them alike."""
+    events = passes(
+        (0, 0, 7, 1), (0, 1, 7, 1), (0, 2, None, 1), (0, 3, 1, 1),
+        (0, 0, 7, 2), (0, 1, 2, 2), (0, 2, None, 2),
+        (1, None, 5, 1), (1, None, 5, 2), (1, 3, 6, 2),
+    )  # fmt: skip
+    assert self_agreement(events, "ann") == Interval.wilson(5, 7)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tau": 0.1}, {"seed": 1}, {"n_samples": 5}, {"region_id": 2}, {"region_id": SINGLE_MISTAKES},
+        {"annotator": "bob"}, {"round": 1}, {"round": 3}, {"sample_id": 1},
+    ],
+)  # fmt: skip
+def test_agreement_is_about_the_same_draws_in_passes_one_and_two(changed: dict[str, object]) -> None:
+    first, second = passes((0, 0, 7, 1), (0, 0, 7, 2))
+    assert self_agreement([first, second], "ann") == Interval.wilson(1, 1)
+    assert math.isnan(self_agreement([first, replace(second, **changed)], "ann").estimate)  # type: ignore[arg-type]
+
+
+@given(events=st.lists(ANSWERS, max_size=16))
+def test_self_agreement_is_a_naive_count(events: Sequence[LabelEvent]) -> None:
+    alike = of = 0
+    for region_id, tau, seed, sample in (
+        (r, t, s, i) for r in range(3) for t in (0.1, 0.5) for s in (0, 1) for i in range(4)
+    ):
+        said = []
+        for number in (1, 2):
+            mine = [
+                e for e in events
+                if (e.annotator, e.round, e.region_id, e.tau, e.seed) == ("ann", number, region_id, tau, seed)
+            ]  # fmt: skip
+            own = [e.label for e in mine if e.sample_id == sample]
+            whole = [e.label for e in mine if e.sample_id is None]
+            said.append((own or whole)[-1:])
+        if all(said):
+            of += 1
+            alike += said[0] == said[1]
+    found = self_agreement(events, "ann")
+    assert repr(found) == repr(Interval.wilson(alike, of))
+
+
+@given(events=st.lists(ANSWERS, max_size=16))
+def test_who_answers_everything_twice_agrees_with_themselves(events: Sequence[LabelEvent]) -> None:
+    first = [e for e in events if e.round == 1]
+    second = [replace(e, round=2) for e in first]
+    found = self_agreement([*first, *second], "ann")
+    assert found.n == 0 or found.estimate == 1
+    swapped = [replace(e, round=3 - e.round) for e in events if e.round < 3]
+    assert repr(self_agreement(swapped, "ann")) == repr(self_agreement(events, "ann"))
