@@ -51,3 +51,4 @@ with st.sidebar:
     st.caption(f":material/memory: {found[0] if found else 'looking for a GPU …'}")
 state.show_note()
 page.run()
+cache.warm_up()

@@ -6,6 +6,7 @@ one; torch is imported by the first of these, not before.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -90,6 +91,12 @@ def _threads() -> ThreadPoolExecutor:
 def on_thread(function: Callable[..., Result], *given: object) -> Future[Result]:
     """Call a function on a thread of the dashboard's."""
     return _threads().submit(function, *given)
+
+
+@st.cache_resource(show_spinner=False)
+def warm_up() -> Future[object]:
+    """Import what most pages compute with, before the first of them asks for it."""
+    return _threads().submit(importlib.import_module, "defuse_core.steps.search")
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -11,9 +11,9 @@ from dashboard import cache, charts
 from dashboard.gallery import read_mistakes
 from dashboard.jobs_panel import follow, newest, show_trouble, start
 from dashboard.region_data import Regions
-from dashboard.region_detail import region_name, show_actions, show_mistakes, show_scrubber
+from dashboard.region_detail import linked_region, region_name, show_actions, show_mistakes, show_scrubber
 from dashboard.region_table import COLUMNS, region_table, status_of
-from dashboard.state import linked_choice, plain, project_link, recall, remember
+from dashboard.state import plain, project_link, recall, remember
 from defuse_core.region_edits import names, newest_change
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
@@ -58,8 +58,6 @@ def show_regions(project: Project, run: Run) -> None:
         regions, found, project.class_names, names=given, verdicts=verdicts, found_again=_found_again(run)
     )
     key = f"regions-{run.id}-{newest_change(edits)}"
-    if table["found again"].isna().all():
-        table = table.drop(columns="found again")
     st.dataframe(
         table, hide_index=True, column_config=COLUMNS, key=key, selection_mode="multi-row",
         on_select=lambda: _look_at(key, regions.ids), height=min(420, 38 + 35 * len(table)),
@@ -87,11 +85,10 @@ def _look_at(key: str, ids: Sequence[int]) -> None:
 
 def _look_for(regions: Regions, given: dict[int, str]) -> int:
     """The region that is looked at: the one chosen here, in the table or by a link, else the heaviest."""
-    shown = [str(i) for i in regions.ids]
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
-        chosen = linked_choice("Region", shown, key="region", show=lambda i: region_name(int(i), given))
-    region_id = int(chosen or shown[0])
+        chosen = linked_region(regions.ids, given)
+    region_id = regions.ids[0] if chosen is None else chosen
     with right:
         st.page_link(
             "../pages/label.py", label="Label it", icon=":material/label:",

@@ -8,7 +8,6 @@ from dashboard import cache
 from dashboard.jobs_panel import start
 from dashboard.latent_map import read_map
 from dashboard.map_view import Ground
-from dashboard.state import remember
 from defuse_core.runs import Run
 from defuse_core.step_configs import MapConfig
 from defuse_core.workspace import Project
@@ -42,7 +41,6 @@ def show_figure2(project: Project, run: Run, ground: Ground) -> None:
                 kind.upper(), lambda kind=kind: _picture(project, run, ground, kind),
                 file_name=f"figure2-run{run.id}.{kind}", on_click="ignore", icon=":material/download:",
             )  # fmt: skip
-        st.button("Show it so here", on_click=remember, args=("colour", "class"))
 
 
 def _picture(project: Project, run: Run, ground: Ground, kind: str) -> bytes:

@@ -8,10 +8,12 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.components.image_grid import png_url
+from dashboard.jobs_panel import newest, start
 from dashboard.region_data import SEED, Regions
 from dashboard.region_detail import chosen_tau
 from dashboard.state import annotator, note, refuse
 from dashboard.uploads import upload_box
+from defuse_core.annotations import LabelEvent
 from defuse_core.database import WorkspaceError
 from defuse_core.label_files import from_csv, to_csv
 from defuse_core.region_edits import live_ids
@@ -21,15 +23,18 @@ from defuse_core.workspace import Project
 
 def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
     """Offer the labels as files, and take files of labels in."""
-    events = cache.workspace().annotations.counting(run.id)
+
+    def events() -> list[LabelEvent]:
+        return cache.workspace().annotations.counting(run.id)  # at the click: the board runs by itself
 
     def as_csv() -> bytes:
-        return to_csv(events, project.class_names).encode()
+        return to_csv(events(), project.class_names).encode()
 
     def as_tasks() -> bytes:
         from defuse_core.label_studio import to_label_studio
 
-        wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in events if e.region_id in regions.ids}
+        given = events()
+        wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in given if e.region_id in regions.ids}
         known = {region_id for region_id, *_ in wanted}
         wanted |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
         images = {}
@@ -38,7 +43,7 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
                 draws = cache.drawn(run.id, region_id, tau=tau, n=n_samples)
                 for sample, image in enumerate(draws.images):
                     images[region_id, sample, tau, seed, n_samples] = png_url(image)
-        return to_label_studio(events, project.class_names, images).encode()
+        return to_label_studio(given, project.class_names, images).encode()
 
     def config() -> bytes:
         from defuse_core.label_studio import label_studio_config
@@ -47,7 +52,7 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
 
     row = st.container(horizontal=True)
     row.download_button(
-        f"{len(events):,} answers as CSV", as_csv, file_name=f"labels-run{run.id}.csv", mime="text/csv",
+        "Answers as CSV", as_csv, file_name=f"labels-run{run.id}.csv", mime="text/csv",
         on_click="ignore", icon=":material/download:",
     )  # fmt: skip
     row.download_button(
@@ -66,6 +71,24 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
         told="CSV: region, annotator, label; and sample, tau, seed, n_samples where they differ from the "
         "whole region, .5, 0 and 10",
     )  # fmt: skip
+
+
+def show_simulated(project: Project, run: Run) -> None:
+    """Offer to have every region labelled by the simulated annotators, as the demo does."""
+    if project.class_names != list("0123456789") or project.dataset["image_shape"] != [1, 28, 28]:
+        return
+    annotate = newest(project, "annotate")
+    if annotate is not None and run.id in annotate.upstream and annotate.live:
+        st.caption("The simulated annotators are at work; see the left.")
+        return
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    left.caption(
+        "Five small networks, trained on all of MNIST, can label every region and as many single mistakes, "
+        "which the baseline of the correction needs. Where a person has answered, theirs do not count."
+    )
+    if right.button("Let them label", icon=":material/smart_toy:"):
+        start(project, "annotate", {})
+        st.rerun()
 
 
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:

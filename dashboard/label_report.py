@@ -14,7 +14,7 @@ from dashboard.jobs_panel import duration
 from dashboard.region_data import RHO, Draws
 from dashboard.region_table import status_of
 from dashboard.state import plain, recall, remember
-from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, LabelEvent
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
@@ -37,7 +37,8 @@ def show_verdict(
     from defuse_core.steps.labels import answers_by_region, self_agreement
 
     st.markdown("**Verdict**")
-    answers = answers_by_region(events).get(subject.region)
+    people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # theirs are an opinion
+    answers = answers_by_region(people).get(subject.region)
     shown = subject.tau, subject.seed, subject.n_samples
     here = answers is not None and (answers.tau, answers.seed, answers.n_samples) == shown
     if hidden:
@@ -91,13 +92,17 @@ def show_opinion(
     on_digits = project.class_names == list("0123456789") and draws.images.shape[1:] == (28, 28, 1)
     if not on_digits:
         return
-    st.markdown("**Second opinion**")
     key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}"
     if not complete:
-        st.caption("Five simulated annotators can be asked once you have answered every image.")
+        st.caption(
+            "A second opinion, by five simulated annotators, is to be had once you have answered every image."
+        )
         return
     if not recall(key):
-        st.button("Ask five simulated annotators", on_click=remember, args=(key, True))
+        st.button(
+            "Ask for a second opinion", icon=":material/group:", on_click=remember, args=(key, True),
+            help="Of the five simulated annotators, on these images; it does not count",
+        )  # fmt: skip
         return
     said = cache.opinions(run.id, subject.region, tau=subject.tau, n=subject.n_samples)
     if said is None:
@@ -105,7 +110,9 @@ def show_opinion(
     yours = _answers(mine, subject.n_samples)
     theirs = [Counter(votes).most_common(1)[0][0] for votes in said]
     same = sum(a == b for a, b in zip(yours, theirs, strict=True))
-    st.metric("They agree with you", f"{same} of {len(said)}", help="The answer most of them gave is yours")
+    st.markdown(
+        f"**Second opinion:** most of the simulated annotators agree with you on {same} of {len(said)}."
+    )
     names = project.class_names
     tiles = []
     for image, own, votes in zip(draws.images, yours, said, strict=True):

@@ -17,8 +17,8 @@ from dashboard import cache
 from dashboard.components.label_board import Answer, Draw, QueueItem, Subject, label_board, read_queue
 from dashboard.label_report import show_opinion, show_verdict
 from dashboard.region_data import SEED, Draws, Regions
-from dashboard.region_detail import choose_tau, chosen_tau, region_name
-from dashboard.state import annotator_field, linked_choice, linked_way, plain, recall, remember
+from dashboard.region_detail import choose_tau, chosen_tau, linked_region
+from dashboard.state import annotator_field, linked_way, plain, recall, remember
 from defuse_core.annotations import LabelEvent, Undo
 from defuse_core.database import WorkspaceError
 from defuse_core.region_edits import names
@@ -56,6 +56,7 @@ def _labelling(project: Project, run: Run) -> None:
     complete = answered(mine, subject.n_samples) == subject.n_samples
     with right:
         show_verdict(project, subject, draws, events, hidden=blind and not complete)
+    with left:
         show_opinion(project, run, subject, draws, mine, complete=complete)
 
 
@@ -74,15 +75,12 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     number = PASSES.index(part) + 1
     events = cache.workspace().annotations.counting(run.id)
     done = {e.region_id for e in events if e.annotator == name and e.round == number}
-    if recall("region") not in [str(i) for i in regions.ids]:
-        remember("region", str(next((i for i in regions.ids if i not in done), regions.ids[0])))
     given = names(cache.workspace().annotations.edits(run.id))
-
-    def show(region: str) -> str:
-        return region_name(int(region), given) + (" ✓" if int(region) in done else "")
-
     with first:
-        region = int(linked_choice("Region", [str(i) for i in regions.ids], key="region", show=show) or 0)
+        if recall("region") is None:
+            remember("region", str(next((i for i in regions.ids if i not in done), regions.ids[0])))
+        chosen = linked_region(regions.ids, given)
+    region = regions.ids[0] if chosen is None else chosen
     n_done = len(done & set(regions.ids))
     st.progress(
         n_done / len(regions.ids),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ MOST_POINTS = 20_000
 """Points that pan smoothly; of more a sample is shown, and the page says so."""
 
 _PREVIEW = 2_000  # training codes, and mistakes, of the first picture
-_OUTLINED = 0.9  # share of a region's mistakes that its outline goes around, those in the middle
+_OUTLINED = 0.5  # share of a region's mistakes that its outline goes around; t-SNE tears the rest away
 _FEWEST = 8  # mistakes that have an outline
 
 
@@ -103,57 +103,6 @@ def fit_manifold(store: Workspace, run_id: int) -> Manifold:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Points that are drawn alike.
-
-    Attributes
-    ----------
-    what : {"code", "mistake"}
-    name : str
-        For the legend.
-    group : int
-        Which colour: the number of a class, kind or region; -1 for none.
-    rows : (n,) int64
-        Of the map's codes, or of its mistakes.
-    """
-
-    what: Literal["code", "mistake"]
-    name: str
-    group: int
-    rows: Indices
-
-
-def make_layers(
-    shown: LatentMap, *, code_groups: Indices, mistake_groups: Indices, names: Mapping[int, str],
-    keep: NDArray[np.bool_],
-) -> list[Layer]:  # fmt: skip
-    """Group the points of a map by colour, training codes below mistakes.
-
-    Parameters
-    ----------
-    shown : LatentMap
-    code_groups : (n,) int64
-        Of the map's codes; -1 for grey.
-    mistake_groups : (m,) int64
-        Of the map's mistakes.
-    names : mapping of int to str
-        Of the groups.
-    keep : (m,) bool
-        Mistakes that are shown.
-    """
-    layers = []
-    for what, groups, kept in (
-        ("code", code_groups, np.ones(len(shown.codes), dtype=bool)),
-        ("mistake", mistake_groups, keep),
-    ):
-        for group in np.unique(groups[kept]).tolist():
-            rows = np.nonzero(kept & (groups == group))[0]
-            name = names.get(group, "training images" if what == "code" else "no region")
-            layers.append(Layer(what, name, group, rows))  # type: ignore[arg-type]
-    return layers
-
-
-@dataclass(frozen=True)
 class Selection:
     """What a person selected: indices of training images, and numbers of mistakes, ascending."""
 
@@ -167,28 +116,29 @@ class Selection:
 NOTHING = Selection(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
-def read_selection(
-    points: Sequence[Mapping[str, Any]], layers: Sequence[Layer], shown: LatentMap
-) -> Selection:
-    """Say which codes the points are that a browser names by the number of their layer, and within it.
+def read_selection(points: Sequence[Mapping[str, Any]], shown: LatentMap, kept: Indices) -> Selection:
+    """Say which codes the points are that a browser names by trace and place.
 
-    Points of what is no layer, such as an outline, are left out.
+    Parameters
+    ----------
+    points : sequence of mapping
+        "curve_number" 0 for a training code, 1 for a mistake; others are left out. "point_index".
+    shown : LatentMap
+    kept : (k,) int64
+        Rows of the mistakes that were drawn.
     """
-    rows: dict[str, list[int]] = {"code": [], "mistake": []}
+    rows: tuple[list[int], list[int]] = [], []
+    sizes = len(shown.codes), len(kept)
     for point in points:
-        layer, place = point.get("curve_number"), point.get("point_index")
-        if not isinstance(layer, int) or not isinstance(place, int) or not 0 <= layer < len(layers):
-            continue
-        if 0 <= place < len(layers[layer].rows):
-            rows[layers[layer].what].append(int(layers[layer].rows[place]))
-    return Selection(
-        np.unique(shown.code_index[np.array(rows["code"], dtype=np.int64)]),
-        np.unique(shown.mistake_index[np.array(rows["mistake"], dtype=np.int64)]),
-    )
+        trace, place = point.get("curve_number"), point.get("point_index")
+        if trace in (0, 1) and isinstance(place, int) and 0 <= place < sizes[trace]:
+            rows[trace].append(place)
+    codes, mistakes = (np.array(places, dtype=np.int64) for places in rows)
+    return Selection(np.unique(shown.code_index[codes]), np.unique(shown.mistake_index[kept[mistakes]]))
 
 
 def outlines(shown: LatentMap, membership: Indices) -> dict[int, NDArray[np.float64]]:
-    """Go around each region: the convex hull of the nine tenths of its mistakes nearest their median.
+    """Go around each region: the convex hull of the half of its mistakes nearest their median.
 
     Parameters
     ----------

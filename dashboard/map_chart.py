@@ -1,8 +1,14 @@
-"""The map of latent space as a Plotly figure: layers in, figure out. Equal input gives equal bytes."""
+"""The map of latent space as a Plotly figure. Equal input gives equal bytes.
+
+Streamlit makes another chart of another figure, and what was zoomed and selected is gone. So one figure
+holds every colouring, and its own buttons change between them in the browser.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,77 +16,173 @@ from numpy.typing import NDArray
 from plotly.colors import qualitative
 
 from dashboard.charts import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, clip
-from dashboard.latent_map import LatentMap, Layer
+from dashboard.latent_map import Indices, LatentMap, Selection
 
 _FEW = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#8C6D31", "#6B4C9A", "#E377C2", "#7F7F00")
 _MANY = tuple(qualitative.Dark24 + qualitative.Light24)
+_LEGEND = 24  # entries that a legend has room for
 GREY = "#9a9a9a"
 
 
-def colour_of(group: int, n_groups: int) -> str:
-    """The colour of a class or region; grey for -1. They repeat after 48."""
-    if group < 0:
-        return GREY
-    return _FEW[group] if n_groups <= len(_FEW) else _MANY[group % len(_MANY)]
+def palette(n: int) -> list[str]:
+    """Colours for n classes or regions; they repeat after 48."""
+    return list(_FEW[:n]) if n <= len(_FEW) else [_MANY[i % len(_MANY)] for i in range(n)]
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """One way to colour a map.
+
+    Attributes
+    ----------
+    name : str
+        On its button.
+    groups : sequence of str
+        Names of what has a colour.
+    colours : sequence of str
+        Of the groups.
+    codes, mistakes : (n,) int64, (m,) int64
+        Group of each point; -1 is grey.
+    """
+
+    name: str
+    groups: Sequence[str]
+    colours: Sequence[str]
+    codes: Indices
+    mistakes: Indices
 
 
 def draw_map(
-    shown: LatentMap, layers: Sequence[Layer], colours: Mapping[int, str], *,
-    outlines: Mapping[int, NDArray[np.float64]], names: Mapping[int, str], revision: str, height: int = 620,
+    shown: LatentMap, colourings: Sequence[Colouring], *, kept: Indices, selected: Selection,
+    outlines: Mapping[str, NDArray[np.float64]], height: int = 640,
 ) -> go.Figure:  # fmt: skip
-    """Draw training codes as dots and mistakes as diamonds, a trace a layer, outlines behind the last.
+    """Draw training codes as dots (trace 0) and mistakes as diamonds (trace 1).
 
     Parameters
     ----------
     shown : LatentMap
-    layers : sequence of Layer
-        The number of a trace is that of its layer.
-    colours : mapping of int to str
-        By group.
-    outlines : mapping of int to (k, 2) float
-        By region.
-    names : mapping of int to str
-        Of the regions.
-    revision : str
-        Zoom and selection stay while this stays.
+    colourings : sequence of Colouring
+        The first is shown at first.
+    kept : (k,) int64
+        Rows of the mistakes that are drawn.
+    selected : Selection
+        What is marked as selected from the start.
+    outlines : mapping of str to (k, 2) float
+        Closed polygons with their names, which a button shows.
     """
     figure = go.Figure()
-    seen: set[int] = set()
-    for layer in layers:
-        is_code = layer.what == "code"
-        points = (shown.codes if is_code else shown.mistakes)[layer.rows]
-        colour = colours.get(layer.group, GREY)
-        marker = (
-            {"size": 4, "opacity": 0.5}
-            if is_code
-            else {"size": 8, "symbol": "diamond", "opacity": 0.9, "line": {"width": 0.6, "color": "#222"}}
-        )
+    _add_points(figure, shown.codes, _places(shown.code_index, selected.codes), size=4, opacity=0.5)
+    marks = {"symbol": "diamond", "line": {"width": 0.6, "color": "#222"}}
+    index = _places(shown.mistake_index[kept], selected.mistakes)
+    _add_points(figure, shown.mistakes[kept], index, size=8, opacity=0.9, **marks)
+    if not len(selected):
+        figure.update_traces(selectedpoints=None)
+    for colouring in colourings:
+        for name, colour in _legend_of(colouring):
+            figure.add_scattergl(
+                x=[None], y=[None], mode="markers", name=clip(name), marker={"color": colour, "size": 9},
+                visible=colouring is colourings[0], hoverinfo="skip",
+            )  # fmt: skip
+    for name, polygon in outlines.items():
         figure.add_scattergl(
-            x=points[:, 0], y=points[:, 1], mode="markers", name=clip(layer.name),
-            marker={"color": colour, **marker}, legendgroup=str(layer.group),
-            showlegend=layer.group not in seen, unselected={"marker": {"opacity": 0.15}},
-            hovertemplate=f"{clip(layer.name)}{'' if is_code else ' · mistake'}<extra></extra>",
+            x=polygon[:, 0], y=polygon[:, 1], mode="lines", name=clip(name), showlegend=False,
+            hoverinfo="skip", visible=False, line={"color": "rgba(120, 120, 120, .9)", "width": 1.3},
         )  # fmt: skip
-        seen.add(layer.group)
-    for region_id, polygon in outlines.items():
-        figure.add_scattergl(
-            x=polygon[:, 0], y=polygon[:, 1], mode="lines", showlegend=False, hoverinfo="skip",
-            line={"color": "rgba(120, 120, 120, .9)", "width": 1.2},
-        )  # fmt: skip
-        x, y = polygon[:-1].mean(axis=0)
-        figure.add_annotation(
-            x=float(x), y=float(y), text=clip(names[region_id]), showarrow=False,
-            font={"size": 11}, bgcolor="rgba(128, 128, 128, .25)",
-        )  # fmt: skip
+    figure.data[0].marker.update(_marker(colourings[0], colourings[0].codes))
+    figure.data[1].marker.update(_marker(colourings[0], colourings[0].mistakes[kept]))
+    menus = [_colour_menu(colourings, kept)]
+    if outlines:
+        menus.append(_outline_menu(outlines, first=len(figure.data) - len(outlines)))
+    _lay_out(figure, shown, height)
+    figure.update_layout(updatemenus=menus)
+    return figure
+
+
+def _add_points(figure: go.Figure, points: NDArray[np.float32], selected: list[int], **marker: Any) -> None:
+    figure.add_scattergl(
+        x=points[:, 0], y=points[:, 1], mode="markers", marker=marker, showlegend=False, hoverinfo="none",
+        selectedpoints=selected, unselected={"marker": {"opacity": 0.12}},
+    )  # fmt: skip
+
+
+def _places(index: Indices, selected: Indices) -> list[int]:
+    found: list[int] = np.nonzero(np.isin(index, selected))[0].tolist()
+    return found
+
+
+def _legend_of(colouring: Colouring) -> list[tuple[str, str]]:
+    """Names with colours, as many as there is room for, in the order of the groups."""
+    found = list(zip(colouring.groups, colouring.colours, strict=True))
+    return found if len(found) <= _LEGEND else []
+
+
+def _marker(colouring: Colouring, groups: Indices) -> dict[str, Any]:
+    """Colours as numbers, which are a tenth of the bytes; grey is 0."""
+    colours = [GREY, *colouring.colours]
+    last = max(1, len(colours) - 1)
+    return {
+        "color": (groups + 1).tolist(), "cmin": 0, "cmax": last,
+        "colorscale": [[i / last, colour] for i, colour in enumerate(colours)]
+        if len(colours) > 1
+        else [[0, GREY], [1, GREY]],
+    }  # fmt: skip
+
+
+def _colour_menu(colourings: Sequence[Colouring], kept: Indices) -> dict[str, Any]:
+    """Buttons that change colours and legend, and nothing else."""
+    n_legend = sum(len(_legend_of(colouring)) for colouring in colourings)
+    buttons = []
+    for colouring in colourings:
+        parts = _marker(colouring, colouring.codes), _marker(colouring, colouring.mistakes[kept])
+        changes: dict[str, list[Any]] = {f"marker.{k}": [part[k] for part in parts] for k in parts[0]}
+        of_legend = [other is colouring for other in colourings for _ in _legend_of(other)]
+        colours = [colour for other in colourings for _, colour in _legend_of(other)]
+        changes["marker.color"] += colours
+        for name in ("marker.cmin", "marker.cmax", "marker.colorscale"):
+            changes[name] += [None] * n_legend
+        changes["visible"] = [True, True, *of_legend]
+        traces = list(range(2 + n_legend))  # not the outlines, which have a button of their own
+        buttons.append({"label": colouring.name, "method": "restyle", "args": [changes, traces]})
+    return _menu(buttons, x=0.0)
+
+
+def _outline_menu(outlines: Mapping[str, NDArray[np.float64]], *, first: int) -> dict[str, Any]:
+    traces = list(range(first, first + len(outlines)))
+    names = [
+        {
+            "x": float(polygon[:-1, 0].mean()), "y": float(polygon[:-1, 1].mean()), "text": clip(name, 16),
+            "showarrow": False, "font": {"size": 10}, "bgcolor": "rgba(128, 128, 128, .3)",
+        }
+        for name, polygon in outlines.items()
+    ]  # fmt: skip
+    shown = {"args": [{"visible": True}, {"annotations": names}, traces]}
+    hidden = {"args": [{"visible": False}, {"annotations": []}, traces]}
+    buttons = [
+        {"label": "no outlines", "method": "update", **hidden},
+        {"label": "region outlines", "method": "update", **shown},
+    ]
+    return _menu(buttons, x=0.94, xanchor="right")  # beside the modebar
+
+
+def _menu(buttons: list[dict[str, Any]], **where: Any) -> dict[str, Any]:
+    return {
+        "type": "buttons", "direction": "right", "buttons": buttons, "y": 1.01, "yanchor": "bottom",
+        "xanchor": "left", "showactive": True, "pad": {"l": 0, "r": 0, "t": 0, "b": 4}, "borderwidth": 1,
+        "bordercolor": "rgba(128, 128, 128, .4)", "bgcolor": "rgba(128, 128, 128, .12)", **where,
+    }  # fmt: skip
+
+
+def _lay_out(figure: go.Figure, shown: LatentMap, height: int) -> None:
     axis = {"showticklabels": False, "showgrid": False, "zeroline": False, "title": None}
-    for update, values in ((figure.update_xaxes, 0), (figure.update_yaxes, 1)):
-        places = np.concatenate([shown.codes[:, values], shown.mistakes[:, values]])
-        margin = 0.03 * float(np.ptp(places))
-        update(**axis, range=[float(places.min()) - margin, float(places.max()) + margin])
+    places = np.concatenate([shown.codes, shown.mistakes])
+    for update, values in ((figure.update_xaxes, places[:, 0]), (figure.update_yaxes, places[:, 1])):
+        margin = 0.03 * float(np.ptp(values))
+        update(**axis, range=[float(values.min()) - margin, float(values.max()) + margin])
     figure.update_yaxes(scaleanchor="x")
     figure.update_layout(
-        height=height, margin={"l": 0, "r": 0, "t": 10, "b": 0}, dragmode="lasso",
-        uirevision=revision, selectionrevision=revision, editrevision=revision,
-        legend={"itemsizing": "constant", "orientation": "h", "y": -0.02, "yanchor": "top"},
+        height=height, margin={"l": 0, "r": 0, "t": 60, "b": 0}, dragmode="lasso",
+        legend={
+            "orientation": "h", "y": -0.02, "yanchor": "top", "itemclick": False, "itemdoubleclick": False,
+        },
+        modebar={"orientation": "v"},
     )  # fmt: skip
-    return figure

@@ -16,25 +16,22 @@ from dashboard.latent_map import (
     NOTHING,
     Indices,
     LatentMap,
-    Layer,
     Selection,
-    make_layers,
     outlines,
     read_selection,
 )
-from dashboard.map_chart import colour_of, draw_map
+from dashboard.map_chart import Colouring, draw_map, palette
 from dashboard.map_detail import show_code
 from dashboard.region_data import Regions
-from dashboard.region_detail import region_name, select
+from dashboard.region_detail import linked_region, region_name, select
 from dashboard.state import linked_choice, linked_page, linked_way, plain, project_link, recall, remember
 from defuse_core.region_edits import names
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
-COLOURS = ("class", "prediction", "kind", "region")
 _SORTS = ("mixed", "distance", "class", "prediction", "region")
 _PER_PAGE = 12
-_SELECTED = "map-selection"
+_SELECTED, _MARKED = "map-selection", "map-marked"
 
 
 @dataclass(frozen=True)
@@ -93,37 +90,45 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
             f"{len(whole.mistakes):,} mistakes are drawn: a sample of {MOST_POINTS:,} points."
         )
     given = names(cache.workspace().annotations.edits(ground.distill.id)) if ground.distill else {}
-    ids = ground.regions.ids if ground.regions is not None else []
     left, right = st.columns([3, 2])
     with left:
-        colour = linked_way("Colour by", COLOURS if ids else COLOURS[:3], key="colour")
-        keep = _filter(project, ground, shown, given)
-        layers, colours = _layers(project, ground, shown, colour, keep, given)
-        with_outlines = bool(ids) and st.toggle("Region outlines", key="outlines", bind="query-params")
-        around = outlines(shown, ground.membership[shown.mistake_index]) if with_outlines else {}
+        kept = _filter(project, ground, shown, given)
+        membership = ground.membership[shown.mistake_index]
+        around = {given.get(i, str(i)): line for i, line in outlines(shown, membership).items()}
 
         def chosen() -> None:
             state: Any = recall(key, {})
             points = state.get("selection", {}).get("points", [])
-            remember(_SELECTED, (key, read_selection(points, layers, shown)))
+            remember(_SELECTED, (key, read_selection(points, shown, kept)))
             remember("page", 1)
 
+        figure = draw_map(
+            shown, colourings(project, ground, shown, given), kept=kept, outlines=around,
+            selected=_marked(key, kept),
+        )  # fmt: skip
         st.plotly_chart(
-            draw_map(
-                shown, layers, colours, outlines=around, revision=key,
-                names={i: region_name(i, given) for i in around},
-            ),
-            key=key, on_select=chosen, config={"scrollZoom": True, "displaylogo": False},
+            figure, key=key, on_select=chosen, config={"scrollZoom": True, "displaylogo": False},
             alt="Training codes as dots and mistakes as diamonds, in the plane",
         )  # fmt: skip
     with right:
-        _show_selection(project, ground, shown, keep, key)
+        _show_selection(project, ground, shown, kept, key)
 
 
-def _filter(
-    project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Show the filters; return which of the map's mistakes they leave, (m,)."""
+def _marked(key: str, kept: Indices) -> Selection:
+    """What the figure marks as selected: what was selected when the filters changed last.
+
+    Later selections are the browser's own: they leave the figure as it is.
+    """
+    shown = key, kept.tobytes()
+    of, marked = recall(_MARKED, (("", b""), NOTHING))
+    if of != shown:
+        marked = _selection(key)
+        remember(_MARKED, (shown, marked))
+    return marked  # type: ignore[no-any-return]
+
+
+def _filter(project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]) -> Indices:
+    """Show the filters; return the rows of the map's mistakes that they leave."""
     numbers = [str(i) for i in range(len(project.class_names))]
 
     def name_of(number: str) -> str:
@@ -137,8 +142,7 @@ def _filter(
     with columns[2]:
         said = linked_choice("Prediction", numbers, key="said", show=name_of)
     with columns[3]:
-        ids = [str(i) for i in ground.regions.ids] if ground.regions is not None else []
-        region = linked_choice("Region", ids, key="region", show=lambda i: region_name(int(i), dict(given)))
+        region = linked_region(ground.regions.ids if ground.regions is not None else [], dict(given))
     found, index = ground.found, shown.mistake_index
     keep = np.ones(len(index), dtype=bool)
     for wanted, values in (
@@ -149,33 +153,31 @@ def _filter(
     ):
         if wanted is not None:
             keep &= values == int(wanted)
-    return keep
+    return np.nonzero(keep)[0]
 
 
-def _layers(
-    project: Project, ground: Ground, shown: LatentMap, colour: str,
-    keep: np.ndarray[Any, np.dtype[np.bool_]], given: Mapping[int, str],
-) -> tuple[list[Layer], dict[int, str]]:  # fmt: skip
-    """The layers of the map, and the colour of each group."""
+def colourings(
+    project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
+) -> list[Colouring]:
+    """The ways to colour a map: by class, prediction, kind, and region where there are any."""
     found, index = ground.found, shown.mistake_index
     grey = np.full(len(shown.codes), -1)
-    classes = dict(enumerate(project.class_names))
-    if colour == "class":
-        groups, of_mistakes, called = ground.train_labels[shown.code_index], found.labels[index], classes
-    elif colour == "prediction":
-        groups, of_mistakes = ground.train_predictions[shown.code_index], found.predictions[index]
-        called = classes
-    elif colour == "kind":
-        groups, of_mistakes, called = grey, found.kind[index], dict(enumerate(KINDS))
-    else:
-        groups, of_mistakes = grey, ground.membership[index]
-        called = {i: region_name(i, dict(given)) for i in (ground.regions.ids if ground.regions else [])}
-    if colour == "kind":
-        colours = {i: charts.KINDS[kind] for i, kind in called.items()}
-    else:
-        colours = {i: colour_of(place, len(called)) for place, i in enumerate(called)}
-    layers = make_layers(shown, code_groups=groups, mistake_groups=of_mistakes, names=called, keep=keep)
-    return layers, colours
+    names, colours = project.class_names, palette(len(project.class_names))
+    ways = [
+        Colouring("class", names, colours, ground.train_labels[shown.code_index], found.labels[index]),
+        Colouring(
+            "prediction", names, colours, ground.train_predictions[shown.code_index],
+            found.predictions[index],
+        ),
+        Colouring("kind", KINDS, [charts.KINDS[kind] for kind in KINDS], grey, found.kind[index]),
+    ]  # fmt: skip
+    if ground.regions is not None:
+        ids = ground.regions.ids
+        place = {region_id: i for i, region_id in enumerate(ids)}
+        of_mistake = np.array([place.get(i, -1) for i in ground.membership[index].tolist()], dtype=np.int64)
+        called = [region_name(i, dict(given)) for i in ids]
+        ways.append(Colouring("region", called, palette(len(ids)), grey, of_mistake))
+    return ways
 
 
 def _selection(key: str) -> Selection:
@@ -184,9 +186,7 @@ def _selection(key: str) -> Selection:
     return selection if of == key else NOTHING  # type: ignore[no-any-return]
 
 
-def _show_selection(
-    project: Project, ground: Ground, shown: LatentMap, keep: np.ndarray[Any, np.dtype[np.bool_]], key: str
-) -> None:
+def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: Indices, key: str) -> None:
     """Show what was clicked, or what was selected among the mistakes that the filters leave."""
     selection = _selection(key)
     if len(selection) == 1:
@@ -194,7 +194,7 @@ def _show_selection(
         number = int((selection.codes if is_code else selection.mistakes)[0])
         show_code(project, ground.identify, ground.found, number, is_mistake=not is_code)
         return
-    visible = shown.mistake_index[keep]
+    visible = shown.mistake_index[kept]
     if not len(selection):
         st.markdown(f"**{len(visible):,} mistakes** shown, {len(shown.codes):,} training codes")
         st.caption(

@@ -21,6 +21,8 @@ PAGES: dict[StepName, str] = {
     "classifier": "../pages/classifier.py",
     "vae": "../pages/generator.py",
     "identify": "../pages/identify.py",
+    "distill": "../pages/regions.py",
+    "annotate": "../pages/label.py",
 }
 """Where a step is taken."""
 
@@ -49,13 +51,13 @@ def delete(project: Project) -> None:
 
 
 def take_next_step(project: Project, step: StepName) -> None:
-    """Go to the page of a step; the demo's begins at once with its settings, as do steps without a page."""
+    """Go to the page of a step; the demo's begins at once with its settings, as do steps without a page.
+
+    Labels are a person's to give.
+    """
     open_soon(project.name)
-    on_digits = project.dataset["source"] == "digits"
-    is_demo = on_digits and project.name == PROJECT
-    if step == "annotate" and not on_digits:
-        note("Label the regions: defuse label export, fill in the labels, defuse label import")
-    elif is_demo or step not in PAGES:
+    is_demo = project.dataset["source"] == "digits" and project.name == PROJECT
+    if step != "annotate" and (is_demo or step not in PAGES):
         config: dict[str, Any] = dict(demo_configs()).get(step, {}) if is_demo else {}
         if (run := start(project, step, config)) is not None:
             note(f"{TITLES[step]}: run {run.id} begins")

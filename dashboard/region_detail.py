@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from dashboard import cache
 from dashboard.components.tau_scrubber import Sprite, tau_scrubber
 from dashboard.gallery import Found, read_mistakes, show_gallery, spread_out
 from dashboard.region_data import SEED, Regions
-from dashboard.state import annotator, linked_number, note, plain, recall, refuse, remember
+from dashboard.state import annotator, linked_choice, linked_number, note, plain, recall, refuse, remember
 from defuse_core.config import LabelingConfig
 from defuse_core.database import WorkspaceError
 from defuse_core.region_edits import EditKind, Gaussian, RegionEdit, names, newest_change, taus
@@ -28,6 +29,16 @@ _SHOWN = 12
 def region_name(region_id: int, given: dict[int, str]) -> str:
     """A region as people call it."""
     return f"Region {region_id}" + (f" · {given[region_id]}" if region_id in given else "")
+
+
+def linked_region(ids: Sequence[int], given: dict[int, str]) -> int | None:
+    """The choice of a region, in the URL and the same on every page; None where none is chosen."""
+    shown = [str(i) for i in ids]
+    told = re.match(r"Region (\d+)", str(recall("region", "")))
+    if told:  # the browser knows it by a name that has changed since
+        remember("region", told.group(1))
+    chosen = linked_choice("Region", shown, key="region", show=lambda i: region_name(int(i), given))
+    return None if chosen is None else int(chosen)
 
 
 def chosen_tau(run: Run, region_id: int) -> float:

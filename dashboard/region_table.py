@@ -51,7 +51,7 @@ def region_table(
     regions: Regions, found: Found, class_names: Sequence[str], *, names: Mapping[int, str],
     verdicts: Mapping[int, Verdict], found_again: Mapping[int, float],
 ) -> pd.DataFrame:  # fmt: skip
-    """Make the table, a row a region, heaviest first.
+    """Make the table, a row a region, heaviest first; columns that would be empty are left out.
 
     Parameters
     ----------
@@ -75,20 +75,26 @@ def region_table(
             {
                 "region": region.region_id,
                 "name": names.get(region.region_id, ""),
-                "weight": region.weight,
-                "mistakes": int(inside.sum()),
-                **{kind: int(kinds[KINDS.index(kind)]) for kind in reversed(KINDS)},
-                "predictions": top_classes(found.predictions[inside], class_names) if inside.any() else "",
-                "true classes": top_classes(found.labels[inside], class_names) if inside.any() else "",
-                "spread": float(np.sqrt(np.trace(region.covariance) / len(region.mean))),
+                "status": status_of(verdict),
+                "label": class_names[verdict.label] if verdict and verdict.label is not None else "",
                 "error": verdict.error.estimate if verdict is not None and known else None,
                 "interval": _interval(verdict) if verdict is not None and known else "",
-                "label": class_names[verdict.label] if verdict and verdict.label is not None else "",
-                "status": status_of(verdict),
+                "weight": region.weight,
+                "mistakes": int(inside.sum()),
+                "predictions": top_classes(found.predictions[inside], class_names) if inside.any() else "",
+                "true classes": top_classes(found.labels[inside], class_names) if inside.any() else "",
+                **{kind: int(kinds[KINDS.index(kind)]) for kind in reversed(KINDS)},
+                "spread": float(np.sqrt(np.trace(region.covariance) / len(region.mean))),
                 "found again": found_again.get(region.region_id),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    empty = [name for name in ("name", "label", "error", "interval", "found again") if not _told(table[name])]
+    return table.drop(columns=empty)
+
+
+def _told(column: pd.Series) -> bool:
+    return bool((column.notna() & (column != "")).any())
 
 
 def _interval(verdict: Verdict) -> str:
@@ -98,7 +104,7 @@ def _interval(verdict: Verdict) -> str:
 
 COLUMNS = {
     "region": st.column_config.NumberColumn("region", format="%d", pinned=True),
-    "weight": st.column_config.ProgressColumn("weight", format="%.3f", help="π of the mixture"),
+    "weight": st.column_config.NumberColumn("weight", format="%.3f", help="π of the mixture"),
     "mistakes": st.column_config.NumberColumn(
         "mistakes", format="localized", help="Identified mistakes that belong to it more than to any other"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import cache
-from dashboard.label_exchange import show_exchange
+from dashboard.label_exchange import show_exchange, show_simulated
 from dashboard.label_report import show_agreement
 from dashboard.labelling import show_labelling
 from dashboard.state import need_project, recall
@@ -25,7 +25,8 @@ show_labelling(project, run)
 with st.expander("Agreement between annotators", on_change="rerun", key="agreement-open") as agreement:
     if agreement.open:
         show_agreement(run)
-with st.expander("Import and export", on_change="rerun", key="exchange-open") as exchange:
+with st.expander("Import, export, simulated annotators", on_change="rerun", key="exchange-open") as exchange:
     regions = cache.regions(run.id) if exchange.open else None
     if regions is not None:
         show_exchange(project, run, regions, n=int(recall("images", 10)))
+        show_simulated(project, run)

@@ -45,7 +45,7 @@ if ground is None:
 if run is not None and done:
     told = run.summary
     st.caption(
-        f"{told['method']} of {told['codes']:,} of {told['codes_of']:,} training codes, a sample stratified by "
+        f"{told['method']} of {told['codes']:,} of {told['codes_of']:,} training codes, stratified by "
         f"class, and {told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {run.seed}."
     )
     show_figure2(project, run, ground)

@@ -14,7 +14,9 @@ CORE = ROOT / "defuse_core"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "files", "database", "garbage", "runs", "sniffing", "region_edits"}),
-    frozenset({"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}),
+    frozenset(
+        {"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}
+    ),
     frozenset({"workspace", "data", "checkpoints", "architectures", "common_networks"}),
     frozenset({"programs", "checkpoint_formats", "detection", "local_code"}),
     frozenset({"pipeline"}),

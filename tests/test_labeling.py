@@ -313,7 +313,7 @@ def test_as_many_more_answers_as_are_told_decide_and_one_fewer_does_not(
         low, high = wilson(wrong / n, total, z)
         return not low <= rho <= high if rho else low > 1e-12
 
-    if wrong == rho * n:
+    if Fraction(wrong, n) == Fraction(str(rho)):
         assert more is None
         return
     assert more is not None

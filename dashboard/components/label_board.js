@@ -123,9 +123,26 @@ export class Queue {
     Object.assign(this, { namespace, subject, send, attempt: 1, wait: AGAIN, acknowledged: new Set() })
     this.entry = `${namespace}:${unique()}`
     living.add(this.entry)
-    const left = this.entriesLeft().flatMap(([, items]) => items)
-    this.items = [...new Map(left.map((item) => [item.key, item])).values()].sort((a, b) => a.seq - b.seq)
+    this.items = []
+    this.take(this.entriesLeft().flatMap(([, items]) => items))
     this.before = new Set(this.items.map((item) => item.key))
+  }
+
+  take(items) {
+    const byKey = new Map([...items, ...this.items].map((item) => [item.key, item]))
+    this.items = [...byKey.values()].sort((a, b) => a.seq - b.seq)
+  }
+
+  // Go on under another name, with what was left there.
+  moveTo(namespace) {
+    const moved = new Queue(namespace, this.subject, this.send)
+    moved.take(this.items)
+    Object.assign(moved, { attempt: this.attempt, acknowledged: this.acknowledged })
+    moved.submit() // written under the new name before it goes from the old one
+    this.items = []
+    this.store()
+    this.close()
+    return moved
   }
 
   // Entries of boards that are not on this page, as [name, items].
@@ -273,6 +290,7 @@ class Board {
     const old = this.data
     const changed = (name) => JSON.stringify(old[name]) !== JSON.stringify(data[name])
     Object.assign(this, { data, setStateValue, setTriggerValue })
+    if (data.namespace !== this.queue.namespace) this.queue = this.queue.moveTo(data.namespace)
     this.queue.acknowledge([...data.saved, ...data.answers.map((answer) => answer.key)])
     if (changed("whole")) this.whole = data.whole
     if (changed("images")) this.showImages()

@@ -221,7 +221,7 @@ def label_board(
     on_move : callable
         Runs when another region is asked for: `st.session_state[key]["move"]` is 1 or -1.
     namespace : str
-        Under which unsaved answers are kept in the browser; equal where boards share a workspace.
+        Under which the browser keeps unsaved answers, and from which it takes over those of closed tabs.
     trouble : str or None
         Why storing failed.
     whole : bool

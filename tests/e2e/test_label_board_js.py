@@ -561,6 +561,23 @@ def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
     assert len(board.items(3)) == 3
 
 
+def test_another_namespace_takes_the_queue_along_and_finds_what_was_left_there(tab: Page) -> None:
+    left = mount(tab, data=board_data(namespace="other", subject=SUBJECT | {"run": 6}))
+    left.press("1")
+    (first,) = left.items(1)
+    load(tab)
+    board = mount(tab)
+    board.press("7")
+    (second,) = board.items(1)
+    board.give(namespace="other", subject=SUBJECT | {"run": 6})
+    assert board.items(2) == [first, second]
+    assert all(entry.startswith("other:") for entry in board.stored())
+    board.says("1 answer from before was not saved; saving it now · 1 answer not saved yet")
+    board.store([first, second])
+    assert board.stored() == {}
+    assert board.marks()[:2] == ["1 saved", ""]
+
+
 def test_two_boards_do_not_mix(tab: Page) -> None:
     first, second = mount(tab, "one"), mount(tab, "two", board_data(subject=SUBJECT | {"region": 9}))
     first.host.get_by_role("listitem").nth(0).click()
