@@ -19,7 +19,7 @@ from dashboard.label_report import show_opinion, show_verdict
 from dashboard.region_data import SEED, Draws, Regions
 from dashboard.region_detail import choose_tau, chosen_tau, linked_region
 from dashboard.state import annotator_field, linked_way, plain, recall, remember
-from defuse_core.annotations import LabelEvent, Undo
+from defuse_core.annotations import SIMULATED_PREFIX, LabelEvent, Undo
 from defuse_core.database import WorkspaceError
 from defuse_core.region_edits import names
 from defuse_core.runs import Run
@@ -63,8 +63,10 @@ def _labelling(project: Project, run: Run) -> None:
 def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     """Show the choices above the board; return what is labelled, and whether predictions are hidden."""
     first, second, third, fourth = st.columns([3, 2, 1, 2], vertical_alignment="bottom")
+    events = cache.workspace().annotations.counting(run.id)
+    people = [e.annotator for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]
     with second:
-        name = annotator_field()
+        name = annotator_field(people[-1] if people else None)
     with fourth:
         part = linked_way("Pass", PASSES, key="pass")
         blind = st.toggle(
@@ -73,7 +75,6 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     with third:
         n = int(st.number_input("Images", 1, MOST_IMAGES, 10, key="images", bind="query-params"))
     number = PASSES.index(part) + 1
-    events = cache.workspace().annotations.counting(run.id)
     done = {e.region_id for e in events if e.annotator == name and e.round == number}
     given = names(cache.workspace().annotations.edits(run.id))
     with first:

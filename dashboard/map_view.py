@@ -24,14 +24,23 @@ from dashboard.map_chart import Colouring, draw_map, palette
 from dashboard.map_detail import show_code
 from dashboard.region_data import Regions
 from dashboard.region_detail import linked_region, region_name, select
-from dashboard.state import linked_choice, linked_page, linked_way, plain, project_link, recall, remember
+from dashboard.state import (
+    forget,
+    linked_choice,
+    linked_page,
+    linked_way,
+    plain,
+    project_link,
+    recall,
+    remember,
+)
 from defuse_core.region_edits import names
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
 _SORTS = ("mixed", "distance", "class", "prediction", "region")
 _PER_PAGE = 12
-_SELECTED, _MARKED = "map-selection", "map-marked"
+_SELECTED, _MARKED, _EDITED = "map-selection", "map-marked", "map-edited"
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,13 @@ def read_ground(project: Project, identify: Run) -> Ground | None:
 
 def show_map(project: Project, ground: Ground, whole: LatentMap, *, key: str) -> None:
     """Show a map with all that can be done with it; a fragment, so that a selection runs no page."""
+    forget(_EDITED)  # the ground is as it is now
     st.fragment(_show)(project, ground, whole, key)
 
 
 def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
+    if recall(_EDITED):  # a button of the fragment's runs the fragment alone, on the regions as they were
+        st.rerun()
     shown = whole.thinned()
     if shown is not whole:
         st.caption(
@@ -94,7 +106,7 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
     with left:
         kept = _filter(project, ground, shown, given)
         membership = ground.membership[shown.mistake_index]
-        around = {given.get(i, str(i)): line for i, line in outlines(shown, membership).items()}
+        around = {_short_name(i, given): line for i, line in outlines(shown, membership).items()}
 
         def chosen() -> None:
             state: Any = recall(key, {})
@@ -112,6 +124,11 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
         )  # fmt: skip
     with right:
         _show_selection(project, ground, shown, kept, key)
+
+
+def _short_name(region_id: int, given: Mapping[int, str]) -> str:
+    """A region as it is called on the map: one's own, though two may have been given the same name."""
+    return f"{region_id} · {given[region_id]}" if region_id in given else str(region_id)
 
 
 def _marked(key: str, kept: Indices) -> Selection:
@@ -233,7 +250,7 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
     assert ground.distill is not None
     assert ground.regions is not None
     st.button(
-        "Make a region of them", icon=":material/add_circle:", on_click=select, type="primary",
+        "Make a region of them", icon=":material/add_circle:", on_click=_make_region, type="primary",
         args=(ground.distill, ground.regions, mistakes), disabled=len(mistakes) < 2,
         help="A region of its own, which is drawn and labelled like the others, and can be undone",
     )  # fmt: skip
@@ -242,3 +259,8 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
             "../pages/label.py", label=f"Label region {plain(region)}", icon=":material/label:",
             query_params={"region": region, **project_link()},
         )  # fmt: skip
+
+
+def _make_region(distill: Run, regions: Regions, mistakes: Indices) -> None:
+    select(distill, regions, mistakes)
+    remember(_EDITED, True)

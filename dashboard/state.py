@@ -103,11 +103,11 @@ def project_link() -> dict[str, str]:
     return {} if name is None else {PROJECT: name}
 
 
-def annotator_field() -> str:
-    """Ask who labels; return the name."""
-    if not st.session_state.get(ANNOTATOR):
-        st.session_state[ANNOTATOR] = annotator()
-    st.text_input("Annotator", key=ANNOTATOR, max_chars=40, persist_state="session")
+def annotator_field(latest: str | None) -> str:
+    """Ask who labels, by default whoever did so last; return the name. It stands in the URL."""
+    if not str(st.session_state.get(ANNOTATOR) or "").strip():
+        st.session_state[ANNOTATOR] = latest or annotator()
+    st.text_input("Annotator", key=ANNOTATOR, max_chars=40, bind="query-params")
     return annotator()
 
 

@@ -166,12 +166,14 @@ class _Task:
     def read(self, task: Any) -> Iterator[LabelEvent]:
         if not isinstance(task, dict):
             raise self._error("the task", "an object", task)
+        if not isinstance(data := task.get("data"), dict):
+            raise self._error("data", "an object", data, "export as JSON, not as JSON-MIN")
         annotations = task.get("annotations") or []
         if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
             raise self._error("annotations", "a list of objects", annotations)
         for annotation in annotations:
             if not annotation.get("was_cancelled") and (chosen := self._chosen(annotation)) is not None:
-                yield self._event(self._shown(task.get("data")), annotation, *chosen)
+                yield self._event(self._shown(data), annotation, *chosen)
 
     def _event(self, shown: Shown, annotation: dict[str, Any], label: str, meta: Any) -> LabelEvent:
         index = read_label(label, self.class_names, where=f"{self.where}: choices")
@@ -179,19 +181,19 @@ class _Task:
         seconds = None if spent is None else self._number("lead_time", spent)
         region, sample, *drawn = shown
         if isinstance(meta, dict) and meta.get("label") == label:  # ours, and nobody changed it
-            who, key = self._name("annotator", meta.get("annotator")), meta.get("key")
+            name, key = self._name("annotator", meta.get("annotator")), meta.get("key")
             part = None if meta.get("whole_region") is True else sample
             round_ = self._whole(meta, "round", 1)
             if not isinstance(key, str) or not key:
-                key = _digest("answer", (region, part, *drawn), who, label, round_)
+                key = _digest("answer", (region, part, *drawn), name, label, round_)
         else:
-            who = self._name("completed_by", annotation.get("completed_by"))
+            name = self._name("completed_by", annotation.get("completed_by"))
             version = [annotation.get(name) for name in ("unique_id", "id", *_TIMES)]
             version = [part for part in version if isinstance(part, str | int)]
-            part, round_, key = sample, 1, _digest("annotation", version, shown, who, label)
+            part, round_, key = sample, 1, _digest("annotation", version, shown, name, label)
         return LabelEvent(
-            region, who, index, part, *shown[2:], at=self._moment(annotation), round=round_,
-            seconds=seconds, key=_storable(key),
+            region, name or self.annotator, index, part, *shown[2:],
+            at=self._moment(annotation), round=round_, seconds=seconds, key=_storable(key),
         )  # fmt: skip
 
     def _chosen(self, annotation: dict[str, Any]) -> tuple[str, Any] | None:
@@ -211,9 +213,7 @@ class _Task:
             )
         return choices[0], meta.get("defuse") if isinstance(meta, dict) else None
 
-    def _shown(self, data: Any) -> Shown:
-        if not isinstance(data, dict):
-            raise self._error("data", "an object", data, "export as JSON, not as JSON-MIN")
+    def _shown(self, data: dict[str, Any]) -> Shown:
         region, seed = self._whole(data, "region", 0), self._whole(data, "seed", 0)
         sample, n_samples = self._whole(data, "sample", 0), self._whole(data, "n_samples", 1)
         tau = self._number("tau", data.get("tau"))
@@ -243,7 +243,7 @@ class _Task:
             raise self._error(_TIMES[0], "a time like 2026-01-31T12:00:00Z", value) from None
 
     def _name(self, field: str, who: Any) -> str:
-        """The annotator: a name, a number, or a user's fields; the one given where it names none."""
+        """The annotator's name, "" for none, of a name, a number, or the fields of a user."""
         if isinstance(who, dict):
             full = f"{who.get('first_name') or ''} {who.get('last_name') or ''}".strip()
             who = who.get("email") or full or who.get("id")
@@ -251,7 +251,7 @@ class _Task:
             return f"user {who}"
         if who is not None and not isinstance(who, str):
             raise self._error(field, "a name, a number or a user", who)
-        return _storable(who or "").strip() or self.annotator
+        return _storable(who or "").strip()
 
     def _error(self, field: str, expected: str, got: Any, remedy: str = "") -> WorkspaceError:
         remedy = remedy or "leave what Defuse wrote as it is, and export from Label Studio as JSON"

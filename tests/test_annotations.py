@@ -290,8 +290,8 @@ def test_an_undo_of_what_is_not_there_is_nothing(annotations: Annotations, targe
 
 
 def test_answers_and_undos_of_one_batch_are_stored_in_order(annotations: Annotations) -> None:
-    batch = [LabelEvent(0, "ann", 1, 3, key="a"), Undo("a", "u"), LabelEvent(0, "ann", 2, 3, key="b")]
-    assert annotations.append(1, batch) == [1, 2, 3]
+    first, second = (LabelEvent(0, "ann", n, 3, key=key) for n, key in ((1, "a"), (2, "b")))
+    assert annotations.append(1, [first, Undo("a", "u"), second]) == [1, 2, 3]
     assert [(e.label, e.undoes) for e in annotations.events(1)] == [(1, None), (1, 1), (2, None)]
     assert [e.key for e in annotations.counting(1)] == ["b"]
     assert annotations.append(1, [Undo("c", "v"), LabelEvent(0, "ann", 0, key="c")]) == [0, 4], "too early"

@@ -29,51 +29,8 @@ IMAGES: dict[Shown, str] = {
     for region, tau, sample in product(REGIONS, (0.1, 0.5), range(N))
 }
 
-EXPORT = """
-[
- {"id": 41, "annotations": [
-   {"id": 71, "completed_by": 1, "result": [
-     {"id": "0a1b2c3d4e", "meta": {"defuse": {"annotator": "Ada", "label": "dog", "whole_region": false,
-      "round": 1, "key": "b2f0c5"}}, "type": "choices", "value": {"choices": ["dog"]}, "to_name": "image",
-      "from_name": "label"}],
-    "was_cancelled": false, "ground_truth": false, "created_at": "2026-03-09T12:51:08.528353Z",
-    "updated_at": "2026-03-09T12:51:08.528378Z", "draft_created_at": null, "lead_time": 2.4, "prediction": {},
-    "result_count": 0, "unique_id": "3c4d28c5-3f6f-4d6b-9a1e-0f8ab1b5f3f4", "import_id": null,
-    "last_action": null, "bulk_created": false, "task": 41, "project": 83, "updated_by": null,
-    "parent_prediction": null, "parent_annotation": null, "last_created_by": null},
-   {"id": 72, "completed_by": 3, "result": [
-     {"value": {"choices": ["bird"]}, "id": "Dx_aB91ISN", "from_name": "label", "to_name": "image",
-      "type": "choices", "origin": "manual"}],
-    "was_cancelled": false, "ground_truth": false, "created_at": "2026-03-09T20:51:08.528353Z",
-    "updated_at": "2026-03-09T20:51:08.728378Z", "draft_created_at": "2026-03-09T20:51:05.000000Z",
-    "lead_time": 4.288, "prediction": {}, "result_count": 1, "unique_id": "f0a7",
-    "last_action": null, "task": 41, "project": 83, "updated_by": 3}],
-  "file_upload": "9c4d-tasks.json", "drafts": [], "predictions": [],
-  "data": {"image": "data:image/png;base64,AA", "region": 0, "sample": 0, "tau": 0.1, "seed": 0,
-           "n_samples": 3},
-  "meta": {}, "created_at": "2026-03-09T12:51:08.513742Z", "updated_at": "2026-03-09T20:51:08.746926Z",
-  "inner_id": 1, "total_annotations": 2, "cancelled_annotations": 0, "total_predictions": 0,
-  "comment_count": 0, "unresolved_comment_count": 0, "last_comment_updated_at": null, "project": 83,
-  "updated_by": 3, "comment_authors": []},
- {"id": 42, "annotations": [
-   {"id": 73, "completed_by": {"id": 4, "email": "eve@example.com", "first_name": "", "last_name": ""},
-    "result": [{"value": {"choices": ["none of the above"]}, "id": "y", "from_name": "label",
-      "to_name": "image", "type": "choices", "origin": "manual"}],
-    "was_cancelled": false, "ground_truth": true, "created_at": "2026-03-09T21:51:08.5Z",
-    "updated_at": "2026-03-09T21:51:08.5Z", "lead_time": null, "task": 42}],
-  "data": {"image": "data:image/png;base64,AA", "region": 0, "sample": 1, "tau": 0.1, "seed": 0,
-           "n_samples": 3},
-  "predictions": []},
- {"id": 43, "annotations": [
-   {"id": 74, "completed_by": 3, "result": [], "was_cancelled": true, "ground_truth": false,
-    "created_at": "2026-03-09T21:51:08.5Z", "updated_at": "2026-03-09T21:51:08.5Z", "lead_time": 1.1}],
-  "data": {"image": "data:image/png;base64,AA", "region": 0, "sample": 2, "tau": 0.1, "seed": 0,
-           "n_samples": 3}},
- {"id": 44, "annotations": [], "drafts": [],
-  "data": {"image": "data:image/png;base64,AA", "region": 1, "sample": 0, "tau": 0.1, "seed": 0,
-           "n_samples": 3}}
-]
-"""
+EXPORT = Path(__file__).parent / "label_studio_export.json"
+"""As Label Studio 1.23.2 wrote it: what `to_label_studio` made, imported, then answered there."""
 
 
 @pytest.fixture
@@ -91,14 +48,14 @@ def bare(events: Sequence[LabelEvent]) -> list[LabelEvent]:
 
 
 def through_label_studio(text: str, *, importer: int = 1) -> str:
-    """What Label Studio 1.13 stores of an import, as it exports it again.
+    """What Label Studio stores of an import, as it exports it again; seen to with its version 1.23.2.
 
     After BaseTaskSerializerBulk of its label_studio/tasks/serializers.py: `completed_by` must be known,
     times are those of the import, and an annotation's `meta` and unknown fields are dropped.
     """
     tasks = []
     for number, task in enumerate(json.loads(text), 1):
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for answer in task["annotations"]:
             assert "completed_by" not in answer, "refused: nobody of this name"
             annotations.append(
@@ -239,15 +196,19 @@ def test_what_was_changed_in_label_studio_is_an_answer_of_who_changed_it(key: st
 
 
 def test_an_export_of_label_studio_is_read() -> None:
-    """Four tasks as version 1.13 exports them: by Ada's import, by its users, skipped, and without answer."""
-    found = from_label_studio(EXPORT, CLASSES, REGIONS, annotator="Ada")
+    """In it, draw 0 was changed from dog to cat, draw 2 skipped, and region 1 answered; region 7 was not."""
+    found = from_label_studio(EXPORT.read_text(), CLASSES, REGIONS, annotator="Eve")
+    shown: Mapping[str, Any] = {"tau": 0.1, "seed": 0, "n_samples": 3}
     assert bare(found) == [
-        LabelEvent(0, "Ada", 1, 0, 0.1, 0, 3, seconds=2.4, round=1),
-        LabelEvent(0, "user 3", 2, 0, 0.1, 0, 3, seconds=4.288),
-        LabelEvent(0, "eve@example.com", None, 1, 0.1, 0, 3, seconds=None),
+        LabelEvent(0, "Ada", 2, 1, **shown),
+        LabelEvent(0, "日本", None, 1, **shown, round=2, seconds=1.25),
+        LabelEvent(0, "Ada", 1, None, **shown, seconds=4.5),
+        LabelEvent(0, "Bob", 0, 2, **shown),
+        LabelEvent(1, "user 1", 0, 0, **shown, seconds=3.5),
+        LabelEvent(0, "user 1", 0, 0, **shown, seconds=4.5),
     ]
-    assert found[0].key == "b2f0c5"
-    assert [event.at for event in found[1:]] == [1773089468.728378, 1773093068.5]
+    assert [event.key for event in found if event.annotator == "Ada"] == ["k2", "k1"]
+    assert [event.at for event in found] == sorted(event.at for event in found)
 
 
 def answered(choice: str = "dog", **told: Any) -> list[dict[str, Any]]:
@@ -292,6 +253,8 @@ def test_an_import_twice_is_stored_once_and_a_new_version_again(annotations: Ann
     for told in ({"id": 6}, {"unique_id": "u"}, {"completed_by": "Bob"}):
         assert read(answered(**told))[0].key != read(answered())[0].key
     assert read(answered("cat"))[0].key != read(answered())[0].key
+    (first, again) = (read(answered(), annotator=name)[0] for name in ("Ada", "Eve"))
+    assert (first.key, again.annotator) == (again.key, "Eve")
 
 
 def test_answers_are_told_in_the_order_of_their_times() -> None:
@@ -311,8 +274,9 @@ def test_answers_are_told_in_the_order_of_their_times() -> None:
 )
 def test_what_is_no_answer_is_skipped(told: Mapping[str, Any]) -> None:
     assert read(answered(**told) + answered(id=7)) == read(answered(id=7))
-    for none in ([], None):
-        others = [{"data": {"any": "thing"}, "annotations": none}, {"id": 1}]
+    nothing: tuple[Any, ...] = ([], None)
+    for none in nothing:
+        others = [{"data": {"any": "thing"}, "annotations": none}, {"data": {}}]
         assert read([*others, *answered()]) == read(answered())
 
 
@@ -337,8 +301,13 @@ def test_other_parts_of_a_result_are_left_alone() -> None:
         ("{}", r"the file must hold a list of tasks, got \{\}; export"),
         ('"tasks"', "the file must hold a list of tasks, got 'tasks'"),
         ("[5]", "task 1: the task must be an object, got 5"),
-        ('[{"annotations": 5}]', "task 1: annotations must be a list of objects, got 5"),
-        ('[{}, {"annotations": [5]}]', r"task 2: annotations must be a list of objects, got \[5\]"),
+        ('[{"data": 5}]', "task 1: data must be an object, got 5; export as JSON, not as JSON-MIN"),
+        ('[{"image": "data:,", "id": 1, "label": "cat", "annotator": 1}]', "task 1: data must be an object"),
+        ('[{"data": {}, "annotations": 5}]', "task 1: annotations must be a list of objects, got 5"),
+        (
+            '[{"data": {}}, {"data": {}, "annotations": [5]}]',
+            r"task 2: annotations must be a list of objects, got \[5\]",
+        ),
     ],
 )
 def test_what_is_no_export_is_refused_in_words(text: str, told: str) -> None:
@@ -400,7 +369,7 @@ def test_a_bad_annotation_is_refused_and_task_and_field_are_named(
     told: Mapping[str, Any], message: str
 ) -> None:
     with pytest.raises(WorkspaceError, match=f"^task 3: {message}"):
-        read([*answered(), {}, *answered(**told)])
+        read([*answered(), {"data": {}}, *answered(**told)])
 
 
 @pytest.mark.parametrize("value", [None, 5, {}, {"choices": "dog"}, {"choices": ["cat", "dog"]},

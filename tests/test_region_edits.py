@@ -70,8 +70,8 @@ def histories(draw: st.DrawFn) -> list[RegionEdit]:
 @given(edit=edits())
 def test_an_edit_is_the_same_again_from_json(edit: RegionEdit) -> None:
     text = edit.to_json()
-    beside = {"by": edit.by, "id": edit.id, "at": edit.at, "undone_by": edit.undone_by}
-    assert RegionEdit.of_json(text, **beside) == edit
+    read = RegionEdit.of_json(text, by=edit.by, id=edit.id, at=edit.at, undone_by=edit.undone_by)
+    assert read == edit
     assert set(json.loads(text)) == {"kind", "regions", "into", "name", "tau"}
     with sqlite3.connect(":memory:") as database:
         assert database.execute("SELECT json_extract(?, '$.kind')", (text,)).fetchone() == (edit.kind,)

@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.e2e.serving import Server, browsing, find_chromium, serving
+from tests.in_process import done_here
+from tests.workspaces import Place
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def page(chromium: Browser, server: Server) -> Iterator[Page]:
     """A tab of 1440 × 900, closed before the server ends; an error in the console fails the test."""
     assert server.url
+    yield from _tab(chromium)
+
+
+def _tab(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     tab = context.new_page()
     errors: list[str] = []
@@ -41,6 +47,22 @@ def page(chromium: Browser, server: Server) -> Iterator[Page]:
     yield tab
     context.close()
     assert not errors
+
+
+@pytest.fixture
+def shapes_server(place: Place, tmp_path: Path) -> Iterator[Server]:
+    """A dashboard on the small workspace of shapes, whose regions are labelled, with a map by PCA."""
+    done_here(place, "map", {"method": "pca"})
+    place.workspace.close()
+    with serving(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def shapes_page(chromium: Browser, shapes_server: Server) -> Iterator[Page]:
+    """A tab like `page`, for that dashboard."""
+    assert shapes_server.url
+    yield from _tab(chromium)
 
 
 def _is_usual(message: ConsoleMessage) -> bool:

@@ -35,16 +35,22 @@ class Server:
     process: subprocess.Popen[bytes]
 
     @property
+    def port(self) -> int:
+        """Where it listens on 127.0.0.1."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
     def workspace(self) -> Workspace:
         """Its workspace, seen from here."""
         return Workspace(self.home)
 
 
 @contextmanager
-def serving(folder: Path, *, options: Sequence[str] = ()) -> Iterator[Server]:
+def serving(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Iterator[Server]:
     """Serve a dashboard whose workspace is `folder/home`; its live runs are cancelled at the end."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port), "--no-browser"]
     home = folder / "home"

@@ -1,0 +1,195 @@
+"""Labels given in a real browser: in order, undone, kept over reloads, tabs and a killed server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from defuse_core.annotations import LabelEvent
+from defuse_core.data import load_npz
+from defuse_core.steps.source import Source
+from tests.apps import NASTY
+from tests.e2e.serving import SECONDS, Server, serving
+from tests.workspaces import Place, eventually
+
+ME = "Grace"
+
+
+def distill(server: Server) -> int:
+    run = server.workspace.runs.latest(1, "distill")
+    assert run is not None
+    return run.id
+
+
+def mine(server: Server, region: int, *, round: int = 1) -> list[LabelEvent]:
+    """What counts of my answers on a region."""
+    return [
+        e
+        for e in server.workspace.annotations.counting(distill(server))
+        if (e.annotator, e.region_id, e.round) == (ME, region, round)
+    ]
+
+
+def heaviest(server: Server) -> int:
+    return Source(server.workspace, distill(server)).regions()[0].region_id
+
+
+def open_board(page: Page, server: Server, region: int, **query: object) -> None:
+    """Open the board of a region by its link, as ME."""
+    more = "".join(f"&{name}={value}" for name, value in query.items())
+    page.goto(f"{server.url}/label?project=shapes&region=Region+{region}{more}")
+    name = page.get_by_role("textbox", name="Annotator")
+    expect(name).to_be_visible(timeout=60 * SECONDS)
+    name.fill(ME)
+    name.press("Enter")
+    expect(page.get_by_text(f"labelled by {ME}")).to_be_visible(timeout=30 * SECONDS)
+    page.get_by_role("group", name="Label the images").focus()
+
+
+@pytest.mark.timeout(200)
+def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(
+    shapes_page: Page, shapes_server: Server
+) -> None:
+    page, region = shapes_page, heaviest(shapes_server)
+    open_board(page, shapes_server, region)
+    page.evaluate(
+        "keys => keys.forEach((key) => document.dispatchEvent("
+        "new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true })))",
+        [*"1231231x32"],
+    )
+    expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
+    answers = mine(shapes_server, region)
+    assert [e.sample_id for e in answers] == list(range(10))
+    assert [e.label for e in answers] == [0, 1, 2, 0, 1, 2, 0, None, 2, 1]
+    assert all(0 <= (e.seconds or 0.0) <= 60 and e.key for e in answers)
+    expect(page.get_by_text("95 % interval")).to_be_visible(timeout=10 * SECONDS)
+
+    page.keyboard.press("u")
+    expect(page.get_by_text("9 of 10 images answered")).to_be_visible()
+    eventually(lambda: len(mine(shapes_server, region)) == 9)
+    page.reload()
+    expect(page.get_by_text("9 of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
+    page.keyboard.press("3")  # the cursor is where an answer lacks
+    expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
+    assert {e.sample_id: e.label for e in mine(shapes_server, region)}[9] == 2
+    page.keyboard.press("n")
+    expect(page.get_by_text("0 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
+    assert f"Region+{region}" not in page.url
+
+
+@pytest.mark.timeout(200)
+def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_server: Server) -> None:
+    page, region = shapes_page, heaviest(shapes_server)
+    second = page.context.new_page()
+    for tab in (page, second):
+        open_board(tab, shapes_server, region)
+    for tab, key in ((page, "1"), (second, "2"), (page, "3")):
+        tab.bring_to_front()
+        tab.keyboard.press(key)
+        expect(tab.get_by_text("saved", exact=False).first).to_be_visible(timeout=30 * SECONDS)
+    eventually(lambda: len(mine(shapes_server, region)) >= 2)
+    page.reload()
+    answers = {e.sample_id: e.label for e in mine(shapes_server, region)}
+    expect(page.get_by_text(f"{len(answers)} of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
+    stored = [e.label for e in shapes_server.workspace.annotations.events(distill(shapes_server))]
+    assert stored[-3:] == [0, 1, 2]  # as they came; the later on one image counts
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_server_loses_no_answer_and_the_board_says_which_are_not_saved(
+    chromium: Browser, place: Place, tmp_path: Path
+) -> None:
+    place.workspace.close()
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    with serving(tmp_path) as server:
+        region, port = heaviest(server), server.port
+        open_board(page, server, region)
+        page.keyboard.press("1")
+        expect(page.get_by_text("1 of 10 images answered")).to_be_visible()
+        eventually(lambda: len(mine(server, region)) == 1)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(10)
+        for key in "23x":
+            page.keyboard.press(key)
+        expect(page.get_by_text("3 answers not saved")).to_be_visible(timeout=20 * SECONDS)
+        assert len(mine(server, region)) == 1
+    with serving(tmp_path, port=port) as server:
+        eventually(lambda: len(mine(server, region)) == 4, seconds=90)
+        assert [e.label for e in mine(server, region)] == [0, 1, 2, None]
+        expect(page.get_by_text("All 4 answers saved")).to_be_visible(timeout=60 * SECONDS)
+        page.keyboard.press("u")
+        eventually(lambda: len(mine(server, region)) == 3, seconds=30)
+    context.close()
+
+
+@pytest.mark.timeout(200)
+def test_tau_is_scrubbed_kept_and_labelled_at(shapes_page: Page, shapes_server: Server) -> None:
+    page, region = shapes_page, heaviest(shapes_server)
+    page.goto(f"{shapes_server.url}/regions?project=shapes&region=Region+{region}")
+    slider = page.get_by_role("slider", name="τ")
+    expect(slider).to_be_visible(timeout=60 * SECONDS)
+    slider.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("τ = 0.8", exact=True)).to_be_visible()
+    expect(page.get_by_text("Labels of this region are given at τ = 0.8")).to_be_visible(timeout=30 * SECONDS)
+    edits = shapes_server.workspace.annotations.edits(distill(shapes_server))
+    assert [(e.regions, e.tau) for e in edits][-1] == ((region,), 0.8)
+    page.get_by_role("link", name="Label it").click()
+    name = page.get_by_role("textbox", name="Annotator")
+    expect(name).to_be_visible(timeout=60 * SECONDS)
+    name.fill(ME)
+    name.press("Enter")
+    expect(page.get_by_text(f"labelled by {ME}")).to_be_visible(timeout=30 * SECONDS)
+    page.get_by_role("button", name="Whole region").click()
+    page.keyboard.press("2")
+    expect(page.get_by_text("10 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
+    eventually(lambda: len(mine(shapes_server, region)) == 1)
+    (answer,) = mine(shapes_server, region)
+    assert (answer.label, answer.sample_id, answer.tau, answer.n_samples) == (1, None, 0.8, 10)
+
+
+@pytest.mark.timeout(200)
+def test_a_class_that_is_markup_is_text_on_every_page(
+    chromium: Browser, place: Place, template: Path, tmp_path: Path
+) -> None:
+    with np.load(template.parent / "shapes.npz") as arrays:
+        changed = {**arrays, "class_names": np.array([NASTY, "column", "diagonal"])}
+    np.savez(tmp_path / "nasty.npz", **changed)
+    place.workspace.close()
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database:
+        (stored,) = database.execute("SELECT dataset FROM projects").fetchone()
+        dataset = json.loads(stored) | {
+            "source": str(tmp_path / "nasty.npz"), "class_names": [NASTY, "column", "diagonal"],
+            "fingerprint": load_npz(tmp_path / "nasty.npz").fingerprint,
+        }  # fmt: skip
+        database.execute("UPDATE projects SET dataset = ?", (json.dumps(dataset),))
+        database.commit()
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    with serving(tmp_path) as server:
+        region = heaviest(server)
+        for path, shown in (
+            (f"label?region=Region+{region}", page.get_by_role("button", name=NASTY)),
+            (f"regions?region=Region+{region}", page.get_by_role("slider", name="τ")),
+            ("map", page.locator(".js-plotly-plot .legendtext", has_text=NASTY)),
+            ("identify", page.get_by_text("Who is taken for whom")),
+            ("classifier", page.get_by_text("Misclassified")),
+        ):
+            page.goto(f"{server.url}/{path}{'&' if '?' in path else '?'}project=shapes")
+            expect(shown.first).to_be_visible(timeout=60 * SECONDS)
+            expect(page.get_by_text("Loading ")).to_have_count(0, timeout=60 * SECONDS)
+            assert page.locator("img[src='x']").count() == 0
+            assert page.get_by_test_id("stException").count() == 0
+        assert not dialogs
+        context.close()
