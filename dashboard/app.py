@@ -49,6 +49,6 @@ with st.sidebar:
         show_pipeline(project)
     found = cache.devices()
     st.caption(f":material/memory: {found[0] if found else 'looking for a GPU …'}")
+cache.warm_up()
 state.show_note()
 page.run()
-cache.warm_up()

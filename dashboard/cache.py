@@ -6,6 +6,7 @@ one; torch is imported by the first of these, not before.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -39,6 +40,8 @@ Result = TypeVar("Result")
 Arrays = dict[str, NDArray[np.generic]]
 
 _GLANCE = 0.3  # seconds that a page waits before it says what it waits for
+_PATIENCE = 10.0  # seconds that it waits while modules are imported
+_LOOK = 0.5  # seconds between two looks
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,17 @@ def on_thread(function: Callable[..., Result], *given: object) -> Future[Result]
 
 
 @st.cache_resource(show_spinner=False)
-def warm_up() -> Future[object]:
+def warm_up() -> Future[None]:
     """Import what most pages compute with, before the first of them asks for it."""
-    return _threads().submit(importlib.import_module, "defuse_core.steps.search")
+    return _threads().submit(_import_all)
+
+
+def _import_all() -> None:
+    """Streamlit collects garbage after every run: what is imported is not looked through again."""
+    for name in ("defuse_core.steps.search", "defuse_core.steps.labels", "defuse_core.regions"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
@@ -273,13 +284,27 @@ def manifold(run_id: int) -> Manifold | None:
 def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Result | None:
     """The result; where it is not there at a glance, say so and run the page again once it is."""
     try:
-        return found.result(timeout=_GLANCE)
+        return _result(found, what)
     except NotYet:
-        st.fragment(_wait, run_every=0.3)(found, what)
+        st.fragment(_wait, run_every=_LOOK)(found, what)
     except Exception as error:  # whatever a data set of a user's can give
         st.error(plain(str(error)))
         forget()  # it may have been mended by the next look
     return None
+
+
+def _result(found: Future[Result], what: str) -> Result:
+    """Wait a glance; longer while modules are imported, which looking again and again would slow down."""
+    try:
+        return found.result(timeout=_GLANCE)
+    except NotYet:
+        if warm_up().done():
+            raise
+    with st.empty():
+        st.caption(f"Loading {what} …")
+        result = found.result(timeout=_PATIENCE)
+        st.empty()
+    return result
 
 
 def _wait(found: Future[Result], what: str) -> None:

@@ -23,7 +23,8 @@ def show_distillation(run: Run) -> None:
     """Show how far a distillation is: its lower bound over the iterations."""
     points = cache.workspace().runs.events(run.id, kind="point")
     if not points:
-        st.caption("It waits for its turn …" if run.status == "queued" else "The mixture is fitted …")
+        if run.live:
+            st.caption("It waits for its turn …" if run.status == "queued" else "The mixture is fitted …")
         return
     figure = charts.line(
         [int(event.key) for event in points], [event.data["lower_bound"] for event in points],
@@ -92,7 +93,7 @@ def _look_for(regions: Regions, given: dict[int, str]) -> int:
     with right:
         st.page_link(
             "../pages/label.py", label="Label it", icon=":material/label:",
-            query_params={"region": str(region_id), **project_link()},
+            query_params={"region": region_name(region_id, given), **project_link()},
         )  # fmt: skip
     return region_id
 

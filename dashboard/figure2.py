@@ -33,9 +33,8 @@ def show_figure2(project: Project, run: Run, ground: Ground) -> None:
             st.rerun()
         return
     with st.popover("Figure 2", icon=":material/image:"):
-        st.caption(
-            "t-SNE, perplexity 30; diamonds are the mistakes that lie in regions, by their true class."
-        )
+        drawn = "all mistakes" if ground.regions is None else "the mistakes that lie in regions"
+        st.caption(f"t-SNE, perplexity 30; diamonds are {drawn}, by their true class.")
         for kind in ("png", "svg"):
             st.download_button(
                 kind.upper(), lambda kind=kind: _picture(project, run, ground, kind),

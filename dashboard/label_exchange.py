@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import streamlit as st
 
@@ -19,6 +19,9 @@ from defuse_core.label_files import from_csv, to_csv
 from defuse_core.region_edits import live_ids
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
+
+MOST_DRAWS = 10_000
+"""Of a region, in a file of labels."""
 
 
 def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
@@ -91,6 +94,24 @@ def show_simulated(project: Project, run: Run) -> None:
         st.rerun()
 
 
+def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
+    """All draws of a region are made again to judge it: a slip in a file should not take all memory."""
+    if many := next((e for e in events if e.n_samples > MOST_DRAWS), None):
+        raise WorkspaceError(
+            f"n_samples of region {many.region_id} must be at most {MOST_DRAWS:,}, got {many.n_samples}"
+        )
+
+
+def _untold(events: Sequence[LabelEvent], counting: Sequence[LabelEvent]) -> list[LabelEvent]:
+    """Leave out what stands already: answers of a CSV have no key that would tell."""
+    last, stands = ({_subject(e): e.label for e in given} for given in (events, counting))
+    return [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
+
+
+def _subject(e: LabelEvent) -> tuple[object, ...]:
+    return e.region_id, e.sample_id, e.tau, e.seed, e.n_samples, e.annotator, e.round
+
+
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
     """Store the labels of a file, all or none."""
     workspace = cache.workspace()
@@ -105,13 +126,15 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
             events = from_label_studio(text, project.class_names, ids, annotator=annotator())
         else:
             events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
+        _refuse_many_draws(events)
+        told = _untold(events, workspace.annotations.counting(run.id))
         before = workspace.annotations.last_id(run.id)
-        stored = workspace.annotations.append(run.id, events)
+        stored = workspace.annotations.append(run.id, told)
     except UnicodeDecodeError as error:
         refuse(f"{name} is not text in UTF-8 ({error.reason}); save it as UTF-8")
     except WorkspaceError as error:
         refuse(f"{name}: {error}")
     else:
         new = sum(event_id > before for event_id in stored)
-        known = len(stored) - new
+        known = len(events) - new
         note(f"{new} answers stored" + (f", {known} were known already" if known else ""))

@@ -14,7 +14,7 @@ from dashboard.jobs_panel import duration
 from dashboard.region_data import RHO, Draws
 from dashboard.region_table import status_of
 from dashboard.state import plain, recall, remember
-from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, LabelEvent
+from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
@@ -132,6 +132,15 @@ def _answers(mine: Sequence[LabelEvent], n: int) -> list[int | None]:
     return [own.get(sample, whole[-1] if whole else None) for sample in range(n)]
 
 
+def _shared(events: Sequence[LabelEvent]) -> set[str]:
+    """Who answered draws that somebody else has answered, too."""
+    by_draws: dict[tuple[int, float, int, int], set[str]] = {}
+    for e in events:
+        if e.round == 1 and e.region_id != SINGLE_MISTAKES:
+            by_draws.setdefault((e.region_id, e.tau, e.seed, e.n_samples), set()).add(e.annotator)
+    return {name for names in by_draws.values() if len(names) > 1 for name in names}
+
+
 def show_agreement(run: Run) -> None:
     """Show figure 7 of all draws that two or more have answered, the simulated included."""
     from defuse_core.evaluation import agreement
@@ -143,7 +152,7 @@ def show_agreement(run: Run) -> None:
         st.caption("Nobody else has answered the same draws yet.")
         return
     found = agreement(votes)
-    people = sorted({e.annotator for e in events if e.round == 1})
+    people = sorted(_shared(events))
     left, right = st.columns([2, 1])
     left.plotly_chart(charts.agreement(found.share), key="agreement")
     right.metric("Unanimous", f"{found.unanimous.estimate:.0%}", help=f"{found.unanimous}, n = {len(votes)}")

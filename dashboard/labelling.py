@@ -77,11 +77,10 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     number = PASSES.index(part) + 1
     done = {e.region_id for e in events if e.annotator == name and e.round == number}
     given = names(cache.workspace().annotations.edits(run.id))
+    unlabelled = next((i for i in regions.ids if i not in done), regions.ids[0])
     with first:
-        if recall("region") is None:
-            remember("region", str(next((i for i in regions.ids if i not in done), regions.ids[0])))
-        chosen = linked_region(regions.ids, given)
-    region = regions.ids[0] if chosen is None else chosen
+        chosen = linked_region(regions.ids, given, otherwise=unlabelled)
+    region = unlabelled if chosen is None else chosen
     n_done = len(done & set(regions.ids))
     st.progress(
         n_done / len(regions.ids),
@@ -126,7 +125,8 @@ def _offer_others(
         f"You labelled this region at τ = {last.tau:g}, {last.n_samples} images. That counts until you "
         "answer here: a region is judged by the draws that were labelled last."
     )
-    button.button("Show those", on_click=look)
+    if last.n_samples <= MOST_IMAGES:  # more may come from a file
+        button.button("Show those", on_click=look)
 
 
 def _who(subject: Subject) -> tuple[str, int]:

@@ -131,7 +131,7 @@ def read_selection(points: Sequence[Mapping[str, Any]], shown: LatentMap, kept: 
     sizes = len(shown.codes), len(kept)
     for point in points:
         trace, place = point.get("curve_number"), point.get("point_index")
-        if trace in (0, 1) and isinstance(place, int) and 0 <= place < sizes[trace]:
+        if type(trace) is type(place) is int and trace in (0, 1) and 0 <= place < sizes[trace]:
             rows[trace].append(place)
     codes, mistakes = (np.array(places, dtype=np.int64) for places in rows)
     return Selection(np.unique(shown.code_index[codes]), np.unique(shown.mistake_index[kept[mistakes]]))

@@ -180,7 +180,7 @@ def _lay_out(figure: go.Figure, shown: LatentMap, height: int) -> None:
         update(**axis, range=[float(values.min()) - margin, float(values.max()) + margin])
     figure.update_yaxes(scaleanchor="x")
     figure.update_layout(
-        height=height, margin={"l": 0, "r": 0, "t": 60, "b": 0}, dragmode="lasso",
+        height=height, margin={"l": 0, "r": 0, "t": 60, "b": 0}, dragmode="pan",
         legend={
             "orientation": "h", "y": -0.02, "yanchor": "top", "itemclick": False, "itemdoubleclick": False,
         },

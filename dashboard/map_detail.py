@@ -61,12 +61,15 @@ def show_code(project: Project, identify: Run, found: Found, number: int, *, is_
         charts.bars([names[c] for c in top], probabilities[top], title="What the classifier says of it"),
         key="probabilities",
     )
-    _show_neighbours(project, latent.numpy(), dataset.train.labels.numpy())
+    _show_neighbours(project, identify, latent.numpy(), dataset.train.labels.numpy())
 
 
-def _show_neighbours(project: Project, latent: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    run = cache.workspace().runs.latest(project.id, "map", done=True)
-    if run is None:
+def _show_neighbours(
+    project: Project, identify: Run, latent: NDArray[np.float32], labels: NDArray[np.int64]
+) -> None:
+    runs = cache.workspace().runs
+    run = runs.latest(project.id, "map", done=True)
+    if run is None or runs.ancestry(run.id)["vae"].id != runs.ancestry(identify.id)["vae"].id:
         st.caption("The nearest training images are shown once the map is made.")
         return
     manifold, dataset = cache.manifold(run.id), cache.dataset(project)

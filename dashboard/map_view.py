@@ -40,6 +40,10 @@ from defuse_core.workspace import Project
 
 _SORTS = ("mixed", "distance", "class", "prediction", "region")
 _PER_PAGE = 12
+_CONFIG = {
+    "scrollZoom": True, "displaylogo": False, "displayModeBar": True,
+    "modeBarButtonsToRemove": ["zoom2d", "autoScale2d"],
+}  # fmt: skip
 _SELECTED, _MARKED, _EDITED = "map-selection", "map-marked", "map-edited"
 
 
@@ -119,7 +123,7 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
             selected=_marked(key, kept),
         )  # fmt: skip
         st.plotly_chart(
-            figure, key=key, on_select=chosen, config={"scrollZoom": True, "displaylogo": False},
+            figure, key=key, on_select=chosen, config=_CONFIG,
             alt="Training codes as dots and mistakes as diamonds, in the plane",
         )  # fmt: skip
     with right:
@@ -132,13 +136,13 @@ def _short_name(region_id: int, given: Mapping[int, str]) -> str:
 
 
 def _marked(key: str, kept: Indices) -> Selection:
-    """What the figure marks as selected: what was selected when the filters changed last.
+    """What the figure marks as selected: what was selected when the filters changed or the page opened.
 
     Later selections are the browser's own: they leave the figure as it is.
     """
     shown = key, kept.tobytes()
     of, marked = recall(_MARKED, (("", b""), NOTHING))
-    if of != shown:
+    if of != shown or recall(key) is None:  # no chart of it in this tab yet
         marked = _selection(key)
         remember(_MARKED, (shown, marked))
     return marked  # type: ignore[no-any-return]
@@ -215,8 +219,8 @@ def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: In
     if not len(selection):
         st.markdown(f"**{len(visible):,} mistakes** shown, {len(shown.codes):,} training codes")
         st.caption(
-            "Draw a lasso or a box around points to see them; click a point to look at its code. "
-            "Two clicks on nothing end a selection."
+            "Click a point to look at its code; take the lasso or the box on the chart's right to select "
+            "many. Drag to move, scroll to zoom; two clicks on nothing end a selection."
         )
         return
     mistakes = selection.mistakes[np.isin(selection.mistakes, visible)]
@@ -255,9 +259,10 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
         help="A region of its own, which is drawn and labelled like the others, and can be undone",
     )  # fmt: skip
     if (region := recall("region")) is not None:
+        given = names(cache.workspace().annotations.edits(ground.distill.id))
         st.page_link(
             "../pages/label.py", label=f"Label region {plain(region)}", icon=":material/label:",
-            query_params={"region": region, **project_link()},
+            query_params={"region": region_name(int(region), given), **project_link()},
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dashboard.components.tau_scrubber import Sprite, make_sprite
 from defuse_core.annotations import LabelEvent
+from defuse_core.region_edits import selected_mistakes
 from defuse_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -83,8 +84,13 @@ def find_regions(store: Workspace, run_id: int) -> Regions:
 
     source = Source(store, run_id)
     mixture, min_weight = source.mixture(), source.run.config["min_weight"]
-    of_region = membership(mixture, source.mistakes().latents, min_weight=min_weight)
-    return Regions(mixture, mixture.regions(min_weight), of_region.numpy())
+    of_region = membership(mixture, source.mistakes().latents, min_weight=min_weight).numpy()
+    regions = mixture.regions(min_weight)
+    live = {region.region_id for region in regions}
+    for region_id, mistakes in selected_mistakes(store.annotations.edits(run_id)).items():
+        if region_id in live:  # a person's choice goes before the most probable component
+            of_region[list(mistakes)] = region_id
+    return Regions(mixture, regions, of_region)
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,15 @@ def region_name(region_id: int, given: dict[int, str]) -> str:
     return f"Region {region_id}" + (f" · {given[region_id]}" if region_id in given else "")
 
 
-def linked_region(ids: Sequence[int], given: dict[int, str]) -> int | None:
-    """The choice of a region, in the URL and the same on every page; None where none is chosen."""
+def linked_region(ids: Sequence[int], given: dict[int, str], *, otherwise: int | None = None) -> int | None:
+    """The choice of a region, in the URL and the same on every page; `otherwise` where none is chosen."""
     shown = [str(i) for i in ids]
-    told = re.match(r"Region (\d+)", str(recall("region", "")))
-    if told:  # the browser knows it by a name that has changed since
-        remember("region", told.group(1))
+    told = re.match(r"(?:Region )?(\d+)", str(recall("region", "")))
+    known = told.group(1) if told else None  # the browser may know it by a name that has changed since
+    if known not in shown:  # nor may it go on showing one that was merged or split since
+        known = None if otherwise is None else str(otherwise)
+    if recall("region") != known:
+        remember("region", known)
     chosen = linked_choice("Region", shown, key="region", show=lambda i: region_name(int(i), given))
     return None if chosen is None else int(chosen)
 
@@ -84,10 +87,15 @@ def _scrub(project: Project, run: Run, regions: Regions, region_id: int, verdict
         on_change=choose,
     )  # fmt: skip
     tau = chosen_tau(run, region_id)
-    st.caption(
+    told, button = st.columns([3, 1], vertical_alignment="center")
+    told.caption(
         f"{sprite.predictions.shape[1]} draws z ~ N(μ, τ·Σ), the same at every τ (seed {SEED}). "
         f"Labels of this region are given at τ = {tau:g}."
     )
+    button.button(
+        f"Use τ = {tau:g} for all", icon=":material/tune:", on_click=choose_tau,
+        args=(run, regions.ids, tau), help="Sets the τ of every region",
+    )  # fmt: skip
 
 
 _PURITY = "The suggested τ is the largest at which this share of the draws gets the same prediction"
@@ -124,10 +132,12 @@ def show_actions(run: Run, regions: Regions, region_id: int, chosen: Sequence[in
     edits = cache.workspace().annotations.edits(run.id)
     seen = newest_change(edits)
     row = st.container(horizontal=True)
+    renamed = max((max(e.id, e.undone_by) for e in edits if e.kind == "rename"), default=0)
     with row.popover("Rename", icon=":material/edit:"):
+        key = f"name-{region_id}-{renamed}"  # another field, which shows the name as it is stored or undone
         st.text_input(
-            "Name", names(edits).get(region_id, ""), max_chars=60, key=f"name-{region_id}",
-            on_change=_rename, args=(run, region_id), placeholder="4 with an open top",
+            "Name", names(edits).get(region_id, ""), max_chars=60, key=key,
+            on_change=_rename, args=(run, region_id, key), placeholder="4 with an open top",
         )  # fmt: skip
     row.button(
         "Split", icon=":material/call_split:", on_click=_split, args=(run, regions, region_id, seen),
@@ -139,11 +149,6 @@ def show_actions(run: Run, regions: Regions, region_id: int, chosen: Sequence[in
         icon=":material/call_merge:", on_click=_merge, args=(run, regions, several, seen),
         disabled=len(several) < 2, help="The regions whose rows are selected in the table",
     )  # fmt: skip
-    tau = chosen_tau(run, region_id)
-    row.button(
-        f"Use τ = {tau:g} for all", icon=":material/tune:", on_click=choose_tau,
-        args=(run, regions.ids, tau), help="Sets the τ of every region",
-    )  # fmt: skip
     last = next((e for e in reversed(edits) if e.kind != "tau" and not e.undone), None)
     if last is not None:
         row.button(
@@ -151,8 +156,8 @@ def show_actions(run: Run, regions: Regions, region_id: int, chosen: Sequence[in
         )
 
 
-def _rename(run: Run, region_id: int) -> None:
-    name = " ".join(str(recall(f"name-{region_id}", "")).split())
+def _rename(run: Run, region_id: int, key: str) -> None:
+    name = " ".join(str(recall(key, "")).split())
     _store(run, RegionEdit("rename", (region_id,), name=name, by=annotator()))
 
 
@@ -185,15 +190,20 @@ def select(run: Run, regions: Regions, mistakes: np.ndarray[tuple[int], np.dtype
     latents = read_mistakes(cache.workspace().runs.ancestry(run.id)["identify"].id).latents
     chosen = torch.from_numpy(latents[mistakes])
     seen = newest_change(cache.workspace().annotations.edits(run.id))
-    _replace(run, "select", [], lambda: (make(regions.mixture, chosen, of=len(latents)),), seen)
+
+    def made() -> Sequence[Gaussian]:
+        return (make(regions.mixture, chosen, of=len(latents)),)
+
+    _replace(run, "select", [], made, seen, mistakes=mistakes.tolist())
 
 
 def _replace(
-    run: Run, kind: EditKind, gone: Sequence[int], make: Callable[[], Sequence[Gaussian]], seen: int
-) -> None:
+    run: Run, kind: EditKind, gone: Sequence[int], make: Callable[[], Sequence[Gaussian]], seen: int, *,
+    mistakes: Sequence[int] = (),
+) -> None:  # fmt: skip
     """Store an edit that takes regions away and puts in what `make` makes, and look at the first of them."""
     try:
-        edit = RegionEdit(kind, tuple(gone), tuple(make()), by=annotator())
+        edit = RegionEdit(kind, tuple(gone), tuple(make()), tuple(mistakes), by=annotator())
     except ValueError as error:
         refuse(str(error))
         return
@@ -209,6 +219,8 @@ def _undo(run: Run) -> None:
         return
     if undone is not None:
         note(f"Taken back: {undone}")
+        if undone.regions:
+            remember("region", str(undone.regions[0]))
 
 
 def _store(run: Run, edit: RegionEdit, *, after: int | None = None) -> bool:

@@ -42,7 +42,7 @@ def top_classes(classes: NDArray[np.int64], names: Sequence[str]) -> str:
     '7 75 % · 1 25 %'
     """
     ranked = Counter(classes.tolist()).most_common()
-    told = [f"{names[c]} {n / len(classes):.0%}".replace("%", " %") for c, n in ranked[:_TOP]]
+    told = [f"{names[c]} {100 * n / len(classes):.0f} %" for c, n in ranked[:_TOP]]
     rest = [f"{len(ranked) - _TOP} more"] if len(ranked) > _TOP else []
     return " · ".join(told + rest)
 

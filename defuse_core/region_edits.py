@@ -50,6 +50,8 @@ class RegionEdit:
         Those taken away; of "rename" and "tau" the one that it is about.
     into : tuple of Gaussian
         Those put in.
+    mistakes : tuple of int
+        Numbers of those that a person chose, for "select".
     name : str
         The new name, "" for none.
     tau : float or None
@@ -66,6 +68,7 @@ class RegionEdit:
     kind: EditKind
     regions: tuple[int, ...] = ()
     into: tuple[Gaussian, ...] = ()
+    mistakes: tuple[int, ...] = ()
     name: str = ""
     tau: float | None = None
     by: str = ""
@@ -86,7 +89,7 @@ class RegionEdit:
         ValueError
             If a number is not finite: SQLite could not read that again.
         """
-        kept = ("kind", "regions", "into", "name", "tau")
+        kept = ("kind", "regions", "into", "mistakes", "name", "tau")
         told = {name: value for name, value in asdict(self).items() if name in kept}
         return json.dumps(told, allow_nan=False)
 
@@ -99,8 +102,9 @@ class RegionEdit:
             for g in told["into"]
         )
         return RegionEdit(
-            told["kind"], tuple(told["regions"]), into, told["name"], told["tau"], by, id, at, undone_by
-        )
+            told["kind"], tuple(told["regions"]), into, tuple(told["mistakes"]), told["name"], told["tau"],
+            by, id, at, undone_by,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         """Say it in words, as one who takes it back wants to read it."""
@@ -137,6 +141,11 @@ def live_ids(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
 def newest_change(edits: Sequence[RegionEdit]) -> int:
     """Return the id of the last edit or undo that changed which regions there are; 0 for none."""
     return max((max(e.id, e.undone_by) for e in edits if e.kind in STRUCTURAL), default=0)
+
+
+def selected_mistakes(edits: Sequence[RegionEdit]) -> dict[int, tuple[int, ...]]:
+    """Return the mistakes that a person chose for a region, by region_id, the latest choice last."""
+    return {e.into[0].region_id: e.mistakes for e in edits if e.kind == "select" and not e.undone}
 
 
 def names(edits: Sequence[RegionEdit]) -> dict[int, str]:

@@ -6,6 +6,9 @@ import base64
 import io
 import json
 import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from streamlit.components.v2.bidi_component.main import _make_trigger_id
+from streamlit.components.v2.component_manager import BidiComponentManager
+from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
-from tests.workspaces import eventually
+from tests.in_process import fresh_place
+from tests.workspaces import Place, eventually
 
 DASHBOARD = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 NASTY = "<img src=x onerror=alert(1)>"
@@ -80,11 +87,65 @@ def toasts(app: AppTest) -> list[str]:
     return [words(str(toast.value)) for toast in app.toast]
 
 
+def component(app: AppTest, key: str) -> dict[str, Any]:
+    """What the component of this key was given."""
+    (found,) = [e.proto for e in app.get("bidi_component") if e.key == key]
+    given: dict[str, Any] = json.loads(found.json)
+    return given
+
+
 def tiles(app: AppTest, key: str) -> list[dict[str, Any]]:
     """What the image grid of this key was given; its images as arrays (height, width, channels)."""
-    (found,) = [e.proto for e in app.get("bidi_component") if e.proto.id.endswith(f"-{key}")]
-    given: list[dict[str, Any]] = json.loads(found.json)["tiles"]
-    return [{**tile, "images": [decode(url) for url in tile["images"]]} for tile in given]
+    found = component(app, key)["tiles"]
+    return [{**tile, "images": [decode(url) for url in tile["images"]]} for tile in found]
+
+
+def send(app: AppTest, key: str, *, trigger: bool = False, **told: Any) -> AppTest:
+    """Let the browser's part of a component, or of a table, tell something, with the callbacks of that.
+
+    AppTest cannot by itself. A trigger is what a component says once, and does not go on holding.
+    """
+    (found,) = [e for e in (*app.get("bidi_component"), *app.dataframe) if e.key == key]
+    states = app._tree.get_widget_states()
+    state = states.widgets.add(id=found.proto.id)
+    if found.type == "dataframe":
+        state.string_value = json.dumps(told)
+    elif trigger:
+        state.id = _make_trigger_id(found.proto.id, "events")
+        state.json_trigger_value = json.dumps([{"event": name, "value": told[name]} for name in told])
+    else:
+        state.json_value = json.dumps(told)
+    app._run(states)
+    return app
+
+
+def keep_downloads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], bytes]]:
+    """What makes the downloads of the pages that are opened from now on, by file name."""
+    kept: dict[str, Callable[[], bytes]] = {}
+    add = MediaFileManager.add_deferred
+
+    def keep(self: MediaFileManager, make: Callable[[], bytes], *more: Any, **options: Any) -> str:
+        kept[options["file_name"]] = make
+        return add(self, make, *more, **options)
+
+    monkeypatch.setattr(MediaFileManager, "add_deferred", keep)
+    return kept
+
+
+def know_no_components_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest reads what every installed package says of itself, half a second a page, for none of ours."""
+    monkeypatch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: None)
+
+
+def give_nasty_names(place: Place, folder: Path) -> Place:
+    """The same workspace, all whose names are markup; its images are written to this folder."""
+    names = [NASTY, "**b**", "[c](http://x)"]
+    with np.load(place.project.dataset["source"]) as stored:
+        np.savez(folder / "nasty.npz", **{**stored, "class_names": np.array(names)})
+    dataset = fresh_place(folder / "nasty-home", folder / "nasty.npz").project.dataset
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as connection, connection:
+        connection.execute("UPDATE projects SET name = ?, dataset = ?", (NASTY, json.dumps(dataset)))
+    return Place(place.workspace, place.workspace.projects()[0])
 
 
 def decode(url: str) -> NDArray[np.uint8]:

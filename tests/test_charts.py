@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from numpy.typing import NDArray
 
 from dashboard import charts
 from tests.apps import NASTY
@@ -57,6 +58,76 @@ def test_equal_records_give_equal_figures() -> None:
     points = [{"loss": float(i)} for i in range(5)]
     first, second = (charts.curves(points, {"loss": "L"}, title="T", y="n", of=5).to_json() for _ in "ab")
     assert first == second
+
+
+# One curve
+
+
+def test_a_line_is_its_points_in_the_order_given() -> None:
+    figure = charts.line([5, 10, 15], [-40.0, -31.5, -30.0], title="T", x="iteration", y="nats")
+    (line,) = figure.data
+    assert (list(line.x), list(line.y)) == ([5, 10, 15], [-40.0, -31.5, -30.0])
+    assert (line.mode, line.line.color) == ("lines", charts.BLUE)
+    titles = figure.layout.title.text, figure.layout.xaxis.title.text, figure.layout.yaxis.title.text
+    assert titles == ("T", "iteration", "nats")
+    assert figure.layout.xaxis.rangemode == "tozero"  # it begins at the beginning
+    assert figure.layout.yaxis.rangemode is None  # but a bound far from 0 fills the height
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_line_of_less_than_two_points_is_what_can_be_seen_of_it(n: int) -> None:
+    (line,) = charts.line([5.0] * n, [2.0] * n, title="T", x="x", y="y").data
+    assert line.mode == "markers"
+    assert (list(line.x), list(line.y)) == ([5.0] * n, [2.0] * n)
+
+
+# Shares
+
+
+def test_bars_are_shares_each_beside_its_name_and_with_its_value() -> None:
+    figure = charts.bars(["row", "column", "dia"], np.array([0.7512, 0.2, 0.0488]), title="T")
+    (bars,) = figure.data
+    assert list(bars.x) == [0.7512, 0.2, 0.0488]
+    assert bars.orientation == "h"
+    assert list(bars.text) == ["75.1%", "20.0%", "4.9%"]
+    axis = figure.layout.yaxis
+    named = dict(zip(axis.tickvals, axis.ticktext, strict=True))
+    assert [named[place] for place in bars.y] == ["row", "column", "dia"]
+    assert axis.autorange == "reversed"  # the first on top
+    assert tuple(figure.layout.xaxis.range) == (0, 1)  # bars of two images compare
+    assert figure.layout.title.text == "T"
+
+
+def test_every_bar_has_room() -> None:
+    few, many = (charts.bars(["n"] * n, np.full(n, 1 / n), title="T") for n in (2, 12))
+    assert many.layout.height - few.layout.height >= 10 * 20
+
+
+# Agreement
+
+
+def test_agreement_counts_draws_by_the_share_that_agrees() -> None:
+    share = np.array([1.0, 0.8, np.nan, 1.0, 0.6, 0.8, 1.0, np.nan])
+    figure = charts.agreement(share)
+    (bars,) = figure.data
+    assert list(bars.x) == ["60%", "80%", "100%"]
+    assert list(bars.y) == [1, 2, 3]
+    assert [int(text) for text in bars.text] == [1, 2, 3]
+    assert figure.layout.title.text == "Agreement, n = 6 draws"
+    assert figure.layout.xaxis.type == "category"  # "60%" is no number, and gaps are no zeros
+
+
+def test_the_same_share_by_another_sum_is_the_same_bar() -> None:
+    share = np.array([2 / 3, 1 - 1 / 3, 0.1 + 0.2 + 0.3 + 1 / 15, 1 / 3, 0.5])
+    (bars,) = charts.agreement(share).data
+    assert dict(zip(bars.x, bars.y, strict=True)) == {"33%": 1, "50%": 1, "67%": 3}
+
+
+@pytest.mark.parametrize("share", [np.zeros(0), np.full(3, np.nan)])
+def test_where_nobody_answered_there_is_no_bar(share: NDArray[np.float64]) -> None:
+    figure = charts.agreement(share)
+    assert not len(figure.data[0].x)
+    assert figure.layout.title.text == "Agreement, n = 0 draws"
 
 
 # Matrix
@@ -168,6 +239,7 @@ def figures(name: str) -> list[go.Figure]:
         charts.matrix(np.array([[1, 2], [3, 4]]), names, title="T"),
         charts.matrix(np.ones((30, 30), dtype=np.int64), [name] * 30, title="T"),
         charts.by_class(names, [(0.5, 0.4, 0.6, 9)] * 2, title="T", x="x"),
+        charts.bars(names, np.array([0.5, 0.25]), title="T"),
     ]
 
 
@@ -191,8 +263,11 @@ def test_names_that_are_cut_alike_stay_classes_of_their_own() -> None:
     names = ["n" * 40 + "1", "n" * 40 + "2"]
     figure = charts.matrix(np.array([[1, 2], [3, 4]]), names, title="T")
     assert list(figure.data[0].x) == [0, 1]
-    bars = charts.by_class(names, [(0.5, 0.4, 0.6, 9)] * 2, title="T", x="x")
-    assert list(bars.data[0].y) == [0, 1]
+    for drawn in (
+        charts.by_class(names, [(0.5, 0.4, 0.6, 9)] * 2, title="T", x="x"),
+        charts.bars(names, np.array([0.5, 0.25]), title="T"),
+    ):
+        assert list(drawn.data[0].y) == [0, 1]
 
 
 def test_colours_are_told_apart_on_light_and_on_dark() -> None:

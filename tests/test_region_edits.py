@@ -41,7 +41,8 @@ def gaussians(draw: st.DrawFn) -> Gaussian:
 def edits(draw: st.DrawFn) -> RegionEdit:
     return RegionEdit(
         draw(KINDS), tuple(draw(st.lists(st.integers(0, 500), max_size=3))),
-        tuple(draw(st.lists(gaussians(), max_size=2))), draw(st.text()), draw(st.none() | FINITE),
+        tuple(draw(st.lists(gaussians(), max_size=2))), tuple(draw(st.lists(st.integers(0, 99), max_size=3))),
+        draw(st.text()), draw(st.none() | FINITE),
         by=draw(st.text()), id=draw(st.integers(0, 99)), at=draw(FINITE), undone_by=draw(st.integers(0, 99)),
     )  # fmt: skip
 
@@ -62,7 +63,7 @@ def histories(draw: st.DrawFn) -> list[RegionEdit]:
         new = made(*range(unused, unused + n_made))
         unused += n_made
         name, tau = draw(st.sampled_from(["", "blurry", "7 as 1"])), 0.1 * number
-        edit = RegionEdit(kind, about, new, name, tau, id=number, undone_by=number + 50 if undone else 0)
+        edit = RegionEdit(kind, about, new, (), name, tau, id=number, undone_by=number + 50 if undone else 0)
         found.append(edit)
     return found
 
@@ -72,7 +73,7 @@ def test_an_edit_is_the_same_again_from_json(edit: RegionEdit) -> None:
     text = edit.to_json()
     read = RegionEdit.of_json(text, by=edit.by, id=edit.id, at=edit.at, undone_by=edit.undone_by)
     assert read == edit
-    assert set(json.loads(text)) == {"kind", "regions", "into", "name", "tau"}
+    assert set(json.loads(text)) == {"kind", "regions", "into", "mistakes", "name", "tau"}
     with sqlite3.connect(":memory:") as database:
         assert database.execute("SELECT json_extract(?, '$.kind')", (text,)).fetchone() == (edit.kind,)
 

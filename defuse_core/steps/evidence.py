@@ -64,7 +64,9 @@ class _Corrected:
             name: FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
             for name in SETS
         }
-        self.answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
+        answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
+        live = {region.region_id for region in source.regions()}  # others were merged or split
+        self.answers = {region_id: shown for region_id, shown in answers.items() if region_id in live}
 
     def classifier(self, name: str) -> Classifier | None:
         """`corrected` or `baseline`; None where it was not computed."""

@@ -98,7 +98,8 @@ class Source:
         edits = self.workspace.annotations.edits(
             self.upstream("distill").id, up_to=corrected.last_annotation if corrected else None
         )
-        return apply_edits(unpack_mixture(*self.read("distill", "mixture")), edits)
+        fitted, min_weight = self.read("distill", "mixture"), self.upstream("distill").config["min_weight"]
+        return apply_edits(unpack_mixture(*fitted), edits, min_weight=min_weight)
 
     def regions(self) -> list[Region]:
         """The regions, heaviest first."""

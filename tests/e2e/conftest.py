@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from tests.e2e.serving import Server, browsing, find_chromium, serving
 from tests.in_process import done_here
@@ -43,7 +43,7 @@ def _tab(chromium: Browser) -> Iterator[Page]:
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda message: None if _is_usual(message) else errors.append(message.text))
-    tab.on("requestfailed", lambda request: errors.append(request.url))
+    tab.on("requestfailed", lambda request: None if _is_ended(request) else errors.append(request.url))
     yield tab
     context.close()
     assert not errors
@@ -63,6 +63,11 @@ def shapes_page(chromium: Browser, shapes_server: Server) -> Iterator[Page]:
     """A tab like `page`, for that dashboard."""
     assert shapes_server.url
     yield from _tab(chromium)
+
+
+def _is_ended(request: Request) -> bool:
+    """Chromium ends the request of a file that it saves, and those of a page that is left."""
+    return request.failure == "net::ERR_ABORTED"
 
 
 def _is_usual(message: ConsoleMessage) -> bool:
