@@ -62,12 +62,12 @@ def _labelling(project: Project, run: Run) -> None:
 
 def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     """Show the choices above the board; return what is labelled, and whether predictions are hidden."""
-    first, second, third, fourth = st.columns([3, 2, 1, 2], vertical_alignment="bottom")
+    first, second, third = st.columns([3, 2, 1], vertical_alignment="bottom")
     events = cache.workspace().annotations.counting(run.id)
     people = [e.annotator for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]
     with second:
         name = annotator_field(people[-1] if people else None)
-    with fourth:
+    with st.container(horizontal=True, vertical_alignment="center"):
         part = linked_way("Pass", PASSES, key="pass")
         blind = st.toggle(
             "Blind", key="blind", bind="query-params", help="Hides the predictions until all are answered"

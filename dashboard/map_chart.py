@@ -22,6 +22,7 @@ _FEW = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#8C6D31", "#6B4C9A", "#E377C2", 
 _MANY = tuple(qualitative.Dark24 + qualitative.Light24)
 _LEGEND = 24  # entries that a legend has room for
 GREY = "#9a9a9a"
+_ON_BUTTONS = "#4a86b8"  # read on light, on dark, and on the white that Plotly gives the active one
 
 
 def palette(n: int) -> list[str]:
@@ -143,7 +144,7 @@ def _colour_menu(colourings: Sequence[Colouring], kept: Indices) -> dict[str, An
         changes["visible"] = [True, True, *of_legend]
         traces = list(range(2 + n_legend))  # not the outlines, which have a button of their own
         buttons.append({"label": colouring.name, "method": "restyle", "args": [changes, traces]})
-    return _menu(buttons, x=0.0)
+    return _menu(buttons, y=1.07)  # above the other: side by side they overlap where it is narrow
 
 
 def _outline_menu(outlines: Mapping[str, NDArray[np.float64]], *, first: int) -> dict[str, Any]:
@@ -161,14 +162,15 @@ def _outline_menu(outlines: Mapping[str, NDArray[np.float64]], *, first: int) ->
         {"label": "no outlines", "method": "update", **hidden},
         {"label": "region outlines", "method": "update", **shown},
     ]
-    return _menu(buttons, x=0.94, xanchor="right")  # beside the modebar
+    return _menu(buttons, y=1.005)
 
 
 def _menu(buttons: list[dict[str, Any]], **where: Any) -> dict[str, Any]:
     return {
-        "type": "buttons", "direction": "right", "buttons": buttons, "y": 1.01, "yanchor": "bottom",
-        "xanchor": "left", "showactive": True, "pad": {"l": 0, "r": 0, "t": 0, "b": 4}, "borderwidth": 1,
-        "bordercolor": "rgba(128, 128, 128, .4)", "bgcolor": "rgba(128, 128, 128, .12)", **where,
+        "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
+        "x": 0, "xanchor": "left", "yanchor": "bottom", "pad": {"l": 0, "r": 0, "t": 0, "b": 4},
+        "font": {"color": _ON_BUTTONS}, "borderwidth": 1, "bordercolor": "rgba(128, 128, 128, .4)",
+        "bgcolor": "rgba(128, 128, 128, .12)", **where,
     }  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def _lay_out(figure: go.Figure, shown: LatentMap, height: int) -> None:
         update(**axis, range=[float(values.min()) - margin, float(values.max()) + margin])
     figure.update_yaxes(scaleanchor="x")
     figure.update_layout(
-        height=height, margin={"l": 0, "r": 0, "t": 60, "b": 0}, dragmode="pan",
+        height=height, margin={"l": 0, "r": 0, "t": 96, "b": 0}, dragmode="pan",
         legend={
             "orientation": "h", "y": -0.02, "yanchor": "top", "itemclick": False, "itemdoubleclick": False,
         },

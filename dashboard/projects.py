@@ -14,6 +14,7 @@ from defuse_core.database import WorkspaceError
 from defuse_core.demo import PROJECT, demo_configs, demo_project
 from defuse_core.jobs import launcher
 from defuse_core.pipeline import Stage
+from defuse_core.region_edits import live_ids
 from defuse_core.step_configs import StepName
 from defuse_core.workspace import Project
 
@@ -94,8 +95,11 @@ def _labelled(by_step: dict[StepName, Stage]) -> str:
     regions = by_step["distill"].run
     if regions is None or not regions.summary:
         return "–"
-    events = cache.workspace().annotations.counting(regions.id)
-    return f"{len({e.region_id for e in events if e.region_id >= 0})} of {len(regions.summary['regions'])}"
+    annotations = cache.workspace().annotations
+    found = [region["region_id"] for region in regions.summary["regions"]]
+    live = live_ids(found, annotations.edits(regions.id))
+    labelled = {event.region_id for event in annotations.counting(regions.id)} & {*live}
+    return f"{len(labelled)} of {len(live)}"
 
 
 def _number(by_step: dict[StepName, Stage], step: StepName, *path: str) -> Any:

@@ -121,7 +121,7 @@ COLUMNS = {
     "error": st.column_config.NumberColumn(
         "error", format="percent", help="Share of the draws you labelled that the classifier reads otherwise"
     ),
-    "interval": st.column_config.TextColumn("95 % interval", help="Wilson's, of the error"),
+    "interval": st.column_config.TextColumn("95 % interval", width="medium", help="Wilson's, of the error"),
     "found again": st.column_config.NumberColumn(
         "found again", format="percent",
         help="Overlap (Jaccard) with the most similar region under other seeds, mean",

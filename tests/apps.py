@@ -137,6 +137,13 @@ def know_no_components_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: None)
 
 
+def forget_answers(place: Place) -> Place:
+    """The same workspace as if nobody had labelled anything."""
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM annotations")
+    return place
+
+
 def give_nasty_names(place: Place, folder: Path) -> Place:
     """The same workspace, all whose names are markup; its images are written to this folder."""
     names = [NASTY, "**b**", "[c](http://x)"]

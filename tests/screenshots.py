@@ -1,7 +1,7 @@
 """`make screenshots`: every page of the dashboard, light and dark, 1440 and 1024 pixels wide.
 
-The workspace is the demo's, computed on the spot up to the mistakes, so the pictures show what a
-user sees.
+The workspace is the demo's, computed on the spot up to the regions and the map, with a few of them labelled by
+the simulated annotators' majority, so the pictures show what a user sees.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
+from defuse_core.annotations import LabelEvent
 from defuse_core.demo import demo_configs, demo_project
 from defuse_core.jobs import launcher
+from defuse_core.labeling import collect_votes, draw_images, majority, simulate_annotators
+from defuse_core.shipped import load_annotators
 from defuse_core.step_configs import StepName
+from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace
 from tests.e2e.serving import SECONDS, Server, browsing, find_chromium, serving
 from tests.workspaces import eventually
@@ -25,19 +29,26 @@ PAGES = {
     "classifier": ("classifier", "Misclassified"),
     "generator": ("generator", "A traversal"),
     "identify": ("identify", "Who is taken for whom"),
+    "map": ("map", "mistakes shown"),
+    "regions": ("regions", "Labels of this region"),
+    "label": ("label", "images answered"),
 }
 """Path of each page, and the text that is there once it is whole."""
 
-SHOWN_IN_README = ("classifier-light-1440", "identify-light-1440")
+SHOWN_IN_README = (
+    "classifier-light-1440", "identify-light-1440", "map-light-1440", "regions-light-1440", "label-light-1440",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def fill(home: Path) -> None:
-    """Run the demo up to its mistakes, with the runs that the pages make."""
+    """Run the demo up to its regions, with the runs that the pages make, and label a few."""
     workspace = Workspace(home)
     project = demo_project(workspace)
     configs = dict(demo_configs())
-    steps: tuple[StepName, ...] = ("inspect", "classifier", "vae", "control", "probe", "identify")
+    steps: tuple[StepName, ...] = (
+        "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map",
+    )  # fmt: skip
     for step in steps:
         config = {"weights": "shipped:demo-classifier"} if step == "inspect" else configs.get(step, {})
         run = launcher.submit(workspace, project.id, step, config)
@@ -45,6 +56,23 @@ def fill(home: Path) -> None:
         run = workspace.runs.get(run.id)
         if run.status != "done":
             raise RuntimeError(f"{step} is {run.status}: {run.error}")
+    label(workspace, run.project_id)
+
+
+def label(workspace: Workspace, project_id: int) -> None:
+    """Answer for the first regions what most of the simulated annotators say, as a person would."""
+    run = workspace.runs.latest(project_id, "distill", done=True)
+    assert run is not None
+    source, annotators = Source(workspace, run.id), load_annotators()
+    vae = source.vae()
+    for n_answers, region in zip((7, 10, 10, 10), source.regions(), strict=False):
+        images = draw_images(vae, region, 10, tau=0.5, seed=0)
+        said = simulate_annotators(annotators, images, region_id=region.region_id, threshold=0.5)
+        labels = [majority(votes) for votes in collect_votes(said, 10)][:n_answers]
+        answers = [
+            LabelEvent(region.region_id, "Grace", said, i, seconds=2.0) for i, said in enumerate(labels)
+        ]
+        workspace.annotations.append(run.id, answers)
 
 
 def take(browser: Browser, server: Server, out: Path) -> None:

@@ -22,6 +22,7 @@ from dashboard.latent_map import (
     read_map,
     read_selection,
 )
+from defuse_core import manifold
 from defuse_core.manifold import Manifold
 from defuse_core.projection import project
 from defuse_core.steps.search import stratified_sample
@@ -116,9 +117,9 @@ def test_of_many_points_a_sample_is_shown_that_keeps_the_shares(sizes: tuple[int
 
 # Selections
 
-_NUMBERS = st.one_of(
-    st.integers(-3, 15), st.none(), st.booleans(), st.text(max_size=2), st.sampled_from([0.0, 1.0, 2.5])
-)
+_JUNK = st.one_of(st.none(), st.booleans(), st.text(max_size=2), st.sampled_from([0.0, 1.0, 2.5, -1, 7]))
+_TRACE = st.integers(0, 1) | st.integers(-1, 3) | _JUNK
+_PLACE = st.integers(-2, 13) | st.integers(0, 4) | _JUNK
 
 
 @st.composite
@@ -128,10 +129,10 @@ def selections(draw: st.DrawFn) -> tuple[list[dict[str, Any]], LatentMap, NDArra
     rows = range(len(shown.mistakes))
     left = sorted(draw(st.sets(st.sampled_from(rows)))) if len(rows) else []
     point = st.fixed_dictionaries(
-        {"curve_number": _NUMBERS, "point_index": _NUMBERS},
+        {"curve_number": _TRACE, "point_index": _PLACE},
         optional={"x": st.floats(0, 1), "legendgroup": st.none()},
     )
-    nameless = st.fixed_dictionaries({}, optional={"curve_number": _NUMBERS, "point_number": _NUMBERS})
+    nameless = st.fixed_dictionaries({}, optional={"curve_number": _TRACE, "point_number": _PLACE})
     found = draw(st.lists(st.one_of(point, nameless), max_size=20))
     return found, shown, np.array(left, dtype=np.int64)
 
@@ -164,6 +165,14 @@ def test_a_filter_does_not_shift_what_is_selected() -> None:
     shown, kept = numbered(4, 6), np.array([1, 3, 4])
     points = [{"curve_number": 1, "point_index": i} for i in (2, 0, 2)]
     assert read_selection(points, shown, kept).mistakes.tolist() == [3, 12]  # rows 1 and 4, thrice that
+
+
+@pytest.mark.parametrize("place", [-1, 3, 5, 99, True, 0.0, "0", None])
+def test_what_is_not_drawn_is_not_selected(place: object) -> None:
+    shown, kept = numbered(3, 6), np.array([1, 3, 4])
+    points = [{"curve_number": trace, "point_index": place} for trace in (0, 1)]
+    points += [{"curve_number": trace, "point_index": 0} for trace in (-1, 2, 1.0, True, None)]
+    assert len(read_selection(points, shown, kept)) == 0
 
 
 # Outlines
@@ -282,6 +291,7 @@ def test_a_first_picture_is_the_pca_of_a_sample(
     assert len(found.mistake_index) == len({*found.mistake_index.tolist()}) == m
     assert (np.diff(found.mistake_index) > 0).all()
     assert found.mistake_index[-1] < len(mistakes)
+    assert abs(found.mistake_index.mean() / len(mistakes) - 0.5) < 0.1  # and not the first ones
     latents = torch.cat(
         [
             encode_means(source.vae(), train.images[torch.from_numpy(found.code_index)]),
@@ -298,13 +308,17 @@ def test_a_first_picture_is_the_pca_of_a_sample(
     np.testing.assert_array_equal(again.mistake_index, found.mistake_index)
 
 
-def test_the_manifold_is_of_the_codes_of_all_training_images(place: Place, source: Source) -> None:
+def test_the_manifold_is_of_the_codes_of_all_training_images(
+    place: Place, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifold, "_MAX_SAMPLE", 60)  # so that its seed matters
     run = done_here(place, "map", {"method": "pca", "n_codes": 100, "n_mistakes": 50}, seed=4)
     found = fit_manifold(place.workspace, run.id)
     codes = encode_means(source.vae(), source.dataset.train.images)
     expected = Manifold.of(codes, seed=4)
     assert (found.n_codes, found.latent_dim, found.share) == (1280, 4, expected.share)
     assert found.radius == pytest.approx(expected.radius, rel=1e-5)
+    assert found.radius != pytest.approx(Manifold.of(codes, seed=0).radius, rel=1e-5)
     asked = source.mistakes().latents[:200]
     every = torch.cdist(asked.double(), codes.double(), compute_mode="donot_use_mm_for_euclid_dist")
     distances, index = found.nearest(asked, 8)

@@ -25,6 +25,7 @@ from torch import Tensor
 from dashboard import charts, latent_map, map_view
 from dashboard.latent_map import Selection
 from dashboard.map_chart import palette
+from defuse_core import figures
 from defuse_core.checkpoints import dump_tensors
 from defuse_core.classifier import predict, predict_logits
 from defuse_core.data import as_bytes
@@ -720,6 +721,23 @@ def test_a_selection_becomes_a_region_and_is_labelled(
     assert label.selectbox(key="project").value == place.project.name
 
 
+@pytest.mark.parametrize("name", ["", "open & top"])
+def test_the_region_that_is_looked_at_is_labelled_by_a_link(
+    place: Place, monkeypatch: pytest.MonkeyPatch, sampled: tuple[Run, Numbers], name: str
+) -> None:
+    run, _ = sampled
+    distill = latest(place, "distill").id
+    region = Source(place.workspace, distill).regions()[1].region_id  # a link without one leads to the first
+    place.workspace.annotations.edit(distill, RegionEdit("rename", (region,), name=name, by="Ada"))
+    index = stored_points(place, run)["mistake_index"]
+    inside = [i for i in index.tolist() if membership_of(place)[i] == region][:3]
+    shown = f"Region {region} · {name}" if name else f"Region {region}"
+    app = select(opened(place, monkeypatch, region=shown), f"map-{run.id}", mistakes=inside)
+    (link,) = [found.proto for found in app.page_link if found.proto.label.startswith("Label region")]
+    label = open_page(place.workspace.home, monkeypatch, "label", **dict(parse_qsl(link.query_string)))
+    assert label.selectbox(key="region").value == str(region)
+
+
 def test_a_region_takes_two_mistakes(
     place: Place, monkeypatch: pytest.MonkeyPatch, sampled: tuple[Run, Numbers]
 ) -> None:
@@ -952,6 +970,17 @@ def test_figure_2_is_offered_where_the_map_is_the_paper_s(
     index = stored_points(place, run)["mistake_index"]
     inside = int((membership_of(place)[index] >= 0).sum()) if with_regions else n
     assert (0 < inside < n) is with_regions
+    given: list[tuple[Any, ...]] = []
+    draw = figures.draw_map
+    monkeypatch.setattr(figures, "draw_map", lambda *a, **k: given.append(a) or draw(*a, **k))
     texts = svg_texts(download(app, downloads, "SVG"))
     assert f"tsne, 300 training codes, {inside:,} mistakes, seed 7" in texts
     assert {*place.project.class_names} <= {*texts}
+    stored, labels = stored_points(place, run), source_of(place).dataset.train.labels.numpy()
+    keep = membership_of(place)[index] >= 0 if with_regions else np.ones(n, dtype=bool)
+    wanted = (
+        stored["codes"], labels[stored["train_index"]], place.project.class_names,
+        stored["mistakes"][keep], mistakes_of(place).labels.numpy()[index][keep],
+    )  # fmt: skip
+    for part, expected in zip(given[0], wanted, strict=True):
+        np.testing.assert_array_equal(part, expected)

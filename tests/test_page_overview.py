@@ -9,10 +9,25 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from defuse_core.demo import demo_configs, demo_project
+from defuse_core.jobs import launcher
+from defuse_core.step_configs import StepName, check_config
 from defuse_core.workspace import Project, Workspace
-from tests.apps import NASTY, click, errors, has_markup, metrics, open_page, settle, toasts, told, words
+from tests.apps import (
+    NASTY,
+    click,
+    errors,
+    forget_answers,
+    has_markup,
+    metrics,
+    open_page,
+    settle,
+    toasts,
+    told,
+    words,
+)
 from tests.conftest import bars
-from tests.in_process import add_run, done_here, end_all, fresh_place
+from tests.in_process import add_run, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place, eventually
 
 
@@ -111,6 +126,62 @@ def test_the_next_step_starts_a_run_which_the_sidebar_cancels_and_resumes(
     assert place.get(run).live
     click(app, "Cancel")
     assert not place.get(run).live
+
+
+def stored_up_to(place: Place, *steps: StepName) -> Place:
+    """A project whose runs are done, without having computed."""
+    for step in steps:
+        store_run(place, step, {"mistakes": {"dataset": 9}, "regions": []})
+    return place
+
+
+def go_on(app: AppTest, step: StepName) -> str:
+    """Take the next step; the title of the page it leads to. AppTest would run the page before it again."""
+    (button,) = [button for button in app.button if button.label == f"Next: {step}"]
+    button.click().run()
+    assert not app.exception, app.exception[0].value
+    (title,) = [title.value for title in app.title]
+    return str(title)
+
+
+def test_regions_are_asked_for_on_their_page(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = fresh_place(tmp_path / "home", template.parent / "shapes.npz")
+    stored_up_to(fresh, "classifier", "vae", "identify")
+    app = opened(tmp_path / "home", monkeypatch)
+    assert go_on(app, "distill") == "Regions"
+    assert app.sidebar.selectbox[0].value == fresh.project.name
+    assert "Start" in [button.label for button in app.button]
+    assert not fresh.workspace.runs.of_project(fresh.project.id, "distill")
+
+
+def test_labels_are_given_on_their_page_by_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_answers(place)
+    app = opened(place.workspace.home, monkeypatch)
+    assert go_on(app, "annotate") == "Label"
+    assert app.sidebar.selectbox[0].value == place.project.name
+    assert not place.workspace.runs.of_project(place.project.id, "annotate")
+
+
+def test_the_demo_distills_at_once_and_leaves_the_labels_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_start", lambda *_: None)  # the run waits
+    workspace = Workspace(tmp_path / "home")
+    demo = Place(workspace, demo_project(workspace))
+    stored_up_to(demo, "classifier", "vae", "identify")
+    assert go_on(opened(tmp_path / "home", monkeypatch), "distill") == "Regions"
+    (run,) = workspace.runs.of_project(demo.project.id, "distill")
+    assert run.live
+    expected = check_config("distill", dict(demo_configs())["distill"])
+    assert run.config == expected.model_dump(mode="json")
+    end_all(demo)
+    stored_up_to(demo, "distill")
+    app = opened(tmp_path / "home", monkeypatch)
+    assert go_on(app, "annotate") == "Label"
+    assert app.sidebar.selectbox[0].value == demo.project.name
+    assert not workspace.runs.of_project(demo.project.id, "annotate")
 
 
 def test_the_project_that_is_open_stands_in_the_link(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

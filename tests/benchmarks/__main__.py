@@ -33,6 +33,7 @@ from defuse_core.records import FailureInstances
 from defuse_core.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
 from defuse_core.vae import BetaVAE
+from tests.benchmarks.dashboard import bench_dashboard
 from tests.benchmarks.jobs import bench_jobs
 
 OUT = Path("bench.json")
@@ -45,6 +46,9 @@ GOALS = {
     "submit to first event / a bare import of torch": 2.0,
     "work with 100 events a second / without": 1.05,
     "starting again / resume at the half": 1.5,
+    "bare decoding and classifying / a strip of τ": 0.8,
+    "a frame of 60 Hz / a step of τ painted": 1.0,
+    "a frame of 60 Hz / a frame of the map of 20,000 points": 0.9,
 }
 AT_MOST = ("memory", "submit", "work with")
 IDENTIFICATION = PRESETS["demo"].identification
@@ -231,6 +235,7 @@ def main() -> None:
         **bench_sweep(classifier, train),
         **bench_memory(),
         **bench_jobs(),
+        **bench_dashboard(),
     }
     print(f"\n{'ratio':>7}  {'goal':>6}")
     for name, ratio in found.items():
