@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import cache, charts
 from dashboard.components.image_grid import Tile, image_grid
-from dashboard.components.label_board import Subject
+from dashboard.components.label_queue import Subject
 from dashboard.jobs_panel import duration
 from dashboard.region_data import RHO, Draws
 from dashboard.region_table import status_of

@@ -14,7 +14,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard import cache
-from dashboard.components.label_board import Answer, Draw, QueueItem, Subject, label_board, read_queue
+from dashboard.components.label_board import Answer, Draw, label_board
+from dashboard.components.label_queue import QueueItem, Subject, read_queue
 from dashboard.label_report import show_opinion, show_verdict
 from dashboard.region_data import SEED, Draws, Regions
 from dashboard.region_detail import choose_tau, chosen_tau, linked_region

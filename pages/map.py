@@ -21,7 +21,7 @@ if identify is None:
     st.stop()
 
 run = newest(project, "map")
-if run is not None and cache.workspace().runs.ancestry(run.id)["identify"].id != identify.id:
+if run is not None and not run.live and cache.workspace().runs.ancestry(run.id)["identify"].id != identify.id:
     run = None  # of mistakes that were searched for again since
 done = run is not None and run.status == "done"
 with st.expander("Make a map", expanded=run is None):

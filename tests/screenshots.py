@@ -1,7 +1,7 @@
 """`make screenshots`: every page of the dashboard, light and dark, 1440 and 1024 pixels wide.
 
-The workspace is the demo's, computed on the spot up to the regions and the map, with a few of them labelled by
-the simulated annotators' majority, so the pictures show what a user sees.
+The workspace is the demo's, computed on the spot up to the regions and the map, with a few regions
+labelled as most of the simulated annotators would, so the pictures show what a user sees.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ PAGES = {
 """Path of each page, and the text that is there once it is whole."""
 
 SHOWN_IN_README = (
-    "classifier-light-1440", "identify-light-1440", "map-light-1440", "regions-light-1440", "label-light-1440",
-)  # fmt: skip
+    *("classifier-light-1440", "identify-light-1440", "map-light-1440"),
+    *("regions-light-1440", "label-light-1440"),
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 

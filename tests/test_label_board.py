@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard.components.label_board import (
-    MAX_ITEMS,
-    RESERVED_KEYS,
-    QueueItem,
-    Subject,
-    class_keys,
-    read_queue,
-)
+from dashboard.components.label_board import RESERVED_KEYS, class_keys
+from dashboard.components.label_queue import MAX_ITEMS, QueueItem, Subject, read_queue
 from tests.apps import NASTY, decode
 
 SUBJECT = {
@@ -151,7 +145,8 @@ def page(subject: dict, names: list, answers: list, options: dict) -> None:  # a
     import numpy as np
     import streamlit as st
 
-    from dashboard.components.label_board import Answer, Draw, Subject, label_board
+    from dashboard.components.label_board import Answer, Draw, label_board
+    from dashboard.components.label_queue import Subject
 
     plain = np.full((8, 8, 1), 7, dtype=np.uint8)
     colour = (np.arange(8 * 16 * 3) % 256).astype(np.uint8).reshape(8, 16, 3)

@@ -14,11 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import multivariate_normal
-from streamlit.components.v2.component_manager import BidiComponentManager
-from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from defuse_core import figures
 from defuse_core.checkpoints import dump_tensors
 from defuse_core.classifier import predict, predict_logits
 from defuse_core.data import as_bytes
+from defuse_core.jobs import launcher
 from defuse_core.records import MistakeKind, Mistakes
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.regions import select as select_core
@@ -41,7 +41,10 @@ from tests.apps import (
     click,
     errors,
     figure,
+    give_nasty_names,
     has_markup,
+    keep_downloads,
+    know_no_components_of_others,
     open_page,
     settle,
     tiles,
@@ -49,7 +52,6 @@ from tests.apps import (
     told,
     words,
 )
-from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place
 from tests.test_charts import all_text
 from tests.test_map_chart import colours_of, restyled
@@ -59,6 +61,7 @@ KINDS = [kind.name.lower() for kind in MistakeKind]
 PER_PAGE = 12
 
 Numbers = NDArray[np.int64]
+Downloads = dict[str, Callable[[], bytes]]
 
 
 @pytest.fixture
@@ -69,29 +72,16 @@ def place(place: Place) -> Iterator[Place]:
 
 
 @pytest.fixture(autouse=True)
-def _no_components_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppTest reads what every installed package says of itself, half a second a page, for none of ours."""
-    monkeypatch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: None)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
+    know_no_components_of_others(monkeypatch)
+    monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 
 @pytest.fixture
-def downloads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], bytes]]:
-    """What makes each download, by the number that its button has."""
-    kept, add = {}, MediaFileManager.add_deferred
-
-    def keep(self: MediaFileManager, make: Callable[[], bytes], *more: Any, **options: Any) -> str:
-        number = add(self, make, *more, **options)
-        kept[number] = make
-        return number
-
-    monkeypatch.setattr(MediaFileManager, "add_deferred", keep)
-    return kept
-
-
-def download(app: AppTest, downloads: Mapping[str, Callable[[], bytes]], label: str) -> bytes:
-    """What the download of this label gives."""
-    (found,) = [button.proto for button in app.download_button if button.label == label]
-    return downloads[found.deferred_file_id]()
+def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
+    """What makes each download, by file name."""
+    return keep_downloads(monkeypatch)
 
 
 # What is stored
@@ -346,6 +336,14 @@ def test_a_map_under_way_is_told_beside_the_first_picture(
     assert "A first picture" in told(app)
 
 
+def test_a_map_that_waits_for_a_search_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = add_run(place, "identify")
+    app = click(opened(place, monkeypatch), "Start")
+    assert search.id in latest(place, "map").upstream
+    assert progress(app) == [(0, "It waits for its turn …")]
+    assert "A first picture" in told(app)  # of the mistakes there are
+
+
 def test_a_map_that_failed_says_why_beside_the_first_picture(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,7 +551,10 @@ def check_tiles(place: Place, shown: Sequence[Mapping[str, Any]], numbers: Seque
         assert tile["caption"] == f"{label} → {said}\n{KINDS[found.kind[number]]}"
 
 
-def read_csv(content: bytes) -> list[dict[str, str]]:
+def table_of(place: Place, app: AppTest, downloads: Downloads, *, n: int) -> list[dict[str, str]]:
+    """The rows of the table that a button offers, of n mistakes."""
+    assert f"Table of these {n:,} as CSV" in [button.label for button in app.download_button]
+    content = downloads[f"mistakes-run{latest(place, 'identify').id}.csv"]()
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
@@ -577,7 +578,7 @@ def test_a_selection_is_counted_and_shown(
 @pytest.mark.parametrize("sort", ["distance", "class", "prediction", "region"])
 def test_a_selection_is_sorted_shown_and_exported(
     place: Place, monkeypatch: pytest.MonkeyPatch, sampled: tuple[Run, Numbers], sort: str,
-    downloads: dict[str, Callable[[], bytes]],
+    downloads: Downloads,
 ) -> None:  # fmt: skip
     run, chosen = sampled
     only_heavy(place)
@@ -588,7 +589,7 @@ def test_a_selection_is_sorted_shown_and_exported(
     app.number_input(key="page").set_value(3).run()
     check_tiles(place, tiles(settle(app), "selected"), order[2 * PER_PAGE :])
     found, names = mistakes_of(place), place.project.class_names
-    rows = read_csv(download(app, downloads, "Table of these 30 as CSV"))
+    rows = table_of(place, app, downloads, n=30)
     assert [int(row["mistake"]) for row in rows] == order
     for row, number in zip(rows, order, strict=True):
         assert int(row["source_image"]) == int(found.source_index[number])
@@ -596,7 +597,8 @@ def test_a_selection_is_sorted_shown_and_exported(
         assert row["prediction"] == names[found.predictions[number]]
         assert row["kind"] == KINDS[found.kind[number]]
         assert float(row["noise_norm"]) == pytest.approx(float(found.noise_norm[number]))
-    content = download(app, downloads, "The 6 images shown as npz")
+    assert "The 6 images shown as npz" in [button.label for button in app.download_button]
+    content = downloads[f"mistakes-run{latest(place, 'identify').id}.npz"]()
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         last = order[2 * PER_PAGE :]
         assert stored["mistake"].tolist() == last
@@ -608,12 +610,12 @@ def test_a_selection_is_sorted_shown_and_exported(
 
 def test_a_selection_comes_mixed_and_always_alike(
     place: Place, monkeypatch: pytest.MonkeyPatch, sampled: tuple[Run, Numbers],
-    downloads: dict[str, Callable[[], bytes]],
+    downloads: Downloads,
 ) -> None:  # fmt: skip
     run, chosen = sampled
 
     def order(app: AppTest) -> list[int]:
-        rows = read_csv(download(app, downloads, "Table of these 30 as CSV"))
+        rows = table_of(place, app, downloads, n=30)
         return [int(row["mistake"]) for row in rows]
 
     app = select(opened(place, monkeypatch), f"map-{run.id}", mistakes=chosen.tolist())
@@ -629,7 +631,7 @@ def test_a_selection_comes_mixed_and_always_alike(
 
 def test_filters_narrow_a_selection(
     place: Place, monkeypatch: pytest.MonkeyPatch, sampled: tuple[Run, Numbers],
-    downloads: dict[str, Callable[[], bytes]],
+    downloads: Downloads,
 ) -> None:  # fmt: skip
     run, chosen = sampled
     key, found = f"map-{run.id}", mistakes_of(place)
@@ -642,7 +644,7 @@ def test_filters_narrow_a_selection(
     assert selected_counts(settle(app)) == (len(left), len(visible))
     assert 0 < len(left) < 30
     assert app.number_input(key="page").value == (3 if len(left) > 2 * PER_PAGE else 1)
-    rows = read_csv(download(app, downloads, f"Table of these {len(left)} as CSV"))
+    rows = table_of(place, app, downloads, n=len(left))
     assert sorted(int(row["mistake"]) for row in rows) == left
     codes, drawn = figure(app, key)["data"][:2]
     marked = [int(visible[i]) for i in drawn["selectedpoints"]]  # the figure changed: it marks them anew
@@ -730,7 +732,7 @@ def test_the_region_that_is_looked_at_is_labelled_by_a_link(
     region = Source(place.workspace, distill).regions()[1].region_id  # a link without one leads to the first
     place.workspace.annotations.edit(distill, RegionEdit("rename", (region,), name=name, by="Ada"))
     index = stored_points(place, run)["mistake_index"]
-    inside = [i for i in index.tolist() if membership_of(place)[i] == region][:3]
+    inside = index[membership_of(place)[index] == region][:3].tolist()
     shown = f"Region {region} · {name}" if name else f"Region {region}"
     app = select(opened(place, monkeypatch, region=shown), f"map-{run.id}", mistakes=inside)
     (link,) = [found.proto for found in app.page_link if found.proto.label.startswith("Label region")]
@@ -895,29 +897,27 @@ def test_neighbours_are_not_sought_among_the_codes_of_another_generator(
     )  # fmt: skip
 
 
-def test_names_that_are_markup_are_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = bars(90, 0)
-    arrays = {"x_train": split.images[:, 0].numpy(), "y_train": split.labels.numpy()}
-    arrays |= {"x_test": arrays["x_train"], "y_test": arrays["y_train"]}
-    np.savez(tmp_path / "n.npz", class_names=np.array([NASTY, "**b**", "[c](http://x)"]), **arrays)
-    nasty = fresh_place(tmp_path / "home", tmp_path / "n.npz", name=NASTY)
-    tiny = {"hidden_channels": 4, "depth": 1, "hidden_units": 8, "latent_dim": 2}
-    done_here(nasty, "classifier", {"architecture": "resnet_small", "training": {"epochs": 1}})
-    done_here(nasty, "vae", {**tiny, "training": {"epochs": 1}})
-    done_here(nasty, "identify", {"n_perturbations": 2})
-    distill = done_here(nasty, "distill", {"n_components": 2})
-    nasty.workspace.annotations.edit(distill.id, RegionEdit("rename", (0,), name=NASTY, by="Ada"))
-    run = mapped(nasty)
-    numbers = [int(np.nonzero(mistakes_of(nasty).labels.numpy() == 0)[0][0])]
-    for chosen in (numbers, [0, 1, 2]):
-        app = select(opened(nasty, monkeypatch), f"map-{run.id}", mistakes=chosen)
+def test_names_that_are_markup_are_shown_as_text(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nasty, found = give_nasty_names(place, tmp_path), mistakes_of(place)
+    distill = latest(nasty, "distill").id
+    region = Source(nasty.workspace, distill).regions()[0].region_id
+    nasty.workspace.annotations.edit(distill, RegionEdit("rename", (region,), name=NASTY, by="Ada"))
+    key = f"map-{mapped(nasty).id}"
+    one = int(np.nonzero(found.labels.numpy() == 0)[0][0])
+    app = opened(nasty, monkeypatch, region=f"Region {region} · {NASTY}", label=NASTY)
+    inside = (membership_of(nasty) == region) & (found.labels.numpy() == 0)
+    assert counts(app) == (int(inside.sum()), 1280)
+    for chosen in ([one], [0, 1, 2]):
+        app = select(opened(nasty, monkeypatch), key, mistakes=chosen)
         assert not has_markup(app)
         assert NASTY not in told(app)
-        for key in (f"map-{run.id}", *(["probabilities"] if len(chosen) == 1 else [])):
-            texts = all_text(figure(app, key))
+        for chart in (key, *(["probabilities"] if len(chosen) == 1 else [])):
+            texts = all_text(figure(app, chart))
             assert not [text for text in texts if "<img" in text]
             assert any("&lt;img" in text for text in texts)
-    app = select(opened(nasty, monkeypatch), f"map-{run.id}", mistakes=numbers)
+    app = select(opened(nasty, monkeypatch), key, mistakes=[one])
     assert f"true class {NASTY}" in words(told(app))
 
 
@@ -946,7 +946,7 @@ def svg_texts(content: bytes) -> list[str]:
 
 @pytest.mark.parametrize("with_regions", [True, False])
 def test_figure_2_is_offered_where_the_map_is_the_paper_s(
-    place: Place, monkeypatch: pytest.MonkeyPatch, downloads: dict[str, Callable[[], bytes]],
+    place: Place, monkeypatch: pytest.MonkeyPatch, downloads: Downloads,
     with_regions: bool,
 ) -> None:  # fmt: skip
     if with_regions:
@@ -961,7 +961,7 @@ def test_figure_2_is_offered_where_the_map_is_the_paper_s(
     drawn = "the mistakes that lie in regions" if with_regions else "all mistakes"
     assert f"t-SNE, perplexity 30; diamonds are {drawn}, by their true class." in told(app)
     assert [b.label for b in app.download_button] == ["PNG", "SVG"]
-    png = download(app, downloads, "PNG")
+    png = downloads[f"figure2-run{run.id}.png"]()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     with Image.open(io.BytesIO(png)) as image:
         image.load()
@@ -972,8 +972,13 @@ def test_figure_2_is_offered_where_the_map_is_the_paper_s(
     assert (0 < inside < n) is with_regions
     given: list[tuple[Any, ...]] = []
     draw = figures.draw_map
-    monkeypatch.setattr(figures, "draw_map", lambda *a, **k: given.append(a) or draw(*a, **k))
-    texts = svg_texts(download(app, downloads, "SVG"))
+
+    def draw_and_tell(*parts: Any, **options: Any) -> Figure:
+        given.append(parts)
+        return draw(*parts, **options)
+
+    monkeypatch.setattr(figures, "draw_map", draw_and_tell)
+    texts = svg_texts(downloads[f"figure2-run{run.id}.svg"]())
     assert f"tsne, 300 training codes, {inside:,} mistakes, seed 7" in texts
     assert {*place.project.class_names} <= {*texts}
     stored, labels = stored_points(place, run), source_of(place).dataset.train.labels.numpy()
