@@ -15,6 +15,13 @@ from defuse_core.workspace import Project
 _PAPERS = MapConfig()
 
 
+def latest_map(project: Project, identify: Run) -> Run | None:
+    """The newest map of these mistakes that is done; None where there is none."""
+    runs = cache.workspace().runs.of_project(project.id, "map")
+    done = [run for run in runs if run.status == "done" and identify.id in run.upstream]
+    return done[-1] if done else None
+
+
 def map_progress(run: Run) -> tuple[float, str]:
     """How far a map is, and the words for it."""
     tasks = cache.workspace().runs.tasks(run.id)

@@ -16,7 +16,7 @@ from dashboard.uploads import upload_box
 from defuse_core.annotations import LabelEvent
 from defuse_core.database import WorkspaceError
 from defuse_core.label_files import from_csv, to_csv
-from defuse_core.region_edits import live_ids
+from defuse_core.region_edits import ids_ever
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
@@ -116,7 +116,7 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
     """Store the labels of a file, all or none."""
     workspace = cache.workspace()
     found = [region["region_id"] for region in run.summary["regions"]]
-    ids = live_ids(found, workspace.annotations.edits(run.id))
+    ids = ids_ever(found, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
         text = b"".join(content).decode("utf-8-sig")

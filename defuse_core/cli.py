@@ -33,7 +33,7 @@ from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
 from defuse_core.label_files import from_csv, to_csv
-from defuse_core.region_edits import live_ids
+from defuse_core.region_edits import ids_ever
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
@@ -204,7 +204,7 @@ def label_import(
     chosen = _project(workspace, project)
     run = _regions(workspace, chosen)
     found = [region["region_id"] for region in run.summary["regions"]]
-    ids = live_ids(found, workspace.annotations.edits(run.id))
+    ids = ids_ever(found, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")

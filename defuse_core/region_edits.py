@@ -138,6 +138,11 @@ def live_ids(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
     return list(live)
 
 
+def ids_ever(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
+    """Return the ids of all regions that there are or were: what labels may be about."""
+    return list(dict.fromkeys([*found, *(made.region_id for edit in edits for made in edit.into)]))
+
+
 def newest_change(edits: Sequence[RegionEdit]) -> int:
     """Return the id of the last edit or undo that changed which regions there are; 0 for none."""
     return max((max(e.id, e.undone_by) for e in edits if e.kind in STRUCTURAL), default=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import cache
-from dashboard.figure2 import map_progress, show_figure2
+from dashboard.figure2 import latest_map, map_progress, show_figure2
 from dashboard.forms import config_form
 from dashboard.jobs_panel import follow, newest, show_trouble, start
 from dashboard.latent_map import read_map
@@ -20,10 +20,7 @@ if identify is None:
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
     st.stop()
 
-run = newest(project, "map")
-if run is not None and not run.live and cache.workspace().runs.ancestry(run.id)["identify"].id != identify.id:
-    run = None  # of mistakes that were searched for again since
-done = run is not None and run.status == "done"
+run, made = newest(project, "map"), latest_map(project, identify)
 with st.expander("Make a map", expanded=run is None):
     config = config_form(
         "map", key=f"map-{project.id}", main=("method", "n_codes", "n_mistakes", "perplexity", "n_neighbors"),
@@ -36,22 +33,20 @@ with st.expander("Make a map", expanded=run is None):
         st.rerun()
 if run is not None and run.live:
     follow(run, lambda latest: st.progress(*map_progress(latest)))
-elif run is not None and not done:
+elif run is not None and run.status != "done" and identify.id in run.upstream:
     show_trouble(run)
 
 ground = read_ground(project, identify)
 if ground is None:
     st.stop()
-if run is not None and done:
-    told = run.summary
+if made is not None:
+    told, method = made.summary, made.summary["method"]
     st.caption(
-        f"{told['method']} of {told['codes']:,} of {told['codes_of']:,} training codes, stratified by "
-        f"class, and {told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {run.seed}."
+        f"{method} of {told['codes']:,} of {told['codes_of']:,} training codes, stratified by class, and "
+        f"{told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {made.seed}."
     )
-    show_figure2(project, run, ground)
-    show_map(
-        project, ground, read_map(told["method"], cache.arrays(run.id, told["method"])), key=f"map-{run.id}"
-    )
+    show_figure2(project, made, ground)
+    show_map(project, ground, read_map(method, cache.arrays(made.id, method)), key=f"map-{made.id}")
 else:
     first = cache.preview(identify.id)
     if first is not None:

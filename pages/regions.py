@@ -38,10 +38,13 @@ if run is None:
     st.stop()
 if run.live:
     follow(run, show_distillation)
-elif run.status == "done":
-    if run.stale:
-        st.warning("The mistakes were searched for again since. Distill again to have regions of those.")
-    show_regions(project, run)
-else:
+elif run.status != "done":
     show_trouble(run)
     show_distillation(run)
+done = cache.workspace().runs.latest(project.id, "distill", done=True)
+if done is not None:
+    if done.stale:
+        st.warning("The mistakes were searched for again since. Distill again to have regions of those.")
+    elif done.id != run.id:
+        st.caption(f"The regions of run {done.id}, distilled before:")
+    show_regions(project, done)

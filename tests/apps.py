@@ -31,6 +31,7 @@ NASTY = "<img src=x onerror=alert(1)>"
 
 def open_page(home: Path, monkeypatch: pytest.MonkeyPatch, page: str, /, **query: str) -> AppTest:
     """Open a page by its link, until nothing loads any more."""
+    know_no_components_of_others(monkeypatch)
     monkeypatch.setenv("DEFUSE_HOME", str(home))
     cache.workspace.clear()  # held once a process; each test has one of its own
     app = AppTest.from_file(str(DASHBOARD), default_timeout=30)

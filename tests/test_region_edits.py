@@ -16,6 +16,7 @@ from defuse_core.region_edits import (
     EditKind,
     Gaussian,
     RegionEdit,
+    ids_ever,
     live_ids,
     names,
     newest_change,
@@ -97,6 +98,9 @@ def test_what_lives_is_what_was_found_or_made_and_not_taken_away(history: list[R
     assert sorted(live) == sorted(came - went)
     assert live_ids([0, 1, 2], [e for e in history if not e.undone]) == live
     assert live_ids([2, 1, 0], []) == [2, 1, 0]
+    assert {0, 1, 2, *live} <= {*ids_ever([0, 1, 2], history)}
+    made = [g.region_id for edit in history for g in edit.into]
+    assert ids_ever([0, 1, 2], history) == [0, 1, 2, *made]
 
 
 @given(history=histories())
