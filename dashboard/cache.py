@@ -22,6 +22,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from dashboard.rerun import rerun
 from dashboard.text import plain
 from defuse_core.region_edits import newest_change
 from defuse_core.workspace import Project, Workspace
@@ -309,7 +310,7 @@ def _result(found: Future[Result], what: str) -> Result:
 
 def _wait(found: Future[Result], what: str) -> None:
     if found.done():
-        st.rerun()
+        rerun()
     st.caption(f"Loading {what} …")
 
 

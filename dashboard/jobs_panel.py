@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import cache
+from dashboard.rerun import rerun
 from dashboard.state import note, plain, refuse
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
@@ -111,7 +112,7 @@ def _pipeline(project: Project, shown: list[tuple[int, str]]) -> None:
     for stage in found:
         _show(stage)
     if shown != _states(found):
-        st.rerun()  # the page shows what the run left, or what another tab or a terminal began
+        rerun()  # the page shows what the run left, or what another tab or a terminal began
 
 
 def _show(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,6 +19,9 @@ from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
+if TYPE_CHECKING:
+    from defuse_core.records import Annotation
+
 _MARKS = {
     "failure": ":material/bug_report: **failure**",
     "not a failure": ":material/check_circle: **not a failure**",
@@ -28,57 +32,67 @@ _MARKS = {
 
 
 def show_verdict(
-    project: Project, subject: Subject, draws: Draws, events: Sequence[LabelEvent], *, hidden: bool
+    project: Project, run: Run, subject: Subject, events: Sequence[LabelEvent], *, hidden: bool
 ) -> None:
     """Show the verdict on a region as it stands, and how many more answers would decide it."""
-    import torch
-
-    from defuse_core.labeling import more_to_decide, reach_verdict
-    from defuse_core.steps.labels import answers_by_region, self_agreement
+    from defuse_core.steps.labels import answers_by_region
 
     st.markdown("**Verdict**")
     people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # theirs are an opinion
     answers = answers_by_region(people).get(subject.region)
-    shown = subject.tau, subject.seed, subject.n_samples
-    here = answers is not None and (answers.tau, answers.seed, answers.n_samples) == shown
     if hidden:
         st.caption("Hidden until all images are answered.")
-    elif answers is None or not here:
+    elif answers is None or (answers.tau, answers.seed) != (subject.tau, subject.seed):
         st.markdown(_MARKS["unlabelled"])
     else:
-        verdict = reach_verdict(
-            subject.region, torch.from_numpy(draws.predictions), answers.annotations,
-            disagreement_threshold=RHO,
-        )  # fmt: skip
-        st.markdown(_MARKS[status_of(verdict)])
-        if verdict.n_kept:
-            error = verdict.error
-            st.metric(
-                "Error",
-                f"{error.estimate:.0%}",
-                help="Share of the images that the classifier misreads",
-            )
-            st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
-            more = more_to_decide(error, threshold=RHO)
-            if more:
-                st.caption(f"{more} more like these would decide.")
-            elif more is None:
-                st.caption("Half and half: no number of the same would decide.")
-        if verdict.label is not None:
-            counts = "a failure" if verdict.is_failure else "no failure"
-            st.caption(
-                f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
-                f"misread) it counts as {counts}."
-            )
+        draws = cache.draws(run.id, subject.region, tau=answers.tau, n=answers.n_samples)
+        if draws is not None:
+            _tell_verdict(project, subject.region, draws, answers.annotations)
     mine = [e for e in events if e.annotator == subject.annotator]
     spent = [sum(e.seconds or 0.0 for e in part) for part in (_of(mine, subject.region), mine)]
     st.caption(f"Time spent: {duration(spent[0])} here, {duration(spent[1])} in all")
     if subject.round == 2:
-        again = self_agreement(events, subject.annotator)
-        if again.n:
-            st.metric("You agree with yourself", f"{again.estimate:.0%}", help=f"{again} of {again.n} images")
-        else:
-            st.caption("Answer the same images again to see how far you agree with yourself.")
+        _tell_self_agreement(events, subject.annotator)
+
+
+def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: Sequence[Annotation]) -> None:
+    import torch
+
+    from defuse_core.labeling import more_to_decide, reach_verdict
+
+    verdict = reach_verdict(
+        region_id, torch.from_numpy(draws.predictions), annotations, disagreement_threshold=RHO
+    )
+    st.markdown(_MARKS[status_of(verdict)])
+    error = verdict.error
+    if verdict.n_kept:
+        st.metric("Error", f"{error.estimate:.0%}", help="Share of the images that the classifier misreads")
+        st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
+        more = more_to_decide(error, threshold=RHO)
+        if more:
+            st.caption(f"{more} more like these would decide.")
+        elif more is None:
+            st.caption("Half and half: no number of the same would decide.")
+    if verdict.n_disagreed:
+        st.caption(f"{verdict.n_disagreed} left out: the annotators disagree on them.")
+    if verdict.label is not None:
+        counts = "a failure" if verdict.is_failure else "no failure"
+        st.caption(
+            f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
+            f"misread) it counts as {counts}."
+        )
+
+
+def _tell_self_agreement(events: Sequence[LabelEvent], annotator: str) -> None:
+    from defuse_core.steps.labels import self_agreement
+
+    again = self_agreement(events, annotator)
+    if again.n:
+        st.metric("You agree with yourself", f"{again.estimate:.0%}", help=f"{again} of {again.n} images")
+    else:
+        st.caption(
+            "A second pass does not vote: answer what you answered in the first, and see how far you agree."
+        )
 
 
 def _of(events: Sequence[LabelEvent], region_id: int) -> list[LabelEvent]:
@@ -108,10 +122,9 @@ def show_opinion(
     if said is None:
         return
     yours = _answers(mine, subject.n_samples)
-    theirs = [Counter(votes).most_common(1)[0][0] for votes in said]
-    same = sum(a == b for a, b in zip(yours, theirs, strict=True))
+    same = sum(_majority_is(own, votes) for own, votes in zip(yours, said, strict=True))
     st.markdown(
-        f"**Second opinion:** most of the simulated annotators agree with you on {same} of {len(said)}."
+        f"**Second opinion:** the simulated annotators' majority agrees with you on {same} of {len(said)}."
     )
     names = project.class_names
     tiles = []
@@ -119,6 +132,13 @@ def show_opinion(
         told = f"you {_word(own, names)}\nthey {' '.join(_word(vote, names) for vote in votes)}"
         tiles.append(Tile([image], caption=told, alt=["a draw"]))
     image_grid(tiles, key="opinions")
+
+
+def _majority_is(label: int | None, votes: Sequence[int | None]) -> bool:
+    """Whether this is the answer that most gave; not where two tie."""
+    ranked = Counter(votes).most_common(2)
+    tied = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+    return not tied and ranked[0][0] == label
 
 
 def _word(label: int | None, names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import streamlit as st
@@ -19,15 +20,16 @@ from dashboard.components.label_queue import QueueItem, Subject, read_queue
 from dashboard.label_report import show_opinion, show_verdict
 from dashboard.region_data import SEED, Draws, Regions
 from dashboard.region_detail import choose_tau, chosen_tau, linked_region
-from dashboard.state import annotator_field, linked_way, plain, recall, remember
-from defuse_core.annotations import SIMULATED_PREFIX, LabelEvent, Undo
+from dashboard.state import annotator_field, forget, linked_way, plain, recall, remember
+from defuse_core.annotations import SIMULATED_PREFIX, LabelEvent, NoRunError, Undo
 from defuse_core.database import WorkspaceError
 from defuse_core.region_edits import names
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
 _BOARD = "board"
-_SAVED, _TROUBLE = "board-saved", "board-trouble"
+_SAVED, _TROUBLE, _LOST = "board-saved", "board-trouble", "board-lost"
+_MOVED = "board-moved"
 PASSES = ("first pass", "second pass")
 MOST_IMAGES = 64
 
@@ -50,13 +52,14 @@ def _labelling(project: Project, run: Run) -> None:
         return
     events = cache.workspace().annotations.counting(run.id)
     mine = [event for event in events if _is_about(event, subject)]
+    complete = answered(mine, subject.n_samples) == subject.n_samples
     left, right = st.columns([3, 1])
     with left:
+        _tell_lost()
         _offer_others(run, subject, events, mine)
         _show_board(project, run, regions, subject, draws, mine, blind=blind)
-    complete = answered(mine, subject.n_samples) == subject.n_samples
     with right:
-        show_verdict(project, subject, draws, events, hidden=blind and not complete)
+        show_verdict(project, run, subject, events, hidden=blind and not complete)
     with left:
         show_opinion(project, run, subject, draws, mine, complete=complete)
 
@@ -71,7 +74,10 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
     with st.container(horizontal=True, vertical_alignment="center"):
         part = linked_way("Pass", PASSES, key="pass")
         blind = st.toggle(
-            "Blind", key="blind", bind="query-params", help="Hides the predictions until all are answered"
+            "Blind",
+            key="blind",
+            bind="query-params",
+            help="Hides the predictions, and the verdict until all are answered",
         )
     with third:
         n = int(st.number_input("Images", 1, MOST_IMAGES, 10, key="images", bind="query-params"))
@@ -91,12 +97,13 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
 
 
 def _is_about(event: LabelEvent, subject: Subject) -> bool:
-    shown = event.tau, event.seed, event.n_samples
+    """Whether an answer is about what the board shows: draws are frozen, more of them begin alike."""
     return (
         event.region_id == subject.region
         and event.annotator == subject.annotator
         and event.round == subject.round
-        and shown == (subject.tau, subject.seed, subject.n_samples)
+        and (event.tau, event.seed) == (subject.tau, subject.seed)
+        and (event.sample_id is None or event.sample_id < subject.n_samples)
     )
 
 
@@ -147,7 +154,7 @@ def _show_board(
         ],
         key=_BOARD, subject=subject, class_names=project.class_names,
         answers=[Answer(event.name, event.sample_id, event.label) for event in mine],
-        saved=recall(_SAVED, []), trouble=recall(_TROUBLE),
+        saved=recall(_SAVED, []), trouble=recall(_TROUBLE), moved=recall(_MOVED, 0),
         on_queue=lambda: _store(len(project.class_names)),
         on_move=lambda: _move(run, regions, subject),
         namespace=f"defuse-{home}-{run.id}",
@@ -155,28 +162,64 @@ def _show_board(
 
 
 def _store(n_classes: int) -> None:
-    """Store what the browser's queue holds; what is stored already is not stored again."""
+    """Store what the browser's queue holds; what is stored already is not stored again.
+
+    What can never be stored does not hold up the rest: it is told, and the board lets go of it.
+    """
     state: Any = recall(_BOARD, {})
+    lost: list[str] = []
     try:
         items = read_queue(state.get("queue"))
-        by_run: dict[int, list[LabelEvent | Undo]] = {}
-        for item in items:
-            by_run.setdefault(item.subject.run, []).append(_event(item, n_classes))
-        for run_id, events in by_run.items():
-            cache.workspace().annotations.append(run_id, events)
+        for run_id, of_run in groupby(items, key=lambda item: item.subject.run):
+            lost += _store_items(run_id, list(of_run), n_classes)
     except (WorkspaceError, ValueError) as error:
         remember(_TROUBLE, str(error))
         return
     remember(_TROUBLE, None)
     remember(_SAVED, [item.key for item in items])
+    if lost:
+        remember(_LOST, [*recall(_LOST, []), *lost])
+
+
+def _store_items(run_id: int, items: Sequence[QueueItem], n_classes: int) -> list[str]:
+    """Store items of one run in order; return what could not be stored, in words."""
+    events: list[LabelEvent | Undo] = []
+    lost = []
+    for item in items:
+        try:
+            events.append(_event(item, n_classes))
+        except ValueError as error:
+            lost.append(f"{_tell(item)}: {error}")
+    try:
+        cache.workspace().annotations.append(run_id, events)
+    except NoRunError:
+        return lost + [f"{_tell(item)}: run {run_id} does not exist any more" for item in items]
+    return lost
+
+
+def _tell(item: QueueItem) -> str:
+    what = "the whole region" if item.sample is None else f"image {item.sample + 1}"
+    return f"{item.subject.annotator}, region {item.subject.region}, {what}"
+
+
+def _tell_lost() -> None:
+    """Show which answers could not be stored, until that is taken note of."""
+    if lost := recall(_LOST, []):
+        st.error(plain(f"{len(lost)} could not be stored. " + "; ".join(lost[:10])))
+        st.button("Understood", on_click=forget, args=(_LOST,))
 
 
 def _event(item: QueueItem, n_classes: int) -> LabelEvent | Undo:
+    """What an item says; ValueError where it can never be stored."""
+    if item.key.startswith("id:"):
+        raise ValueError("its key is one of the database's own")
     if item.undoes is not None:
         return Undo(item.undoes, item.key)
     subject = item.subject
+    if not subject.annotator.strip():
+        raise ValueError("an annotation needs the name of its annotator")
     if item.label is not None and item.label >= n_classes:
-        raise ValueError(f"label must be in 0 … {n_classes - 1}, got {item.label}; load the page again")
+        raise ValueError(f"label must be in 0 … {n_classes - 1}, got {item.label}")
     if item.sample is not None and item.sample >= subject.n_samples:
         raise ValueError(f"sample must be in 0 … {subject.n_samples - 1}, got {item.sample}")
     return LabelEvent(
@@ -188,6 +231,7 @@ def _event(item: QueueItem, n_classes: int) -> LabelEvent | Undo:
 def _move(run: Run, regions: Regions, subject: Subject) -> None:
     """Go to the next region without answers of this annotator and pass, or to the one before."""
     state: Any = recall(_BOARD, {})
+    remember(_MOVED, recall(_MOVED, 0) + 1)
     step, ids = state.get("move"), regions.ids
     if step not in (1, -1) or subject.region not in ids:
         return

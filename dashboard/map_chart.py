@@ -55,7 +55,8 @@ class Colouring:
 
 def draw_map(
     shown: LatentMap, colourings: Sequence[Colouring], *, kept: Indices, selected: Selection,
-    outlines: Mapping[str, NDArray[np.float64]], height: int = 640,
+    outlines: Mapping[str, NDArray[np.float64]],
+    hover: tuple[Sequence[str], Sequence[str]] | None = None, height: int = 640,
 ) -> go.Figure:  # fmt: skip
     """Draw training codes as dots (trace 0) and mistakes as diamonds (trace 1).
 
@@ -70,12 +71,18 @@ def draw_map(
         What is marked as selected from the start.
     outlines : mapping of str to (k, 2) float
         Closed polygons with their names, which a button shows.
+    hover : tuple of sequence of str, optional
+        What is told of each code, and of each mistake of the map, under the pointer.
     """
     figure = go.Figure()
     _add_points(figure, shown.codes, _places(shown.code_index, selected.codes), size=4, opacity=0.5)
     marks = {"symbol": "diamond", "line": {"width": 0.6, "color": "#222"}}
     index = _places(shown.mistake_index[kept], selected.mistakes)
     _add_points(figure, shown.mistakes[kept], index, size=8, opacity=0.9, **marks)
+    if hover is not None:
+        told = [clip(text, 40) for text in hover[0]], [clip(hover[1][i], 40) for i in kept.tolist()]
+        for trace, texts in zip(figure.data, told, strict=True):
+            trace.update(text=texts, hoverinfo="text")
     if not len(selected):
         figure.update_traces(selectedpoints=None)
     for colouring in colourings:

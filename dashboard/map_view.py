@@ -41,10 +41,11 @@ from defuse_core.workspace import Project
 _SORTS = ("mixed", "distance", "class", "prediction", "region")
 _PER_PAGE = 12
 _CONFIG = {
-    "scrollZoom": True, "displaylogo": False, "displayModeBar": True,
+    "scrollZoom": True, "displaylogo": False, "displayModeBar": True, "doubleClick": "reset",
     "modeBarButtonsToRemove": ["zoom2d", "autoScale2d"],
 }  # fmt: skip
 _SELECTED, _MARKED, _EDITED = "map-selection", "map-marked", "map-edited"
+_MADE = "map-made"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
 
         figure = draw_map(
             shown, colourings(project, ground, shown, given), kept=kept, outlines=around,
-            selected=_marked(key, kept),
+            selected=_marked(key, kept), hover=_hover(project, ground, shown, given),
         )  # fmt: skip
         st.plotly_chart(
             figure, key=key, on_select=chosen, config=_CONFIG,
@@ -128,6 +129,22 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
         )  # fmt: skip
     with right:
         _show_selection(project, ground, shown, kept, key)
+
+
+def _hover(
+    project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
+) -> tuple[list[str], list[str]]:
+    """What is told of each point: its class, or class, prediction and region of a mistake."""
+    names, found, index = project.class_names, ground.found, shown.mistake_index
+    codes = [names[label] for label in ground.train_labels[shown.code_index].tolist()]
+    mistakes = [
+        f"{names[label]} → {names[said]}" + (f", region {_short_name(region, given)}" if region >= 0 else "")
+        for label, said, region in zip(
+            found.labels[index].tolist(), found.predictions[index].tolist(),
+            ground.membership[index].tolist(), strict=True,
+        )
+    ]  # fmt: skip
+    return codes, mistakes
 
 
 def _short_name(region_id: int, given: Mapping[int, str]) -> str:
@@ -163,7 +180,8 @@ def _filter(project: Project, ground: Ground, shown: LatentMap, given: Mapping[i
     with columns[2]:
         said = linked_choice("Prediction", numbers, key="said", show=name_of)
     with columns[3]:
-        region = linked_region(ground.regions.ids if ground.regions is not None else [], dict(given))
+        ids = ground.regions.ids if ground.regions is not None else []
+        region = linked_region(ids, dict(given), key="within")
     found, index = ground.found, shown.mistake_index
     keep = np.ones(len(index), dtype=bool)
     for wanted, values in (
@@ -258,7 +276,8 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
         args=(ground.distill, ground.regions, mistakes), disabled=len(mistakes) < 2,
         help="A region of its own, which is drawn and labelled like the others, and can be undone",
     )  # fmt: skip
-    if (region := recall("region")) is not None:
+    region = recall(_MADE) or recall("within")
+    if region is not None and int(region) in ground.regions.ids:
         given = names(cache.workspace().annotations.edits(ground.distill.id))
         st.page_link(
             "../pages/label.py", label=f"Label region {plain(region)}", icon=":material/label:",
@@ -268,4 +287,5 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
 
 def _make_region(distill: Run, regions: Regions, mistakes: Indices) -> None:
     select(distill, regions, mistakes)
+    remember(_MADE, recall("region"))  # what was made is what is looked at
     remember(_EDITED, True)

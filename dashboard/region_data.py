@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from dashboard.components.tau_scrubber import Sprite, make_sprite
 from defuse_core.annotations import LabelEvent
-from defuse_core.region_edits import selected_mistakes
+from defuse_core.region_edits import RegionEdit
 from defuse_core.workspace import Workspace
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from defuse_core.classifier import Classifier
     from defuse_core.records import Mixture, Region, Verdict
     from defuse_core.vae import BetaVAE
@@ -86,11 +88,30 @@ def find_regions(store: Workspace, run_id: int) -> Regions:
     mixture, min_weight = source.mixture(), source.run.config["min_weight"]
     of_region = membership(mixture, source.mistakes().latents, min_weight=min_weight).numpy()
     regions = mixture.regions(min_weight)
-    live = {region.region_id for region in regions}
-    for region_id, mistakes in selected_mistakes(store.annotations.edits(run_id)).items():
-        if region_id in live:  # a person's choice goes before the most probable component
-            of_region[list(mistakes)] = region_id
+    latents = source.mistakes().latents
+    for edit in store.annotations.edits(run_id):
+        if not edit.undone:
+            _follow(edit, of_region, mixture, latents)
     return Regions(mixture, regions, of_region)
+
+
+def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, latents: Tensor) -> None:
+    """Give the mistakes that a person chose to their region, whatever component is more probable.
+
+    What they were merged or split into takes them over.
+    """
+    made = [gaussian.region_id for gaussian in edit.into]
+    gone = np.isin(of_region, edit.regions)
+    if edit.kind == "select":
+        of_region[list(edit.mistakes)] = made[0]
+    elif edit.kind == "merge":
+        of_region[gone] = made[0]
+    elif edit.kind == "split" and gone.any():
+        from defuse_core.distillation import membership
+
+        weights = np.where(np.isin(np.arange(len(mixture.weights)), made), mixture.weights, 0.0)
+        among = replace(mixture, weights=weights)
+        of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
 
 
 @dataclass(frozen=True)

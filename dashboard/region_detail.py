@@ -31,16 +31,22 @@ def region_name(region_id: int, given: dict[int, str]) -> str:
     return f"Region {region_id}" + (f" · {given[region_id]}" if region_id in given else "")
 
 
-def linked_region(ids: Sequence[int], given: dict[int, str], *, otherwise: int | None = None) -> int | None:
+def linked_region(
+    ids: Sequence[int], given: dict[int, str], *, key: str = "region", otherwise: int | None = None
+) -> int | None:
     """The choice of a region, in the URL and the same on every page; `otherwise` where none is chosen."""
     shown = [str(i) for i in ids]
-    told = re.match(r"(?:Region )?(\d+)", str(recall("region", "")))
+    stored = recall(key)
+    if not recall(f"{key}-known"):  # a new session, of a server that was restarted: the page's link tells
+        stored = stored or st.query_params.get(key)
+        remember(f"{key}-known", True)
+    told = re.match(r"(?:Region )?(\d+)", str(stored or ""))
     known = told.group(1) if told else None  # the browser may know it by a name that has changed since
     if known not in shown:  # nor may it go on showing one that was merged or split since
         known = None if otherwise is None else str(otherwise)
-    if recall("region") != known:
-        remember("region", known)
-    chosen = linked_choice("Region", shown, key="region", show=lambda i: region_name(int(i), given))
+    if recall(key) != known:
+        remember(key, known)
+    chosen = linked_choice("Region", shown, key=key, show=lambda i: region_name(int(i), given))
     return None if chosen is None else int(chosen)
 
 
@@ -92,10 +98,12 @@ def _scrub(project: Project, run: Run, regions: Regions, region_id: int, verdict
         f"{sprite.predictions.shape[1]} draws z ~ N(μ, τ·Σ), the same at every τ (seed {SEED}). "
         f"Labels of this region are given at τ = {tau:g}."
     )
-    button.button(
-        f"Use τ = {tau:g} for all", icon=":material/tune:", on_click=choose_tau,
-        args=(run, regions.ids, tau), help="Sets the τ of every region",
-    )  # fmt: skip
+    with button.popover("All regions …", icon=":material/tune:"):
+        st.caption(
+            f"Sets the τ of all {len(regions.ids)} regions, whatever was chosen for them. Answers that were "
+            "given at another τ stay, and are shown again where that τ is chosen again."
+        )
+        st.button(f"Use τ = {tau:g} for all", on_click=choose_tau, args=(run, regions.ids, tau))
 
 
 _PURITY = "The suggested τ is the largest at which this share of the draws gets the same prediction"
@@ -207,8 +215,16 @@ def _replace(
     except ValueError as error:
         refuse(str(error))
         return
+    labelled = {event.region_id for event in cache.workspace().annotations.counting(run.id)} & {*gone}
     if _store(run, edit, after=seen):
         remember("region", str(edit.into[0].region_id))
+        if labelled:
+            note(f"{_sentence(edit)}. Their labels stay with them: label what is new, or undo.")
+
+
+def _sentence(edit: RegionEdit) -> str:
+    told = str(edit)
+    return told[:1].upper() + told[1:]
 
 
 def _undo(run: Run) -> None:
@@ -230,5 +246,5 @@ def _store(run: Run, edit: RegionEdit, *, after: int | None = None) -> bool:
         refuse(str(error))
         return False
     if edit.kind != "tau":
-        note(f"{edit}"[:1].upper() + f"{edit}"[1:])
+        note(_sentence(edit))
     return True

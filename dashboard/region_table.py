@@ -26,9 +26,9 @@ def status_of(verdict: Verdict | None) -> str:
 
     if verdict is None:
         return "unlabelled"
-    if not verdict.n_kept:
+    if not verdict.n_kept and not verdict.n_disagreed and not verdict.n_unanswered:
         return "none of the above"
-    if more_to_decide(verdict.error, threshold=RHO) != 0:
+    if more_to_decide(verdict.error, threshold=RHO) != 0:  # nothing kept decides nothing
         return "undecided"
     return "failure" if verdict.is_failure else "not a failure"
 

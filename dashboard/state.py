@@ -13,11 +13,17 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from dashboard import cache
+from dashboard.rerun import was_own
 from dashboard.text import plain as plain  # theirs to import from here, too
+from defuse_core.annotations import SIMULATED_PREFIX
 from defuse_core.workspace import Project
 
 PROJECT = "project"
 ANNOTATOR = "annotator"
+_OF_PROJECT = ("region", "within", "kind", "label", "said")
+"""Choices that mean nothing in another project."""
+
+_BEFORE = "_project-before"
 _NOTE = "note"
 _SOON = "_open"
 _REFUSAL = "_refusal"
@@ -32,6 +38,10 @@ def choose_project(projects: Sequence[Project]) -> Project | None:
         st.session_state[PROJECT] = soon
     if st.session_state.get(PROJECT) not in names:
         st.session_state.pop(PROJECT, None)
+    if st.session_state.get(_BEFORE) not in (None, st.session_state.get(PROJECT)):
+        for key in _OF_PROJECT:  # another project's
+            st.session_state[key] = None
+    st.session_state[_BEFORE] = st.session_state.get(PROJECT)
     chosen = st.selectbox(
         "Project", names, key=PROJECT, bind="query-params", disabled=not names,
         index=None,  # a default would not stand in the URL
@@ -108,7 +118,10 @@ def annotator_field(latest: str | None) -> str:
     if not str(st.session_state.get(ANNOTATOR) or "").strip():
         st.session_state[ANNOTATOR] = latest or annotator()
     st.text_input("Annotator", key=ANNOTATOR, max_chars=40, bind="query-params")
-    return annotator()
+    if (name := annotator()).startswith(SIMULATED_PREFIX):
+        st.error(plain(f"Names that begin with {SIMULATED_PREFIX} are those of simulated annotators."))
+        st.stop()
+    return name
 
 
 def annotator() -> str:
@@ -144,12 +157,15 @@ def note(text: str) -> None:
 
 def refuse(text: str) -> None:
     """Tell, on the page that follows, why something was not done; it stays until the next step."""
-    st.session_state[_REFUSAL] = text
+    st.session_state[_REFUSAL] = text, False
 
 
 def show_note() -> None:
-    """Show what `note` and `refuse` left, once."""
-    if told := st.session_state.pop(_REFUSAL, None):
+    """Show what `note` and `refuse` left, once; a refusal again where the page runs again by itself."""
+    own = was_own()
+    told, shown = st.session_state.pop(_REFUSAL, ("", False))
+    if told and (own or not shown):
         st.error(plain(told))
+        st.session_state[_REFUSAL] = told, True
     if text := st.session_state.pop(_NOTE, None):
         st.toast(plain(text))

@@ -85,6 +85,10 @@ class Undo:
     key: str
 
 
+class NoRunError(WorkspaceError):
+    """Labels of a run that does not exist, or no longer."""
+
+
 _COLUMNS = tuple(field.name for field in fields(LabelEvent) if field.name not in ("id", "at"))
 
 
@@ -222,7 +226,7 @@ def _insert(connection: sqlite3.Connection, run_id: int, event: LabelEvent) -> i
     try:
         cursor = connection.execute(f"INSERT INTO annotations ({', '.join(values)}) VALUES ({marks})", values)
     except sqlite3.IntegrityError as error:
-        raise WorkspaceError(f"run {run_id} does not exist, or the answer is undone already") from error
+        raise NoRunError(f"run {run_id} does not exist, or the answer is undone already") from error
     return int(cursor.lastrowid or 0)
 
 

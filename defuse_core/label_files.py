@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from defuse_core.annotations import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
 from defuse_core.database import WorkspaceError
 
+MOST_TAU = 100.0
+"""Beyond, a region's draws have nothing to do with it."""
+
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
 )  # fmt: skip
@@ -93,6 +96,8 @@ def _parse(
         tau = math.nan
     if not 0 < tau < math.inf:
         raise WorkspaceError(f"line {line}: tau must be a positive number, got {row.get('tau')!r}")
+    if tau > MOST_TAU:
+        raise WorkspaceError(f"line {line}: tau must be at most {MOST_TAU:g}, got {row.get('tau')!r}")
     try:
         seconds = float(told) if (told := (row.get("seconds") or "").strip()) else None
     except ValueError:

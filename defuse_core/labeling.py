@@ -275,4 +275,14 @@ def reach_verdict(
     counts = Counter(label for label, _ in kept)
     label = min(counts, key=lambda c: (-counts[c], c)) if counts else None  # a tie: the lower class
     is_failure = error.n > 0 and error.estimate > disagreement_threshold
-    return Verdict(region_id, is_failure, label, labels, error)
+    n_unanswered = sum(not of_image for of_image in votes)
+    n_disagreed = sum(
+        label is None and bool(of_image) and not _most_say_none(of_image)
+        for label, of_image in zip(labels, votes, strict=True)
+    )
+    return Verdict(region_id, is_failure, label, labels, error, n_disagreed, n_unanswered)
+
+
+def _most_say_none(votes: Sequence[int | None]) -> bool:
+    """Whether "none of the above" is the answer that most gave, rather than that two answers tie."""
+    return majority([-1 if vote is None else vote for vote in votes]) == -1

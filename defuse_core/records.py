@@ -211,6 +211,8 @@ class Verdict:
         Majority label of each image; None where it was discarded.
     error : Interval
         Share of the kept images whose label is not the classifier's prediction.
+    n_disagreed, n_unanswered : int
+        Images without a label because annotators tie, or because nobody answered.
     """
 
     region_id: int
@@ -218,6 +220,8 @@ class Verdict:
     label: int | None
     image_labels: tuple[int | None, ...]
     error: Interval
+    n_disagreed: int = 0
+    n_unanswered: int = 0
 
     @property
     def n_kept(self) -> int:

@@ -148,11 +148,6 @@ def newest_change(edits: Sequence[RegionEdit]) -> int:
     return max((max(e.id, e.undone_by) for e in edits if e.kind in STRUCTURAL), default=0)
 
 
-def selected_mistakes(edits: Sequence[RegionEdit]) -> dict[int, tuple[int, ...]]:
-    """Return the mistakes that a person chose for a region, by region_id, the latest choice last."""
-    return {e.into[0].region_id: e.mistakes for e in edits if e.kind == "select" and not e.undone}
-
-
 def names(edits: Sequence[RegionEdit]) -> dict[int, str]:
     """Return the names that people gave regions, by region_id."""
     given = {e.regions[0]: e.name for e in edits if e.kind == "rename" and not e.undone}

@@ -19,6 +19,7 @@ st.caption(
 
 run = newest(project, "distill")
 found = cache.workspace().runs.latest(project.id, "identify")
+done = cache.workspace().runs.latest(project.id, "distill", done=True)
 if found is None:
     st.info("Needs mistakes first.")
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
@@ -30,6 +31,8 @@ with st.expander("Distill", expanded=run is None or run.status not in ("done", "
     seed = int(
         left.number_input("seed", 0, value=0, step=1, key="distill-seed", help="Of the initialisation")
     )
+    if done is not None and cache.workspace().annotations.counting(done.id):
+        st.caption("Labels and names stay with the regions they were given to; new regions begin without.")
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=found is None):
         start(project, "distill", config, seed=seed)
         st.rerun()
@@ -41,7 +44,6 @@ if run.live:
 elif run.status != "done":
     show_trouble(run)
     show_distillation(run)
-done = cache.workspace().runs.latest(project.id, "distill", done=True)
 if done is not None:
     if done.stale:
         st.warning("The mistakes were searched for again since. Distill again to have regions of those.")

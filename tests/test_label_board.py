@@ -176,11 +176,12 @@ def data(app: AppTest) -> Any:
 
 def test_the_browser_is_given_what_python_has() -> None:
     answers = [("k1", 0, 1), ("k2", None, None)]
-    found = data(show(["cat", "dog"], answers=answers, saved=["k0"], trouble="full", whole=True))
+    found = data(show(["cat", "dog"], answers=answers, saved=["k0"], trouble="full", whole=True, moved=3))
     assert found["subject"] == asdict(Subject(**SUBJECT))  # type: ignore[arg-type]
+    assert data(show(["cat"]))["moved"] == 0
     assert found["classes"] == [{"name": "cat", "key": "1"}, {"name": "dog", "key": "2"}]
     assert [tuple(answer.values()) for answer in found["answers"]] == answers
-    assert (found["saved"], found["trouble"], found["whole"]) == (["k0"], "full", True)
+    assert (found["saved"], found["trouble"], found["whole"], found["moved"]) == (["k0"], "full", True, 3)
     assert (found["namespace"], found["side"]) == ("defuse", 16)
     plain, colour = found["images"]
     assert (plain["said"], colour["said"]) == ("cat", None)

@@ -436,3 +436,15 @@ def test_the_threshold_rules_who_answers(
         {"a": trained_classifier}, shapes.test.images[:9], region_id=0, threshold=threshold
     )
     assert all((answer.label is None) == silent for answer in answers)
+
+
+def test_a_verdict_tells_ties_from_none_of_the_above_and_from_silence() -> None:
+    said = {0: (1, 2), 1: (None, None), 2: (None, 1), 3: (1, 1)}  # of two annotators; nobody answered 4
+    answers = [
+        Annotation(0, name, labels[i], sample)
+        for sample, labels in said.items()
+        for i, name in enumerate(("ann", "bob"))
+    ]
+    verdict = reach_verdict(0, torch.ones(5, dtype=torch.int64), answers)
+    assert verdict.image_labels == (None, None, None, 1, None)
+    assert (verdict.n_kept, verdict.n_disagreed, verdict.n_unanswered) == (1, 2, 1)

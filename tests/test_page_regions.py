@@ -493,7 +493,7 @@ def test_a_region_is_split_and_undone(place: Place, monkeypatch: pytest.MonkeyPa
     press(app, "Split")
     new = [half.region_id for half in halves]
     said = f"egion {gone.region_id} split into {new[0]} and {new[1]}"
-    assert toasts(app) == [f"R{said}"]
+    assert toasts(app) == [f"R{said}. Their labels stay with them: label what is new, or undo."]
     (edit,) = edits_of(place)
     assert (edit.kind, edit.regions, edit.undone) == ("split", (gone.region_id,), False)
     for made, half in zip(edit.into, halves, strict=True):
@@ -518,6 +518,9 @@ def test_a_region_is_split_and_undone(place: Place, monkeypatch: pytest.MonkeyPa
     assert "Undo" not in labels(app)
 
 
+LABELLED = ". Their labels stay with them: label what is new, or undo."
+
+
 def test_selected_regions_are_merged_and_undone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     source, ids = source_of(place), ids_of(place)
     regions = source.regions()
@@ -532,7 +535,7 @@ def test_selected_regions_are_merged_and_undone(place: Place, monkeypatch: pytes
     assert looked_at(app) == f"Region {ids[4]}"
     assert f"Merge {ids[2]} and {ids[4]}" in labels(app)
     press(app, "Merge")
-    assert toasts(app) == [f"Regions {ids[2]} and {ids[4]} merged into {expected.region_id}"]
+    assert toasts(app) == [f"Regions {ids[2]} and {ids[4]} merged into {expected.region_id}{LABELLED}"]
     (edit,) = edits_of(place)
     assert (edit.kind, edit.regions) == ("merge", (ids[2], ids[4]))
     np.testing.assert_allclose(edit.into[0].covariance, expected.covariance)

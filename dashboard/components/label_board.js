@@ -239,8 +239,21 @@ function addKey(button, key) {
   button.setAttribute("aria-keyshortcuts", key)
 }
 
+const NOT_TYPED_INTO = ["button", "checkbox", "color", "file", "image", "radio", "range", "reset", "submit"]
+const TYPED_INTO = [
+  `input${NOT_TYPED_INTO.map((type) => `:not([type=${type}])`).join("")}`, "textarea", "select",
+  ...["combobox", "textbox", "searchbox", "spinbutton"].map((role) => `[role=${role}]`),
+].join()
+
 function takesText(element) {
-  return element?.matches("input, textarea, select") || element?.isContentEditable
+  return Boolean(element?.matches(TYPED_INTO) || element?.isContentEditable)
+}
+
+// What has the focus, in whatever shadow; null where it is nowhere.
+function focusedElement() {
+  let element = document.activeElement
+  while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement
+  return [document.body, document.documentElement].includes(element) ? null : element
 }
 
 class Board {
@@ -249,6 +262,7 @@ class Board {
     this.find = (selector) => this.root.querySelector(selector)
     this.focused = () => this.root.getRootNode().activeElement
     Object.assign(this, { id: unique(), calls: 0, cursor: 0, data: {}, search: this.find(".search") })
+    Object.assign(this, { moving: false, postponed: [], hint: this.find(".hint") ?? this.addHint() })
     this.queue = new Queue(data.namespace, data.subject, (value) => this.setStateValue("queue", value))
     this.watch = new Stopwatch()
     this.watch.run(!document.hidden)
@@ -271,12 +285,24 @@ class Board {
     this.listen()
   }
 
+  // It takes the room that is free, seen or not: what a click is about to hit never moves.
+  addHint() {
+    const hint = make("span", "hint", "Click the board to go on with the keys")
+    const style = { flex: "1 1 0", minWidth: 0, overflow: "hidden", textOverflow: "ellipsis", whiteSpace: "nowrap" }
+    Object.assign(hint.style, { ...style, textAlign: "right" })
+    this.find(".report").before(hint)
+    return hint
+  }
+
   listen() {
     const until = new AbortController()
     const options = { signal: until.signal, capture: true } // before Streamlit's own keys, of which r is one
     document.addEventListener("keydown", (event) => this.onKey(event), options)
+    for (const type of ["focusin", "focusout"]) document.addEventListener(type, () => this.showHint(), options)
     document.addEventListener("visibilitychange", () => this.watch.run(!document.hidden), options)
-    window.addEventListener("beforeunload", (event) => { if (this.queue.items.length) event.preventDefault() }, options)
+    window.addEventListener("beforeunload", (event) => {
+      if (this.queue.items.length || this.postponed.length) event.preventDefault()
+    }, options)
     const sizes = new ResizeObserver(() => this.resize())
     sizes.observe(this.root)
     this.close = () => { until.abort(); sizes.disconnect(); clearTimeout(this.arrival); this.queue.close() }
@@ -284,6 +310,16 @@ class Board {
 
   focus() {
     this.root.focus({ preventScroll: true })
+  }
+
+  // What has the focus outside of the board.
+  elsewhere() {
+    const element = focusedElement()
+    return this.root.contains(element) ? null : element
+  }
+
+  showHint() {
+    this.hint.style.visibility = takesText(this.elsewhere()) ? "visible" : "hidden"
   }
 
   update(data, setStateValue, setTriggerValue) {
@@ -296,15 +332,16 @@ class Board {
     if (changed("images")) this.showImages()
     if (changed("classes")) this.showClasses()
     if (changed("subject")) {
-      this.moving = false
       this.watch.lap()
       this.cursor = nextOpen(data.images.length - 1, this.open())
       if (!this.open()[this.cursor]) this.cursor = 0
     }
     this.cursor = Math.max(0, Math.min(this.cursor, data.images.length - 1))
-    if (!this.calls && !takesText(document.activeElement)) this.focus()
+    const away = takesText(focusedElement()) // of a later subject whoever chose it wants to answer
+    if (this.calls ? changed("subject") && this.focused() !== this.search : !away) this.focus()
     if (!this.calls) this.queue.submit()
-    this.refresh()
+    if (changed("subject") || (data.moved ?? 0) > (old.moved ?? 0)) this.arrive()
+    else this.refresh()
     return ++this.calls
   }
 
@@ -327,6 +364,7 @@ class Board {
   showClasses() {
     const { classes } = this.data
     const held = this.find(".classes").contains(this.focused())
+    this.postponed = [] // they meant the classes from before
     this.buttons = classes.map(({ name, key }, index) => {
       const button = make("button", "class")
       Object.assign(button, { type: "button", title: name, onclick: () => this.answer(index) })
@@ -374,45 +412,68 @@ class Board {
     this.queue.add({ ...item, seconds: this.watch.lap(), ...this.data.subject })
   }
 
+  // Whether a move is under way; then this is done after it.
+  postpones(act) {
+    if (this.moving) this.postponed.push(act)
+    return this.moving
+  }
+
   answer(label) {
-    if (this.moving || !this.cells.length) return
+    if (this.postpones(() => this.answer(label)) || !this.cells.length) return
     this.enqueue({ undoes: null, sample: this.whole ? null : this.cursor, label })
     if (!this.whole) this.cursor = nextOpen(this.cursor, this.open())
     this.refresh(true)
   }
 
   undo() {
+    if (this.postpones(() => this.undo())) return
     const latest = this.standing().at(-1)
-    if (this.moving || !latest) return
+    if (!latest) return
     this.enqueue({ undoes: latest.key, sample: latest.sample, label: latest.label })
     if (latest.sample !== null) this.cursor = Math.min(latest.sample, this.cells.length - 1)
     this.refresh(true)
   }
 
   skip() {
+    if (this.postpones(() => this.skip())) return
     const next = nextOpen(this.cursor, this.open())
     this.cursor = next === this.cursor ? (next + 1) % (this.cells.length || 1) : next
     this.refresh(true)
   }
 
   toggleWhole() {
+    if (this.postpones(() => this.toggleWhole())) return
     this.whole = !this.whole
     this.refresh()
   }
 
-  // Until the other region is here a key would label this one: answers wait for it, two seconds at most.
+  point(key) {
+    if (this.postpones(() => this.point(key))) return
+    this.cursor = moveCursor(this.cursor, this.cells.length, this.columns, key)
+    this.refresh(true)
+  }
+
+  // Until the other region is here a key would label this one: all that follows waits, two seconds at most.
   move(step) {
-    const arrive = () => { this.moving = false; this.refresh() }
+    if (this.postpones(() => this.move(step))) return
     this.queue.flush()
     this.moving = true
     clearTimeout(this.arrival)
-    this.arrival = setTimeout(arrive, AGAIN)
+    this.arrival = setTimeout(() => this.arrive(), AGAIN)
     this.refresh()
     try {
       this.setTriggerValue("move", step)
     } catch {
-      arrive() // not connected
+      this.arrive() // not connected
     }
+  }
+
+  // Do what waited, up to the next move.
+  arrive() {
+    this.moving = false
+    clearTimeout(this.arrival)
+    while (!this.moving && this.postponed.length) this.postponed.shift()()
+    this.refresh()
   }
 
   filter() {
@@ -428,9 +489,10 @@ class Board {
 
   onKey(event) {
     if (event.defaultPrevented || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return
-    const elsewhere = ![null, document.body, document.documentElement].includes(document.activeElement)
-    if (elsewhere && !this.root.contains(this.focused())) return
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
+    const other = this.elsewhere() // a button there needs its arrows, Enter and space
+    if (other && (takesText(other) || key.length > 1 || key === " ")) return
+    if (other?.closest(".board, [aria-modal=true]")) return
     const searching = this.focused() === this.search
     const taken = searching ? this.searchKey(key) : this.boardKey(key, event.repeat)
     if (taken) event.preventDefault()
@@ -452,8 +514,7 @@ class Board {
       return key === "Escape" || (key.length === 1 && key !== " ")
     }
     if (key.startsWith("Arrow")) {
-      this.cursor = moveCursor(this.cursor, this.cells.length, this.columns, key)
-      this.refresh(true)
+      this.point(key)
       return true
     }
     const label = this.data.classes.findIndex((one) => one.key === key)
@@ -487,6 +548,7 @@ class Board {
     const state = trouble ? "trouble" : items.length ? "pending" : nAnswers ? "saved" : "empty"
     this.find(".report").className = `report ${state}`
     this.find(".again").hidden = !trouble || !items.length
+    this.showHint()
   }
 
   mark(index, answer) {

@@ -137,6 +137,7 @@ def label_board(
     namespace: str,
     trouble: str | None = None,
     whole: bool = False,
+    moved: int = 0,
 ) -> None:
     """Show draws of a region to be labelled.
 
@@ -164,6 +165,9 @@ def label_board(
         Why storing failed.
     whole : bool
         Whether one label is for the whole region to begin with.
+    moved : int
+        How many moves were handled so far, also those that led nowhere: what is typed after a move waits
+        in the browser until this rises, the subject changes, or two seconds have gone by.
     """
     data: dict[str, Any] = {
         "subject": asdict(subject),
@@ -177,6 +181,7 @@ def label_board(
         "trouble": trouble,
         "namespace": namespace,
         "whole": whole,
+        "moved": moved,
     }
     _board(data=data, key=key, on_queue_change=on_queue, on_move_change=on_move)
 

@@ -1,8 +1,9 @@
 """Labels made into verdicts, and the step `annotate`: simulated annotators in place of people.
 
-A region is judged at the τ, seed and number of draws of its latest answer; answers that were given
-at others are about other images and do not count. Nor do those of simulated annotators where a
-person has answered, nor those of a second pass, which measures the annotator.
+A region is judged at the τ and seed of its latest answer; answers that were given at others are about
+other images and do not count. Draws are frozen, so whoever was shown fewer saw the first of the same.
+Nor do those of simulated annotators count where a person has answered, nor those of a second pass,
+which measures the annotator.
 """
 
 from __future__ import annotations
@@ -54,15 +55,10 @@ def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
     voting = [e for e in events if e.round == 1]
     for region_id in sorted({e.region_id for e in voting} - {SINGLE_MISTAKES}):
         mine = _of_people([e for e in voting if e.region_id == region_id])
-        shown = (mine[-1].tau, mine[-1].seed, mine[-1].n_samples)
-        found[region_id] = Answers(
-            *shown,
-            [
-                Annotation(region_id, e.annotator, e.label, e.sample_id)
-                for e in mine
-                if (e.tau, e.seed, e.n_samples) == shown
-            ],
-        )
+        tau, seed = mine[-1].tau, mine[-1].seed
+        here = [e for e in mine if (e.tau, e.seed) == (tau, seed)]
+        answers = [Annotation(region_id, e.annotator, e.label, e.sample_id) for e in here]
+        found[region_id] = Answers(tau, seed, _most_shown(here), answers)
     return found
 
 
@@ -73,25 +69,34 @@ def _of_people(events: Sequence[LabelEvent]) -> Sequence[LabelEvent]:
 
 def all_votes(events: Sequence[LabelEvent]) -> Votes:
     """The answers of everybody on each draw of the first pass, simulated annotators included."""
-    shown: dict[tuple[int, float, int, int], list[Annotation]] = {}
+    shown: dict[tuple[int, float, int], list[LabelEvent]] = {}
     for e in events:
         if e.round == 1 and e.region_id != SINGLE_MISTAKES:
-            given = Annotation(e.region_id, e.annotator, e.label, e.sample_id)
-            shown.setdefault((e.region_id, e.tau, e.seed, e.n_samples), []).append(given)
-    return [votes for (*_, n), answers in shown.items() for votes in collect_votes(answers, n)]
+            shown.setdefault((e.region_id, e.tau, e.seed), []).append(e)
+    return [votes for given in shown.values() for votes in _votes(given, _most_shown(given))]
+
+
+def _votes(events: Sequence[LabelEvent], n_samples: int) -> Votes:
+    answers = [Annotation(e.region_id, e.annotator, e.label, e.sample_id) for e in events]
+    return collect_votes(answers, n_samples)
+
+
+def _most_shown(events: Sequence[LabelEvent]) -> int:
+    return max(event.n_samples for event in events)
 
 
 def self_agreement(events: Sequence[LabelEvent], annotator: str) -> Interval:
     """Share of the draws that an annotator answered in a first and a second pass and answered alike."""
-    shown: dict[tuple[int, float, int, int], dict[int, list[Annotation]]] = {}
+    shown: dict[tuple[int, float, int], list[LabelEvent]] = {}
     for e in events:
-        if e.annotator == annotator and e.round in (1, 2) and e.region_id != SINGLE_MISTAKES:
-            passes = shown.setdefault((e.region_id, e.tau, e.seed, e.n_samples), {1: [], 2: []})
-            passes[e.round].append(Annotation(e.region_id, annotator, e.label, e.sample_id))
+        if e.annotator == annotator and e.region_id != SINGLE_MISTAKES:
+            shown.setdefault((e.region_id, e.tau, e.seed), []).append(e)
     pairs = [
         (first, second)
-        for (*_, n_samples), passes in shown.items()
-        for first, second in zip(*(collect_votes(passes[i], n_samples) for i in (1, 2)), strict=True)
+        for given in shown.values()
+        for first, second in zip(
+            *(_votes([e for e in given if e.round == i], _most_shown(given)) for i in (1, 2)), strict=True
+        )
         if first and second
     ]
     return Interval.wilson(sum(first == second for first, second in pairs), len(pairs))

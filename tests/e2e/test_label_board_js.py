@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, 
 
 from dashboard.components import label_board
 from dashboard.components.image_grid import png_url
+from dashboard.components.label_queue import read_queue
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS
 
@@ -102,7 +103,7 @@ class Board:
             "([name, n]) => hosts[name].queues.at(-1)?.value.items.length === n", arg=[self.name, n]
         )
         items: list[dict[str, Any]] = self.queues()[-1]["items"]
-        label_board.read_queue(self.queues()[-1])  # as Python reads it
+        read_queue(self.queues()[-1])  # as Python reads it
         return items
 
     def store(self, items: list[dict[str, Any]]) -> None:
@@ -552,13 +553,57 @@ def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
     assert tab.evaluate("() => hosts.one.moves") == [["move", 1]]
     assert board.marks()[:2] == ["7 pending", ""]
     board.give(subject=SUBJECT | {"region": 4})
+    assert board.marks()[:2] == ["", ""]  # answered and taken back
     board.press("2")
-    assert [(item["region"], item["label"]) for item in board.items(2)] == [(3, 7), (4, 2)]
+    items = board.items(4)
+    assert [(item["region"], item["label"]) for item in items] == [(3, 7), (4, 2), (4, 2), (4, 2)]
+    assert [item["undoes"] for item in items] == [None, None, items[1]["key"], None]
     board.host.get_by_role("button", name="Previous region").click()
     assert tab.evaluate("() => hosts.one.moves.at(-1)") == ["move", -1]
+    board.press("3")
+    assert len(board.items(4)) == 4
     expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false", timeout=3 * SECONDS)
-    board.press("3")  # there was no other
-    assert len(board.items(3)) == 3
+    assert board.items(5)[-1]["label"] == 3  # there was no other
+
+
+def test_keys_typed_ahead_over_several_regions_arrive_in_order(tab: Page) -> None:
+    board = mount(tab)
+    board.press(*"1" * 10, "n", *"2" * 10, "n", *"3" * 10, "p", "ArrowRight", "s", "r", "x")
+    assert tab.evaluate("() => hosts.one.moves") == [["move", 1]]
+    board.give()  # called for another reason, the move still under way
+    assert {item["label"] for item in board.items(10)} == {1}
+    for moves, region in ((2, 4), (3, 5)):
+        board.give(subject=SUBJECT | {"region": region}, moved=moves - 1)
+        assert tab.evaluate("() => hosts.one.moves.length") == moves
+    items = board.items(30)
+    expected = [(region, sample, label) for region, label in ((3, 1), (4, 2), (5, 3)) for sample in range(10)]
+    assert [(item["region"], item["sample"], item["label"]) for item in items] == expected
+    board.give(subject=SUBJECT | {"region": 6}, moved=3)
+    assert tab.evaluate("() => hosts.one.moves") == [["move", 1], ["move", 1], ["move", -1]]
+    assert board.cursor() == 2
+    assert (board.items(31)[-1]["region"], board.items(31)[-1]["sample"]) == (6, None)
+
+
+def test_a_move_that_leads_nowhere_ends(tab: Page) -> None:
+    board = mount(tab, data=board_data(moved=4))
+    board.press("n", "7", "n", "2")
+    board.give(moved=4)
+    assert board.queues() == []
+    board.give(moved=5)
+    assert board.items(1)[0]["label"] == 7
+    board.give(moved=6)
+    assert [item["label"] for item in board.items(2)] == [7, 2]
+    tab.wait_for_timeout(2100)
+    assert tab.evaluate("() => hosts.one.moves") == [["move", 1], ["move", 1]]
+    assert len(board.items(2)) == 2
+
+
+def test_what_waits_is_for_the_classes_that_were_seen(tab: Page) -> None:
+    board = mount(tab)
+    board.press("n", "7")
+    board.give(subject=SUBJECT | {"run": 6}, classes=board_data(names=["cat", "dog"])["classes"])
+    board.press("2")
+    assert [item["label"] for item in board.items(1)] == [1]
 
 
 def test_another_namespace_takes_the_queue_along_and_finds_what_was_left_there(tab: Page) -> None:
@@ -715,19 +760,116 @@ def test_keys_that_are_meant_for_others_are_left_alone(tab: Page) -> None:
             }""",
             key,
         )
-    for tag in ("input", "textarea", "select", "button", "p"):
+    hint = board.host.locator(".hint")
+    for tag in ("input", "textarea", "select", "p"):
+        expect(hint).to_be_hidden()
         tab.locator(f"body > {tag}").focus()
         board.press("7", "u", "r", "n")
         board.give()
         expect(tab.locator(f"body > {tag}")).to_be_focused()
+        expect(hint).to_be_visible()
+        expect(hint).to_have_text("Click the board to go on with the keys")
+        tab.evaluate("() => document.activeElement.blur()")
     assert board.queues() == []
-    assert tab.evaluate("() => others.length") == 24
-    tab.evaluate("() => document.activeElement.blur()")
+    assert tab.evaluate("() => others.length") == 20
     board.press("7", "r")
     assert len(board.items(1)) == 1
-    assert tab.evaluate("() => others.length") == 24  # Streamlit would run the script again on r
+    assert tab.evaluate("() => others.length") == 20  # Streamlit would run the script again on r
     board.press("c")
     assert tab.evaluate("() => others.at(-1)") == "c"
+
+
+TEXT = ["text", "search", "number", "email", "password", "url", "tel", "date", None]
+ROLES = ["combobox", "textbox", "searchbox", "spinbutton"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "attributes", "typed"),
+    [
+        *[("input", {} if kind is None else {"type": kind}, True) for kind in TEXT],
+        *[("div", {"role": role}, True) for role in ROLES],
+        *[("input", {"type": kind}, False) for kind in ("checkbox", "radio", "button", "range")],
+        ("button", {}, False),
+    ],
+)
+def test_only_what_is_typed_into_keeps_letters_and_digits(
+    tab: Page, tag: str, attributes: dict[str, str], typed: bool
+) -> None:
+    board = mount(tab)
+    tab.evaluate(
+        """([tag, attributes]) => {
+          window.left = []
+          document.addEventListener("keydown", (event) => left.push(event.key))
+          const element = document.createElement(tag)
+          Object.entries({ ...attributes, tabindex: 0 }).forEach((pair) => element.setAttribute(...pair))
+          document.body.append(element)
+          element.focus()
+        }""",
+        [tag, attributes],
+    )
+    board.press("7", "x", "ArrowRight", "Enter", " ")
+    theirs = ["ArrowRight", "Enter", " "]
+    assert tab.evaluate("() => left") == (["7", "x", *theirs] if typed else theirs)
+    expect(board.host.locator(".hint")).to_be_visible(visible=typed)
+    if typed:
+        assert board.queues() == []
+    else:
+        assert [item["label"] for item in board.items(2)] == [7, None]
+        assert board.cursor() == 2
+
+
+def test_a_modal_dialog_of_the_page_keeps_its_keys(tab: Page) -> None:
+    board = mount(tab)
+    tab.evaluate(
+        """() => {
+          const [dialog, button] = [document.createElement("div"), document.createElement("button")]
+          dialog.setAttribute("aria-modal", "true")
+          dialog.append(button)
+          document.body.append(dialog)
+          button.focus()
+        }"""
+    )
+    board.press("7")
+    assert board.marks()[0] == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"region": 4}, {"annotator": "bob"}, {"round": 1}, {"tau": 0.7}, {"n_samples": 20}, {"run": 6}],
+)
+def test_another_subject_takes_the_focus(tab: Page, change: dict[str, Any]) -> None:
+    board = mount(tab)
+    tab.evaluate("() => document.body.append(document.createElement('input'))")
+    tab.locator("body > input").focus()
+    board.give(trouble="full")
+    expect(tab.locator("body > input")).to_be_focused()
+    expect(board.host.locator(".hint")).to_be_visible()
+    board.give(subject=SUBJECT | change)
+    expect(board.host.get_by_role("group", name="Label the images")).to_be_focused()
+    expect(board.host.locator(".hint")).to_be_hidden()
+    board.press("7")
+    assert board.items(1)[0]["label"] == 7
+
+
+def test_another_subject_leaves_the_focus_in_the_search(tab: Page) -> None:
+    board = mount(tab, data=board_data(names=[f"sign {index}" for index in range(20)]))
+    board.press("n", "/", "1")
+    board.give(subject=SUBJECT | {"region": 4})
+    board.press("2")
+    expect(board.host.get_by_role("searchbox", name="Find a class")).to_have_value("12")
+    board.press("Enter")
+    assert (board.items(1)[0]["region"], board.items(1)[0]["label"]) == (4, 12)
+
+
+def test_a_board_that_comes_back_on_its_place_has_one_hint(tab: Page) -> None:
+    board = mount(tab)
+    tab.evaluate("() => hosts.one.cleanup()")
+    board.give()
+    expect(board.host.locator(".hint")).to_have_count(1)
+    board.press("n", "7")
+    tab.evaluate("() => hosts.one.cleanup()")
+    tab.wait_for_timeout(2100)  # what waited ends with the board
+    assert board.queues() == []
 
 
 def test_the_board_takes_the_focus_but_not_from_who_writes(tab: Page) -> None:
