@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.rerun import rerun
 from dashboard.text import plain
@@ -43,6 +44,7 @@ Arrays = dict[str, NDArray[np.generic]]
 _GLANCE = 0.3  # seconds that a page waits before it says what it waits for
 _PATIENCE = 10.0  # seconds that it waits while modules are imported
 _LOOK = 0.5  # seconds between two looks
+_DRAWN = 3.0  # seconds that draws are waited for
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,13 @@ def _draws(home: str, run_id: int, change: int, region_id: int, tau: float, n: i
 
 
 def draws(run_id: int, region_id: int, *, tau: float, n: int) -> Draws | None:
-    """Draws of a region and what the classifier says of them; None while they are drawn."""
-    return _await(_draws(*_region_key(run_id), region_id, tau, n), "the draws", _forget_regions)
+    """Draws of a region and what the classifier says of them; None while they are drawn.
+
+    That takes milliseconds once the models are loaded. It is waited for, lest the board of the page, where
+    a person goes on typing, be taken away meanwhile.
+    """
+    asked = _draws(*_region_key(run_id), region_id, tau, n)
+    return _await(asked, "the draws", _forget_regions, glance=_DRAWN)
 
 
 def drawn(run_id: int, region_id: int, *, tau: float, n: int) -> Draws:
@@ -282,10 +289,13 @@ def manifold(run_id: int) -> Manifold | None:
     return _await(_manifold(*key), "the training codes", lambda: _manifold.clear(*key))
 
 
-def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Result | None:
+def _await(
+    found: Future[Result], what: str, forget: Callable[[], None], *, glance: float = _GLANCE
+) -> Result | None:
     """The result; where it is not there at a glance, say so and run the page again once it is."""
+    slot = st.empty()  # always: what comes after it keeps its place on the page, and what was typed into it
     try:
-        return _result(found, what)
+        return _result(found, what, glance, slot)
     except NotYet:
         st.fragment(_wait, run_every=_LOOK)(found, what)
     except Exception as error:  # whatever a data set of a user's can give
@@ -294,17 +304,16 @@ def _await(found: Future[Result], what: str, forget: Callable[[], None]) -> Resu
     return None
 
 
-def _result(found: Future[Result], what: str) -> Result:
+def _result(found: Future[Result], what: str, glance: float, slot: DeltaGenerator) -> Result:
     """Wait a glance; longer while modules are imported, which looking again and again would slow down."""
     try:
-        return found.result(timeout=_GLANCE)
+        return found.result(timeout=glance)
     except NotYet:
         if warm_up().done():
             raise
-    with st.empty():
-        st.caption(f"Loading {what} …")
-        result = found.result(timeout=_PATIENCE)
-        st.empty()
+    slot.caption(f"Loading {what} …")
+    result = found.result(timeout=_PATIENCE)
+    slot.empty()
     return result
 
 

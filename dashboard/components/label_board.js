@@ -3,6 +3,7 @@
 
 const TOGETHER = 30 // milliseconds: keys this close to one that was sent go together
 const AGAIN = 2000 // milliseconds until the queue is sent again
+const PATIENCE = 4000 // milliseconds until answers no longer wait for another region
 const LONGEST = 8000 // each wait is twice the last up to this; else a page slower than the wait would restart for ever
 const MOST_SECONDS = 60
 const GAP = 8 // pixels between cells, as in the style sheet
@@ -453,13 +454,13 @@ class Board {
     this.refresh(true)
   }
 
-  // Until the other region is here a key would label this one: all that follows waits, two seconds at most.
+  // Until the other region is here a key would label this one: all that follows waits, `PATIENCE` at most.
   move(step) {
     if (this.postpones(() => this.move(step))) return
     this.queue.flush()
     this.moving = true
     clearTimeout(this.arrival)
-    this.arrival = setTimeout(() => this.arrive(), AGAIN)
+    this.arrival = setTimeout(() => this.arrive(), PATIENCE)
     this.refresh()
     try {
       this.setTriggerValue("move", step)

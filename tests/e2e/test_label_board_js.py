@@ -562,7 +562,7 @@ def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
     assert tab.evaluate("() => hosts.one.moves.at(-1)") == ["move", -1]
     board.press("3")
     assert len(board.items(4)) == 4
-    expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false", timeout=3 * SECONDS)
+    expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false", timeout=6 * SECONDS)
     assert board.items(5)[-1]["label"] == 3  # there was no other
 
 

@@ -180,6 +180,8 @@ def test_a_class_that_is_markup_is_text_on_every_page(
             ("map", page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
             ("identify", page.get_by_text("Who is taken for whom")),
             ("classifier", page.get_by_text("Misclassified")),
+            ("generator", page.get_by_text("A traversal")),
+            ("", page.get_by_text("Regions labelled")),
         ):
             page.goto(f"{server.url}/{path}{'&' if '?' in path else '?'}project=shapes")
             expect(shown.first).to_be_visible(timeout=60 * SECONDS)
