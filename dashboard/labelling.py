@@ -55,8 +55,9 @@ def _labelling(project: Project, run: Run) -> None:
     complete = answered(mine, subject.n_samples) == subject.n_samples
     left, right = st.columns([3, 1])
     with left:
-        _tell_lost()
-        _offer_others(run, subject, events, mine)
+        with st.container():  # one place, whatever is in it: else the board would be another one
+            _tell_lost()
+            _offer_others(run, subject, events, mine)
         _show_board(project, run, regions, subject, draws, mine, blind=blind)
     with right:
         show_verdict(project, run, subject, events, hidden=blind and not complete)

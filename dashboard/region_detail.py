@@ -46,7 +46,8 @@ def linked_region(
         known = None if otherwise is None else str(otherwise)
     if recall(key) != known:
         remember(key, known)
-    chosen = linked_choice("Region", shown, key=key, show=lambda i: region_name(int(i), given))
+    unset = "all" if key == "within" else "the heaviest"
+    chosen = linked_choice("Region", shown, key=key, show=lambda i: region_name(int(i), given), unset=unset)
     return None if chosen is None else int(chosen)
 
 

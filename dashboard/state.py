@@ -72,13 +72,13 @@ def need_project() -> Project:
 
 
 def linked_choice(
-    label: str, options: Sequence[str], *, key: str, show: Callable[[str], str] = str
+    label: str, options: Sequence[str], *, key: str, show: Callable[[str], str] = str, unset: str = "all"
 ) -> str | None:
-    """A filter that stands in the URL; None where it is not set."""
+    """A filter that stands in the URL; None where it is not set, which `unset` tells."""
     if st.session_state.get(key) not in (None, *options):
         st.session_state.pop(key)
     return st.selectbox(
-        label, options, key=key, index=None, placeholder="all", format_func=show, bind="query-params"
+        label, options, key=key, index=None, placeholder=unset, format_func=show, bind="query-params"
     )
 
 
