@@ -130,8 +130,12 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     env, before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify")
-    watching = subprocess.Popen(
-        command("identify", *SEARCH), cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    watching = subprocess.Popen(  # fmt: skip
+        command("identify", "--n-perturbations", "600", *SEARCH[2:]),  # seconds, lest it end before
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     eventually(lambda: newest(place, "identify").id > before.id, seconds=20)
     eventually(lambda: newest(place, "identify").has_runner and newest(place, "identify").live, seconds=20)
