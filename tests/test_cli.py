@@ -130,7 +130,7 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     env, before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify")
-    watching = subprocess.Popen(  # fmt: skip
+    watching = subprocess.Popen(
         command("identify", "--n-perturbations", "600", *SEARCH[2:]),  # seconds, lest it end before
         cwd=tmp_path,
         env=env,
