@@ -194,7 +194,7 @@ def _store_items(run_id: int, items: Sequence[QueueItem], n_classes: int) -> lis
     try:
         cache.workspace().annotations.append(run_id, events)
     except NoRunError:
-        return lost + [f"{_tell(item)}: run {run_id} does not exist any more" for item in items]
+        return [f"{_tell(item)}: run {run_id} does not exist any more" for item in items]
     return lost
 
 

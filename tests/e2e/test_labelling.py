@@ -93,6 +93,7 @@ def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_serv
     eventually(lambda: len(mine(shapes_server, region)) >= 2)
     page.reload()
     answers = {e.sample_id: e.label for e in mine(shapes_server, region)}
+    assert answers == {0: 1, 1: 2}  # the second tab was at the first image, too
     expect(page.get_by_text(f"{len(answers)} of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
     stored = [e.label for e in shapes_server.workspace.annotations.events(distill(shapes_server))]
     assert stored[-3:] == [0, 1, 2]  # as they came; the later on one image counts
