@@ -29,6 +29,7 @@ from defuse_core.cli_options import (
     given_config,
     given_resources,
 )
+from defuse_core.cli_runs import find_project, finish_run
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
@@ -37,8 +38,6 @@ from defuse_core.region_edits import ids_ever
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
-
-EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
 
 _CHUNK = 2**20
 
@@ -59,43 +58,6 @@ label_app = typer.Typer(
 app.add_typer(label_app, name="label")
 
 
-def _project(workspace: Workspace, name: str) -> Project:
-    if name:
-        return workspace.project(name)
-    projects = workspace.projects()
-    if len(projects) != 1:
-        known = ", ".join(p.name for p in projects)
-        told = f"choose one with --project: {known}" if known else "create one with: defuse new NAME"
-        raise WorkspaceError(f"there are {len(projects)} projects; {told}")
-    return projects[0]
-
-
-def _finish(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
-    """Watch a run unless detached, print it, and exit with its code unless it is done."""
-    console = shown.make_console()
-    if not detach:
-        try:
-            if as_json:
-                run = shown.watch(workspace, run, None)
-            else:
-                with shown.progress_bars(console) as bars:
-                    run = shown.watch(workspace, run, bars)
-        except KeyboardInterrupt:
-            typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
-            sys.exit(130)
-    if as_json:
-        typer.echo(json.dumps(shown.run_json(run)))
-    elif detach:
-        console.print(f"run {run.id} ({run.step}) goes on by itself; see: defuse runs")
-    else:
-        shown.print_run(console, run)
-        if run.status == "failed":
-            console.print(f"log: {workspace.run_folder(run.id) / 'log.txt'}; then: defuse resume {run.id}")
-    if not run.live and (code := EXIT_CODES[run.status]):
-        sys.exit(code)
-    return run
-
-
 def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
     """Add a command that submits a step, with an option for every field of its config."""
     options = config_options(step)
@@ -104,7 +66,7 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         rest = {key: given.pop(key) for key in RUN_OPTIONS}
         values = given_config(step, options, given, preset=rest["preset"])
         workspace = Workspace()
-        project = _project(workspace, rest["project"])
+        project = find_project(workspace, rest["project"])
         if "weights" in values:
             values["weights"] = _bring(workspace, project, values["weights"])
         run = launcher.submit(
@@ -113,7 +75,7 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         )  # fmt: skip
         if run.stale:
             typer.echo(f"note: run {run.id} stands on a run that is stale; see: defuse runs", err=True)
-        _finish(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
+        finish_run(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -184,7 +146,7 @@ def label_export(
 ) -> None:
     """Write the labels that count as CSV."""
     workspace = Workspace()
-    chosen = _project(workspace, project)
+    chosen = find_project(workspace, project)
     run = _regions(workspace, chosen)
     text = to_csv(workspace.annotations.counting(run.id), chosen.class_names)
     if out is None:
@@ -201,7 +163,7 @@ def label_import(
 ) -> None:
     """Add the labels of a CSV, all or none."""
     workspace = Workspace()
-    chosen = _project(workspace, project)
+    chosen = find_project(workspace, project)
     run = _regions(workspace, chosen)
     found = [region["region_id"] for region in run.summary["regions"]]
     ids = ids_ever(found, workspace.annotations.edits(run.id))
@@ -238,9 +200,9 @@ def report(
 
     workspace = Workspace()
     _make_folder(out)
-    chosen = _project(workspace, project)
+    chosen = find_project(workspace, project)
     run = launcher.submit(workspace, chosen.id, "report", {"n_regions": n_regions}, seed=seed)
-    run = _finish(workspace, run, detach=False, as_json=as_json)
+    run = finish_run(workspace, run, detach=False, as_json=as_json)
     results = write_evidence(workspace, run, out)
     if not as_json:
         shown.print_results(shown.make_console(), results)
@@ -357,7 +319,9 @@ def resume(
     if engine == "local":
         given["address"] = None
     resources = given_resources({**vars(before), **given})
-    _finish(workspace, launcher.resume(workspace, run, resources=resources), detach=detach, as_json=as_json)
+    finish_run(
+        workspace, launcher.resume(workspace, run, resources=resources), detach=detach, as_json=as_json
+    )
 
 
 @app.command()
@@ -384,7 +348,7 @@ def demo(
 
     A demo that was stopped goes on where it was.
     """
-    from defuse_core.demo import demo_project, run_demo, write_evidence
+    from defuse_core.demo import run_demo, write_evidence
 
     console = shown.make_console(quiet=as_json)
     _make_folder(out)
@@ -408,7 +372,7 @@ def demo(
     last = list(found.values())[-1]
     if last.status != "done":
         console.print(f"The demo stopped at {last.step}; to go on with it: defuse demo")
-        _finish(workspace, last, detach=False, as_json=as_json)
+        finish_run(workspace, last, detach=False, as_json=as_json)
     results = write_evidence(workspace, found["report"], out)
     if as_json:
         typer.echo(json.dumps(results))

@@ -31,6 +31,7 @@ Shown = tuple[int, int, float, int, int]
 _SHOWN = ("region", "sample", "tau", "seed", "n_samples")
 _FROM, _TO, _TYPE = "label", "image", "choices"
 _TIMES = ("updated_at", "created_at")
+_BRIEF = 100  # characters of a value in a message
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -144,7 +145,7 @@ def from_label_studio(
         raise WorkspaceError(f"the file is not JSON ({error}); export from Label Studio as JSON") from None
     if not isinstance(tasks, list):
         raise WorkspaceError(
-            f"the file must hold a list of tasks, got {reprlib.repr(tasks)}; export from Label Studio as JSON"
+            f"the file must hold a list of tasks, got {_brief(tasks)}; export from Label Studio as JSON"
         )
     known = frozenset(region_ids)
     found: dict[str | None, LabelEvent] = {}
@@ -255,7 +256,13 @@ class _Task:
 
     def _error(self, field: str, expected: str, got: Any, remedy: str = "") -> WorkspaceError:
         remedy = remedy or "leave what Defuse wrote as it is, and export from Label Studio as JSON"
-        return WorkspaceError(f"{self.where}: {field} must be {expected}, got {reprlib.repr(got)}; {remedy}")
+        return WorkspaceError(f"{self.where}: {field} must be {expected}, got {_brief(got)}; {remedy}")
+
+
+def _brief(got: Any) -> str:
+    """A value as a message shows it; `reprlib` alone writes nested ones at length."""
+    told = reprlib.repr(got)
+    return told if len(told) <= _BRIEF else f"{told[: _BRIEF - 1]}…"
 
 
 def _digest(*told: object) -> str:

@@ -38,6 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"steps"}),
     frozenset({"jobs"}),
     frozenset({"demo", "console", "cli_options"}),
+    frozenset({"cli_runs"}),
     frozenset({"cli"}),
 )
 """A module imports from its own layer or below; the steps of the paper never import each other."""

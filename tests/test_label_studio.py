@@ -437,7 +437,7 @@ def test_any_part_may_be_anything_and_is_read_or_refused_in_words(data: st.DataO
     else:
         words = ""
         assert all(event.region_id in REGIONS and event.key and event.annotator for event in found)
-    assert len(words) < 400
+    assert len(words) < 300  # whatever the value, a line or two
 
 
 # The labelling config
