@@ -348,7 +348,7 @@ def demo(
 
     A demo that was stopped goes on where it was.
     """
-    from defuse_core.demo import run_demo, write_evidence
+    from defuse_core.demo import demo_project, run_demo, write_evidence
 
     console = shown.make_console(quiet=as_json)
     _make_folder(out)
