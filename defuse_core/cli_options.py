@@ -6,7 +6,7 @@ field's name before it. Values are text; the config parses and checks them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args
 
@@ -135,6 +135,25 @@ def _show(default: Any) -> str:
     if isinstance(default, tuple):
         return ",".join(f"{value:g}" for value in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def more_lambdas(known: Sequence[float], typed: str) -> list[float]:
+    """Return λ in ascending order: those known and those typed, each once.
+
+    Raises
+    ------
+    ConfigError
+        If what was typed is no list of numbers.
+
+    Examples
+    --------
+    >>> more_lambdas([1.0, 10.0], "3, 1")
+    [1.0, 3.0, 10.0]
+    """
+    try:
+        return sorted({*known, *(float(part) for part in typed.split(",") if part.strip())})
+    except ValueError:
+        raise ConfigError(f"lambdas must be numbers like 0.5, 3, got {typed!r}") from None
 
 
 def given_resources(given: Mapping[str, Any]) -> Resources:

@@ -122,10 +122,13 @@ class LabelingConfig(Config):
 class CorrectionConfig(Config):
     """Fine-tuning on L(D) + λ·L(D_f) (section 3.3)."""
 
-    lambdas: tuple[float, ...] = Field(PAPER_LAMBDAS, min_length=1)
-    epochs: int = Field(3, ge=1)
+    lambdas: tuple[float, ...] = Field(PAPER_LAMBDAS, min_length=1, description="λ, weights of the regions")
+    epochs: int = Field(3, ge=1, description="Passes over D and D_f for each λ; the best one is kept")
     batch_size: int = Field(64, ge=1, description="Images of D a step; D_f is spread over the steps")
-    learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["adam", "adadelta", "sgd"] = Field(
+        "adam", description="The paper's is adam; sgd has Nesterov momentum .9 and weight decay 5e-4"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="About .001 for adam, .01 for sgd, 1 for adadelta")
     instances_per_region: int = Field(256, ge=1, description="Draws to tune on, and as many to test on")
     held_out_share: float = Field(0.0, ge=0, lt=1, description="Share of failure regions never tuned on")
     precision: Precision = "auto"

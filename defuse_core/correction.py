@@ -1,9 +1,9 @@
 """Correction (section 3.3): fine-tune on L(D) + λ·L(D_f) and sweep λ.
 
-Cross-entropy both, Adam at 1e-3. A step takes a batch of D and, side by side in the same forward
-pass, a batch of D_f; D_f is spread over the steps, so that an epoch sees both once, and both are
-reshuffled every epoch. For each λ the epoch with the best validation accuracy is kept (training
-accuracy where there is no validation split).
+Cross-entropy both, Adam at 1e-3 unless the config names another optimiser. A step takes a batch of D
+and, side by side in the same forward pass, a batch of D_f; D_f is spread over the steps, so that an
+epoch sees both once, and both are reshuffled every epoch. For each λ the epoch with the best validation
+accuracy is kept (training accuracy where there is no validation split).
 
 The paper chooses λ by the same accuracy; it says little about the regions, so `choose_point` also
 offers the best accuracy on the instances tuned on within a stated loss. Neither rule sees test data.
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from defuse_core.checkpoints import copy_state
-from defuse_core.classifier import Classifier, accuracy, predict
+from defuse_core.classifier import Classifier, accuracy, make_optimizer, predict
 from defuse_core.config import CorrectionConfig
 from defuse_core.data import Split, shuffled_batches
 from defuse_core.records import FailureInstances, SweepPoint
@@ -145,7 +145,7 @@ def tuning_epochs(
     selection = train if selection is None else selection
     device = classifier.mean.device
     tuned = copy.deepcopy(classifier)
-    optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate, fused=device.type != "mps")
+    optimizer = _make_optimizer(tuned, config)
     data = Split(train.images.to(device), train.labels.to(device))
     extra = Split(failures.images.to(device), failures.labels.to(device))
     best: SweepPoint | None = None
@@ -167,9 +167,16 @@ def tuning_epochs(
     return replace(best, tuned_accuracy=reached)
 
 
+def _make_optimizer(tuned: Classifier, config: CorrectionConfig) -> torch.optim.Optimizer:
+    if config.optimizer != "adam":
+        return make_optimizer(tuned, config.optimizer, config.learning_rate)
+    fused = tuned.mean.device.type != "mps"
+    return torch.optim.Adam(tuned.parameters(), lr=config.learning_rate, fused=fused)
+
+
 def _tune_epoch(
     tuned: Classifier,
-    optimizer: torch.optim.Adam,
+    optimizer: torch.optim.Optimizer,
     data: Split,
     extra: Split,
     lam: float,

@@ -79,8 +79,12 @@ class RunStore:
             _log(connection, run_id, "queued")
         return self.get(run_id)
 
-    def requeue(self, run_id: int, *, resources: Resources | None = None) -> Run:
+    def requeue(
+        self, run_id: int, *, resources: Resources | None = None, config: Mapping[str, Any] | None = None
+    ) -> Run:
         """Queue a run again that failed, was cancelled or interrupted, or lacks tasks.
+
+        Under another config a run that is done goes on, too; what stands on it is stale then.
 
         Raises
         ------
@@ -94,10 +98,10 @@ class RunStore:
             (missing,) = connection.execute(
                 "SELECT COUNT(*) FROM tasks WHERE run_id = ? AND status != 'done'", (run_id,)
             ).fetchone()
-            if status == "done" and not missing:
+            if status == "done" and not missing and config is None:
                 raise WorkspaceError(f"run {run_id} is done; submit the step again for a new run")
             above = connection.execute("SELECT run_id FROM run_inputs WHERE upstream_id = ?", (run_id,))
-            if status == "done" and (standing := above.fetchone()):
+            if status == "done" and config is None and (standing := above.fetchone()):
                 raise WorkspaceError(
                     f"run {run_id} is done, and run {standing[0]} stands on what it left out, too; "
                     "submit the step again for a new run"
@@ -113,9 +117,9 @@ class RunStore:
                 connection.execute(
                     "UPDATE runs SET status = 'queued', error = NULL, cancel_requested = 0,"
                     " has_runner = 0, pid = ?, pid_started = ?, heartbeat_at = ?, finished_at = NULL,"
-                    " attempt_at = NULL, resources = ? WHERE id = ?",
+                    " attempt_at = NULL, resources = ?, config = ? WHERE id = ?",
                     (os.getpid(), process_started(os.getpid()), time.time(),
-                     json.dumps(vars(resources or run.resources)), run_id),
+                     json.dumps(vars(resources or run.resources)), json.dumps(config or run.config), run_id),
                 )  # fmt: skip
             except sqlite3.IntegrityError as error:
                 raise _explain(error, connection, run.project_id, run.step) from error

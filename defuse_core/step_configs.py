@@ -27,6 +27,9 @@ from defuse_core.config import (
 WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
 """Where weights come from: a model of ours, or an upload of the project."""
 
+CORRECTED = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64}|corrected:[1-9][0-9]{0,17})$"
+"""The same, or what a correct run of the project made, by its number."""
+
 ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
 """Variable of the environment, 1 where networks may be imported from folders of users; runs inherit it."""
 
@@ -71,6 +74,12 @@ class NetworkConfig(Config):
 class ClassifierConfig(NetworkConfig):
     """Train a classifier on the project's data, or bring one."""
 
+    weights: str | None = Field(
+        None,
+        pattern=CORRECTED,
+        description="shipped:<name>, blob:<sha256>, or corrected:<number of a correct run>, for a second "
+        "round; by default the network is trained",
+    )
     training: ClassifierTraining = ClassifierTraining()
 
 
@@ -87,9 +96,9 @@ class ControlConfig(Config):
 
 
 class ProbeConfig(Config):
-    """How fast codes are decoded and classified here."""
+    """How fast codes are searched and a classifier is tuned here."""
 
-    seconds: float = Field(2.0, gt=0, le=60, description="How long to measure")
+    seconds: float = Field(2.0, gt=0, le=60, description="How long to measure each")
 
 
 class GeneratorConfig(Config):
@@ -153,21 +162,42 @@ class SweepConfig(Config):
     baseline_lambdas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0.1, 1.0, 10.0), description="λ of the baseline; none leaves it out"
     )
-    rule: Literal["paper", "regions"] = Field("regions", description="How λ is chosen")
-    max_loss: float = Field(0.01, ge=0, le=1, description="Of selection accuracy, for rule regions")
+    regions: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="Failure regions that go in; by default all there are"
+    )
+    n_seeds: int = Field(
+        1, ge=1, le=20, description="Times that every λ is tuned, under seeds of their own, for bands"
+    )
+    rule: Literal["paper", "regions"] = Field(
+        "regions",
+        description="How λ is chosen: paper takes the best accuracy on the validation images (training where "
+        "there are none); regions the best on the tuning draws within max_loss of that",
+    )
+    max_loss: float = Field(
+        0.01, ge=0, le=1, description="Accuracy that rule regions may give up, a share of the images"
+    )
     last_annotation: int | None = Field(
         None, ge=0, description="Labels up to this one count; by default those there are at the start"
     )
 
 
 class EvaluationConfig(Config):
-    """Evidence: what the correction changed."""
+    """Evidence: what the correction changed, and what would have changed without it."""
+
+    controls: bool = Field(True, description="Tune with λ = 0, and on random regions of equal size, too")
+    n_nearest: int = Field(10, ge=1, description="Real test images nearest to each failure region")
+    noise_images: int = Field(
+        256,
+        ge=0,
+        description="Training images searched around with raw and with centred noise; 0 leaves it out",
+    )
 
 
 class ReportConfig(Config):
     """Figures and tables."""
 
-    n_regions: int = Field(3, ge=1, description="Regions shown before and after")
+    n_regions: int = Field(3, ge=1, description="Regions shown before and after in figure 1")
+    n_worst: int = Field(10, ge=1, description="Worst regions shown in report.html")
 
 
 StepName = Literal[
@@ -191,6 +221,9 @@ class StepSpec:
         Whether it is light enough to run beside another.
     takes_labels : bool
         Whether it takes in the labels that there are of the regions when it starts.
+    may_grow : tuple of str
+        Fields, dotted, that a run may be given more of, or another of, after it is done: what was
+        computed stays as it is.
     """
 
     config: type[Config]
@@ -198,6 +231,7 @@ class StepSpec:
     optional: tuple[StepName, ...] = ()
     shares_machine: bool = False
     takes_labels: bool = False
+    may_grow: tuple[str, ...] = ()
 
 
 STEPS: dict[StepName, StepSpec] = {
@@ -212,7 +246,12 @@ STEPS: dict[StepName, StepSpec] = {
     "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
     "stability": StepSpec(StabilityConfig, ("distill",)),
     "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
-    "correct": StepSpec(SweepConfig, ("distill",), takes_labels=True),
+    "correct": StepSpec(
+        SweepConfig,
+        ("distill",),
+        takes_labels=True,
+        may_grow=("correction.lambdas", "baseline_lambdas", "n_seeds", "rule", "max_loss"),
+    ),
     "evaluate": StepSpec(EvaluationConfig, ("correct",)),
     "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
 }
@@ -292,6 +331,39 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     except ValidationError as error:
         told = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
         raise ConfigError(f"{step}: {told}") from None
+
+
+def check_growth(step: StepName, old: Mapping[str, Any], new: Mapping[str, Any]) -> BaseModel:
+    """Validate a config that a run of a step is to go on under.
+
+    Raises
+    ------
+    ConfigError
+        If it changes what was computed already: a field that is not among `may_grow`, a list that
+        lacks a value it had, or fewer seeds.
+
+    Examples
+    --------
+    >>> check_growth("correct", {"n_seeds": 2}, {"n_seeds": 1})
+    Traceback (most recent call last):
+    defuse_core.step_configs.ConfigError: correct: n_seeds may only grow from 2, got 1; submit the step anew
+    """
+    before, after = (dict(_flat(check_config(step, values))) for values in (old, new))
+    for name, value in before.items():
+        given = after[name]
+        shrinks = (
+            not set(value) <= set(given)
+            if isinstance(value, tuple) and isinstance(given, tuple)
+            else name == "n_seeds" and given < value
+        )
+        if given != value and (name not in STEPS[step].may_grow or shrinks):
+            verb = "may only grow" if name in STEPS[step].may_grow else "may not change"
+            raise ConfigError(f"{step}: {name} {verb} from {value}, got {given}; submit the step anew")
+    return check_config(step, new)
+
+
+def _flat(config: BaseModel) -> list[tuple[str, Any]]:
+    return [(".".join(path), value) for path, _, value in walk_fields(config)]
 
 
 def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:

@@ -439,11 +439,12 @@ def test_the_control_is_that_of_the_evaluation_whole_and_by_class(there: Place) 
 
 def test_the_probe_measures_a_speed_and_stops_in_time(there: Place) -> None:
     run = done_here(there, "probe", {"seconds": 0.3})
-    speed = run.summary["codes_per_second"]
-    assert np.isfinite(speed)
-    assert 100 < speed < 1e8
+    for name in ("codes_per_second", "tuned_per_second", "classified_per_second"):
+        assert np.isfinite(run.summary[name])
+        assert 100 < run.summary[name] < 1e8
+    assert run.summary["tuned_per_second"] < run.summary["classified_per_second"]  # no gradients there
     assert run.seconds < 5
-    assert set(there.workspace.runs.artifacts(run.id)) == {"speed.safetensors"}
+    assert set(there.workspace.runs.artifacts(run.id)) == {"speed.safetensors", "tuning.safetensors"}
 
 
 # Data that was uploaded

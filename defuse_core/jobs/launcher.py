@@ -21,7 +21,7 @@ from typing import Any
 from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.files import write_bytes
 from defuse_core.runs import Resources, Run, is_alive, process_started
-from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config
+from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
 from defuse_core.workspace import Workspace
 
 CANCEL_SECONDS = 0.7
@@ -133,6 +133,32 @@ def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = N
     probe(resources or workspace.runs.get(run_id).resources)
     run = workspace.runs.requeue(run_id, resources=resources)
     _start(workspace, run)
+    return workspace.runs.get(run_id)
+
+
+def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run:
+    """Go on with a run under a config of more values, such as more λ; what it has computed stays.
+
+    Parameters
+    ----------
+    changes : mapping
+        Fields of the config, as `submit` takes them; those of a config within it add to what it has.
+
+    Raises
+    ------
+    ConfigError
+        If a change would touch what was computed; see `StepSpec.may_grow`.
+    LiveRunError
+        If it, or another run of its step, is live.
+    """
+    run = workspace.runs.get(run_id)
+    config = {**run.config}
+    for name, value in changes.items():
+        inner = config.get(name)
+        config[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    checked = check_growth(run.step, run.config, config)  # type: ignore[arg-type]  # runs are of known steps
+    probe(run.resources)
+    _start(workspace, workspace.runs.requeue(run_id, config=checked.model_dump(mode="json")))
     return workspace.runs.get(run_id)
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from defuse_core.checkpoint_formats import read_weights, sniff_format
-from defuse_core.classifier import Classifier
-from defuse_core.config import IdentificationConfig
+from defuse_core.classifier import Classifier, predict
+from defuse_core.config import CorrectionConfig, IdentificationConfig
 from defuse_core.contract import Variant, by_accuracy, check_contract, is_worse, usual_preprocessings
+from defuse_core.correction import tuning_epochs
 from defuse_core.data import Split
 from defuse_core.detection import Fit, detect
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.identification import SHARD_IMAGES, identify_shard
-from defuse_core.records import Interval
+from defuse_core.records import FailureInstances, Interval
 from defuse_core.runtime import AdaptiveBatch, numpy_rng
 from defuse_core.step_configs import ControlConfig, InspectConfig, ProbeConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
@@ -38,6 +39,8 @@ from defuse_core.steps.source import Source, check_fits
 
 _SHOWN_KEYS = 30
 _PROBE_CODES = 32  # an image: a shard of 64 is four batches of 512
+_PROBE_IMAGES = 256  # tuned on at once, with as many failures
+_PROBE_EPOCHS = 1_000_000  # more than there is time for
 
 
 class Inspect(Step):
@@ -195,7 +198,7 @@ class Control(Step):
 
 
 class Probe(Step):
-    """Codes decoded and classified a second, on the device of the run."""
+    """How fast this device searches (codes a second), tunes and classifies (images a second)."""
 
     name = "probe"
 
@@ -203,13 +206,17 @@ class Probe(Step):
         self.config, self.seed = config, seed
         self.classifier, self.vae = source.classifier(), source.vae()
         self.part = source.dataset.train[:SHARD_IMAGES]
+        self.tuned_on = source.dataset.train[:_PROBE_IMAGES]
 
     def tasks(self) -> list[str]:
-        """One."""
-        return ["speed"]
+        """The search, and the correction."""
+        return ["speed", "tuning"]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Search shard after shard, the first to warm up, until the time is over."""
+        """Measure one of the two, after one round to warm up, until the time is over."""
+        yield from self._search(task) if task == "speed" else self._tune(task)
+
+    def _search(self, task: str) -> Iterator[Item]:
         config = IdentificationConfig(n_perturbations=_PROBE_CODES)
         batch = AdaptiveBatch(config.batch_size, device=self.classifier.mean.device)
         shards, spent, started = -1, 0.0, 0.0
@@ -225,6 +232,29 @@ class Probe(Step):
         decoded = shards * len(self.part) * config.n_perturbations
         yield tensors_file(task, {}, codes_per_second=decoded / spent)
 
+    def _tune(self, task: str) -> Iterator[Item]:
+        """Tune on images as if they were failures, too; then classify those that were tuned on."""
+        data = self.tuned_on
+        failures = FailureInstances(data.images, data.labels, torch.zeros_like(data.labels))
+        config = CorrectionConfig(lambdas=(1.0,), epochs=_PROBE_EPOCHS)
+        epochs = tuning_epochs(
+            self.classifier, data, failures, lam=1.0, config=config, seed=self.seed, selection=data[:1]
+        )
+        done, spent, started = -1, 0.0, 0.0
+        for _ in epochs:
+            done += 1
+            started = started or time.monotonic()
+            spent = time.monotonic() - started
+            yield Progress(round(min(spent, self.config.seconds) * 10), round(self.config.seconds * 10))
+            if spent >= self.config.seconds:
+                break
+        started = time.monotonic()
+        predict(self.classifier, data.images)
+        classified = len(data) / (time.monotonic() - started)
+        yield tensors_file(
+            task, {}, tuned_per_second=2 * len(data) * done / spent, classified_per_second=classified
+        )
+
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The speed."""
-        return Merged({"codes_per_second": read(done[0])[1]["codes_per_second"]})
+        """The speeds."""
+        return Merged({name: speed for task in done for name, speed in read(task)[1].items()})

@@ -19,7 +19,7 @@ from defuse_core.checkpoint_formats import (
     read_weights,
     sniff_format,
 )
-from defuse_core.checkpoints import CheckpointError, load_weights
+from defuse_core.checkpoints import CheckpointError, load_tensors, load_weights
 from defuse_core.classifier import Preprocessing
 from defuse_core.data import ImageDataset
 from defuse_core.detection import Fit, describe_misfit, detect
@@ -30,6 +30,8 @@ from defuse_core.step_configs import NetworkConfig
 from defuse_core.steps.source import Source
 
 PROGRAMS = ("torchscript", "exported")
+_FACTS = ("code_path", "program", "key_prefix", "nested_under")
+"""What the metadata of a classifier holds of `Network.facts`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def bring_network(source: Source, config: NetworkConfig) -> Network:
     kind, _, name = str(config.weights).partition(":")
     if kind == "shipped":
         return _shipped(name, config)
+    if kind == "corrected":
+        return _corrected(source, int(name), config)
     with upload_of(source, str(config.weights)) as path:
         found = sniff_format(path)
         if found in PROGRAMS:
@@ -130,6 +134,26 @@ def _shipped(name: str, config: NetworkConfig) -> Network:
         config.channel_order,
     )  # fmt: skip
     return Network(card["architecture"], classifier.network, stated)
+
+
+def _corrected(source: Source, run_id: int, config: NetworkConfig) -> Network:
+    """The classifier that a correction of the project made, fed as the one before it."""
+    run = source.workspace.runs.get(run_id)
+    if run.project_id != source.run.project_id or run.step != "correct":
+        raise CheckpointError(
+            f"weights must name a correct run of the project, run {run_id} is none; see: defuse runs"
+        )
+    if any((config.architecture, config.code_path, config.mean, config.std, config.image_size)):
+        raise CheckpointError(
+            "a corrected classifier is fed as the one it was made of; leave architecture, code_path, mean, "
+            "std and image_size out"
+        )
+    ground = Source(source.workspace, run_id)
+    tensors = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))[0]
+    metadata = ground.read("classifier", "classifier")[1]
+    facts = {name: metadata[name] for name in _FACTS if name in metadata}
+    corrected = ground.build(tensors, metadata)
+    return Network(metadata["architecture"], corrected.network, corrected.preprocessing, facts)
 
 
 def _program(

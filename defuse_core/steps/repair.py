@@ -1,12 +1,18 @@
-"""Step `correct`: the sweep over λ, of the regions that are failures and of the baseline."""
+"""Step `correct`: the sweep over λ, of the regions that are failures and of the baseline.
+
+Draws, and which regions are held out, depend on the seed of the run; repeats of a λ differ in the order
+of the batches and in dropout alone, so their spread is that of the tuning, not of the method.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from defuse_core.classifier import accuracy
+from torch import Tensor
+
+from defuse_core.classifier import Classifier, accuracy, predict
 from defuse_core.correction import (
     apply_point,
     choose_point,
@@ -14,15 +20,16 @@ from defuse_core.correction import (
     mistake_instances,
     tuning_epochs,
 )
-from defuse_core.evaluation import score_failures, score_split
 from defuse_core.labeling import failure_instances
-from defuse_core.records import FailureInstances, SweepPoint, Verdict
+from defuse_core.records import FailureInstances, Interval, SweepPoint, Verdict
+from defuse_core.runtime import derive_seed
 from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (
     File,
     Item,
     Merged,
     Point,
+    Progress,
     Read,
     Step,
     interval_json,
@@ -32,14 +39,22 @@ from defuse_core.steps.base import (
 from defuse_core.steps.labels import answers_by_region, judge, mistake_images, single_labels
 from defuse_core.steps.source import Source
 
+BEFORE = "before"
 BASELINE = "baseline/"
+SAID = ".said"
+"""Ends the name of the file with what a classifier says of every image that is measured on."""
+
+_REPEAT = "/repeat="
 _PURPOSES: tuple[Literal["tune", "test"], ...] = ("tune", "test")
 SETS = ("tune", "test", "single", "held_out")
 """D_f to tune on, to test on; the baseline's; test draws of regions that are held out whole."""
 
 
 class Correct(Step):
-    """Fine-tune for every λ, a task a λ; `baseline/lam=…` tunes on single mistakes instead."""
+    """Measure the classifier as it is, then fine-tune for every λ, a task each.
+
+    `baseline/lam=…` tunes on single mistakes instead of regions.
+    """
 
     name = "correct"
 
@@ -68,63 +83,111 @@ class Correct(Step):
         return [tensors_file("failures", tensors, verdicts=self.verdicts)]
 
     def tasks(self) -> list[str]:
-        """`lam=0.1` and so on in the order of the config, then `baseline/lam=…`."""
+        """`before`; `lam=0.1` and so on in the order of the config, then `baseline/lam=…`; then repeats."""
         of_baseline = self.config.baseline_lambdas if len(self.sets["single"]) else ()
-        return [
+        lambdas = [
             *(task_of(lam) for lam in self.config.correction.lambdas),
             *(BASELINE + task_of(lam) for lam in of_baseline),
         ]
+        repeats = [f"{task}{_REPEAT}{n}" for n in range(1, self.config.n_seeds) for task in lambdas]
+        return [BEFORE, *lambdas, *repeats]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Tune for one λ; the point has the accuracies that figure 5 shows."""
-        lam = float(task.removeprefix(BASELINE).removeprefix("lam="))
-        failures = self.sets["single" if task.startswith(BASELINE) else "tune"]
-        epochs = tuning_epochs(
-            self.classifier, self.dataset.train, failures, lam=lam, config=self.config.correction,
-            seed=self.seed, selection=self.dataset.selection,
-        )  # fmt: skip
-        point = yield from progress(epochs)
-        tuned = apply_point(self.classifier, point)
-        measured: dict[str, Any] = {
-            "lam": lam,
-            "epoch": point.epoch,
-            "selection": point.selection_accuracy,
-            "tuned": point.tuned_accuracy,
-            "test": interval_json(score_split(tuned, self.dataset.test)),
-            "region": interval_json(score_failures(tuned, self.sets["test"])),
-        }
-        if self.dataset.validation is not None:
-            measured["validation"] = interval_json(score_split(tuned, self.dataset.validation))
-        if len(self.sets["held_out"]):
-            measured["held_out"] = interval_json(score_failures(tuned, self.sets["held_out"]))
+        """Measure the classifier, or tune it for one λ and measure that; the point is one of figure 5."""
+        if task == BEFORE:
+            said, measured = self._before()
+            yield Progress(1, 1)
+        else:
+            point = yield from self._tune(task)
+            said = self._predict(apply_point(self.classifier, point))
+            measured = self._measure(task, point, said)
+            yield tensors_file(task, point.state, point=measured)
         yield Point(task, measured)
-        yield tensors_file(task, point.state, point=measured)
+        yield tensors_file(task + SAID, said, point=measured)
+
+    def _tune(self, task: str) -> Generator[Item, None, SweepPoint]:
+        failures = self.sets["single" if task.startswith(BASELINE) else "tune"]
+        repeat = repeat_of(task)
+        epochs = tuning_epochs(
+            self.classifier, self.dataset.train, failures, lam=lam_of(task), config=self.config.correction,
+            seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
+            selection=self.dataset.selection,
+        )  # fmt: skip
+        return (yield from progress(epochs))
+
+    def _before(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        config, data = self.config.correction, self.sets["tune"]
+        selection = accuracy(self.classifier, self.dataset.selection, precision=config.precision)
+        right = predict(self.classifier, data.images, precision=config.precision) == data.labels
+        said = self._predict(self.classifier)
+        point = SweepPoint(0.0, 0, selection, float(right.double().mean()), {})
+        return said, {**self._measure(BEFORE, point, said), "lam": None}
+
+    def _predict(self, classifier: Classifier) -> dict[str, Tensor]:
+        """What it says of every image measured on, by the set's name, (n,) int64 each."""
+        images = {"test": self.dataset.test.images, "region": self.sets["test"].images}
+        if self.dataset.validation is not None:
+            images["validation"] = self.dataset.validation.images
+        if len(self.sets["held_out"]):
+            images["held_out"] = self.sets["held_out"].images
+        return {name: predict(classifier, of) for name, of in images.items()}
+
+    def _measure(self, task: str, point: SweepPoint, said: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Accuracies with Wilson's intervals, and how many test images were fixed and broken."""
+        labels = {
+            "test": self.dataset.test.labels, "region": self.sets["test"].labels,
+            "held_out": self.sets["held_out"].labels,
+        }  # fmt: skip
+        if self.dataset.validation is not None:
+            labels["validation"] = self.dataset.validation.labels
+        right = {name: given == labels[name] for name, given in said.items()}
+        scores = {
+            name: interval_json(Interval.wilson(int(hits.sum()), len(hits))) for name, hits in right.items()
+        }
+        found = {
+            "lam": point.lam, "repeat": repeat_of(task), "epoch": point.epoch,
+            "selection": point.selection_accuracy, "tuned": point.tuned_accuracy, **scores,
+        }  # fmt: skip
+        if task != BEFORE:
+            was = predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
+            found["fixed"] = int((right["test"] & ~was).sum())
+            found["broken"] = int((~right["test"] & was).sum())
+        return found
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """Choose a λ for Defuse and one for the baseline, and copy their weights."""
-        precision = self.config.correction.precision
-        before = accuracy(self.classifier, self.dataset.selection, precision=precision)
+        before = read(BEFORE + SAID)[1]["point"] if BEFORE in done else self._before()[1]
         summary: dict[str, Any] = {
             "failures": sum(v["is_failure"] for v in self.verdicts),
             "labelled_mistakes": len(self.sets["single"]),
-            "before_selection": before,
+            "before": before,
+            "before_selection": before["selection"],
         }
         files = []
         for name, prefix in (("corrected", ""), ("baseline", BASELINE)):
-            tasks = [t for t in done if t.startswith(BASELINE) == bool(prefix)]
-            measured = {task: read(task)[1]["point"] for task in tasks}
-            points = [
-                SweepPoint(m["lam"], m["epoch"], m["selection"], m["tuned"], {}) for m in measured.values()
-            ]
-            if not points:
-                continue
-            best = choose_point(points, rule=self.config.rule, before=before, max_loss=self.config.max_loss)
-            task = next(t for t, m in measured.items() if m["lam"] == best.lam)
-            files.append(tensors_file(name, read(task)[0], point=measured[task]))
-            summary[name] = {"chosen": measured[task], "points": list(measured.values())}
+            tasks = [t for t in done if t != BEFORE and t.startswith(BASELINE) == bool(prefix)]
+            measured = {task: read(task + SAID)[1]["point"] for task in sorted(tasks, key=_order)}
+            chosen = self._choose(measured, before["selection"])
+            if chosen is not None:
+                files.append(tensors_file(name, read(chosen)[0], point=measured[chosen]))
+                summary[name] = {"chosen": measured[chosen], "points": list(measured.values())}
         if "corrected" not in summary:
             raise ValueError("every λ was cancelled; resume the run to have one computed")
         return Merged(summary, files)
+
+    def _choose(self, measured: Mapping[str, dict[str, Any]], before: float) -> str | None:
+        """The task whose weights are kept: the best λ by its mean over repeats, as first tuned."""
+        firsts = {m["lam"]: task for task, m in measured.items() if m["repeat"] == 0}
+        if not firsts:
+            return None
+
+        def mean(lam: float, name: str) -> float:
+            values = [float(m[name]) for m in measured.values() if m["lam"] == lam]
+            return sum(values) / len(values)
+
+        points = [SweepPoint(lam, 0, mean(lam, "selection"), mean(lam, "tuned"), {}) for lam in firsts]
+        best = choose_point(points, rule=self.config.rule, before=before, max_loss=self.config.max_loss)
+        return firsts[best.lam]
 
 
 def task_of(lam: float) -> str:
@@ -136,6 +199,32 @@ def task_of(lam: float) -> str:
     ('lam=0.1', 'lam=1', 'lam=1e-10')
     """
     return f"lam={float(lam)!r}".removesuffix(".0")
+
+
+def lam_of(task: str) -> float:
+    """Return the λ that a task tunes for.
+
+    Examples
+    --------
+    >>> lam_of("lam=0.1"), lam_of("baseline/lam=1/repeat=2")
+    (0.1, 1.0)
+    """
+    return float(task.removeprefix(BASELINE).partition(_REPEAT)[0].removeprefix("lam="))
+
+
+def repeat_of(task: str) -> int:
+    """Return the number of a repeat, 0 for the first time that a λ is tuned.
+
+    Examples
+    --------
+    >>> repeat_of("lam=0.1"), repeat_of("lam=0.1/repeat=2")
+    (0, 2)
+    """
+    return int(task.partition(_REPEAT)[2] or 0)
+
+
+def _order(task: str) -> tuple[float, int]:
+    return lam_of(task), repeat_of(task)
 
 
 def _prepare(
@@ -152,6 +241,7 @@ def _prepare(
     threshold = config.disagreement_threshold
     verdicts = judge(source.classifier(), vae, regions, answers, disagreement_threshold=threshold)
     failures = {v.region_id: v.label for v in verdicts if v.is_failure and v.label is not None}
+    failures = _take_in(failures, config.regions)
     if not failures:
         raise ValueError(
             f"none of the {len(verdicts)} labelled regions is a failure; label more, or identify with "
@@ -172,6 +262,16 @@ def _prepare(
         "held_out": test_on.regions(held_out),
     }
     return sets, [_verdict(v) for v in verdicts]
+
+
+def _take_in(failures: dict[int, int], chosen: Sequence[int] | None) -> dict[int, int]:
+    """The failure regions that were chosen, or all."""
+    if chosen is None:
+        return failures
+    if wrong := sorted(set(chosen) - set(failures)):
+        told = ", ".join(map(str, sorted(failures))) or "none"
+        raise ValueError(f"regions must be failure regions, got {wrong}; there are: {told}")
+    return {region_id: label for region_id, label in failures.items() if region_id in chosen}
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""A second round: what became of the failure regions once the corrected classifier is searched again.
+
+A region is *closed* where few of its draws are misread by the corrected classifier and the second
+search finds few mistakes in it, both by stated limits; else it is still open. A region of the second
+round is *new* where most of its mistakes lie in none of the failure regions of the first. Draws alone
+would not do: the classifier was tuned on others of the same regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defuse_core.records import Interval
+
+MAX_ERROR = 0.1
+"""Share of a closed region's draws that may still be misread."""
+
+MAX_FOUND = 0.1
+"""Mistakes that the second search may find in a closed region, for each of the first's."""
+
+_MOST = 0.5  # share of a region's mistakes over which they lie where others lay
+
+
+@dataclass(frozen=True)
+class RegionNow:
+    """A failure region of the first round.
+
+    Attributes
+    ----------
+    region_id : int
+    status : {"closed", "open"}
+    before, after : Interval
+        Share of its test draws that the classifier misread before, and misreads corrected.
+    n_before, n_after : int
+        Mistakes that the first and the second search found in it.
+    """
+
+    region_id: int
+    status: Literal["closed", "open"]
+    before: Interval
+    after: Interval
+    n_before: int
+    n_after: int
+
+
+@dataclass(frozen=True)
+class RegionFound:
+    """A region of the second round.
+
+    Attributes
+    ----------
+    region_id : int
+        Among the regions of the second round.
+    n_mistakes : int
+    within : int or None
+        The failure region of the first round in which most of its mistakes lie; None where it is new.
+    """
+
+    region_id: int
+    n_mistakes: int
+    within: int | None
+
+
+def follow_regions(
+    errors: Mapping[int, tuple[Interval, Interval]],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    *,
+    max_error: float = MAX_ERROR,
+    max_found: float = MAX_FOUND,
+) -> list[RegionNow]:
+    """Say which failure regions of the first round are closed.
+
+    Parameters
+    ----------
+    errors : mapping of int to (Interval, Interval)
+        By failure region: share of its test draws misread before and after correction.
+    first, second : (n_mistakes,) int64
+        The region of the first round in which each mistake of either search lies, -1 for none. Both
+        searches are to be of the same images and settings.
+    max_error, max_found : float
+        Limits of a closed region, 0 or more.
+
+    Returns
+    -------
+    list of RegionNow
+        Those still open first, the most misread first among them.
+
+    Examples
+    --------
+    >>> errors = {3: (Interval.wilson(9, 10), Interval.wilson(0, 10))}
+    >>> follow_regions(errors, np.array([3, 3, 3, -1]), np.array([-1, 5]))[0].status
+    'closed'
+    """
+    if min(max_error, max_found) < 0:
+        raise ValueError(f"limits must be 0 or more, got max_error {max_error}, max_found {max_found}")
+    found = []
+    for region_id, (before, after) in errors.items():
+        n_before, n_after = (int((inside == region_id).sum()) for inside in (first, second))
+        closed = after.n > 0 and after.estimate <= max_error and n_after <= max_found * n_before
+        status: Literal["closed", "open"] = "closed" if closed else "open"
+        found.append(RegionNow(region_id, status, before, after, n_before, n_after))
+    return sorted(found, key=lambda now: (now.status == "closed", -now.after.estimate, now.region_id))
+
+
+def trace_regions(
+    regions: NDArray[np.int64], second: NDArray[np.int64], *, failures: Sequence[int]
+) -> list[RegionFound]:
+    """Say which regions of the second round are new.
+
+    Parameters
+    ----------
+    regions : (n_mistakes,) int64
+        Region of the second round of each mistake of the second search, -1 for none.
+    second : (n_mistakes,) int64
+        Region of the first round in which the same mistakes lie, -1 for none.
+    failures : sequence of int
+        Failure regions of the first round.
+
+    Returns
+    -------
+    list of RegionFound
+        New ones first, the largest first among them; regions without a mistake are left out.
+    """
+    if regions.shape != second.shape:
+        raise ValueError(
+            f"regions and second must be of the same mistakes, got {regions.shape} and {second.shape}"
+        )
+    found = []
+    for region_id in np.unique(regions[regions >= 0]).tolist():
+        lying = second[regions == region_id]
+        shares = {failure: float((lying == failure).mean()) for failure in failures}
+        within = max(shares, key=lambda i: shares[i], default=None)
+        known = within is not None and sum(shares.values()) > _MOST
+        found.append(RegionFound(region_id, len(lying), within if known else None))
+    return sorted(found, key=lambda region: (region.within is not None, -region.n_mistakes))

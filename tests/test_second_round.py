@@ -1,0 +1,90 @@
+"""The second round, as the correct page shows it: by real runs on shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dashboard import second_round
+from dashboard.second_round import compare, next_round
+from defuse_core.classifier import predict
+from defuse_core.distillation import membership
+from defuse_core.records import FailureInstances
+from defuse_core.runs import Run
+from defuse_core.steps.source import Source
+from tests.in_process import done_here
+from tests.workspaces import SEARCH, SWEEP, Place, copy_place
+
+
+@pytest.fixture(scope="module")
+def there(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = copy_place(template, tmp_path_factory.mktemp("rounds") / "home")
+    correction = {**SWEEP["correction"], "lambdas": [1.0], "held_out_share": 0.4}
+    done_here(place, "correct", {**SWEEP, "correction": correction, "baseline_lambdas": []})
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(there: Place) -> Run:
+    found = there.workspace.runs.latest(there.project.id, "correct")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def second(there: Place, run: Run) -> dict[str, Run]:
+    """Every step of the second round, done."""
+    done_here(there, "classifier", {"weights": f"corrected:{run.id}"})
+    done_here(there, "identify", SEARCH)
+    done_here(there, "distill", {"n_components": 12})
+    return next_round(there.workspace, run)
+
+
+def test_a_second_round_is_found_by_what_it_began_with(
+    there: Place, run: Run, second: dict[str, Run]
+) -> None:
+    assert list(second) == list(second_round.STEPS)
+    for step, ground in zip(second_round.STEPS[1:], second_round.STEPS, strict=False):
+        assert second[ground].id in second[step].upstream
+    first = there.workspace.runs.ancestry(run.id)
+    assert all(second[step].id != first[step].id for step in second)
+    other = Run(**{**vars(run), "id": 999})
+    assert next_round(there.workspace, other) == {}
+
+
+def test_regions_are_followed_by_their_draws_and_by_the_search(
+    there: Place, run: Run, second: dict[str, Run]
+) -> None:
+    rounds = compare(there.workspace, run.id, {s: second[s].id for s in ("identify", "distill")})
+    source, later = Source(there.workspace, run.id), Source(there.workspace, second["distill"].id)
+    before, after = source.classifier(), later.classifier()
+    stored = there.tensors(run)["failures.safetensors"]
+    drawn = {
+        name: FailureInstances(*(stored[f"{name}.{part}"] for part in ("images", "labels", "ids")))
+        for name in ("test", "held_out")
+    }
+    assert len(drawn["held_out"])
+    ids = torch.cat([failures.region_ids for failures in drawn.values()]).unique().tolist()
+    assert sorted(now.region_id for now in rounds.regions) == ids
+    first, found = source.mistakes(), later.mistakes()
+    assert (rounds.n_before, rounds.n_after) == (len(first), len(found))
+    where = [membership(source.mixture(), m.latents, min_weight=0.01).numpy() for m in (first, found)]
+    for now in rounds.regions:
+        mine = next(f.regions([now.region_id]) for f in drawn.values() if now.region_id in f.region_ids)
+        for classifier, told in ((before, now.before), (after, now.after)):
+            wrong = predict(classifier, mine.images) != mine.labels
+            assert (told.estimate, told.n) == (float(wrong.double().mean()), len(mine))
+        assert [now.n_before, now.n_after] == [int((inside == now.region_id).sum()) for inside in where]
+    regions = membership(later.mixture(), found.latents, min_weight=0.01).numpy()
+    assert {f.region_id: f.n_mistakes for f in rounds.found} == {
+        int(i): int((regions == i).sum()) for i in np.unique(regions) if i >= 0
+    }
+
+
+def test_before_it_is_distilled_nothing_is_new(there: Place, run: Run, second: dict[str, Run]) -> None:
+    rounds = compare(there.workspace, run.id, {"identify": second["identify"].id})
+    assert rounds.found == []
+    assert rounds.regions
