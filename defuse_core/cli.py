@@ -28,8 +28,12 @@ from defuse_core.cli_options import (
     config_options,
     given_config,
     given_resources,
+    more_lambdas,
 )
+from defuse_core.cli_projects import project_app
+from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_runs import find_project, finish_run
+from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
@@ -56,6 +60,8 @@ label_app = typer.Typer(
     help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True
 )
 app.add_typer(label_app, name="label")
+app.add_typer(project_app, name="project")
+app.add_typer(suite_app, name="suite")
 
 
 def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
@@ -188,14 +194,14 @@ def _regions(workspace: Workspace, project: Project) -> Run:
 @app.command()
 def report(
     project: ProjectName = "",
-    out: Annotated[Path, typer.Option(help="Folder for table, figures and results.json")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for report.html, figures and results.json")] = Path(
         "defuse-report"
     ),
     n_regions: Annotated[int, typer.Option(min=1, help="Regions shown before and after")] = 3,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the paper's figures of the newest evaluation into a folder."""
+    """Write the newest evaluation into a folder: report.html, the paper's figures, the manifest."""
     from defuse_core.demo import write_evidence
 
     workspace = Workspace()
@@ -206,7 +212,7 @@ def report(
     results = write_evidence(workspace, run, out)
     if not as_json:
         shown.print_results(shown.make_console(), results)
-        typer.echo(f"Table, figures and results.json are in {out}/")
+        typer.echo(f"report.html, figures and results.json are in {out}/")
 
 
 @app.command()
@@ -325,6 +331,33 @@ def resume(
 
 
 @app.command()
+def extend(
+    run: RunNumber,
+    lambdas: Annotated[str, typer.Option(help="λ to add, such as 0.5,3")] = "",
+    baseline_lambdas: Annotated[str, typer.Option(help="λ of the baseline to add")] = "",
+    n_seeds: Annotated[int | None, typer.Option(min=1, help="Times that every λ is tuned")] = None,
+    rule: Annotated[str | None, typer.Option(help="How λ is chosen: paper, or regions")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Accuracy that rule regions may give up")] = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a correction under more λ, more seeds or another rule; what it has stays."""
+    workspace = Workspace()
+    config = workspace.runs.get(run).config
+    given = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if baseline_lambdas:
+        changes["baseline_lambdas"] = more_lambdas(config.get("baseline_lambdas", ()), baseline_lambdas)
+    if lambdas:
+        inner = config.get("correction", {})
+        changes["correction"] = {"lambdas": more_lambdas(inner.get("lambdas", ()), lambdas)}
+    finish_run(workspace, launcher.extend(workspace, run, changes), detach=detach, as_json=as_json)
+
+
+app.command()(checkpoint)
+
+
+@app.command()
 def gc(as_json: AsJson = False) -> None:
     """Remove files that nothing names any more: of killed runs and deleted projects."""
     files, size = Workspace().collect_garbage()
@@ -338,7 +371,7 @@ def gc(as_json: AsJson = False) -> None:
 def demo(
     device: Device = "auto",
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for table, figures and results.json")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for report.html, figures and results.json")] = Path(
         "defuse-demo"
     ),
     project: Annotated[str, typer.Option("--project", "-p", help="Project to run in")] = "demo",
@@ -378,7 +411,11 @@ def demo(
         typer.echo(json.dumps(results))
         return
     shown.print_results(console, results)
-    console.print(f"Table, figures and results.json are in {out}/, the runs in project {chosen.name}.")
+    console.print(f"report.html, figures and results.json are in {out}/, the runs in project {chosen.name}.")
+
+
+app.command()(manifest)
+app.command()(replay)
 
 
 @app.command()

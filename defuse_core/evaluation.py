@@ -1,7 +1,8 @@
 """Evidence (section 4): what the correction changed, by how much, and how sure that is.
 
-Figure 4 (before, identified mistakes, Defuse), figure 6 (novelty), figure 7 (agreement), and the
-control that the paper lacks: are images still read correctly after reconstruction alone, at ε = 0?
+Figure 4 (before, identified mistakes, Defuse), figure 6 (novelty; beyond the paper in latent space, too),
+figure 7 (agreement), and what the paper lacks: are images still read correctly after reconstruction alone,
+at ε = 0, and how well are the real images read that lie nearest to a region?
 Shares come with Wilson intervals, which take the split, or the regions, as given.
 """
 
@@ -15,12 +16,13 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.stats import binomtest
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
-from defuse_core.data import ImageDataset, Split, as_pixels
-from defuse_core.records import FailureInstances, Interval
+from defuse_core.data import Split, as_pixels
+from defuse_core.records import FailureInstances, Interval, Region
 from defuse_core.vae import BetaVAE, decode_images, encode_means
 
 
@@ -53,10 +55,14 @@ class Agreement:
     pairwise: float
 
 
+def share(right: Tensor) -> Interval:
+    """Share of images that are read right, (n,) bool, with its Wilson interval; NaN where n = 0."""
+    return Interval.wilson(int(right.sum()), len(right))
+
+
 def score_split(classifier: Classifier, split: Split) -> Interval:
     """Accuracy on a split with its Wilson interval."""
-    right = int((predict(classifier, split.images) == split.labels).sum())
-    return Interval.wilson(right, len(split))
+    return share(predict(classifier, split.images) == split.labels)
 
 
 def score_failures(classifier: Classifier, failures: FailureInstances) -> Interval:
@@ -68,19 +74,6 @@ def score_regions(classifier: Classifier, failures: FailureInstances) -> dict[in
     """Accuracy on each region, by region_id, ascending."""
     ids = failures.region_ids.unique().tolist()
     return {i: score_failures(classifier, failures.regions([i])) for i in ids}
-
-
-def score_model(
-    model: str, classifier: Classifier, dataset: ImageDataset, failures: FailureInstances
-) -> Scores:
-    """Make a row of figure 4."""
-    validation = dataset.validation
-    return Scores(
-        model,
-        test=score_split(classifier, dataset.test),
-        region=score_failures(classifier, failures),
-        validation=None if validation is None else score_split(classifier, validation),
-    )
 
 
 def p_value_of_change(n_fixed: int, n_broken: int) -> float:
@@ -122,6 +115,20 @@ def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
     (n,) float64
         Distances between pixels in [0, 1]. 0 means that the image is in the training data already.
     """
+    return _to_nearest(_rows(images), _rows(reference))
+
+
+def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:
+    """Figure 6 in latent space: ℓ2 distance of each code (n, latent_dim) to the nearest of (m, latent_dim).
+
+    The prior N(0, I) gives every dimension the same scale. Pixels call an image new that is moved by a
+    pixel; codes call it new where the generator tells it apart from what is known. Returns and errors
+    are as of `novelty`.
+    """
+    return _to_nearest(latents.double().numpy(), reference.double().numpy())
+
+
+def _to_nearest(rows: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     if not len(reference):
         raise ValueError(
             "novelty needs at least one misclassified training image, and the classifier gets all "
@@ -129,13 +136,61 @@ def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
         )
     from sklearn.neighbors import NearestNeighbors  # slow to import: not for those who only score
 
-    fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_rows(reference))
-    distances, _ = fitted.kneighbors(_rows(images))
+    fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(reference)
+    distances, _ = fitted.kneighbors(rows)
     return np.asarray(distances[:, 0], dtype=np.float64)
 
 
 def _rows(images: Tensor) -> NDArray[np.float64]:
     return as_pixels(images).flatten(1).double().numpy()
+
+
+def nearest_to_region(
+    region: Region, codes: Tensor, k: int, *, tau: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the codes that a region's Gaussian N(μ, τ·Σ) finds the most likely.
+
+    Parameters
+    ----------
+    region : Region
+    codes : (n, latent_dim)
+        μ(x) of real images.
+    k : int
+        1 or more; all codes where there are fewer.
+    tau : float
+        τ at which the region is drawn. It scales the distances by 1/√τ and leaves their order; at τ = 0,
+        where the Gaussian is a point, they are taken under Σ.
+
+    Returns
+    -------
+    index : (k,) int64
+        Rows of `codes`, nearest first; of equals the earlier row.
+    distance : (k,) float64
+        Mahalanobis distance to μ. Draws of the region lie at about √latent_dim.
+
+    Raises
+    ------
+    ValueError
+        If k or τ is out of range, or the codes are of another dimension.
+
+    Examples
+    --------
+    >>> flat = Region(0, 1.0, np.zeros(2), np.diag([4.0, 1.0]))
+    >>> nearest_to_region(flat, torch.tensor([[0.0, 1.5], [2.0, 0.0], [9.0, 9.0]]), 2, tau=1.0)
+    (array([1, 0]), array([1. , 1.5]))
+    """
+    if k < 1 or not tau >= 0:
+        raise ValueError(f"k must be 1 or more and tau 0 or more, got {k} and {tau}")
+    if codes.ndim != 2 or codes.shape[1] != len(region.mean):
+        raise ValueError(
+            f"codes must be (n, {len(region.mean)}) like the region's mean, got {tuple(codes.shape)}; "
+            "encode images by the generator of the region"
+        )
+    factor = np.linalg.cholesky((tau or 1.0) * region.covariance)
+    away = solve_triangular(factor, (codes.double().numpy() - region.mean).T, lower=True)  # (latent_dim, n)
+    distance = np.linalg.norm(away, axis=0)
+    index = np.argsort(distance, kind="stable")[:k]
+    return index, distance[index]
 
 
 def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:

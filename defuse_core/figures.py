@@ -277,8 +277,10 @@ def _thumbnail(axes: Axes, image: Tensor, prediction: str, *, right: bool) -> No
         spine.set(color=colour, linewidth=1.2)
 
 
-def draw_novelty(distances: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Figure 6: ℓ2 distance to the nearest misclassified training image, one curve a set of images."""
+def draw_novelty(
+    distances: Mapping[str, NDArray[np.float64]], *, x: str = "ℓ2 to the nearest misclassified training image"
+) -> Figure:
+    """Figure 6: distance to the nearest misclassified training image, one curve a set of images."""
     figure, axes = _figure(6.4, 3.4)
     edges = np.linspace(0, max(float(d.max()) for d in distances.values()) * 1.02, 41).tolist()
     for (name, values), colour in zip(distances.items(), (BLUE, ORANGE, GREY), strict=False):
@@ -287,7 +289,7 @@ def draw_novelty(distances: Mapping[str, NDArray[np.float64]]) -> Figure:
         axes.hist(values, edges, weights=share, color=colour, alpha=0.35)
         axes.hist(values, edges, weights=share, color=colour, histtype="step", lw=1.4, label=told)
     axes.set(
-        xlabel="ℓ2 to the nearest misclassified training image",
+        xlabel=x,
         ylabel="share of images",
         xlim=(0, None),
     )

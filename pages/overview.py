@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.new_project import new_project_form
+from dashboard.project_files import import_form, show_export
 from dashboard.projects import delete, open_demo, project_card, take_next_step
 from dashboard.state import open_project
 from defuse_core.pipeline import next_step, stages
@@ -18,6 +19,8 @@ left, right = st.columns(2, gap="large")
 with left, st.container(border=True):
     st.markdown("**New project**")
     new_project_form()
+    with st.expander("Or import one"):
+        import_form()
 with right, st.container(border=True):
     st.markdown("**See it work**")
     st.markdown("5,000 handwritten digits with a classifier and a generator that are trained already.")
@@ -32,6 +35,8 @@ for project in projects:
         row.button("Open", key=f"open-{project.id}", on_click=open_project, args=(project.name,))
         if coming and row.button(f"Next: {coming}", key=f"next-{project.id}", type="primary"):
             take_next_step(project, coming)
+        with row.popover("Export", icon=":material/archive:"):
+            show_export(project)
         with row.popover("Delete", icon=":material/delete:"):
             st.markdown("Its runs, labels and files go with it.")
             st.button("Delete it", key=f"delete-{project.id}", on_click=delete, args=(project,))

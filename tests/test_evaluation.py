@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from scipy.stats import binom
 from torch import Tensor, nn
 
@@ -13,16 +15,19 @@ from defuse_core.data import ImageDataset, Split, as_bytes
 from defuse_core.evaluation import (
     agreement,
     found_again,
+    latent_novelty,
     misclassified,
+    nearest_to_region,
     novelty,
     p_value_of_change,
     reconstruction_control,
     score_failures,
-    score_model,
     score_regions,
     score_split,
+    share,
 )
-from defuse_core.records import FailureInstances, Interval
+from defuse_core.labeling import draw_latents
+from defuse_core.records import FailureInstances, Interval, Region
 from defuse_core.vae import BetaVAE
 
 
@@ -58,16 +63,11 @@ def test_score_regions_by_region(reader: Classifier) -> None:
     assert score_failures(reader, failures) == Interval.wilson(4, 5)
 
 
-def test_score_model_has_validation_only_where_the_data_has(
-    trained_classifier: Classifier, shapes: ImageDataset
-) -> None:
-    failures = FailureInstances(shapes.test.images, shapes.test.labels, torch.zeros(90).long())
-    scores = score_model("before", trained_classifier, shapes, failures)
-    assert shapes.validation is not None
-    assert scores.validation == score_split(trained_classifier, shapes.validation)
-    assert scores.test == scores.region
-    without = ImageDataset("shapes", shapes.train, shapes.test, shapes.class_names)
-    assert score_model("before", trained_classifier, without, failures).validation is None
+def test_a_share_is_a_count_and_of_nothing_it_is_undefined() -> None:
+    assert share(torch.tensor([True, False, True])) == Interval.wilson(2, 3)
+    nothing = share(torch.zeros(0, dtype=torch.bool))
+    assert np.isnan(nothing.estimate)
+    assert nothing.n == 0
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
@@ -99,6 +99,66 @@ def test_novelty_of_the_reference_is_zero_and_bytes_are_pixels() -> None:
 def test_novelty_without_reference_names_the_remedy() -> None:
     with pytest.raises(ValueError, match="whole training split"):
         novelty(painted([1]), painted([]))
+
+
+def test_novelty_in_latent_space_against_a_tree() -> None:
+    rng = torch.Generator().manual_seed(0)
+    codes, reference = (torch.randn(n, 6, generator=rng) * 5 for n in (40, 9))
+    expected, _ = cKDTree(reference.double().numpy()).query(codes.double().numpy())
+    np.testing.assert_allclose(latent_novelty(codes, reference), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="whole training split"):
+        latent_novelty(codes, reference[:0])
+
+
+def narrow_region(latent_dim: int, seed: int) -> Region:
+    """A region whose Gaussian is far longer in some directions than in others."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((latent_dim, latent_dim)) * np.logspace(0, -1.5, latent_dim)
+    return Region(3, 0.2, rng.standard_normal(latent_dim), root @ root.T + 1e-3 * np.eye(latent_dim))
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.5, 1.0, 3.0])
+def test_nearest_to_a_region_is_by_mahalanobis_distance(tau: float) -> None:
+    region = narrow_region(5, 0)
+    codes = torch.from_numpy(np.random.default_rng(1).standard_normal((60, 5))).float()
+    index, distance = nearest_to_region(region, codes, 7, tau=tau)
+    inverse = np.linalg.inv(tau * region.covariance)
+    expected = cdist(codes.double().numpy(), region.mean[None], metric="mahalanobis", VI=inverse)[:, 0]
+    assert index.tolist() == np.argsort(expected)[:7].tolist()
+    np.testing.assert_allclose(distance, np.sort(expected)[:7], rtol=1e-8)
+    assert index.tolist() != np.argsort(np.linalg.norm(codes.numpy() - region.mean, axis=1))[:7].tolist()
+
+
+def test_draws_of_a_region_lie_at_the_root_of_the_dimensions() -> None:
+    region = narrow_region(8, 2)
+    codes = draw_latents(region, 4000, tau=0.3, seed=0)
+    _, distance = nearest_to_region(region, codes, 4000, tau=0.3)
+    assert float((distance**2).mean()) == pytest.approx(8, rel=0.03)
+
+
+def test_nearest_of_few_codes_is_all_of_them_ties_by_row() -> None:
+    region = Region(0, 1.0, np.zeros(2), np.eye(2) * 4)
+    codes = torch.tensor([[0.0, 2.0], [2.0, 0.0], [0.0, 0.0]])
+    index, distance = nearest_to_region(region, codes, 10, tau=1.0)
+    assert index.tolist() == [2, 0, 1]
+    np.testing.assert_allclose(distance, [0, 1, 1])
+    at_the_point = nearest_to_region(region, codes, 10, tau=0.0)
+    np.testing.assert_allclose(at_the_point[1], distance)
+
+
+@pytest.mark.parametrize(
+    ("codes", "k", "tau", "told"),
+    [
+        (torch.zeros(3, 2), 0, 1.0, "k must be 1 or more and tau 0 or more, got 0 and 1.0"),
+        (torch.zeros(3, 2), 1, float("nan"), "got 1 and nan"),
+        (torch.zeros(3, 4), 1, 1.0, r"codes must be \(n, 2\) like the region's mean, got \(3, 4\)"),
+        (torch.zeros(2), 1, 1.0, r"got \(2,\); encode images by the generator"),
+    ],
+)
+def test_nearest_refuses_what_it_cannot_measure(codes: Tensor, k: int, tau: float, told: str) -> None:
+    region = Region(0, 1.0, np.zeros(2), np.eye(2))
+    with pytest.raises(ValueError, match=told):
+        nearest_to_region(region, codes, k, tau=tau)
 
 
 def test_agreement_by_hand() -> None:

@@ -24,7 +24,7 @@ STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "annotate": ("labels", "Annotate"),
     "correct": ("repair", "Correct"),
     "evaluate": ("evidence", "Evaluate"),
-    "report": ("evidence", "Report"),
+    "report": ("report", "Report"),
 }
 """Module and class of each step; a run imports no more than its own."""
 

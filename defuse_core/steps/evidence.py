@@ -1,184 +1,174 @@
-"""Steps `evaluate` and `report`: what the correction changed, in numbers, figures and tables."""
+"""Step `evaluate`: what the correction changed, in numbers, and what would have changed without it.
+
+The task `evidence` measures the models on all splits and regions. `control/lam=0`, `control/random` and
+`noise` are what they are compared with: `defuse_core.controls` says what each of them means. All models
+are scored on the same test split and the same fresh draws of the failure regions.
+"""
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
-from defuse_core.correction import find_flips
+from defuse_core.config import CorrectionConfig, IdentificationConfig
+from defuse_core.controls import compare_noise, random_regions, sample_split
+from defuse_core.correction import apply_point, tuning_epochs
+from defuse_core.data import Split
 from defuse_core.evaluation import (
-    Agreement,
-    Scores,
     agreement,
+    latent_novelty,
     misclassified,
+    nearest_to_region,
     novelty,
-    p_value_of_change,
     reconstruction_control,
-    score_failures,
-    score_model,
-    score_regions,
 )
-from defuse_core.figures import (
-    RegionPicture,
-    TradeOff,
-    draw_agreement,
-    draw_novelty,
-    draw_regions,
-    draw_scores,
-    draw_trade_off,
-    save_figure,
+from defuse_core.labeling import (
+    collect_votes,
+    draw_latents,
+    failure_instances,
+    majority,
+    simulate_annotators,
 )
-from defuse_core.labeling import collect_votes, draw_images, majority, simulate_annotators
 from defuse_core.records import FailureInstances, Interval
+from defuse_core.region_edits import names
 from defuse_core.shipped import ANNOTATORS, load_annotators
-from defuse_core.step_configs import AnnotationConfig, EvaluationConfig, ReportConfig
-from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step, interval_json, tensors_file
-from defuse_core.steps.labels import answers_by_region
-from defuse_core.steps.repair import SETS
+from defuse_core.step_configs import AnnotationConfig, EvaluationConfig
+from defuse_core.steps import results
+from defuse_core.steps.base import (
+    File,
+    Item,
+    Merged,
+    Progress,
+    Read,
+    Step,
+    interval_json,
+    progress,
+    tensors_file,
+)
+from defuse_core.steps.corrected import Corrected
+from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
+from defuse_core.vae import encode_means
 
-RULES = {
-    "paper": "best selection accuracy",
-    "regions": "best accuracy on the tuning draws within {max_loss} of the selection accuracy before",
-}
-
-
-class _Corrected:
-    """What both steps read of a correct run."""
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.run = source, source.upstream("correct")
-        tensors, metadata = source.read("correct", "failures")
-        self.verdicts: list[dict[str, Any]] = metadata["verdicts"]
-        self.sets = {
-            name: FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
-            for name in SETS
-        }
-        answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
-        live = {region.region_id for region in source.regions()}  # others were merged or split
-        self.answers = {region_id: shown for region_id, shown in answers.items() if region_id in live}
-
-    def classifier(self, name: str) -> Classifier | None:
-        """`corrected` or `baseline`; None where it was not computed."""
-        if name not in self.run.summary:
-            return None
-        metadata = self.source.read("classifier", "classifier")[1]
-        return self.source.build(self.source.read("correct", name)[0], metadata)
+EVIDENCE, CONTROL, NOISE = "evidence", "control/", "noise"
+WITHOUT, RANDOM = f"{CONTROL}lam=0", f"{CONTROL}random"
 
 
 class Evaluate(Step):
-    """Figure 4, flips, controls, agreement and novelty of a corrected classifier."""
+    """Figure 4, flips, controls, agreement, novelty and nearest real images of a corrected classifier."""
 
     name = "evaluate"
 
     def __init__(self, source: Source, config: EvaluationConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
-        done = _Corrected(source)
+        done = Corrected(source)
         self.sets, self.sweep, self.sweep_config = done.sets, done.run.summary, done.run.config
+        self.sweep_seed = done.run.seed
         self.before, self.vae = source.classifier(), source.vae()
         corrected = done.classifier("corrected")
         assert corrected is not None  # no run is done without it
         self.corrected, self.baseline = corrected, done.classifier("baseline")
+        failures = (self.sets["test"], self.sets["held_out"])
+        self.labels = {i: c for f in failures for i, c in _labels(f).items()}
+        self.regions = [region for region in source.regions() if region.region_id in self.labels]
+        self.taus = {i: shown.tau for i, shown in done.answers.items()}
+        distill = source.upstream("distill")
+        edits = source.workspace.annotations.edits(distill.id, up_to=done.run.last_annotation)
+        self.names, mixture = names(edits), distill.summary
         self.votes = list(chain.from_iterable(shown.votes for shown in done.answers.values()))
-        names = {a.annotator for shown in done.answers.values() for a in shown.annotations}
-        self.simulated = bool(names) and names <= ANNOTATORS.keys()
+        annotators = {a.annotator for shown in done.answers.values() for a in shown.annotations}
+        self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
         self.annotators = load_annotators() if self.simulated else {}
+        self.search = IdentificationConfig(**source.upstream("identify").config)
+        before = {step: run for step, run in source.ancestry.items() if step != self.name}
+        self.seconds = sum(run.seconds for run in before.values())
         self.known: dict[str, Any] = {
             "scenarios": len(source.regions()),
             "failure_regions": self.sweep["failures"],
             "mistakes": source.mistakes().counts(),
-            "mixture": {
-                "converged": source.upstream("distill").summary["converged"],
-                "iterations": source.upstream("distill").summary["iterations"],
+            "mixture": {"converged": mixture["converged"], "iterations": mixture["iterations"]},
+            "settings": {
+                **{step: run.config for step, run in before.items()}, self.name: config.model_dump(),
             },
-            "settings": {step: run.config for step, run in source.ancestry.items() if step != "evaluate"},
-        }
-        self.seconds = sum(run.seconds for step, run in source.ancestry.items() if step != "evaluate")
+            "seeds": {**{step: run.seed for step, run in before.items()}, self.name: seed},
+        }  # fmt: skip
 
     def tasks(self) -> list[str]:
-        """One."""
-        return ["evidence"]
+        """The evidence, and the controls that are asked for."""
+        controls = [WITHOUT, RANDOM] if self.config.controls else []
+        return [EVIDENCE, *controls, *([NOISE] if self.config.noise_images else [])]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Measure all models on all splits and regions."""
+        """Measure the models, or one of the things that they are compared with."""
         started = time.monotonic()
-        tested = self.sets["test"]
-        models = {"before": self.before, "identified mistakes": self.baseline, "Defuse": self.corrected}
-        scores = {
-            name: score_model(name, model, self.dataset, tested)
-            for name, model in models.items()
-            if model is not None
-        }
-        yield Progress(1, 4)
-        found = agreement(self.votes)
-        results = self._results(scores, found)
-        yield Progress(2, 4)
-        distances = self._novelty()
-        yield Progress(3, 4)
-        results["seconds"] = round(self.seconds + time.monotonic() - started, 1)
-        tensors = {f"novelty.{name}": torch.from_numpy(values) for name, values in distances.items()}
-        tensors["agreement.share"] = torch.from_numpy(found.share)
-        yield tensors_file(
-            task,
-            tensors,
-            scores=[_scores_json(s) for s in scores.values()],
-            agreement=[interval_json(found.unanimous), found.pairwise],
-        )
-        yield File("results.json", (json.dumps(results, indent=2) + "\n").encode())
-        yield Progress(4, 4)
+        measure = {EVIDENCE: self._evidence, WITHOUT: self._without, RANDOM: self._random, NOISE: self._noise}
+        tensors, told = yield from measure[task]()
+        yield tensors_file(task, tensors, **told, seconds=time.monotonic() - started)
 
-    def _results(self, scores: Mapping[str, Scores], found: Agreement) -> dict[str, Any]:
-        """results.json but for the time: the numbers, and the settings that made them."""
-        chosen = self.sweep["corrected"]["chosen"]
-        flips = find_flips(self.before, self.corrected, self.dataset.test)
-        results: dict[str, Any] = {
-            "before": _shares(scores["before"]),
-            "baseline": None,
-            "defuse": {**_shares(scores["Defuse"]), "lam": chosen["lam"], "epoch": chosen["epoch"]},
-            **self.known,
-            "sweep": [
-                {
-                    "lam": p["lam"], "test": p["test"][0], "region": p["region"][0],
-                    "selection": p["selection"], "tuned": p["tuned"],
-                }
-                for p in self.sweep["corrected"]["points"]
-            ],
-            "flips": {
-                "fixed": len(flips.fixed), "broken": len(flips.broken),
-                "p": p_value_of_change(len(flips.fixed), len(flips.broken)),
-            },
-            "still_correct_after_reconstruction": reconstruction_control(
-                self.before, self.vae, self.dataset.train
-            ).estimate,
-            "label_agreement": self._label_agreement().estimate if self.simulated else None,
-            "agreement": {"unanimous": found.unanimous.estimate, "pairwise": found.pairwise},
-            "seed": self.seed,
-            "rule": RULES[self.sweep_config["rule"]].format(**self.sweep_config),
+    def _evidence(self) -> _Measuring:
+        models = {BEFORE: self.before, BASELINE: self.baseline, AFTER: self.corrected}
+        right = {name: self._right(model) for name, model in models.items() if model is not None}
+        yield Progress(1, 4)
+        measured = {**self._compare(right), **self._settings()}
+        yield Progress(2, 4)
+        codes = encode_means(self.vae, self.dataset.test.images)
+        measured["nearest"] = self._nearest(codes, right)
+        yield Progress(3, 4)
+        curves, measured["novelty"] = self._novelty(codes, ~right[BEFORE]["test"])
+        agreed = agreement(self.votes)
+        measured["agreement"] = {
+            "unanimous": number(agreed.unanimous.estimate), "pairwise": number(agreed.pairwise),
+            "images": agreed.unanimous.n,
         }  # fmt: skip
-        if "identified mistakes" in scores:
-            results["baseline"] = {
-                **_shares(scores["identified mistakes"]),
-                "lam": self.sweep["baseline"]["chosen"]["lam"],
-                "lambdas": self.sweep_config["baseline_lambdas"],
-                "labelled_images": self.sweep["labelled_mistakes"],
-            }
-        if len(held_out := self.sets["held_out"]):
-            results["held_out"] = {
-                "regions": len(held_out.region_ids.unique()),
-                "before": score_failures(self.before, held_out).estimate,
-                "after": score_failures(self.corrected, held_out).estimate,
-            }
-        return results
+        told = {
+            "scores": [results.scores_json(row) for row in results.score_rows(right)],
+            "agreement": [interval_json(agreed.unanimous), agreed.pairwise],
+            "results": measured,
+        }
+        yield Progress(4, 4)
+        return {**curves, "agreement.share": torch.from_numpy(agreed.share)}, told
+
+    def _right(self, classifier: Classifier) -> dict[str, Tensor]:
+        """Which images it reads right, by set."""
+        measured_on = {
+            "test": self.dataset.test, "validation": self.dataset.validation,
+            "region": _split(self.sets["test"]), "held_out": _split(self.sets["held_out"]),
+        }  # fmt: skip
+        return {
+            name: predict(classifier, split.images) == split.labels
+            for name, split in measured_on.items()
+            if split is not None
+        }
+
+    def _compare(self, right: Right) -> dict[str, Any]:
+        """All that compares the models: figure 4, figure 5, the flips, by region and by class."""
+        flips = results.change(right[BEFORE]["test"], right[AFTER]["test"])
+        return {
+            **results.figure4(right, self.sweep, self.sweep_config),
+            **results.held_out(right, self.sets["held_out"]),
+            "sweep": [results.sweep_row(point) for point in self.sweep["corrected"]["points"]],
+            "flips": flips,
+            "change": {**flips, "test": "McNemar, exact, two-sided"},
+            "by_region": results.region_rows(right, self.sets, self.taus, self.names),
+            "by_class": results.class_rows(right, self.dataset.test.labels, self.dataset.class_names),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What bounds the numbers, and how λ was chosen."""
+        still = reconstruction_control(self.before, self.vae, self.dataset.train).estimate
+        return {
+            "still_correct_after_reconstruction": number(still),
+            "label_agreement": self._label_agreement().estimate if self.simulated else None,
+            "seed": self.seed,
+            "rule": results.RULES[self.sweep_config["rule"]].format(**self.sweep_config),
+        }
 
     def _label_agreement(self) -> Interval:
         """Of the draws tested on, the share whose own majority label is the label of their region.
@@ -192,136 +182,118 @@ class Evaluate(Step):
         same = sum(label == wanted for label, wanted in zip(own, tested.labels.tolist(), strict=True))
         return Interval.wilson(same, len(tested))
 
-    def _novelty(self) -> dict[str, Any]:
-        """Figure 6, in pixels."""
-        train, test = self.dataset.train, self.dataset.test
-        wrong = misclassified(self.before, train).images
-        reference = wrong if len(wrong) else train.images
-        missed = misclassified(self.before, test).images
-        images = {"draws of failure regions": self.sets["test"].images, "misclassified test images": missed}
-        return {name: novelty(of, reference) for name, of in images.items() if len(of)}
+    def _nearest(self, codes: Tensor, right: Right) -> dict[str, Any]:
+        """The real test images nearest to every failure region, by its own Gaussian."""
+        found = {
+            region.region_id: nearest_to_region(
+                region, codes, self.config.n_nearest, tau=self.taus[region.region_id]
+            )
+            for region in self.regions
+        }
+        rows = results.nearest_rows(right, self.dataset.test.labels, found, self.labels)
+        return {**rows, "draws_at": self.vae.latent_dim**0.5}  # the distance of most of a region's draws
 
-    def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The accuracies before and after."""
-        rows = read(done[0])[1]["scores"]
-        return Merged({"scores": {row["model"]: {k: row[k][0] for k in ("test", "region")} for row in rows}})
+    def _novelty(self, test_codes: Tensor, missed: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Figure 6 in pixels and in latent space, the curves and their medians.
 
-
-class Report(Step):
-    """The paper's figures 1/3, 4, 5, 6 and 7 as PNG and SVG, and figure 4 as a table."""
-
-    name = "report"
-
-    def __init__(self, source: Source, config: ReportConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        done = _Corrected(source)
-        corrected = done.classifier("corrected")
-        assert corrected is not None
-        self.before, self.corrected, self.vae = source.classifier(), corrected, source.vae()
-        self.sets, self.verdicts, self.answers = done.sets, done.verdicts, done.answers
-        self.sweep = done.run.summary
-        self.regions = {region.region_id: region for region in source.regions()}
-        self.class_names = source.workspace.project(source.run.project_id).class_names
-        self.tensors, self.metadata = source.read("evaluate", "evidence")
-        self.results = source.workspace.artifact_path(
-            source.upstream("evaluate").id, "results.json"
-        ).read_bytes()
-
-    def tasks(self) -> list[str]:
-        """One."""
-        return ["figures"]
-
-    def run(self, task: str) -> Iterator[Item]:
-        """Draw every figure."""
-        del task
-        scores = [_scores(row) for row in self.metadata["scores"]]
-        yield File("results.json", self.results)
-        yield File("figure4.md", scores_table(scores).encode())
-        found = Agreement(
-            self.tensors["agreement.share"].numpy(),
-            Interval(*self.metadata["agreement"][0]),
-            self.metadata["agreement"][1],
-        )
-        trade_off = [
-            TradeOff(p["lam"], Interval(*p["test"]), Interval(*p["region"]))
-            for p in self.sweep["corrected"]["points"]
-        ]
-        names = {a.annotator for shown in self.answers.values() for a in shown.annotations}
-        figures: dict[str, Callable[[], Figure]] = {
-            "figure1-regions": lambda: draw_regions(self.pictures()),
-            "figure4-accuracy": lambda: draw_scores(scores),
-            "figure5-trade-off": lambda: draw_trade_off(
-                trade_off, before=scores[0], baseline=scores[1] if len(scores) == 3 else None,
-                chosen=self.sweep["corrected"]["chosen"]["lam"],
-            ),
-            "figure6-novelty": lambda: draw_novelty(
-                {
-                    name.removeprefix("novelty."): values.numpy()
-                    for name, values in self.tensors.items()
-                    if name.startswith("novelty.")
-                }
-            ),
-            "figure7-agreement": lambda: draw_agreement(found, n_annotators=len(names)),
+        In latent space real images are where the encoder puts them, μ(x), and draws are the codes that
+        they were decoded from: that is where the region lies, and to encode their images again would add
+        the generator's own error to the distance.
+        """
+        train, draws, real = self.dataset.train, "draws of failure regions", "misclassified test images"
+        reference = misclassified(self.before, train)
+        misread = len(reference) > 0
+        reference = reference if misread else train
+        known = encode_means(self.vae, reference.images)
+        images = {draws: self.sets["test"].images, real: self.dataset.test.images[missed]}
+        codes = {draws: self._drawn(), real: test_codes[missed]}
+        pixels = {name: novelty(of, reference.images) for name, of in images.items() if len(of)}
+        latent = {name: latent_novelty(of, known) for name, of in codes.items() if len(of)}
+        tensors = {f"novelty.{name}": torch.from_numpy(far) for name, far in pixels.items()}
+        tensors |= {f"latent_novelty.{name}": torch.from_numpy(far) for name, far in latent.items()}
+        return tensors, {
+            "reference": {"images": len(reference), "misclassified": misread},
+            "pixels": results.novelty_rows(pixels), "latent": results.novelty_rows(latent),
         }  # fmt: skip
-        for number, (name, draw) in enumerate(figures.items(), 1):
-            with tempfile.TemporaryDirectory() as folder:
-                png = save_figure(draw(), Path(folder) / f"{name}.png")
-                for path in (png, png.with_suffix(".svg")):
-                    yield File(path.name, path.read_bytes())
-            yield Progress(number, len(figures))
 
-    def pictures(self) -> list[RegionPicture]:
-        """The failure regions of different labels on which annotators agree the most."""
-        labels = {v["region_id"]: v["label"] for v in self.verdicts if v["is_failure"]}
-        agreeing = {v["region_id"]: v["image_labels"].count(v["label"]) for v in self.verdicts}
-        tested = self.sets["test"]
-        was, now = (score_regions(c, tested) for c in (self.before, self.corrected))
-        best = sorted(was, key=lambda i: (-agreeing[i], was[i].estimate))
-        unseen = {labels[i]: i for i in reversed(best)}.values()  # the best of every label
-        order = [i for i in best if i in unseen] + [i for i in best if i not in unseen]
-        return [
-            self._picture(i, labels[i], was[i].estimate, now[i].estimate)
-            for i in order[: self.config.n_regions]
-        ]
-
-    def _picture(self, region_id: int, label: int, was: float, now: float) -> RegionPicture:
-        shown = self.answers[region_id]
-        images: Tensor = draw_images(
-            self.vae, self.regions[region_id], shown.n_samples, tau=shown.tau, seed=shown.seed
+    def _drawn(self) -> Tensor:
+        """The codes of the draws tested on, in their order."""
+        ids = self.sets["test"].region_ids
+        return torch.cat(
+            [
+                draw_latents(region, n, tau=self.taus[region.region_id], seed=self.sweep_seed, purpose="test")
+                for region in self.regions
+                if (n := int((ids == region.region_id).sum()))
+            ]
         )
-        names = self.class_names
-        said = [[names[p] for p in predict(c, images)] for c in (self.before, self.corrected)]
-        title = f"region {region_id}: annotators say {names[label]}; accuracy {was:.0%} → {now:.0%}"
-        return RegionPicture(title, images, names[label], *said)
+
+    def _without(self) -> _Measuring:
+        measured, _ = yield from self._tune(self.sets["tune"], 0.0)
+        return {}, {"measured": measured}
+
+    def _random(self) -> _Measuring:
+        """Tune on draws of random regions; `drawn` is how well they are read before and after."""
+        wanted = _labels(self.sets["tune"])
+        regions, labels = random_regions(
+            [region for region in self.regions if region.region_id in wanted], wanted,
+            classifier=self.before, vae=self.vae, train=self.dataset.train, seed=self.seed,
+        )  # fmt: skip
+        failures = failure_instances(
+            self.vae, regions, labels, self.sweep_config["correction"]["instances_per_region"],
+            tau=self.taus, seed=self.sweep_seed, purpose="tune",
+        )  # fmt: skip
+        measured, tuned = yield from self._tune(failures, self.sweep["corrected"]["chosen"]["lam"])
+        models, drawn = {"before": self.before, "after": tuned}, _split(failures)
+        measured["drawn"] = {
+            when: interval_row(predict(model, drawn.images) == drawn.labels) for when, model in models.items()
+        }
+        return {}, {"measured": {**measured, "regions": len(regions)}}
+
+    def _tune(
+        self, failures: FailureInstances, lam: float
+    ) -> Generator[Item, None, tuple[dict[str, Any], Classifier]]:
+        """Tune as the correction did, from the same start, and score on the same images."""
+        epochs = tuning_epochs(
+            self.before, self.dataset.train, failures, lam=lam, seed=self.sweep_seed,
+            config=CorrectionConfig(**self.sweep_config["correction"]), selection=self.dataset.selection,
+        )  # fmt: skip
+        point = yield from progress(epochs)
+        tuned = apply_point(self.before, point)
+        was, now = self._right(self.before), self._right(tuned)
+        scores = {name: interval_row(right) for name, right in now.items() if len(right)}
+        change = results.change(was["test"], now["test"])
+        return {"lam": lam, "epoch": point.epoch, "instances": len(failures), **scores, **change}, tuned
+
+    def _noise(self) -> _Measuring:
+        sample = sample_split(self.dataset.train, self.config.noise_images, seed=self.seed)
+        loop = compare_noise(self.before, self.vae, sample, config=self.search, seed=self.seed)
+        return {}, {"measured": (yield from progress(loop))}
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Which files there are."""
-        del done, read
-        return Merged({"results": json.loads(self.results)})
+        """Write results.json; a control that was cancelled is left out of it."""
+        if EVIDENCE not in done:
+            raise ValueError("the evidence was cancelled; resume the run to have it measured")
+        found = {task: read(task)[1] for task in done}
+        told = {**found[EVIDENCE]["results"], **self.known}
+        if controls := {t.removeprefix(CONTROL): found[t]["measured"] for t in done if t.startswith(CONTROL)}:
+            told["controls"] = controls
+        if NOISE in found:
+            told["noise"] = found[NOISE]["measured"]
+        told["seconds"] = round(self.seconds + sum(task["seconds"] for task in found.values()), 1)
+        content = json.dumps(told, indent=2, allow_nan=False) + "\n"
+        rows = found[EVIDENCE]["scores"]
+        scores = {row["model"]: {k: row[k][0] for k in ("test", "region")} for row in rows}
+        return Merged({"scores": scores}, [File("results.json", content.encode())])
 
 
-def scores_table(scores: Sequence[Scores]) -> str:
-    """Figure 4 as a Markdown table with 95 % Wilson intervals."""
-    rows = ["| model | test accuracy | region accuracy |", "|---|---|---|"]
-    rows += [f"| {s.model} | {s.test:.3f} | {s.region:.3f} |" for s in scores]
-    return "\n".join(rows) + "\n"
+_Measuring = Generator[Item, None, tuple[dict[str, Tensor], dict[str, Any]]]
+"""Yields progress; returns the tensors and the metadata of a task's file."""
 
 
-def _shares(scores: Scores) -> dict[str, Any]:
-    return {
-        "test": scores.test.estimate,
-        "region": scores.region.estimate,
-        "test_interval": [scores.test.low, scores.test.high],
-        "region_interval": [scores.region.low, scores.region.high],
-    }
+def _split(failures: FailureInstances) -> Split:
+    return Split(failures.images, failures.labels)
 
 
-def _scores_json(scores: Scores) -> dict[str, Any]:
-    parts = {"test": scores.test, "region": scores.region, "validation": scores.validation}
-    intervals = {name: None if i is None else interval_json(i) for name, i in parts.items()}
-    return {"model": scores.model, **intervals}
-
-
-def _scores(row: Mapping[str, Any]) -> Scores:
-    validation = None if row["validation"] is None else Interval(*row["validation"])
-    return Scores(row["model"], Interval(*row["test"]), Interval(*row["region"]), validation)
+def _labels(failures: FailureInstances) -> dict[int, int]:
+    """The label of every region, by region_id."""
+    return dict(zip(failures.region_ids.tolist(), failures.labels.tolist(), strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -149,10 +150,14 @@ class Correct(Step):
             "selection": point.selection_accuracy, "tuned": point.tuned_accuracy, **scores,
         }  # fmt: skip
         if task != BEFORE:
-            was = predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
-            found["fixed"] = int((right["test"] & ~was).sum())
-            found["broken"] = int((~right["test"] & was).sum())
+            found["fixed"] = int((right["test"] & ~self._was_right).sum())
+            found["broken"] = int((~right["test"] & self._was_right).sum())
         return found
+
+    @cached_property
+    def _was_right(self) -> Tensor:
+        """Which test images the classifier reads correctly before it is tuned, (n_test,) bool."""
+        return predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """Choose a λ for Defuse and one for the baseline, and copy their weights."""

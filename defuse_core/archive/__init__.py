@@ -1,0 +1,18 @@
+"""A project as one file: everything of it, to be kept, or made again in another workspace.
+
+The file is a zip archive: `manifest.json` with the project, and size and SHA-256 of all else; `rows/`
+with the rows of the database as lines of JSON; `blobs/<sha256>`; and `runs/<n>/` with the artifacts and
+the log of a run. In it runs and label events are numbered 1, 2, … in their order; on import all get the
+next numbers that are free, wherever they stand: a run is as stale, and a label as undone, as it was.
+
+Not in the file: data sets that are a path or torchvision's (`data_note` says so), and the checkpoints
+of trainings that were interrupted, which begin anew. An archive is untrusted. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from defuse_core.archive.data import data_note, missing_data
+from defuse_core.archive.restoring import import_project
+from defuse_core.archive.writing import Exported, export_project
+
+__all__ = ["Exported", "data_note", "export_project", "import_project", "missing_data"]

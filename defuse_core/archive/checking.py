@@ -1,0 +1,64 @@
+"""What the rows of an archive say of each other, and of its files: checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from defuse_core.archive.reading import Archive
+from defuse_core.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
+from defuse_core.step_configs import ConfigError, check_config
+
+
+def check_rows(archive: Archive) -> tuple[int, int]:
+    """Check every row, and what rows say of each other; return the numbers of runs and of label events.
+
+    Raises
+    ------
+    WorkspaceError
+        At the first that is wrong; the message names the member and the line.
+    """
+    n_labels = sum(1 for _ in archive.rows("annotations", AnnotationRow))
+    n_runs = 0
+    for number, run in enumerate(archive.rows("runs", RunRow), 1):
+        if len(set(run.inputs)) < len(run.inputs) or any(above >= number for above in run.inputs):
+            raise archive.error(f"run {number} cannot stand on {run.inputs[:10]}")
+        if (run.last_annotation or 0) > n_labels:
+            raise archive.error(f"run {number} took in labels that are not there")
+        try:
+            check_config(run.step, run.config)
+        except ConfigError as error:
+            raise archive.error(f"run {number}: {str(error)[:500]}") from None
+        n_runs = number
+    wanted = {f"rows/{table}.jsonl" for table in TABLES}
+    wanted |= {f"runs/{number}/log.txt" for number in range(1, n_runs + 1)} & archive.manifest.members.keys()
+    for name, sha256, size in _named(archive):
+        told = archive.manifest.members.get(name)
+        if told is None or (told.sha256, told.size) != (sha256, size) or name in wanted:
+            raise archive.error(f"{name} is missing, named twice, or not what its row says")
+        wanted.add(name)
+    if odd := archive.manifest.members.keys() - wanted:
+        raise archive.error(f"no row names {min(odd)}")
+    source = archive.manifest.project.dataset.source
+    if source.startswith("blob:") and f"blobs/{source.removeprefix('blob:')}" not in wanted:
+        raise archive.error("the data set is not among the uploads")
+    _check_references(archive, n_runs)
+    return n_runs, n_labels
+
+
+def _named(archive: Archive) -> Iterator[tuple[str, str, int]]:
+    """Members that rows name: name, SHA-256, size."""
+    for blob in archive.rows("blobs", BlobRow):
+        yield f"blobs/{blob.sha256}", blob.sha256, blob.size
+    for row in archive.rows("artifacts", ArtifactRow):
+        yield f"runs/{row.run}/{row.name}", row.sha256, row.size
+
+
+def _check_references(archive: Archive, n_runs: int) -> None:
+    for table in ("tasks", "events", "artifacts", "annotations"):
+        for number, row in enumerate(archive.rows(table, TABLES[table]), 1):
+            where = f"rows/{table}.jsonl, line {number}"
+            run: int = getattr(row, "run")  # noqa: B009
+            if run > n_runs:
+                raise archive.error(f"{where}: there is no run {run}")
+            if isinstance(row, AnnotationRow) and (row.undoes or 0) >= number:
+                raise archive.error(f"{where}: it undoes what comes after it")

@@ -1,0 +1,48 @@
+"""Data sets that an archive does not hold: said at the export, found again at the import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from defuse_core.archive.rows import DatasetRow
+from defuse_core.database import WorkspaceError
+
+
+def data_note(dataset: Mapping[str, Any]) -> str | None:
+    """Say what of a data set an archive lacks; None where it travels along."""
+    source = str(dataset["source"])
+    if source == "digits" or source.startswith("blob:"):
+        return None
+    return (
+        f"the images of {source} are not in the file; where that does not exist, take them along and import "
+        "with --data"
+    )
+
+
+def missing_data(dataset: Mapping[str, Any]) -> str | None:
+    """Say how to go on where the data set of a project is not on this machine; None where it is."""
+    source = str(dataset["source"])
+    kind, _, rest = source.partition(":")
+    if kind == "torchvision":
+        root = Path(rest.partition(":")[2] or "data")
+        return None if root.is_dir() else f"{root} does not exist: torchvision will download to it"
+    if data_note(dataset) is None or Path(source).exists():
+        return None
+    return (
+        f"the data set {source} is not on this machine: what is stored can be looked at, but steps that "
+        "read images will fail; put the data there, or delete the project and import again with --data PATH"
+    )
+
+
+def find_data(dataset: DatasetRow, data: str) -> str:
+    """The source that a data set has on this machine, compared by its fingerprint."""
+    from defuse_core.data import DataError, load_dataset  # torch
+
+    if data_note(dataset.model_dump()) is None:
+        raise WorkspaceError("the data set of this project is in the file; leave --data out")
+    source = str(Path(data).expanduser().resolve())
+    if load_dataset(source, image_size=dataset.image_size).fingerprint != dataset.fingerprint:
+        raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
+    return source

@@ -1,0 +1,223 @@
+"""An archive that somebody else may have made: opened, and checked before memory or disk is taken.
+
+What the zip directory claims is bounded first, by the size of the file and the free disk; the manifest
+must name every member with the same size; a member is read in pieces under a running count and has the
+SHA-256 that the manifest states. Nothing is extracted by its own name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from defuse_core.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row
+from defuse_core.database import WorkspaceError, explain_os_error
+
+CHUNK = 2**20
+MANIFEST = "manifest.json"
+
+FREE_BYTES = 64 * 2**20
+MOST_RATIO = 100
+"""An archive may unpack to `FREE_BYTES` and this many times its own size; Defuse writes no others."""
+
+_MOST_DIRECTORY = 16 * 2**20  # bytes, some 150,000 members
+_MOST_LINE = 64 * 2**20  # bytes of one row, or of the manifest
+_SPARE = 64 * 2**20  # bytes of disk that an import leaves
+_END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+_MEMBER = re.compile(r"rows/[a-z]+\.jsonl|blobs/[0-9a-f]{64}|runs/[1-9][0-9]{0,17}/[A-Za-z0-9=_+./-]{1,400}")
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+class Archive:
+    """An open archive whose manifest is true to its directory."""
+
+    def __init__(self, path: Path, zipped: zipfile.ZipFile, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self._zip = zipped
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Read a member in pieces.
+
+        Raises
+        ------
+        WorkspaceError
+            After the last piece, if it is not what the manifest states; sooner, if it is longer.
+        """
+        told, digest = self.manifest.members[name], hashlib.sha256()
+        left = told.size
+        with _explained(self.path), self._zip.open(name) as file:
+            while chunk := file.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                digest.update(chunk)
+                yield chunk
+        if left or digest.hexdigest() != told.sha256:
+            raise self.error(
+                f"{name} is not as its checksum says; export the project again, or copy it again"
+            )
+
+    def rows(self, table: str, model: type[AnyRow]) -> Iterator[AnyRow]:
+        """Read the rows of a table, each checked; the member is checked after the last one."""
+        name, number, rest = f"rows/{table}.jsonl", 0, b""
+        for chunk in self.chunks(name):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _MOST_LINE:
+                raise self.error(f"{name}, line {number + 1} has over {_MOST_LINE:,} bytes")
+            for line in lines:
+                number += 1
+                yield parse(model, line, where=f"{self.path}: {name}, line {number}")
+        if rest:
+            raise self.error(f"{name} ends within a line; export the project again")
+
+    def error(self, told: str) -> WorkspaceError:
+        """An error about this archive."""
+        return WorkspaceError(f"{self.path}: {told}")
+
+
+def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
+    """Read one line.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is not what the model takes; the message names where, the field and why.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:100]
+        raise WorkspaceError(f"{where}: {field + ': ' if field else ''}{first['msg'][:300]}") from None
+
+
+class _Head(BaseModel):
+    """What every version of the manifest begins with."""
+
+    format: str
+    version: int
+
+
+@contextmanager
+def open_archive(path: Path, *, home: Path) -> Iterator[Archive]:
+    """Open an archive to be imported into the workspace at `home`.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is no archive of ours, of a newer format, damaged, would not fit on the disk, or is made
+        so as to unpack to far more than it is.
+    """
+    if not path.is_file():
+        raise WorkspaceError(f"{path} is no file; check the path")
+    with ExitStack() as opened:
+        with _explained(path):
+            file = opened.enter_context(path.open("rb"))
+            size = _bound_directory(path, file)
+            zipped = opened.enter_context(zipfile.ZipFile(file))
+            infos = {info.filename: info for info in zipped.infolist()}
+            if len(infos) != len(zipped.infolist()) or MANIFEST not in infos:
+                raise _foreign(path)
+            _bound_contents(path, size, infos, home)
+            manifest = _read_manifest(path, zipped)
+            _check_members(path, manifest, infos)
+        yield Archive(path, zipped, manifest)
+
+
+def _bound_directory(path: Path, file: IO[bytes]) -> int:
+    """Refuse a directory that would fill the memory once parsed; return the size of the file."""
+    size = file.seek(0, 2)
+    tail = _END64.size + _LOCATOR64.size + _END.size
+    file.seek(max(size - tail, 0))
+    found = file.read(tail)
+    if len(found) < _END.size or found[-_END.size :][:4] != b"PK\x05\x06" or found[-2:] != b"\0\0":
+        raise _foreign(path)
+    length = _END.unpack(found[-_END.size :])[5]
+    if len(found) == tail and found[_END64.size :][:4] == b"PK\x06\x07":  # the larger form, which then holds
+        length = _END64.unpack(found[: _END64.size])[8]
+    if length > _MOST_DIRECTORY:
+        raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has")
+    return size
+
+
+def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], home: Path) -> None:
+    """Refuse what claims to unpack to more than exports do, or than the disk has."""
+    total = sum(info.file_size for info in infos.values())
+    if total > FREE_BYTES + MOST_RATIO * size or infos[MANIFEST].file_size > _MOST_LINE:
+        raise WorkspaceError(
+            f"{path}: its {size:,} bytes would unpack to {total:,}, which no export does; ask for the file "
+            "anew, of somebody whom you trust"
+        )
+    if total + _SPARE > (free := shutil.disk_usage(home).free):
+        raise WorkspaceError(
+            f"{path}: unpacked it takes {total / 2**20:,.0f} MB, and {free / 2**20:,.0f} MB are free on the "
+            f"disk of {home}; free disk space, then import again"
+        )
+
+
+def _read_manifest(path: Path, zipped: zipfile.ZipFile) -> Manifest:
+    with zipped.open(MANIFEST) as file:
+        text = file.read(_MOST_LINE)
+    try:
+        head = _Head.model_validate_json(text)
+    except ValidationError:
+        raise _foreign(path) from None
+    if head.format != FORMAT:
+        raise _foreign(path)
+    if head.version > VERSION:
+        raise WorkspaceError(
+            f"{path} was exported by a newer Defuse (format {head.version}, this one knows {VERSION}); "
+            "upgrade Defuse"
+        )
+    return parse(Manifest, text, where=f"{path}: {MANIFEST}")
+
+
+def _check_members(path: Path, manifest: Manifest, infos: dict[str, zipfile.ZipInfo]) -> None:
+    """Every member is named by the manifest with its size, and is a plain file packed as ours are."""
+    named = manifest.members.keys() | {MANIFEST}
+    wanted = {f"rows/{table}.jsonl" for table in TABLES}
+    if (odd := named ^ infos.keys()) or (odd := wanted - named):
+        raise WorkspaceError(f"{path}: {min(odd)[:200]!r} is missing, or should not be there; copy it again")
+    for name, info in infos.items():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if name != MANIFEST and (
+            not _MEMBER.fullmatch(name) or info.file_size != manifest.members[name].size
+        ):
+            raise WorkspaceError(f"{path}: {name[:200]!r} is not what the manifest says; copy it again")
+        packed = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
+        if not packed or info.is_dir() or kind not in (0, stat.S_IFREG):
+            raise WorkspaceError(f"{path}: {name[:200]!r} is no plain file as Defuse packs them")
+
+
+def _foreign(path: Path) -> WorkspaceError:
+    return WorkspaceError(
+        f"{path} is no project that Defuse exported, or is cut off; make one with: defuse project export FILE"
+    )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what errors of reading mean for a person."""
+    try:
+        yield
+    except WorkspaceError:
+        raise
+    except OSError as error:
+        raise explain_os_error(path, error) from error
+    except _DAMAGED as error:
+        told = " ".join(str(error).split())[:200]
+        raise WorkspaceError(f"{path} is damaged ({told or type(error).__name__}); copy it again") from error

@@ -1,0 +1,273 @@
+"""A project made again of an archive: files first, then all rows in one transaction.
+
+Whatever ends an import before that transaction leaves files that no row names, which `defuse gc` takes.
+The numbers of the runs are reserved beforehand, so that their folders are theirs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from defuse_core.archive.checking import check_rows
+from defuse_core.archive.data import find_data
+from defuse_core.archive.reading import Archive, open_archive
+from defuse_core.archive.rows import (
+    AnnotationRow,
+    ArtifactRow,
+    BlobRow,
+    EventRow,
+    Renumbering,
+    RunRow,
+    TaskRow,
+)
+from defuse_core.database import Database, WorkspaceError, explain_os_error
+from defuse_core.files import write_bytes
+from defuse_core.runs import Resources
+from defuse_core.sniffing import CheckpointError, sniff_format
+from defuse_core.step_configs import check_config
+from defuse_core.workspace import DATABASE, Project, Workspace
+
+_PROGRAMS = ("torchscript", "exported")
+
+
+def import_project(
+    workspace: Workspace, path: Path, *, name: str | None = None, data: str | None = None,
+    trust_programs: bool = False,
+) -> Project:  # fmt: skip
+    """Make a project again of what `export_project` wrote: all of it, or nothing.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    path : Path
+    name : str, optional
+        What to call it; by default as it was called.
+    data : str, optional
+        Where its data set is on this machine, where that is a folder or an `.npz`; it must be the same.
+    trust_programs : bool
+        Take in TorchScript and torch.export files: they are programs of whoever made the archive.
+
+    Raises
+    ------
+    WorkspaceError
+        If the archive is damaged or was tampered with, is of a newer Defuse, would not fit, holds programs
+        that are not trusted, or the name is taken.
+    DataError
+        If `data` is not the data set of the project.
+    """
+    with open_archive(path, home=workspace.home) as archive:
+        name = _free_name(workspace, archive, name)
+        n_runs, n_labels = check_rows(archive)
+        dataset = archive.manifest.project.dataset.model_dump()
+        if data is not None:
+            dataset["source"] = find_data(archive.manifest.project.dataset, data)
+        with closing(Database(workspace.home / DATABASE)) as database:
+            restore = _Restore(workspace, database, archive, n_runs=n_runs, n_labels=n_labels)
+            try:
+                restore.place_files(trust_programs=trust_programs)
+                restore.store_rows(name, dataset)
+            except OSError as error:
+                restore.take_back()
+                raise explain_os_error(workspace.home, error) from error
+            except BaseException:
+                restore.take_back()
+                raise
+    return workspace.project(name)
+
+
+def _free_name(workspace: Workspace, archive: Archive, name: str | None) -> str:
+    name = (archive.manifest.project.name if name is None else name).strip()
+    if not name or len(name) > 80 or not name.isprintable():
+        raise WorkspaceError(f"a project's name has 1 to 80 printable characters, got {name[:100]!r}")
+    if name in {project.name for project in workspace.projects()}:
+        raise _taken(name)
+    return name
+
+
+def _taken(name: str) -> WorkspaceError:
+    return WorkspaceError(f"there is a project {name!r} already; give another name: --name NAME")
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The last numbers that were taken before those of the project, whose own are reserved."""
+
+    run: int
+    label: int
+
+
+def _reserve(database: Database, n_runs: int, n_labels: int) -> _Numbers:
+    """Take the next numbers of runs and label events for good."""
+    before = {}
+    with database.write() as connection:
+        for table, n in (("runs", n_runs), ("annotations", n_labels)):
+            row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+            before[table] = int(row[0]) if row else 0
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            connection.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, before[table] + n))
+    return _Numbers(before["runs"], before["annotations"])
+
+
+class _Restore:
+    """One import: files, then rows."""
+
+    def __init__(
+        self, workspace: Workspace, database: Database, archive: Archive, *, n_runs: int, n_labels: int
+    ) -> None:
+        self._workspace, self._database, self._archive = workspace, database, archive
+        before = self._before = _reserve(database, n_runs, n_labels)
+        self._folders = [workspace.run_folder(before.run + n) for n in range(1, n_runs + 1)]
+        self._new = Renumbering(
+            lambda run: before.run + run if run <= n_runs else None, lambda label: before.label + label
+        )
+
+    def place_files(self, *, trust_programs: bool) -> None:
+        """Write uploads, logs and artifacts, under names that are ours or were checked."""
+        for blob in self._archive.rows("blobs", BlobRow):
+            self._workspace.store_upload(blob.name, self._archive.chunks(f"blobs/{blob.sha256}"))
+            if not trust_programs and _is_program(self._workspace.home / "blobs" / blob.sha256):
+                raise self._archive.error(
+                    f"its upload {blob.name!r} is a TorchScript or torch.export program, which runs on this "
+                    "machine when it is used; if you trust who made the file, import with --trust-programs"
+                )
+        for folder, run in zip(self._folders, self._archive.rows("runs", RunRow), strict=True):
+            about = {"step": run.step, "seed": run.seed, "config": self._config(run)}
+            about["upstream"] = [self._before.run + above for above in run.inputs]
+            write_bytes(folder / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+        for member, path in self._placed():
+            _write(path, self._archive.chunks(member))
+        for folder in self._folders:
+            for inner, _, _ in os.walk(folder):
+                _sync(Path(inner))
+        if self._folders:
+            _sync(self._folders[0].parent)
+
+    def _placed(self) -> Iterator[tuple[str, Path]]:
+        """Members that are files of runs, and where they go."""
+        for member in self._archive.manifest.members:
+            kind, _, rest = member.partition("/")
+            if kind == "runs":
+                number, _, name = rest.partition("/")
+                yield member, self._folders[int(number) - 1] / name
+
+    def _config(self, run: RunRow) -> dict[str, Any]:
+        """As it was: what has become a field since is not said of a run that did not know it."""
+        config = check_config(run.step, self._new.value(run.config))
+        return config.model_dump(mode="json", exclude_unset=True)
+
+    def take_back(self) -> None:
+        """Remove the folders of runs unless rows name them; uploads may be others', and are left to gc."""
+        ours = (self._before.run, self._before.run + len(self._folders))
+        if not self._database.read("SELECT 1 FROM runs WHERE id > ? AND id <= ?", ours):
+            for folder in self._folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def store_rows(self, name: str, dataset: dict[str, Any]) -> None:
+        """Insert everything, or nothing."""
+        with self._database.write() as connection:
+            self._check_files()
+            about = (name, json.dumps(dataset), self._archive.manifest.project.created_at)
+            try:
+                cursor = connection.execute(
+                    "INSERT INTO projects (name, dataset, created_at) VALUES (?, ?, ?)", about
+                )
+            except sqlite3.IntegrityError:
+                raise _taken(name) from None
+            try:
+                self._insert_all(connection, int(cursor.lastrowid or 0))
+            except sqlite3.IntegrityError as error:
+                raise self._archive.error(f"its rows contradict each other ({error})") from error
+
+    def _check_files(self) -> None:
+        """Nothing was collected as garbage meanwhile; nobody can do so now."""
+        blobs = self._workspace.home / "blobs"
+        placed = [path for _, path in self._placed()]
+        placed += [blobs / blob.sha256 for blob in self._archive.rows("blobs", BlobRow)]
+        if gone := next((path for path in placed if not path.is_file()), None):
+            raise WorkspaceError(f"{gone} was removed during the import, by defuse gc perhaps; import again")
+
+    def _insert_all(self, connection: sqlite3.Connection, project_id: int) -> None:
+        for blob in self._archive.rows("blobs", BlobRow):
+            _insert(connection, "blobs", {"project_id": project_id, **blob.model_dump()})
+        for number, run in enumerate(self._archive.rows("runs", RunRow), self._before.run + 1):
+            _insert(connection, "runs", {"id": number, "project_id": project_id, **self._run(run)})
+            for above in run.inputs:
+                _insert(connection, "run_inputs", {"run_id": number, "upstream_id": self._before.run + above})
+        for task in self._archive.rows("tasks", TaskRow):
+            told = {"metrics": json.dumps(task.metrics), "error": self._new.text(task.error)}
+            _insert(connection, "tasks", self._of_run(task) | told)
+        for event in self._archive.rows("events", EventRow):
+            _insert(connection, "events", self._of_run(event) | {"data": json.dumps(event.data)})
+        for artifact in self._archive.rows("artifacts", ArtifactRow):
+            _insert(connection, "artifacts", self._of_run(artifact))
+        for number, label in enumerate(
+            self._archive.rows("annotations", AnnotationRow), self._before.label + 1
+        ):
+            _insert(connection, "annotations", {"id": number} | self._label(label))
+
+    def _of_run(self, row: TaskRow | EventRow | ArtifactRow | AnnotationRow) -> dict[str, Any]:
+        values = row.model_dump()
+        return {"run_id": self._before.run + values.pop("run"), **values}
+
+    def _run(self, run: RunRow) -> dict[str, Any]:
+        """Values of a run that has ended: no process is its own."""
+        last = run.last_annotation
+        return run.model_dump(exclude={"inputs"}) | {
+            "config": json.dumps(self._config(run)),
+            "record": json.dumps(self._new.value(run.record)),
+            "resources": json.dumps(vars(Resources(**run.resources.model_dump()))),
+            "error": self._new.text(run.error),
+            "last_annotation": None if last is None else self._before.label + last,
+            "pid": 0,
+            "pid_started": 0.0,
+            "heartbeat_at": run.finished_at or run.created_at,
+        }
+
+    def _label(self, row: AnnotationRow) -> dict[str, Any]:
+        told = {
+            "undoes": None if row.undoes is None else self._before.label + row.undoes,
+            "edit": None if row.edit is None else json.dumps(row.edit.model_dump(), allow_nan=False),
+        }
+        return self._of_run(row) | told
+
+
+def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> None:
+    marks = ", ".join(f":{name}" for name in values)
+    connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", values)
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return sniff_format(path) in _PROGRAMS
+    except CheckpointError:  # a data set
+        return False
+
+
+def _write(path: Path, chunks: Iterator[bytes]) -> None:
+    """Write a new file to the disk, a piece at a time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise explain_os_error(path, error) from error
+
+
+def _sync(folder: Path) -> None:
+    """Let a power cut not forget the names in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,271 @@
+"""What an archive says, one model a table, and the numbers in it that stand for runs and label events.
+
+The same models check what is written and what is read: whatever they take can be stored as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from defuse_core.annotations import NONE_OF_THE_ABOVE
+from defuse_core.region_edits import EditKind
+
+FORMAT = "defuse project"
+VERSION = 1
+"""Of the archive; raised when an older Defuse could not read what is written."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(ge=1, lt=2**63)]
+Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+MOST_SAMPLES = 100_000
+"""Draws that one label event may be about: they are made again in memory."""
+
+_CORRECTED = re.compile(r"corrected:([1-9][0-9]{0,17})")
+_TOLD = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
+_FOLDER = r"[A-Za-z0-9][A-Za-z0-9=_+.-]{0,99}"
+ARTIFACT = rf"^({_FOLDER}/){{0,3}}{_FOLDER}\.(safetensors|json|png|svg|md|csv|html|pdf)$"
+"""Names of artifacts: no path but downwards, and nothing that Python would import from there."""
+
+
+class Row(BaseModel):
+    """One line of an archive."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DatasetRow(Row):
+    """What a project remembers of its data set."""
+
+    source: str = Field(min_length=1)
+    image_size: int | None = Field(ge=1)
+    fingerprint: Sha256
+    class_names: list[str] = Field(min_length=1)
+    image_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
+    sizes: dict[str, Whole]
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        if NONE_OF_THE_ABOVE in self.class_names:
+            raise ValueError(f"a class may not be called {NONE_OF_THE_ABOVE!r}")
+        return self
+
+
+class ProjectRow(Row):
+    """The project."""
+
+    name: str
+    dataset: DatasetRow
+    created_at: float
+
+
+class Member(Row):
+    """What the manifest says of another member of the archive."""
+
+    size: Whole
+    sha256: Sha256
+
+
+class Manifest(Row):
+    """The member that names all others; `defuse` is the version that wrote it."""
+
+    format: Literal["defuse project"]
+    version: Literal[1]
+    defuse: str
+    project: ProjectRow
+    members: dict[str, Member]
+
+
+class BlobRow(Row):
+    """An upload."""
+
+    sha256: Sha256
+    name: str = Field(max_length=200, pattern=r"^[^/\x00]*$")
+    size: Whole
+    created_at: float
+
+
+class ResourcesRow(Row):
+    """Where a run computed; engine and address name another machine's cluster, and are left behind."""
+
+    device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    threads: Whole
+    cpus: float = Field(ge=0)
+    gpus: float = Field(ge=0)
+
+
+class RunRow(Row):
+    """A run; its number is that of its line. `inputs` are the numbers of those it stands on."""
+
+    step: str
+    config: dict[str, JsonValue]
+    seed: Whole
+    resources: ResourcesRow
+    status: Literal["done", "failed", "cancelled", "interrupted"]
+    error: str | None
+    record: dict[str, JsonValue]
+    created_at: float
+    started_at: float | None
+    attempt_at: float | None
+    finished_at: float | None
+    seconds: float
+    last_annotation: Whole | None
+    inputs: list[Number]
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if not isinstance(self.record.get("summary", {}), dict):
+            raise ValueError("the summary in the record must be an object")
+        return self
+
+
+class TaskRow(Row):
+    """A task of a run."""
+
+    run: Number
+    name: str
+    position: Whole
+    status: Literal["queued", "done", "failed", "cancelled"]
+    step: Whole
+    steps: Whole
+    metrics: dict[str, JsonValue]
+    error: str | None
+
+
+class EventRow(Row):
+    """A change of status, or a point."""
+
+    run: Number
+    kind: Literal["status", "point"]
+    task: str
+    key: str
+    data: dict[str, JsonValue]
+    at: float
+
+
+class ArtifactRow(Row):
+    """A file of a run."""
+
+    run: Number
+    name: str = Field(pattern=ARTIFACT)
+    sha256: Sha256
+    size: Whole
+
+    @model_validator(mode="after")
+    def _free(self) -> Self:
+        if self.name == "config.json" or self.name.startswith("work/"):
+            raise ValueError(f"{self.name} is no name for an artifact")
+        return self
+
+
+class GaussianRow(Row):
+    """A region that an edit puts in."""
+
+    region_id: Whole
+    weight: float
+    mean: list[float] = Field(min_length=1)
+    covariance: list[list[float]]
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if {len(self.covariance), *map(len, self.covariance)} != {len(self.mean)}:
+            raise ValueError("covariance must be square, with as many rows as the mean has values")
+        return self
+
+
+class EditRow(Row):
+    """An edit of regions, its fields in the order of `RegionEdit.to_json`."""
+
+    kind: EditKind
+    regions: list[Whole]
+    into: list[GaussianRow]
+    mistakes: list[Whole]
+    name: str
+    tau: float | None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        about_one = self.kind in ("rename", "tau")
+        if (len(self.regions) != 1) if about_one else not self.into:
+            raise ValueError(f"{self.kind} names {len(self.regions)} regions and makes {len(self.into)}")
+        return self
+
+
+class AnnotationRow(Row):
+    """A label event or an edit; its number is that of its line."""
+
+    run: Number
+    region_id: Signed
+    sample_id: Signed | None
+    annotator: str
+    label: Signed | None
+    tau: float
+    seed: Whole
+    n_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
+    undoes: Number | None
+    at: float
+    round: Number
+    seconds: float | None
+    key: str | None
+    edit: EditRow | None
+
+
+TABLES: dict[str, type[Row]] = {
+    "blobs": BlobRow, "runs": RunRow, "tasks": TaskRow, "events": EventRow, "artifacts": ArtifactRow,
+    "annotations": AnnotationRow,
+}  # fmt: skip
+"""Model of every member rows/<table>.jsonl."""
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """Numbers as they stand, and as they are to be.
+
+    Attributes
+    ----------
+    run : callable
+        The new number of a run; None for one that is not of the project.
+    annotation : callable
+        The new number of a label event, or of the last one before it.
+    unknown : int or None
+        In place of a run that is not of the project; None leaves it.
+    """
+
+    run: Callable[[int], int | None]
+    annotation: Callable[[int], int]
+    unknown: int | None = None
+
+    def value(self, value: Any, *, key: str = "") -> Any:
+        """Renumber a JSON value: "corrected:<run>", and what stands under "last_annotation".
+
+        Examples
+        --------
+        >>> shifted = Renumbering(lambda run: run + 10, lambda event: event + 100)
+        >>> shifted.value({"weights": "corrected:4", "settings": [{"last_annotation": 7}]})
+        {'weights': 'corrected:14', 'settings': [{'last_annotation': 107}]}
+        """
+        if isinstance(value, dict):
+            return {name: self.value(inner, key=name) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.value(inner) for inner in value]
+        if key == "last_annotation" and type(value) is int:
+            return self.annotation(value)
+        if isinstance(value, str) and (found := _CORRECTED.fullmatch(value)):
+            new = self.run(int(found[1])) or self.unknown
+            return value if new is None else f"corrected:{new}"
+        return value
+
+    def text(self, text: str | None) -> str | None:
+        """Renumber the runs that an error names, such as in "resume it: defuse resume 4"."""
+
+        def told(found: re.Match[str]) -> str:
+            new = self.run(int(found[2]))
+            return found[0] if new is None else f"{found[1]} {new}"
+
+        return None if text is None else _TOLD.sub(told, text)

@@ -1,0 +1,278 @@
+"""A project written to one file.
+
+No run of it may be live. The rows are read in one transaction that holds the write lock, so that they
+are of one moment; the files they name never change, and each is compared with its checksum on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import zipfile
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from defuse_core.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
+from defuse_core.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
+from defuse_core.database import Database, WorkspaceError, explain_os_error
+from defuse_core.runs import observed_status
+from defuse_core.workspace import DATABASE, Project, Workspace
+
+_NO_RUN = 10**18 - 1  # for a config that names a run of another project: no run will have it
+_SAMPLE = 2**16  # bytes that tell whether a file is worth packing
+_WORTH = 0.9
+_DEFLATE_RATIO = 1032  # more than this deflate cannot do
+
+_QUERIES = {
+    "blobs": "SELECT sha256, name, size, created_at FROM blobs WHERE project_id = ?"
+    " ORDER BY created_at, sha256",
+    "runs": "SELECT * FROM runs WHERE project_id = ? ORDER BY id",
+    "tasks": "SELECT t.* FROM tasks t JOIN runs r ON r.id = t.run_id WHERE r.project_id = ?"
+    " ORDER BY t.run_id, t.position, t.name",
+    "events": "SELECT e.* FROM events e JOIN runs r ON r.id = e.run_id WHERE r.project_id = ? ORDER BY e.id",
+    "artifacts": "SELECT a.* FROM artifacts a JOIN runs r ON r.id = a.run_id WHERE r.project_id = ?"
+    " ORDER BY a.run_id, a.name",
+    "annotations": "SELECT a.* FROM annotations a JOIN runs r ON r.id = a.run_id WHERE r.project_id = ?"
+    " ORDER BY a.id",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `size` in bytes, `files` uploads and artifacts, `runs` and `labels` rows."""
+
+    path: Path
+    size: int
+    runs: int
+    labels: int
+    files: int
+
+
+def export_project(workspace: Workspace, project_id: int, path: Path) -> Exported:
+    """Write a project with all its runs, labels and files to one file, which is whole or absent.
+
+    Memory does not grow with the size of the files. What is at `path` is replaced.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project_id : int
+    path : Path
+        Usually named *.defuse.zip.
+
+    Raises
+    ------
+    WorkspaceError
+        If a run of the project is live, a file is missing or was changed, or `path` cannot be written.
+    """
+    project = workspace.project(project_id)
+    try:
+        with _replacing(path) as file, zipfile.ZipFile(file, "w") as zipped:
+            writer = _Writer(zipped)
+            with closing(Database(workspace.home / DATABASE)) as database, database.write() as connection:
+                rows = _Rows(workspace, project, connection)
+                for table in TABLES:
+                    writer.add_rows(table, rows.read(table))
+            for name, source, sha256 in rows.files:
+                writer.add_file(name, source, sha256)
+            writer.add_manifest(project)
+        return Exported(path, path.stat().st_size, len(rows.runs), len(rows.labels), rows.n_named)
+    except OSError as error:
+        raise explain_os_error(path, error) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place once all is written."""
+    if path.is_dir():
+        raise WorkspaceError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise WorkspaceError(f"there is no folder {path.parent}; create it, or give another file")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp gives 0o600
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class _Rows:
+    """The rows of a project, renumbered, and the files that they name."""
+
+    def __init__(self, workspace: Workspace, project: Project, connection: sqlite3.Connection) -> None:
+        self._workspace, self._project, self._connection = workspace, project, connection
+        live = [run for run in workspace.runs.of_project(project.id) if run.live]
+        if live:
+            raise WorkspaceError(
+                f"run {live[0].id} ({live[0].step}) is live; wait for it, or stop it: "
+                f"defuse cancel {live[0].id}; then export again"
+            )
+        self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
+        self.labels = self._ids(f"SELECT id FROM ({_QUERIES['annotations']})")
+        self._new = Renumbering(self._number, self._label, unknown=_NO_RUN)
+        self.files: list[tuple[str, Path, str | None]] = []
+        self.n_named = 0
+
+    def _ids(self, sql: str) -> array[int]:
+        return array("q", (i for (i,) in self._connection.execute(sql, (self._project.id,))))
+
+    def _number(self, run_id: int) -> int | None:
+        number = bisect_right(self.runs, run_id)
+        return number if number and self.runs[number - 1] == run_id else None
+
+    def _label(self, event_id: int) -> int:
+        return bisect_right(self.labels, event_id)
+
+    def read(self, table: str) -> Iterator[dict[str, Any]]:
+        """Rows of a table as the archive has them."""
+        tell: dict[str, Callable[[sqlite3.Row], dict[str, Any]]] = {
+            "blobs": self._blob, "runs": self._run, "tasks": self._task, "events": self._event,
+            "artifacts": self._artifact, "annotations": self._annotation,
+        }  # fmt: skip
+        for row in self._connection.execute(_QUERIES[table], (self._project.id,)):
+            yield tell[table](row)
+
+    def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
+        self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])
+        return dict(row)
+
+    def _run(self, row: sqlite3.Row) -> dict[str, Any]:
+        log = self._workspace.run_folder(row["id"]) / "log.txt"
+        if log.is_file():
+            self.files.append((f"runs/{self._number(row['id'])}/log.txt", log, None))
+        above = "SELECT upstream_id FROM run_inputs WHERE run_id = ? ORDER BY upstream_id"
+        resources, last = json.loads(row["resources"]), row["last_annotation"]
+        kept = ("step", "seed", "created_at", "started_at", "attempt_at")
+        return {
+            **{name: row[name] for name in kept},
+            **_ending(row),
+            "config": self._new.value(json.loads(row["config"])),
+            "record": self._new.value(json.loads(row["record"])),
+            "resources": {name: resources[name] for name in ResourcesRow.model_fields},
+            "error": self._new.text(row["error"]),
+            "last_annotation": None if last is None else self._label(last),
+            "inputs": [self._number(i) for (i,) in self._connection.execute(above, (row["id"],))],
+        }
+
+    def _task(self, row: sqlite3.Row) -> dict[str, Any]:
+        found = self._of_run(row, "cancel_requested")
+        status = "queued" if row["status"] == "running" else row["status"]  # no run is live
+        told = {"metrics": json.loads(row["metrics"]), "error": self._new.text(row["error"])}
+        return {**found, **told, "status": status}
+
+    def _event(self, row: sqlite3.Row) -> dict[str, Any]:
+        return {**self._of_run(row, "id"), "data": json.loads(row["data"])}
+
+    def _artifact(self, row: sqlite3.Row) -> dict[str, Any]:
+        source = self._workspace.run_folder(row["run_id"]) / row["name"]
+        self._name(f"runs/{self._number(row['run_id'])}/{row['name']}", source, row["sha256"])
+        return self._of_run(row)
+
+    def _annotation(self, row: sqlite3.Row) -> dict[str, Any]:
+        undoes, edit = row["undoes"], row["edit"]
+        told = {
+            "undoes": None if undoes is None else self._label(undoes),
+            "edit": None if edit is None else json.loads(edit),
+        }
+        return {**self._of_run(row, "id"), **told}
+
+    def _of_run(self, row: sqlite3.Row, *left_out: str) -> dict[str, Any]:
+        values = {name: value for name, value in dict(row).items() if name not in ("run_id", *left_out)}
+        return {"run": self._number(row["run_id"]), **values}
+
+    def _name(self, name: str, source: Path, sha256: str) -> None:
+        self.files.append((name, source, sha256))
+        self.n_named += 1
+
+
+def _ending(row: sqlite3.Row) -> dict[str, Any]:
+    """How a run ended; one whose process is gone as the next run of the project would settle it."""
+    status = observed_status(row)
+    if status == row["status"]:
+        return {"status": status, "finished_at": row["finished_at"], "seconds": row["seconds"]}
+    spent = row["heartbeat_at"] - row["attempt_at"] if row["attempt_at"] else 0.0
+    return {
+        "status": status,
+        "finished_at": row["heartbeat_at"],
+        "seconds": row["seconds"] + max(spent, 0.0),
+    }
+
+
+class _Writer:
+    """Writes members and remembers what they were."""
+
+    def __init__(self, zipped: zipfile.ZipFile) -> None:
+        self._zip = zipped
+        self._members: dict[str, dict[str, Any]] = {}
+        self._unpacked = 0
+
+    def add_rows(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write a table, each row as the import will read it."""
+        name = f"rows/{table}.jsonl"
+
+        def lines() -> Iterator[bytes]:
+            for number, row in enumerate(rows, 1):
+                line = json.dumps(row, separators=(",", ":"))
+                parse(TABLES[table], line, where=f"the project cannot be exported: {name}, line {number}")
+                yield line.encode() + b"\n"
+
+        self._add(name, lines(), packed=True)
+
+    def add_file(self, name: str, source: Path, sha256: str | None) -> None:
+        """Write a file, packed where that is worth it and the import is sure to take it."""
+        if not source.is_file():
+            raise WorkspaceError(f"{source} is gone; export again, or put it back from a copy")
+        size = source.stat().st_size
+        with source.open("rb") as file:
+            file.seek(max(size // 2 - _SAMPLE, 0))
+            sample = file.read(_SAMPLE)
+            file.seek(0)
+            most = FREE_BYTES + MOST_RATIO * (self._zip.fp.tell() + size / _DEFLATE_RATIO)  # type: ignore[union-attr]
+            worth = len(zlib.compress(sample, 1)) < _WORTH * len(sample)
+            told = self._add(
+                name, iter(lambda: file.read(CHUNK), b""), packed=worth and self._unpacked + size < most
+            )
+        if sha256 not in (None, told):
+            raise WorkspaceError(f"{source} was changed; put it back from a copy, then export again")
+
+    def add_manifest(self, project: Project) -> None:
+        """Write what all others were."""
+        dataset = {"image_size": None, **project.dataset}
+        about = {"name": project.name, "dataset": dataset, "created_at": project.created_at}
+        text = json.dumps(
+            {
+                "format": FORMAT, "version": VERSION, "defuse": version("defuse"), "project": about,
+                "members": self._members,
+            }
+        )  # fmt: skip
+        parse(Manifest, text, where=f"the project cannot be exported: {MANIFEST}")
+        self._add(MANIFEST, [text.encode()], packed=True)
+
+    def _add(self, name: str, chunks: Iterable[bytes], *, packed: bool) -> str:
+        info = zipfile.ZipInfo(name)  # of 1980: equal projects give equal files
+        info.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        info.external_attr = 0o100644 << 16
+        digest, size = hashlib.sha256(), 0
+        with self._zip.open(info, "w", force_zip64=True) as member:
+            for chunk in chunks:
+                member.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        self._members[name] = {"size": size, "sha256": digest.hexdigest()}
+        self._unpacked += size
+        return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""The commands `defuse project …`: a project as one file, out and in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from defuse_core.archive import data_note, export_project, import_project, missing_data
+from defuse_core.cli_options import AsJson, ProjectName
+from defuse_core.cli_runs import find_project
+from defuse_core.workspace import Workspace
+
+project_app = typer.Typer(
+    help="A project as one file: export it, import it elsewhere or under another name.", no_args_is_help=True
+)
+
+
+@project_app.command("export")
+def project_export(
+    file: Annotated[Path, typer.Argument(help="File to write, such as demo.defuse.zip")],
+    project: ProjectName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a project with its uploads, runs, labels and files to one file; no run of it may be live."""
+    workspace = Workspace()
+    chosen = find_project(workspace, project)
+    done = export_project(workspace, chosen.id, file)
+    note = data_note(chosen.dataset)
+    if as_json:
+        about = {"file": str(file), "bytes": done.size, "data_included": note is None}
+        typer.echo(json.dumps({"project": chosen.id, "name": chosen.name, **about, "runs": done.runs}))
+    else:
+        typer.echo(
+            f"project {chosen.name} is in {file}: {done.runs} runs, {done.labels:,} labels, "
+            f"{done.files} files, {done.size / 2**20:.1f} MB"
+        )
+    if note is not None:
+        typer.echo(f"note: {note}", err=True)
+
+
+@project_app.command("import")
+def project_import(
+    file: Annotated[Path, typer.Argument(help="File that defuse project export wrote")],
+    name: Annotated[
+        str | None, typer.Option(help="What to call the project; by default as it was called")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where its data set is here: an .npz, or a folder of images")
+    ] = None,
+    trust_programs: Annotated[
+        bool,
+        typer.Option(
+            "--trust-programs", help="Take TorchScript and torch.export files in: they are programs"
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the project of a file again: all of it, or nothing."""
+    workspace = Workspace()
+    made = import_project(workspace, file, name=name, data=data, trust_programs=trust_programs)
+    runs = workspace.runs.of_project(made.id)
+    missing = missing_data(made.dataset)
+    if as_json:
+        about = {"project": made.id, "name": made.name, "runs": len(runs), "data_found": missing is None}
+        typer.echo(json.dumps(about))
+    else:
+        told = f", numbers {runs[0].id} to {runs[-1].id}" if runs else ""
+        typer.echo(f"project {made.name}: {len(runs)} runs{told}")
+    if missing is not None:
+        typer.echo(f"note: {missing}", err=True)

@@ -1,0 +1,217 @@
+"""Evidence beyond the paper's figures, as matplotlib figures: controls, by region and class, noise.
+
+Records in, `Figure` out, as in `defuse_core.figures`, whose colours and manner these share.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from defuse_core.evaluation import Scores
+from defuse_core.figures import BLUE, GREY, ORANGE, RED
+from defuse_core.records import Interval
+
+PURPLE, SKY = "#CC79A7", "#56B4E9"
+_COLOURS = {
+    "before": GREY, "λ = 0": SKY, "random regions": PURPLE, "identified mistakes": ORANGE, "Defuse": BLUE,
+}  # fmt: skip
+_PERCENT = PercentFormatter(1.0, decimals=0)
+_CLIP = 32  # letters of a name
+_LETTERS = 15  # of a caption, an inch wide
+_CELL = 0.95  # inches a tile
+_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Accuracy on a part of the images, say a region or a class, before and after correction."""
+
+    name: str
+    before: Interval
+    after: Interval
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """An image of the test split and what the classifier says of it.
+
+    Attributes
+    ----------
+    image : (height, width, 1 or 3) uint8
+    label : str
+        Its true class.
+    before, after : str or None
+        Predictions; None where they are not known.
+    """
+
+    image: NDArray[np.uint8]
+    label: str
+    before: str | None = None
+    after: str | None = None
+
+
+def add_caption(figure: Figure, told: str) -> Figure:
+    """Write n, seed and settings below a figure, in lines that fit it; return the figure.
+
+    Raises
+    ------
+    ValueError
+        If the figure has no constrained layout, which makes room for the lines.
+    """
+    engine = figure.get_layout_engine()
+    if not isinstance(engine, ConstrainedLayoutEngine):
+        raise ValueError(f"figure must have a constrained layout, got {engine}; draw it by one of draw_…")
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(told, int(width * _LETTERS))
+    more = 0.15 * len(lines) + 0.1  # inches
+    figure.set_size_inches(width, height + more)
+    engine.set(rect=(0, more / (height + more), 1, height / (height + more)))
+    figure.text(
+        0.01, 0.05 / (height + more), "\n".join(lines), fontsize=7.5, color=GREY, va="bottom",
+        linespacing=1.3, parse_math=False,
+    ).set_in_layout(False)  # fmt: skip
+    return figure
+
+
+def draw_controls(rows: Sequence[Scores]) -> Figure:
+    """Accuracy on the regions (left) and on the test images (right) of models and controls, with intervals.
+
+    Parameters
+    ----------
+    rows : sequence of Scores
+        From top to bottom; a dotted line marks the first.
+    """
+    figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for place, name, title in zip(axes, ("region", "test"), _TITLES, strict=True):
+        intervals = [getattr(row, name) for row in rows]
+        for y, (row, interval) in enumerate(zip(rows, intervals, strict=True)):
+            colour = _COLOURS.get(row.model, BLUE)
+            _point(place, interval, y, colour, "o")
+            place.annotate(
+                f"{interval.estimate:.3f}", (interval.estimate, y), xytext=(0, 6), ha="center", fontsize=8,
+                textcoords="offset points",
+            )  # fmt: skip
+        place.axvline(intervals[0].estimate, ls=":", lw=1, color=GREY, zorder=0)
+        place.set_title(title, fontsize=10)
+        place.spines[["top", "right"]].set_visible(False)
+    axes[0].set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.8), xlim=(-0.03, 1.05))
+    axes[0].set_yticklabels([row.model for row in rows], parse_math=False)
+    axes[0].xaxis.set_major_formatter(_PERCENT)
+    axes[1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes[1].xaxis.set_major_locator(MaxNLocator(4))
+    return figure
+
+
+_TITLES = ("accuracy on the failure regions", "accuracy on the test images (axis cut)")
+
+
+def draw_before_after(changes: Sequence[BeforeAfter]) -> Figure:
+    """Accuracy before (grey squares) and after (dots) with intervals, the first row on top.
+
+    Regions held out are triangles.
+    """
+    figure = Figure(figsize=(6.4, 1.3 + 0.3 * len(changes)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for y, change in enumerate(changes):
+        axes.plot([change.before.estimate, change.after.estimate], [y, y], color=GREY, lw=1.5, alpha=0.5)
+        _point(axes, change.before, y, GREY, "s")
+        after = (PURPLE, "^") if change.held_out else (BLUE, "o")
+        _point(axes, change.after, y, *after)
+    marks = [("before", GREY, "s"), ("after", BLUE, "o"), ("after, held out", PURPLE, "^")]
+    shown = marks if any(change.held_out for change in changes) else marks[:2]
+    for name, colour, marker in shown:
+        axes.plot([], [], marker, color=colour, label=name)
+    axes.set(yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5), xlabel="accuracy")
+    axes.set_yticklabels([_clip(change.name) for change in changes], parse_math=False)
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _point(axes: Axes, interval: Interval, y: float, colour: str, marker: str) -> None:
+    ends = [[max(interval.estimate - interval.low, 0.0)], [max(interval.high - interval.estimate, 0.0)]]
+    axes.errorbar([interval.estimate], [y], xerr=ends, fmt=marker, color=colour, capsize=2.5, lw=1.2, ms=6)
+
+
+def _clip(name: str, longest: int = _CLIP) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def draw_shares(share: NDArray[np.float64]) -> Figure:
+    """Figure 7 where not every image has as many annotators: images by the share of them who agree.
+
+    Parameters
+    ----------
+    share : (n,) float64
+        Of the annotators who gave the most frequent answer; NaN where nobody answered.
+    """
+    values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    bars = axes.bar([f"{value:.0%}" for value in values], counts, color=BLUE, width=0.7)
+    axes.bar_label(bars, [f"{count:,}" for count in counts], fontsize=8)
+    axes.set(xlabel="annotators who gave the most frequent answer", ylabel=f"images of {counts.sum():,}")
+    return figure
+
+
+def draw_noises(counts: Mapping[str, Mapping[str, int]], kinds: Sequence[str]) -> Figure:
+    """Mistakes by kind that raw and centred noise find around the same images.
+
+    Parameters
+    ----------
+    counts : mapping of str to mapping of str to int
+        For "raw" and "centred", by kind.
+    kinds : sequence of str
+        From left to right.
+    """
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for side, (name, colour) in enumerate((("raw", BLUE), ("centred", ORANGE))):
+        found = [counts[name][kind] for kind in kinds]
+        places = np.arange(len(kinds)) + (side - 0.5) * 0.4
+        bars = axes.bar(places, found, 0.38, color=colour, label=f"{name} noise")
+        axes.bar_label(bars, [f"{n:,}" for n in found], fontsize=8)
+    axes.set(xticks=range(len(kinds)), xticklabels=list(kinds), ylabel="mistakes kept")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_real_images(images: Sequence[RealImage], *, title: str) -> Figure:
+    """Real images in rows of ten, below each its class and what is said of it before and after."""
+    columns = min(max(len(images), 5), _A_ROW)
+    rows = -(-len(images) // columns)
+    size = (columns * _CELL, rows * (_CELL + 0.35) + 0.35)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if number < len(images):
+            _show_image(axes, images[number])
+        else:
+            axes.set_axis_off()
+    return figure
+
+
+def _show_image(axes: Axes, shown: RealImage) -> None:
+    grey = shown.image.shape[2] == 1
+    pixels = shown.image[..., 0] if grey else shown.image
+    axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
+    label, before, after = (_clip(name or "", 10) for name in (shown.label, shown.before, shown.after))
+    wrong = shown.after not in (None, shown.label)
+    said = "" if shown.before is None else f"\n{before} → {after}" + (" ✗" if wrong else "")
+    told = f"is {label}{said}"
+    axes.set_xlabel(told, fontsize=7.5, color=RED if wrong else "black", parse_math=False)
+    axes.set(xticks=[], yticks=[])

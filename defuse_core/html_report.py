@@ -1,0 +1,186 @@
+"""The report as one HTML file: loads nothing, runs no script, prints, and stays under 10 MB.
+
+Everything that came from people or files is text: jinja2 escapes it, and the page's own policy forbids
+scripts and requests. Pictures are PNG in data URLs; where a report of large pictures would grow over
+the limit, they are scaled down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from defuse_core.records import Interval
+from defuse_core.report_content import ReportContent, Tile
+from defuse_core.report_limits import limits
+from defuse_core.report_tables import class_table, control_table, novelty_told, settings_rows, sweep_table
+from defuse_core.report_words import (
+    chance,
+    change_of_test,
+    count,
+    interval,
+    listed,
+    mostly,
+    percent,
+    readings,
+    rule,
+    summary,
+)
+from defuse_core.sprites import data_url, make_plot, make_sprite
+
+MAX_BYTES = 10_000_000
+_SIDES = (64, 48, 32, 20)  # of a picture, in pixels; the first is the size shown
+_COLUMNS = 10
+_MAX_MANIFEST = 1_500_000  # bytes that go into the page
+_SHOWN = 12  # elements of a list of the manifest
+_MODELS = {
+    "before": "before the repair",
+    "identified mistakes": "tuned on single mistakes (the baseline)",
+    "Defuse": "after the repair (Defuse)",
+}
+_CONTENTS = {
+    "accuracy": "Before and after",
+    "regions": "Weak spots",
+    "trade-off": "Trade-off",
+    "cost": "Cost elsewhere",
+    "controls": "Controls",
+    "novelty": "Novelty",
+    "agreement": "Agreement",
+    "limits": "Limits",
+    "settings": "Settings",
+    "manifest": "Make it again",
+}
+
+
+def render_report(content: ReportContent, *, max_bytes: int = MAX_BYTES) -> str:
+    """Write the report.
+
+    Parameters
+    ----------
+    content : ReportContent
+    max_bytes : int
+        The page stays under this, UTF-8 encoded.
+
+    Returns
+    -------
+    str
+        A whole HTML document.
+
+    Raises
+    ------
+    ValueError
+        If the page is too large even with the smallest pictures.
+    """
+    for side in _SIDES:
+        page = _render(content, side)
+        size = len(page.encode())
+        if size < max_bytes:
+            return page
+    raise ValueError(
+        f"report.html must be under {max_bytes / 1e6:g} MB, got {size / 1e6:.1f} MB with the smallest "
+        f"pictures; show fewer than {len(content.regions)} regions (n_worst)"
+    )
+
+
+def _render(content: ReportContent, side: int) -> str:
+    def sprite(tiles: Sequence[Tile]) -> Any:
+        return make_sprite([tile.image for tile in tiles], side=side)
+
+    results = content.results
+    manifest = None if content.manifest is None else _manifest(content.manifest)
+    template = _environment(sprite).get_template("report.html.j2")
+    return template.render(
+        content=content,
+        data_told=_data(content.dataset),
+        summary=summary(content),
+        test_told=change_of_test(content),
+        contents=[(id, title) for id, title in _CONTENTS.items() if id != "manifest" or manifest],
+        n_failures=content.n_tuned + content.n_held_out,
+        rule_told=rule(content),
+        model_names=_MODELS,
+        sweep=sweep_table(content),
+        classes=class_table(results.get("by_class") or []),
+        controls=control_table(content),
+        novelty=novelty_told(results.get("novelty")),
+        limits=limits(content),
+        settings=settings_rows(results["settings"], results.get("seeds", {})),
+        manifest=manifest,
+        figure=lambda name: make_plot(content.figures[name]),
+    )
+
+
+def _environment(sprite: Callable[[Sequence[Tile]], Any]) -> Environment:
+    made = Environment(
+        loader=PackageLoader("defuse_core"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {
+        "percent": percent, "interval": interval, "chance": chance, "count": count, "listed": listed,
+        "readings": readings, "mostly": mostly, "thousands": lambda n: f"{n:,}", "duration": _duration,
+        "error_ends": lambda found: interval([0, 1 - found.high, 1 - found.low, found.n]),
+    }  # fmt: skip
+    made.globals |= {
+        "sprite": sprite,
+        "four": _four,
+        "columns": _COLUMNS,
+    }
+    return made
+
+
+def _four(found: Interval | None) -> list[float | None]:
+    """An interval as results.json has it."""
+    return [None, None, None, 0] if found is None else [found.estimate, found.low, found.high, found.n]
+
+
+def _data(dataset: Mapping[str, Any]) -> str:
+    """Say which pictures these are; of a path only its end."""
+    kind, _, name = str(dataset["source"]).partition(":")
+    name = "uploaded data" if kind == "blob" else name or Path(kind).name
+    channels, height, width = dataset["image_shape"]
+    sizes = listed([f"{n:,} {split}" for split, n in dataset["sizes"].items()])
+    colour = "grey" if channels == 1 else "colour"
+    classes = count(len(dataset["class_names"]), "class", "classes")
+    return f"{name}: {sizes} pictures of {classes}, {width}×{height}, {colour}"
+
+
+def _duration(seconds: float) -> str:
+    """Say how long something took.
+
+    Examples
+    --------
+    >>> _duration(41.3), _duration(139.7), _duration(9000.0)
+    ('41 seconds', '2.3 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return count(round(seconds), "second")
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _manifest(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The manifest as a file to save, where it is not too large, and as text to read."""
+    whole = json.dumps(manifest, separators=(",", ":")).encode()
+    return {
+        "url": data_url(whole, "application/json") if len(whole) <= _MAX_MANIFEST else "",
+        "size": f"{len(whole) / 1e3:,.0f} kB",
+        "text": json.dumps(_shorten(manifest), indent=2, ensure_ascii=False),
+    }
+
+
+def _shorten(value: Any) -> Any:
+    """Cut long lists.
+
+    Examples
+    --------
+    >>> _shorten({"labels": list(range(100))})["labels"][-2:]
+    [11, '… 88 more']
+    """
+    if isinstance(value, Mapping):
+        return {str(name): _shorten(of) for name, of in value.items()}
+    if isinstance(value, list | tuple):
+        rest = [f"… {len(value) - _SHOWN} more"] if len(value) > _SHOWN else []
+        return [_shorten(of) for of in value[:_SHOWN]] + rest
+    return value

@@ -1,0 +1,275 @@
+"""What a manifest holds: everything that made a run, and all that it stands on.
+
+Ids belong to the workspace that gave them, so none is in here: runs and answers are named by their
+position. Manifests come from strangers, too; one that is read is checked as a whole. No torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from defuse_core.config import Config
+from defuse_core.region_edits import EditKind
+from defuse_core.step_configs import STEPS, check_config
+
+FORMAT = "defuse-manifest"
+VERSION = 1
+
+MadeStep = Literal["classifier", "vae", "identify", "distill", "correct", "evaluate", "report"]
+"""Steps that a manifest is made of; no result stands on the others."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0)]
+
+
+class Upload(Config):
+    """A file that somebody brought: `name` is what they called it, `size` in bytes."""
+
+    sha256: Sha256
+    name: str
+    size: Whole
+
+
+class DataSet(Config):
+    """The data set, as `Project.dataset` remembers it."""
+
+    source: str
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    fingerprint: Sha256
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    sizes: dict[str, Whole]
+
+
+class Asked(Config):
+    """Where a run was asked to compute; the address of a cluster stays with its owner."""
+
+    device: str
+    threads: Whole
+    engine: Literal["local", "ray"]
+    cpus: Share
+    gpus: Share
+
+
+class Found(Config):
+    """Where it computed: versions, processor, device and threads."""
+
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: str = ""
+    device: dict[str, JsonValue] = Field(default_factory=dict)
+    threads: Whole = 0
+
+
+class MadeFile(Config):
+    """An artifact.
+
+    Attributes
+    ----------
+    content : str or None
+        Of safetensors: what `manifest.tensors_digest` gives. `sha256` changes with the order in which
+        the metadata happened to be written, and with times in it.
+    """
+
+    name: str
+    sha256: Sha256
+    size: Whole
+    content: Sha256 | None = None
+
+
+class MadeRun(Config):
+    """A run.
+
+    Attributes
+    ----------
+    number : int
+        Its number where it was made, for people.
+    config : dict
+        Without what names runs and answers by number: see `starts_from` and `Log`.
+    stands_on : tuple of int
+        Positions of the runs it stands on.
+    starts_from : int or None
+        Position of the correction whose classifier a second round begins with.
+    done : bool
+        False for a report that was being made when it wrote the manifest down.
+    stale : bool
+        Whether what it stands on was redone after it.
+    seconds : float
+        Computing time.
+    results : dict or None
+        results.json, where it made that and `summary` does not hold it.
+    """
+
+    number: Whole
+    step: MadeStep
+    config: dict[str, Any]
+    seed: Whole
+    resources: Asked
+    stands_on: tuple[Whole, ...]
+    starts_from: Whole | None = None
+    done: bool
+    stale: bool
+    found: Found
+    seconds: Share
+    summary: dict[str, JsonValue]
+    results: dict[str, JsonValue] | None = None
+    files: tuple[MadeFile, ...]
+
+
+class Answer(Config):
+    """A `LabelEvent`; `undoes` is the position of the answer that it takes back."""
+
+    kind: Literal["answer"]
+    region_id: Annotated[int, Field(ge=-1, lt=2**63)]
+    annotator: Annotated[str, Field(pattern=r"\S")]
+    label: Whole | None
+    sample_id: Whole | None = None
+    tau: Share = 0.5
+    seed: Whole = 0
+    n_samples: Annotated[int, Field(ge=0, le=100_000)] = 10
+    undoes: Whole | None = None
+    at: float = 0.0
+    round: Whole = 1
+    seconds: float | None = None
+    key: str | None = None
+
+
+class Placed(Config):
+    """A `Gaussian` that an edit puts in."""
+
+    region_id: Whole
+    weight: float
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+
+
+class Edit(Config):
+    """A `RegionEdit`."""
+
+    kind: Literal["edit"]
+    edit: EditKind
+    regions: tuple[Whole, ...] = ()
+    into: tuple[Placed, ...] = ()
+    mistakes: tuple[Whole, ...] = ()
+    name: str = ""
+    tau: Share | None = None
+    by: str = ""
+    at: float = 0.0
+
+    @model_validator(mode="after")
+    def _about_something(self) -> Self:
+        if not self.regions and not self.into:
+            raise ValueError("an edit takes regions away or puts some in, this one does neither")
+        if self.edit in ("rename", "tau") and (len(self.regions), len(self.into)) != (1, 0):
+            raise ValueError(f"{self.edit} is about one region, got {len(self.regions)}")
+        return self
+
+
+class UndoneEdit(Config):
+    """The undo of the edit at the position `undoes`."""
+
+    kind: Literal["edit undone"]
+    undoes: Whole
+
+
+Entry = Answer | Edit | UndoneEdit
+
+
+class Simulated(Config):
+    """A run of simulated annotators: their answers are in the log, it is not made again."""
+
+    config: dict[str, Any]
+    seed: Whole
+
+
+class Log(Config):
+    """What people and simulated annotators said of regions, and changed of them, in order.
+
+    Attributes
+    ----------
+    regions : int
+        Position of the distill run.
+    entries : tuple of Entry
+        All that its correction took in, undone ones and undos included.
+    """
+
+    regions: Whole
+    simulated: tuple[Simulated, ...] = ()
+    entries: tuple[Annotated[Entry, Field(discriminator="kind")], ...]
+
+    @model_validator(mode="after")
+    def _undos(self) -> Self:
+        for position, entry in enumerate(self.entries):
+            undone = getattr(entry, "undoes", None)
+            if undone is None:
+                continue
+            wanted = Answer if isinstance(entry, Answer) else Edit
+            if undone >= position or not isinstance(self.entries[undone], wanted):
+                raise ValueError(f"entry {position} undoes {undone}, which is no such entry before it")
+        return self
+
+
+class Manifest(Config):
+    """Everything that made the last of `runs`, each of which stands on others before it.
+
+    Attributes
+    ----------
+    made_at : float
+        Seconds since 1970.
+    versions : dict
+        Of Defuse, Python and libraries, where the manifest was written.
+    machine : dict
+    project : str
+        Its name there.
+    uploads : tuple of Upload
+        Those that the data set or weights came from.
+    """
+
+    format: Literal["defuse-manifest"]
+    version: Literal[1]
+    made_at: float
+    versions: dict[str, str]
+    machine: dict[str, JsonValue]
+    project: str
+    dataset: DataSet
+    uploads: tuple[Upload, ...]
+    runs: Annotated[tuple[MadeRun, ...], Field(min_length=1, max_length=10_000)]
+    logs: tuple[Log, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for position, run in enumerate(self.runs):
+            self._check_run(position, run)
+        corrected = [run.stands_on[0] for run in self.runs if run.step == "correct"]
+        if sorted(corrected) != sorted({log.regions for log in self.logs}) or len(corrected) != len(
+            self.logs
+        ):
+            raise ValueError("every correction needs the log of its regions, and every log its correction")
+        n_classes = len(self.dataset.class_names)
+        for log in self.logs:
+            labels = [e.label for e in log.entries if isinstance(e, Answer) and e.label is not None]
+            if max(labels, default=0) >= n_classes:
+                raise ValueError(
+                    f"labels must be under {n_classes}, the number of classes, got {max(labels)}"
+                )
+        return self
+
+    def _check_run(self, position: int, run: MadeRun) -> None:
+        named = [*run.stands_on, *(() if run.starts_from is None else (run.starts_from,))]
+        if any(other >= position for other in named):
+            raise ValueError(f"run {position} stands on {max(named)}, which does not come before it")
+        steps = tuple(self.runs[other].step for other in run.stands_on)
+        if sorted(steps) != sorted(STEPS[run.step].needs):
+            raise ValueError(f"run {position} ({run.step}) stands on {', '.join(steps) or 'nothing'}")
+        if run.starts_from is not None and (
+            run.step != "classifier" or self.runs[run.starts_from].step != "correct"
+        ):
+            raise ValueError(f"run {position} starts from {run.starts_from}, which is no correction")
+        check_config(run.step, run.config)
+        weights = str(run.config.get("weights") or "")
+        if weights.startswith("corrected:") or run.config.get("last_annotation") is not None:
+            raise ValueError(f"run {position} names a run or an answer by a number of another workspace")
+        if weights.startswith("blob:") and weights[5:] not in {upload.sha256 for upload in self.uploads}:
+            raise ValueError(f"run {position} takes the upload {weights[5:17]}…, which is not listed")

@@ -1,0 +1,95 @@
+"""A manifest read from a file, which a stranger may have written. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from defuse_core.manifest_models import FORMAT, VERSION, Manifest
+
+MAX_BYTES = 64 * 2**20
+"""The largest manifest that is read; the demo's has less than one of these 64."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
+
+
+class ManifestError(ValueError):
+    """A file that is no manifest, or none that this Defuse can read."""
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest that may come from a stranger.
+
+    Raises
+    ------
+    ManifestError
+        If the file is missing, too large, of a newer Defuse, or no manifest.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    if len(content) > MAX_BYTES:
+        raise ManifestError(f"{path} is over {MAX_BYTES // 2**20} MB, too large for a manifest")
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is no JSON ({error}); write it again with: defuse manifest") from error
+    return parse_manifest(told, source=str(path))
+
+
+def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
+    """Check what `make_manifest` gave, or a stranger did.
+
+    Raises
+    ------
+    ManifestError
+        If it is of a newer Defuse, or no manifest; the message names the first field that is wrong.
+
+    Examples
+    --------
+    >>> parse_manifest({"format": "defuse-manifest", "version": 2})
+    Traceback (most recent call last):
+    defuse_core.manifest_reading.ManifestError: the manifest has version 2, this Defuse reads 1; upgrade
+    """
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise ManifestError(f"{source} is no manifest of Defuse; write one with: defuse manifest")
+    if isinstance(given := told.get("version"), int) and given > VERSION:
+        raise ManifestError(f"{source} has version {given}, this Defuse reads {VERSION}; upgrade")
+    if bad := next((text for text in _texts(told) if _CONTROL.search(text)), None):
+        raise ManifestError(f"{source} has control characters in {bad[:60]!r}, which a terminal would obey")
+    try:
+        return Manifest.model_validate(told)
+    except (ValidationError, RecursionError) as error:
+        raise ManifestError(
+            f"{source} is malformed: {_first(error)}; write it again with: defuse manifest"
+        ) from error
+
+
+def _texts(told: Any) -> Iterator[str]:
+    """Every text of a value of JSON, keys included."""
+    waiting = [told]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _first(error: ValidationError | RecursionError) -> str:
+    """The first problem in a line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    told = f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
+    return told if len(told) <= 300 else told[:300] + "…"

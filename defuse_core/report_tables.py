@@ -1,0 +1,159 @@
+"""The tables of the HTML report: rows in the order in which they are shown, and what to read in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from defuse_core.records import Interval
+from defuse_core.report_content import ReportContent
+from defuse_core.report_words import count, percent
+from defuse_core.step_configs import STEPS
+
+_MAX_CLASSES = 50
+_NAMES = {"lam=0": "training pictures alone (λ = 0)", "random": "as many pictures of random places"}
+
+
+def sweep_table(content: ReportContent) -> dict[str, Any]:
+    """Return `rows` by λ, the `parts` that have a column, `n_repeats` of every λ, whether `flips` are known.
+
+    A row has the point of the first repeat, the range of its shares over all of them, and whether it is
+    the chosen one.
+    """
+    parts = ["test", "region", *(["held_out"] if content.n_held_out else [])]
+    rows = []
+    for first in (p for p in content.sweep if not p.get("repeat")):
+        same = [p for p in content.sweep if p["lam"] == first["lam"]]
+        values = {part: [p[part][0] for p in same] for part in parts}
+        ranges = {part: f"{percent(min(v), 1)} to {percent(max(v), 1)}" for part, v in values.items()}
+        chosen = first["lam"] == content.results["defuse"]["lam"]
+        rows.append({"point": first, "chosen": chosen, "ranges": ranges})
+    flips = any("fixed" in row["point"] for row in rows)
+    n_repeats = len({p.get("repeat", 0) for p in content.sweep})
+    return {"rows": rows, "parts": parts, "n_repeats": n_repeats, "flips": flips}
+
+
+def class_table(by_class: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return accuracy by class as `rows`, the largest change first, and how many are `left_out`.
+
+    Examples
+    --------
+    >>> rows = [{"class": "a", "before": [1.0, 0.5, 1.0, 4], "after": [0.75, 0.3, 0.9, 4]}]
+    >>> class_table(rows)["rows"][0]["change"]
+    '−25.0'
+    """
+    measured = [row for row in by_class if row["before"][3]]
+    changes = [row["after"][0] - row["before"][0] for row in measured]
+    order = sorted(range(len(measured)), key=lambda i: (-abs(changes[i]), changes[i], i))
+    rows = [{**measured[i], "change": _points(changes[i])} for i in order[:_MAX_CLASSES]]
+    return {"rows": rows, "left_out": len(measured) - len(rows)}
+
+
+def _points(change: float) -> str:
+    told = f"{change * 100:+.1f}".replace("-", "−")
+    return "0.0" if told in ("+0.0", "−0.0") else told
+
+
+def control_table(content: ReportContent) -> dict[str, Any]:
+    """Return what else was trained as `rows`, Defuse last, and what they say as `told`; none without."""
+    found = content.results.get("controls") or {}
+    if not found:
+        return {"rows": [], "told": ""}
+    before, after = content.scores[0], content.scores[-1]
+    rows = [_row("nothing (before the repair)", "–", before.test, before.region)]
+    for key, name in _NAMES.items():
+        if key in found:
+            rows.append(_control_row(name, found[key]))
+    if len(content.scores) == 3:
+        rival = content.results["baseline"]
+        of = count(rival["labelled_images"], "single labelled mistake")
+        chosen = [p for p in content.baseline_sweep if p["lam"] == rival["lam"] and not p.get("repeat")]
+        row = _row(of, f"{rival['lam']:g}", content.scores[1].test, content.scores[1].region)
+        rows.append({**row, **{name: p[name] for p in chosen for name in ("fixed", "broken") if name in p}})
+    flips = {name: content.results["flips"][name] for name in ("fixed", "broken")}
+    lam = f"{content.results['defuse']['lam']:g}"
+    rows.append({**_row("pictures of the weak spots (Defuse)", lam, after.test, after.region), **flips})
+    return {"rows": rows, "told": _controls_told(content, found)}
+
+
+def _row(name: str, lam: str, test: Interval, region: Interval) -> dict[str, Any]:
+    shares = {"test": test, "region": region}
+    told = {part: [i.estimate, i.low, i.high, i.n] for part, i in shares.items()}
+    return {"name": name, "lam": lam, "fixed": "–", "broken": "–", **told}
+
+
+def _control_row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    flips = {key: found.get(key, "–") for key in ("fixed", "broken")}
+    return {
+        "name": name,
+        "lam": f"{found['lam']:g}",
+        "test": found["test"],
+        "region": found["region"],
+        **flips,
+    }
+
+
+def _controls_told(content: ReportContent, found: Mapping[str, Any]) -> str:
+    after = content.scores[-1].region
+    told = f"After the repair the model is right on {percent(after.estimate)} of the pictures of weak spots."
+    if "lam=0" in found:
+        told += f" Training as long without them reaches {percent(found['lam=0']['region'][0])}."
+    if "random" in found:
+        told += (
+            f" As many generated pictures from around random training pictures of the same classes reach "
+            f"{percent(found['random']['region'][0])}."
+        )
+    rival = max((row["region"] for row in found.values()), key=lambda row: float(row[0]))
+    if rival[2] < after.low:
+        return told + " So it is the weak spots that matter: the intervals do not meet."
+    return told + " The intervals meet: what the repair owes to the weak spots cannot be told from that."
+
+
+def novelty_told(found: Mapping[str, Any] | None) -> str:
+    """Say the medians of the curves, in pixels and in codes; nothing where they were not measured."""
+    if not found or "pixels" not in found:
+        return ""
+    told = []
+    for space, name in (("pixels", "pixels"), ("latent", "codes of the generator")):
+        curves = [
+            f"{curve['median']:.1f} for {what} (n = {curve['n']:,})"
+            for what, curve in found.get(space, {}).items()
+        ]
+        if curves:
+            told.append(f"Median in {name}: {', '.join(curves)}.")
+    return " ".join(told)
+
+
+def settings_rows(
+    settings: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """Return every step's settings and seed on a line, in the order of the method.
+
+    Examples
+    --------
+    >>> settings_rows({"distill": {"n_components": 100, "more": {"tau": 0.5}}}, {"distill": 0})
+    [('distill', 'n_components 100 · more.tau 0.5 · seed 0')]
+    """
+    told = {
+        step: [*_flat(settings[step]), *_flat({"seed": seeds.get(step)})]
+        for step in STEPS
+        if step in settings
+    }
+    return [(step, " · ".join(values)) for step, values in told.items()]
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{path}{name}.")
+        elif value is not None:
+            found.append(f"{path}{name} {_told(value)}")
+    return found
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_told(of) for of in value) or "none"
+    return value if isinstance(value, str) else json.dumps(value)

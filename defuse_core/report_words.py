@@ -1,0 +1,166 @@
+"""The numbers of a report in plain words, for people who never heard of latent codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from defuse_core.records import Interval
+from defuse_core.report_content import ReportContent, Tile
+
+_SURE = 0.05
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Say a share in per cent; one that is not all or nothing never rounds to that.
+
+    Examples
+    --------
+    >>> percent(0.2435), percent(0.9999), percent(1.0), percent(0.967, 1)
+    ('24\\xa0%', 'over 99\\xa0%', '100\\xa0%', '96.7\\xa0%')
+    """
+    if share is None or share != share:
+        return "–"
+    least = 10.0**-digits
+    if 0 < share < 1 and f"{share * 100:.{digits}f}" == f"{100:.{digits}f}":
+        return f"over {100 - least:.{digits}f}\xa0%"
+    if 0 < share < 1 and f"{share * 100:.{digits}f}" == f"{0:.{digits}f}":
+        return f"under {least:.{digits}f}\xa0%"
+    return f"{share * 100:.{digits}f}\xa0%"
+
+
+def interval(found: Interval | Sequence[float | None] | None, digits: int = 1) -> str:
+    """Say an interval's ends.
+
+    Examples
+    --------
+    >>> interval(Interval.wilson(960, 1000))
+    '94.6 to 97.0\\xa0%'
+    """
+    if found is None:
+        return "–"
+    _, low, high, n = _four(found)
+    if not n or low is None or high is None:
+        return "–"
+    return f"{low * 100:.{digits}f} to {high * 100:.{digits}f}\xa0%"
+
+
+def chance(p: float) -> str:
+    """Say a p-value.
+
+    Examples
+    --------
+    >>> chance(0.1435), chance(0.00002), chance(1.0)
+    ('p = .14', 'p < .001', 'p = 1')
+    """
+    if p < 0.001:
+        return "p < .001"
+    digits = 3 if p < 0.0095 else 2
+    return "p = " + (f"{p:.{digits}f}".removeprefix("0") if p < 0.995 else "1")
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """Say how many of something.
+
+    Examples
+    --------
+    >>> count(1, "picture"), count(1200, "picture")
+    ('1 picture', '1,200 pictures')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+
+
+def summary(content: ReportContent) -> list[str]:
+    """Say in three sentences what was found, what the repair did to it, and what it did elsewhere."""
+    results, before, after = content.results, content.scores[0], content.scores[-1]
+    n_mistakes = sum(results["mistakes"].values())
+    found = (
+        f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
+        f"misreads, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
+        f"{results['failure_regions']} of the groups to be real weak spots."
+    )
+    spots = "of the weak spot" if content.n_tuned == 1 else f"of each of {content.n_tuned} weak spots"
+    repaired = (
+        f"On {count(content.n_draws, 'new picture')} {spots} the model was right "
+        f"{percent(before.region.estimate)} of the time before the repair, "
+        f"{percent(after.region.estimate)} after."
+    )
+    return [found, repaired, f"On the ordinary test set it was right {change_of_test(content)}."]
+
+
+def change_of_test(content: ReportContent) -> str:
+    """Say how accuracy on the test split changed, and whether that could be chance."""
+    before, after = content.scores[0].test.estimate, content.scores[-1].test.estimate
+    flips = content.results["flips"]
+    told = f"{percent(before, 1)} of the time before and {percent(after, 1)} after"
+    fixed = f"{count(flips['fixed'], 'picture')} fixed, {flips['broken']} broken"
+    if not flips["fixed"] + flips["broken"]:
+        return f"{told} (no picture fixed, none broken)"
+    if flips["fixed"] == flips["broken"]:
+        return f"{told} ({fixed}: no difference in all)"
+    sure = "could be chance" if flips["p"] >= _SURE else "is more than chance would explain"
+    return f"{told} ({fixed}; that difference {sure}, {chance(flips['p'])})"
+
+
+def _judges(content: ReportContent) -> str:
+    n = len(content.annotators)
+    if content.simulated:
+        return count(n, "simulated annotator") + (" (a program)" if n == 1 else " (programs, not people)")
+    return "one person" if n == 1 else f"{n} annotators"
+
+
+def readings(tiles: Sequence[Tile], when: str) -> str:
+    """Say what the classifier took pictures for, "before" or "after", the most frequent first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> picture = np.zeros((2, 2, 1), dtype=np.uint8)
+    >>> readings([Tile(picture, "7", said, "7") for said in ("1", "1", "9", "7")], "before")
+    '1 (2), 9 (1), 7 (1)'
+    """
+    said = [str(getattr(tile, when)) for tile in tiles]
+    names = sorted(set(said), key=lambda name: (-said.count(name), said.index(name)))
+    told = ", ".join(f"{name} ({said.count(name)})" for name in names[:4])
+    return told + (f" and {count(len(names) - 4, 'other')}" if len(names) > 4 else "")
+
+
+def mostly(tiles: Sequence[Tile]) -> str:
+    """Say what pictures are most often taken for that they are not, before; nothing where they are right."""
+    wrong = [tile.before for tile in tiles if tile.before != tile.wanted]
+    return max(wrong, key=wrong.count, default="")
+
+
+def rule(content: ReportContent) -> str:
+    """Say how λ was chosen."""
+    config = content.results["settings"].get("correct", {})
+    split = "validation" if "validation" in content.dataset["sizes"] else "training"
+    if config.get("rule") == "paper":
+        return f"the one with the most {split} pictures read correctly"
+    if config.get("rule") == "regions":
+        return (
+            "the one that reads the most of the pictures it was trained on as their weak spots' labels, of "
+            f"those that lose at most {_points(config['max_loss'] * 100)} on the {split} pictures"
+        )
+    return str(content.results["rule"])
+
+
+def _points(n: float) -> str:
+    return f"{n:g} point" if n == 1 else f"{n:g} points"
+
+
+def _four(found: Interval | Sequence[float | None]) -> tuple[float | None, float | None, float | None, int]:
+    if isinstance(found, Interval):
+        return found.estimate, found.low, found.high, found.n
+    estimate, low, high, n = found
+    return estimate, low, high, int(n or 0)

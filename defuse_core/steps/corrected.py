@@ -1,0 +1,34 @@
+"""What the steps `evaluate` and `report` read of a correct run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from defuse_core.classifier import Classifier
+from defuse_core.records import FailureInstances
+from defuse_core.steps.labels import answers_by_region
+from defuse_core.steps.repair import SETS
+from defuse_core.steps.source import Source
+
+
+class Corrected:
+    """What both steps read of a correct run."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.run = source, source.upstream("correct")
+        tensors, metadata = source.read("correct", "failures")
+        self.verdicts: list[dict[str, Any]] = metadata["verdicts"]
+        self.sets = {
+            name: FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
+            for name in SETS
+        }
+        answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
+        live = {region.region_id for region in source.regions()}  # others were merged or split
+        self.answers = {region_id: shown for region_id, shown in answers.items() if region_id in live}
+
+    def classifier(self, name: str) -> Classifier | None:
+        """`corrected` or `baseline`; None where it was not computed."""
+        if name not in self.run.summary:
+            return None
+        metadata = self.source.read("classifier", "classifier")[1]
+        return self.source.build(self.source.read("correct", name)[0], metadata)

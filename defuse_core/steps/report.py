@@ -1,0 +1,179 @@
+"""Step `report`: the paper's figures, its table, and one HTML page to show to others, with the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from defuse_core.classifier import predict
+from defuse_core.evaluation import Agreement, Scores, score_regions
+from defuse_core.figures import (
+    RegionPicture,
+    TradeOff,
+    draw_agreement,
+    draw_novelty,
+    draw_regions,
+    draw_scores,
+    draw_trade_off,
+    figure_bytes,
+)
+from defuse_core.html_report import render_report
+from defuse_core.labeling import draw_images
+from defuse_core.manifest import make_manifest
+from defuse_core.records import Interval
+from defuse_core.report_content import ReportContent
+from defuse_core.step_configs import ReportConfig
+from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step
+from defuse_core.steps.corrected import Corrected
+from defuse_core.steps.report_pictures import Gallery
+from defuse_core.steps.source import Source
+
+
+class Report(Step):
+    """Figures 1/3, 4, 5, 6 and 7 as PNG and SVG, figure 4 as a table, report.html and manifest.json."""
+
+    name = "report"
+
+    def __init__(self, source: Source, config: ReportConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        done = Corrected(source)
+        corrected = done.classifier("corrected")
+        assert corrected is not None
+        self.before, self.corrected, self.vae = source.classifier(), corrected, source.vae()
+        self.sets, self.verdicts, self.answers = done.sets, done.verdicts, done.answers
+        self.sweep = done.run.summary
+        self.regions = {region.region_id: region for region in source.regions()}
+        self.project = source.workspace.project(source.run.project_id)
+        self.class_names = self.project.class_names
+        self.test = source.dataset.test
+        self.tensors, self.metadata = source.read("evaluate", "evidence")
+        self.scores = [_scores(row) for row in self.metadata["scores"]]
+        evaluation = source.upstream("evaluate")
+        self.results = source.workspace.artifact_path(evaluation.id, "results.json").read_bytes()
+        self.measured_on = datetime.fromtimestamp(evaluation.finished_at or 0.0, UTC).date().isoformat()
+        self.manifest = make_manifest(source.workspace, source.run.id)
+
+    def tasks(self) -> list[str]:
+        """One."""
+        return ["figures"]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Draw every figure, then the page that shows them."""
+        del task
+        yield File("results.json", self.results)
+        yield File("manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
+        yield File("figure4.md", scores_table(self.scores).encode())
+        shown: dict[str, bytes] = {}
+        figures = self._figures()
+        for number, (name, draw) in enumerate(figures.items(), 1):
+            drawn = draw()
+            png, svg = figure_bytes(drawn, "png"), figure_bytes(drawn, "svg")
+            yield File(f"{name}.png", png)
+            yield File(f"{name}.svg", svg)
+            shown[name] = min(svg, png, key=len)
+            yield Progress(number, len(figures) + 1)
+        yield File("report.html", render_report(self.content(shown)).encode())
+        yield Progress(len(figures) + 1, len(figures) + 1)
+
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        scores = self.scores
+        found = Agreement(
+            self.tensors["agreement.share"].numpy(),
+            Interval(*self.metadata["agreement"][0]),
+            self.metadata["agreement"][1],
+        )
+        trade_off = [
+            TradeOff(p["lam"], Interval(*p["test"]), Interval(*p["region"]))
+            for p in self.sweep["corrected"]["points"]
+            if not p.get("repeat")
+        ]
+        distances = {
+            name.removeprefix("novelty."): values.numpy()
+            for name, values in self.tensors.items()
+            if name.startswith("novelty.")
+        }
+        return {
+            "figure1-regions": lambda: draw_regions(self.pictures()),
+            "figure4-accuracy": lambda: draw_scores(scores),
+            "figure5-trade-off": lambda: draw_trade_off(
+                trade_off, before=scores[0], baseline=scores[1] if len(scores) == 3 else None,
+                chosen=self.sweep["corrected"]["chosen"]["lam"],
+            ),
+            "figure6-novelty": lambda: draw_novelty(distances),
+            "figure7-agreement": lambda: draw_agreement(found, n_annotators=len(self.annotators)),
+        }  # fmt: skip
+
+    @property
+    def annotators(self) -> list[str]:
+        """All whose answers count."""
+        return sorted({a.annotator for shown in self.answers.values() for a in shown.annotations})
+
+    def content(self, figures: Mapping[str, bytes]) -> ReportContent:
+        """All that the page is made of, from what the runs left behind."""
+        results: dict[str, Any] = json.loads(self.results)
+        gallery = Gallery(
+            before=self.before, corrected=self.corrected, vae=self.vae, regions=self.regions,
+            answers=self.answers, verdicts=self.verdicts, test=self.test, class_names=self.class_names,
+        )  # fmt: skip
+        tested, held_out = self.sets["test"], self.sets["held_out"]
+        n_tuned = len(tested.region_ids.unique())
+        rows = results.get("by_region") or gallery.score_regions(tested, held_out)
+        nearest = {row["region_id"]: row for row in results.get("nearest", {}).get("regions", ())}
+        fixed, broken = gallery.flips()
+        entries = [gallery.region(row, nearest.get(row["region_id"])) for row in rows[: self.config.n_worst]]
+        return ReportContent(
+            project=self.project.name, dataset=self.project.dataset, measured_on=self.measured_on,
+            results=results, scores=self.scores, sweep=self.sweep["corrected"]["points"],
+            baseline_sweep=self.sweep.get("baseline", {}).get("points", ()), regions=entries,
+            n_tuned=n_tuned, n_held_out=len(held_out.region_ids.unique()), n_draws=len(tested) // n_tuned,
+            n_judged=len(self.verdicts), n_labelled=int(self.metadata["agreement"][0][3]),
+            fixed=fixed, broken=broken, figures=figures,
+            annotators=self.annotators, simulated=gallery.simulated(self.annotators),
+            manifest=self.manifest,
+        )  # fmt: skip
+
+    def pictures(self) -> list[RegionPicture]:
+        """The failure regions of different labels on which annotators agree the most."""
+        labels = {v["region_id"]: v["label"] for v in self.verdicts if v["is_failure"]}
+        agreeing = {v["region_id"]: v["image_labels"].count(v["label"]) for v in self.verdicts}
+        tested = self.sets["test"]
+        was, now = (score_regions(c, tested) for c in (self.before, self.corrected))
+        best = sorted(was, key=lambda i: (-agreeing[i], was[i].estimate))
+        unseen = {labels[i]: i for i in reversed(best)}.values()  # the best of every label
+        order = [i for i in best if i in unseen] + [i for i in best if i not in unseen]
+        return [
+            self._picture(i, labels[i], was[i].estimate, now[i].estimate)
+            for i in order[: self.config.n_regions]
+        ]
+
+    def _picture(self, region_id: int, label: int, was: float, now: float) -> RegionPicture:
+        shown = self.answers[region_id]
+        images: Tensor = draw_images(
+            self.vae, self.regions[region_id], shown.n_samples, tau=shown.tau, seed=shown.seed
+        )
+        names = self.class_names
+        said = [[names[p] for p in predict(c, images)] for c in (self.before, self.corrected)]
+        title = f"region {region_id}: annotators say {names[label]}; accuracy {was:.0%} → {now:.0%}"
+        return RegionPicture(title, images, names[label], *said)
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """Which files there are."""
+        del done, read
+        return Merged({"results": json.loads(self.results)})
+
+
+def scores_table(scores: Sequence[Scores]) -> str:
+    """Figure 4 as a Markdown table with 95 % Wilson intervals."""
+    rows = ["| model | test accuracy | region accuracy |", "|---|---|---|"]
+    rows += [f"| {s.model} | {s.test:.3f} | {s.region:.3f} |" for s in scores]
+    return "\n".join(rows) + "\n"
+
+
+def _scores(row: Mapping[str, Any]) -> Scores:
+    validation = None if row["validation"] is None else Interval(*row["validation"])
+    return Scores(row["model"], Interval(*row["test"]), Interval(*row["region"]), validation)

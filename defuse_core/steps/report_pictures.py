@@ -1,0 +1,123 @@
+"""The pictures of the HTML report, each with what the classifier says of it before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from defuse_core.annotations import SIMULATED_PREFIX
+from defuse_core.classifier import Classifier, predict
+from defuse_core.correction import find_flips
+from defuse_core.data import Split
+from defuse_core.evaluation import score_regions
+from defuse_core.labeling import draw_images
+from defuse_core.records import FailureInstances, Interval, Region
+from defuse_core.report_content import Nearest, RegionEntry, Tile
+from defuse_core.steps.base import interval_json
+from defuse_core.steps.labels import Answers
+from defuse_core.vae import BetaVAE
+
+MAX_DRAWS = 20
+MAX_FLIPS = 24
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What pictures are drawn and read with.
+
+    Attributes
+    ----------
+    before, corrected : Classifier
+    vae : BetaVAE
+    regions : mapping of int to Region
+    answers : mapping of int to Answers
+        What was said of the regions, and of which draws.
+    verdicts : sequence of mapping
+        As the correct run stores them.
+    test : Split
+    class_names : sequence of str
+    """
+
+    before: Classifier
+    corrected: Classifier
+    vae: BetaVAE
+    regions: Mapping[int, Region]
+    answers: Mapping[int, Answers]
+    verdicts: Sequence[Mapping[str, Any]]
+    test: Split
+    class_names: Sequence[str]
+
+    def tiles(self, images: Tensor, wanted: Sequence[int]) -> list[Tile]:
+        """Pictures (n, channels, height, width) uint8, each with the class that it should be read as."""
+        if not len(images):
+            return []
+        said = [predict(model, images).tolist() for model in (self.before, self.corrected)]
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        names = self.class_names
+        return [
+            Tile(image, names[label], names[was], names[now])
+            for image, label, was, now in zip(pixels, wanted, *said, strict=True)
+        ]
+
+    def flips(self) -> tuple[list[Tile], list[Tile]]:
+        """The first test images that were fixed, and that were broken."""
+        found = find_flips(self.before, self.corrected, self.test)
+        fixed, broken = (self._real(index[:MAX_FLIPS]) for index in (found.fixed, found.broken))
+        return fixed, broken
+
+    def _real(self, index: Tensor) -> list[Tile]:
+        return self.tiles(self.test.images[index], self.test.labels[index].tolist())
+
+    def region(self, row: Mapping[str, Any], nearest: Mapping[str, Any] | None) -> RegionEntry:
+        """Show a failure region.
+
+        Parameters
+        ----------
+        row : mapping
+            Of results.json, "by_region".
+        nearest : mapping or None
+            Of results.json, "nearest".
+        """
+        region_id, label = row["region_id"], row["label"]
+        shown = self.answers[region_id]
+        verdict = next(v for v in self.verdicts if v["region_id"] == region_id)
+        n = min(shown.n_samples, MAX_DRAWS)
+        images = draw_images(self.vae, self.regions[region_id], n, tau=shown.tau, seed=shown.seed)
+        names, said = self.class_names, list(verdict["image_labels"])
+        annotators = sorted({a.annotator for a in shown.annotations})
+        return RegionEntry(
+            region_id, row["name"], names[label], shown.tau,
+            Interval(*row["before"]), Interval(*row["after"]),
+            None if row["baseline"] is None else Interval(*row["baseline"]), row["held_out"],
+            tiles=self.tiles(images, [label] * n), votes=[None if v is None else names[v] for v in said[:n]],
+            n_shown=len(said), n_fit=said.count(label), annotators=annotators,
+            simulated=self.simulated(annotators), nearest=None if nearest is None else self._nearest(nearest),
+        )  # fmt: skip
+
+    def _nearest(self, row: Mapping[str, Any]) -> Nearest:
+        tiles = self._real(torch.tensor(row["index"], dtype=torch.int64)[:MAX_DRAWS])
+        return Nearest(tiles, row["same_label"], Interval(*row["before"]), Interval(*row["after"]))
+
+    def score_regions(self, tested: FailureInstances, held_out: FailureInstances) -> list[dict[str, Any]]:
+        """Measure what results.json of an older evaluation lacks, "by_region", but for names and baseline."""
+        rows = []
+        for failures in (tested, held_out):
+            was, now = (score_regions(c, failures) for c in (self.before, self.corrected))
+            labels = dict(zip(failures.region_ids.tolist(), failures.labels.tolist(), strict=True))
+            rows += [
+                {
+                    "region_id": i, "name": None, "label": labels[i], "held_out": failures is held_out,
+                    "before": interval_json(was[i]), "after": interval_json(now[i]), "baseline": None,
+                }
+                for i in was
+            ]  # fmt: skip
+        return sorted(rows, key=lambda row: (row["before"][0], row["region_id"]))
+
+    @staticmethod
+    def simulated(annotators: Sequence[str]) -> bool:
+        """Whether all of them are programs."""
+        return bool(annotators) and all(name.startswith(SIMULATED_PREFIX) for name in annotators)

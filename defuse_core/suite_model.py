@@ -1,0 +1,193 @@
+"""The model that a suite is checked with: any checkpoint that Defuse reads, and no workspace.
+
+What the file does not tell is taken from the suite: how the classifier was fed that the suite was made from,
+and which of several architectures with equal weights it was. What came from where is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from defuse_core.architectures import build_network
+from defuse_core.checkpoint_formats import Weights, load_program, read_weights, sniff_format
+from defuse_core.checkpoints import CheckpointError, load_tensors, load_weights
+from defuse_core.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.detection import Fit, detect
+from defuse_core.local_code import import_network
+from defuse_core.step_configs import NetworkConfig
+from defuse_core.steps.networks import PROGRAMS, choose_fit
+from defuse_core.suite import Feeding, Suite
+
+_STATED = ("mean", "std", "image_size", "channel_order")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to check.
+
+    Attributes
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    architecture : str
+    preprocessing_from : str
+        "the options", "the checkpoint" or "the suite".
+    """
+
+    classifier: Classifier
+    architecture: str
+    preprocessing_from: str
+
+
+def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
+    """Open a checkpoint to check it with a suite.
+
+    Parameters
+    ----------
+    path : Path
+        Weights in any format, or a program where `config.trust_program` is set.
+    suite : Suite
+    config : NetworkConfig
+        What the user states; fields that are not set are found.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, fits no architecture or several, or does not tell the suite's classes apart.
+    """
+    kind = sniff_format(path)
+    told = load_tensors(path)[1] if kind == "safetensors" else {}
+    _check_classes(path, told, suite)
+    base, origin = _feeding(path, told, suite, config)
+    if kind in PROGRAMS:
+        if not config.trust_program:
+            raise CheckpointError(
+                f"{path} is a program ({kind}), which runs on this machine when it is used; if you trust who "
+                "made it, add --trust-program"
+            )
+        architecture, classifier = str(kind), Classifier(load_program(path), base).eval()
+    else:
+        architecture, network, fed = _of_weights(path, told, base, suite, config)
+        classifier = Classifier(network, fed).eval()
+    _check_answers(classifier, path, suite)
+    return Model(classifier, architecture, origin)
+
+
+def _check_classes(path: Path, told: Mapping[str, Any], suite: Suite) -> None:
+    """Refuse a checkpoint of ours that is of other classes; of other files nothing is known."""
+    theirs, ours = told.get("class_names"), list(suite.manifest.class_names)
+    if isinstance(theirs, list) and [str(name)[:200] for name in theirs] != ours:
+        raise CheckpointError(
+            f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), the suite has {len(ours)} "
+            f"({_some(ours)}); check the model that was made for the suite's data"
+        )
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(str(name)[:40] for name in names[:4]) + (", …" if len(names) > 4 else "")
+
+
+def _feeding(
+    path: Path, told: Mapping[str, Any], suite: Suite, config: NetworkConfig
+) -> tuple[Preprocessing, str]:
+    """How the model is fed, and who says so: options come before the file, that before the suite."""
+    base, origin = suite.manifest.preprocessing, "the suite"
+    if "preprocessing" in told:
+        try:
+            base, origin = Feeding.model_validate(told["preprocessing"]), "the checkpoint"
+        except ValidationError:
+            raise CheckpointError(
+                f"{path} states a preprocessing that is none; state it: --mean, --std, --image-size"
+            ) from None
+    stated = {name: getattr(config, name) for name in _STATED if name in config.model_fields_set}
+    fed = base.preprocessing()
+    if not stated:
+        return fed, origin
+    channels = len(stated.get("mean") or stated.get("std") or fed.mean)
+    return replace(_of_channels(fed, channels), **stated), "the options"
+
+
+def _of_channels(fed: Preprocessing, channels: int) -> Preprocessing:
+    """The same for a network of so many channels: their mean for each where the numbers differ."""
+    if len(fed.mean) == channels:
+        return fed
+    mean, std = ((sum(values) / len(values),) * channels for values in (fed.mean, fed.std))
+    return replace(fed, mean=mean, std=std, channel_order=fed.channel_order if channels == 3 else "rgb")
+
+
+def _of_weights(
+    path: Path, told: Mapping[str, Any], fed: Preprocessing, suite: Suite, config: NetworkConfig
+) -> tuple[str, nn.Module, Preprocessing]:
+    weights, n_classes = read_weights(path), len(suite.manifest.class_names)
+    name = config.architecture or (str(told["architecture"]) if "architecture" in told else None)
+    if name in PROGRAMS:
+        raise CheckpointError(
+            f"{path} holds the weights of a program alone; load them into it as their card says, save it, "
+            "and check that file with --trust-program"
+        )
+    if config.code_path is not None or (name and ":" in name):
+        if config.code_path is None:
+            raise CheckpointError(f"{path} is of {name}, a class of your own; name its folder: --code-path")
+        network = import_network(name or "", config.code_path, n_classes=n_classes, channels=len(fed.mean))
+        load_weights(network, _under_own_names(network, weights), source=path)
+        return name or "", network, fed
+    fits = detect(weights, n_classes=n_classes, image_shape=suite.manifest.image_shape)
+    fit = _choose(fits, name, path, suite)
+    tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
+    network = build_network(fit.architecture, n_classes=n_classes, channels=fit.channels, like=tensors)
+    load_weights(network, tensors, source=path)
+    fed = _of_channels(fed, fit.channels)
+    return fit.architecture, network, replace(fed, image_size=fed.image_size or fit.image_size)
+
+
+def _choose(fits: list[Fit], name: str | None, path: Path, suite: Suite) -> Fit:
+    """The architecture named; else the one that fits, and of several the one that the suite was made from."""
+    n_classes = len(suite.manifest.class_names)
+    if fits and fits[0].wrong_classes:
+        raise CheckpointError(
+            f"{path} tells {fits[0].n_classes} classes apart, the suite has {n_classes}; check the model "
+            "that was made for the suite's data"
+        )
+    exact = [fit.architecture for fit in fits if fit.exact]
+    if name is None and len(exact) > 1 and suite.manifest.architecture in exact:
+        name = suite.manifest.architecture
+    try:
+        return choose_fit(fits, name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _under_own_names(network: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    """The weights with as much of their common prefix as the network's own names have."""
+    own, parts = network.state_dict().keys(), weights.prefix.split(".")[:-1]
+    for n in range(len(parts), -1, -1):
+        kept = "".join(f"{part}." for part in parts[n:])
+        if {kept + key for key in weights.tensors} <= own:
+            return {kept + key: tensor for key, tensor in weights.tensors.items()}
+    return weights.tensors
+
+
+def _check_answers(classifier: Classifier, path: Path, suite: Suite) -> None:
+    """Classify one image: does the model take it, and tell as many classes apart?"""
+    n_classes = len(suite.manifest.class_names)
+    try:
+        logits = predict_logits(classifier, suite.instances.images[:1])
+    except CheckpointError:
+        raise
+    except Exception as error:  # a program of a stranger may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[-1][:200]
+        raise CheckpointError(
+            f"{path} does not take the suite's images of {suite.manifest.image_shape} ({reason}); state how "
+            "it is fed: --mean, --std, --image-size"
+        ) from error
+    if logits.shape != (1, n_classes):
+        raise CheckpointError(
+            f"{path} tells {logits.shape[-1]} classes apart, the suite has {n_classes}; check the model that "
+            "was made for the suite's data"
+        )

@@ -1,0 +1,785 @@
+"""A project goes out as one file and comes in again, the same; whatever was done to the file, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.archive import data_note, export_project, import_project, missing_data, restoring
+from defuse_core.data import DataError, ImageDataset
+from defuse_core.database import WorkspaceError
+from defuse_core.jobs import launcher
+from defuse_core.jobs.engine import Ended
+from defuse_core.jobs.runner import Recorder
+from defuse_core.region_edits import Gaussian, RegionEdit
+from defuse_core.runs import Resources, Run
+from defuse_core.steps import load_step
+from defuse_core.workspace import Workspace
+from tests.in_process import add_run, begin, done_here, store_run
+from tests.workspaces import SEARCH, Place, copy_place, save_npz
+
+TABLES = ("blobs", "runs", "tasks", "events", "artifacts", "annotations")
+Members = dict[str, bytes]
+
+
+# What there is to take along
+
+
+def small(home: Path) -> Place:
+    """A project that nothing was computed for, with a row of every kind; made within milliseconds."""
+    workspace = Workspace(home)
+    other = Place(workspace, workspace.create_project("other", dataset=dataset("digits")))
+    label(other, store_run(other, "inspect", {}))  # numbers of the archive are not those of the workspace
+    upload = workspace.store_upload("shapes.npz", [b"not a data set, but nobody looks"])
+    source = f"blob:{upload.sha256}"
+    place = Place(workspace, workspace.create_project("small", dataset=dataset(source), upload=upload))
+    for step in ("classifier", "vae", "identify"):
+        keep(place, store_run(place, step, {"accuracy": float("nan"), "mistakes": {}}), "weights.safetensors")
+    regions = store_run(place, "distill", {"regions": [{"region_id": 0}, {"region_id": 1}]})
+    label(place, regions)
+    label(other, regions)
+    correct = add_run(place, "correct", {"last_annotation": workspace.annotations.last_id(regions.id)})
+    begin(place, correct)
+    workspace.runs.fix_labels(correct.id, workspace.annotations.last_id(regions.id))
+    for name in ("corrected.safetensors", "baseline/lam=1e-05/repeat=2.said.safetensors"):
+        keep(place, correct, name)
+    settings = {"correct": {"last_annotation": workspace.annotations.last_id(regions.id)}}
+    workspace.runs.finish(correct.id, "done", summary={"settings": settings})
+    second = {"weights": f"corrected:{correct.id}"}
+    store_run(place, "classifier", {"settings": {"classifier": second}}, second)
+    failed = add_run(place, "evaluate")
+    begin(place, failed)
+    told = (
+        f"correct (run {correct.id}) is failed; resume it, then resume this run: defuse resume {correct.id}"
+    )
+    workspace.runs.finish(failed.id, "failed", error=told)
+    edit(place, regions)
+    return place
+
+
+def dataset(source: str) -> dict[str, Any]:
+    return {
+        "source": source, "image_size": None, "fingerprint": "ab" * 32, "class_names": ["row", "column"],
+        "image_shape": [1, 8, 8], "sizes": {"train": 10, "test": 2},
+    }  # fmt: skip
+
+
+def keep(place: Place, run: Run, name: str) -> None:
+    content = f"{name} of run {run.step}".encode() * 100
+    place.workspace.runs.name_artifact(run.id, place.workspace.store_artifact(run.id, name, content))
+    place.workspace.runs.plan_tasks(run.id, [name.removesuffix(".safetensors")])
+    place.workspace.runs.add_point(run.id, "task", name, {"loss": 0.25, "bad": float("inf")})
+    (place.workspace.run_folder(run.id) / "log.txt").write_text("epoch 1\n")
+
+
+def label(place: Place, regions: Run) -> None:
+    store = place.workspace.annotations
+    answer = LabelEvent(0, "Ada", 1, 0, 0.5, 3, 10, seconds=1.5)
+    store.append(regions.id, [answer, replace(answer, sample_id=1, key="b"), replace(answer, label=None)])
+    store.undo(regions.id, "Ada")
+
+
+def edit(place: Place, regions: Run) -> None:
+    store = place.workspace.annotations
+    made = Gaussian(7, 0.1, (0.0, 0.1), ((1.0, 0.0), (0.0, 1e-9)))
+    store.edit(regions.id, RegionEdit("merge", (0, 1), (made,), by="Ada"))
+    store.edit(regions.id, RegionEdit("rename", (7,), name="Ø \u2028 blurry", by="Ada"))
+    store.undo_edit(regions.id)
+    store.edit(regions.id, RegionEdit("tau", (7,), tau=0.7, by="Bob"))
+
+
+def exported(place: Place, path: Path) -> Path:
+    export_project(place.workspace, place.project.id, path)
+    return path
+
+
+def imported(home: Path, path: Path, **options: Any) -> Place:
+    workspace = Workspace(home)
+    return Place(workspace, import_project(workspace, path, **options))
+
+
+def runs_of(place: Place) -> list[Run]:
+    return place.workspace.runs.of_project(place.project.id)
+
+
+def numbered(place: Place) -> dict[str, Any]:
+    """All that can be read of a project, with its numbers as positions."""
+    store, runs = place.workspace, runs_of(place)
+    position = {run.id: n for n, run in enumerate(runs)}
+    events = [event for run in runs for event in store.annotations.events(run.id)]
+    events_at = {event.id: n for n, event in enumerate(sorted(events, key=lambda event: event.id))}
+    edits = [
+        replace(made, id=0, undone_by=bool(made.undone_by))
+        for r in runs
+        for made in store.annotations.edits(r.id)
+    ]
+    return {
+        "dataset": place.project.dataset,
+        "blobs": store.blobs(place.project.id),
+        "runs": [(r.step, r.seed, r.resources, r.status, repr(r.record.get("versions"))) for r in runs],
+        "times": [(r.created_at, r.started_at, r.finished_at, r.seconds) for r in runs],
+        "upstream": [[position[i] for i in r.upstream] for r in runs],
+        "stale": [r.stale for r in runs],
+        "tasks": [store.runs.tasks(r.id) for r in runs],
+        "points": [repr([replace(e, id=0) for e in store.runs.events(r.id)]) for r in runs],
+        "artifacts": [store.runs.artifacts(r.id) for r in runs],
+        "bytes": [
+            [store.artifact_path(r.id, name).read_bytes() for name in store.runs.artifacts(r.id)]
+            for r in runs
+        ],
+        "logs": [log.read_text() for r in runs if (log := store.run_folder(r.id) / "log.txt").is_file()],
+        "labels": [
+            replace(e, id=events_at[e.id], undoes=None if e.undoes is None else events_at[e.undoes])
+            for e in events
+        ],
+        "edits": edits,
+    }
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def everything(workspace: Workspace) -> tuple[dict[str, list[tuple[Any, ...]]], set[str]]:
+    """All rows, and all files that a row names."""
+    with closing(sqlite3.connect(workspace.home / "defuse.sqlite")) as connection:
+        tables = ("projects", "run_inputs", *TABLES)
+        rows = {t: sorted(map(repr, connection.execute(f"SELECT * FROM {t}"))) for t in tables}
+    return rows, {str(path) for path in (workspace.home / "runs").rglob("*") if path.is_file()}  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The small project; read only."""
+    return small(tmp_path_factory.mktemp("archive") / "home")
+
+
+@pytest.fixture(scope="module")
+def archive(source: Place) -> Path:
+    """It as a file."""
+    return exported(source, source.workspace.home.parent / "small.defuse.zip")
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace that bad archives are imported into."""
+    return small(tmp_path_factory.mktemp("victim") / "home").workspace
+
+
+# Out and in
+
+
+def test_a_project_is_the_same_again(source: Place, archive: Path, tmp_path: Path) -> None:
+    here = imported(source.workspace.home, archive, name="again")
+    there = imported(tmp_path / "home", archive)
+    assert here.project.name == "again"
+    assert there.project.name == "small"
+    assert numbered(here) == numbered(there) == numbered(source)
+    assert [run.id for run in runs_of(there)] == list(range(1, 8))
+    assert {run.status for run in runs_of(there)} == {"done", "failed"}
+    stale = ["identify", "distill", "correct", "evaluate"]  # a newer classifier; and labels since
+    assert [run.step for run in runs_of(there) if run.stale] == stale
+    for place in (here, there):
+        place.workspace.collect_garbage(min_age=0)
+        assert numbered(place) == numbered(source)
+    source.workspace.delete_project(here.project.id)
+
+
+def test_numbers_in_configs_records_and_errors_are_the_new_ones(archive: Path, tmp_path: Path) -> None:
+    other = Workspace(tmp_path / "home")
+    place = Place(other, other.create_project("more", dataset=dataset("digits")))
+    label(place, store_run(place, "inspect", {}))
+    there = imported(tmp_path / "home", archive)
+    of_step = {run.step: run for run in runs_of(there)}
+    correct, second, failed = of_step["correct"], of_step["classifier"], of_step["evaluate"]
+    seen = [
+        e
+        for e in there.workspace.annotations.events(of_step["distill"].id)
+        if e.id <= correct.last_annotation
+    ]
+    assert len(seen) == 8 - 1  # the edits and what was answered since are later
+    assert correct.config["last_annotation"] == correct.last_annotation
+    assert correct.summary["settings"]["correct"]["last_annotation"] == correct.last_annotation
+    assert second.config["weights"] == f"corrected:{correct.id}"
+    assert second.summary["settings"]["classifier"]["weights"] == f"corrected:{correct.id}"
+    assert failed.error is not None
+    assert failed.error.count(f" {correct.id}") == 2
+    for run in runs_of(there):
+        told = json.loads((there.workspace.run_folder(run.id) / "config.json").read_text())
+        assert told == {
+            "step": run.step,
+            "seed": run.seed,
+            "config": run.config,
+            "upstream": list(run.upstream),
+        }
+
+
+def test_a_config_of_before_a_field_was_added_stays_so(archive: Path, tmp_path: Path) -> None:
+    members = unpacked(archive)
+    change_row(members, "runs", 1, {"config": {"depth": 2}})
+    there = imported(tmp_path / "home", packed(members, tmp_path / "old.zip"))
+    assert runs_of(there)[1].config == {"depth": 2}
+
+
+def test_labels_go_on_where_they_were(archive: Path, tmp_path: Path) -> None:
+    there = imported(tmp_path / "home", archive)
+    (regions,) = there.workspace.runs.of_project(there.project.id, "distill")
+    store = there.workspace.annotations
+    before = store.counting(regions.id)
+    taken_back = store.undo(regions.id, "Ada")
+    assert taken_back is not None
+    assert [e.id for e in before if e != taken_back] == [e.id for e in store.counting(regions.id)]
+    again = store.append(regions.id, [replace(before[0], key="b")])
+    assert again == [e.id for e in store.events(regions.id) if e.key == "b"]
+    edits = [made for made in store.edits(regions.id) if not made.undone]
+    assert [made.kind for made in edits] == ["merge", "tau"]
+    undone = store.undo_edit(regions.id)
+    assert undone is not None
+    assert undone.kind == "merge"
+
+
+def test_equal_projects_give_equal_files(source: Place, archive: Path, tmp_path: Path) -> None:
+    assert exported(source, tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+    there = imported(tmp_path / "home", archive)
+    assert exported(there, tmp_path / "third.zip").read_bytes() == archive.read_bytes()
+
+
+def test_real_runs_go_on_after_the_import(place: Place, tmp_path: Path) -> None:
+    stopped = interrupt(place)
+    path = exported(place, tmp_path / "shapes.zip")
+    there = imported(tmp_path / "there", path)
+    assert numbered(there) | {"times": 0} == numbered(place) | {"times": 0}
+    assert runs_of(there)[-1].finished_at == 1  # its last heartbeat, as the next look here would settle it
+    assert [run.status for run in runs_of(there)] == ["done"] * 4 + ["interrupted"]
+    there.check_integrity()
+    for which in (place, there):
+        done_here(which, "draw", {"n_draws": 2, "taus": [0.5]})
+    ours, theirs = ({**which.tensors(runs_of(which)[-1])} for which in (place, there))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name]["images"], theirs[name]["images"]) for name in ours)
+    run = next(run for run in runs_of(there) if run.status == "interrupted")
+    n_done = sum(task.status == "done" for task in there.workspace.runs.tasks(run.id))
+    assert n_done == 2
+    resumed = there.wait(launcher.resume(there.workspace, run.id))
+    assert resumed.status == "done", there.log(resumed)
+    first = next(r for r in runs_of(there) if r.step == "identify")
+    found, wanted = (there.tensors(r)["mistakes.safetensors"] for r in (resumed, first))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert place.get(stopped).status == "interrupted"
+
+
+def interrupt(place: Place) -> Run:
+    """A search of which two shards are done and whose process is gone, though its row says running."""
+    run = add_run(place, "identify", SEARCH)
+    begin(place, run)
+    step, recorder = load_step(place.workspace, run.id), Recorder(place.workspace, run.id)
+    for task in place.workspace.runs.plan_tasks(run.id, step.tasks())[:2]:
+        for item in step.run(task.name):
+            recorder.store(task.name, item)
+        recorder.store(task.name, Ended("done"))
+    (place.workspace.run_folder(run.id) / "work").mkdir()
+    (place.workspace.run_folder(run.id) / "work" / "training.safetensors").write_bytes(b"half a training")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as connection, connection:
+        connection.execute("UPDATE runs SET pid = ?, heartbeat_at = 1 WHERE id = ?", (gone.pid, run.id))
+    assert place.get(run).status == "interrupted"
+    return run
+
+
+def test_a_cluster_of_another_machine_is_not_called(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    far = Resources(engine="ray", address="203.0.113.5:6379", cpus=2.0)
+    run = place.workspace.runs.add(place.project.id, "vae", {}, seed=0, resources=far)
+    begin(place, run)
+    place.workspace.runs.finish(run.id, "interrupted")
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    assert runs_of(there)[-1].resources == Resources(cpus=2.0)
+
+
+def test_nothing_is_exported_while_a_run_is_live(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    run = add_run(place, "vae")
+    path = tmp_path / "a.zip"
+    path.write_text("what was there")
+    with pytest.raises(WorkspaceError, match=rf"run {run.id} \(vae\) is live; .*defuse cancel {run.id}"):
+        exported(place, path)
+    assert path.read_text() == "what was there"
+    assert names_in(tmp_path) == ["a.zip", "home"]
+    place.workspace.runs.finish(run.id, "cancelled")
+    exported(place, path)
+    assert zipfile.is_zipfile(path)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_nothing_is_exported_that_is_not_whole(tmp_path: Path, gone: bool) -> None:
+    place = small(tmp_path / "home")
+    path = place.workspace.run_folder(runs_of(place)[0].id) / "weights.safetensors"
+    if gone:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"run", b"ruin"))
+    with pytest.raises(
+        WorkspaceError, match=r"weights\.safetensors " + ("is gone" if gone else "was changed")
+    ):
+        exported(place, tmp_path / "a.zip")
+    assert names_in(tmp_path) == ["home"]
+
+
+def test_a_place_that_cannot_be_written_is_told(source: Place, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="is a folder"):
+        exported(source, tmp_path)
+    with pytest.raises(WorkspaceError, match="there is no folder"):
+        exported(source, tmp_path / "none" / "a.zip")
+
+
+def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    size = 48 * 2**20
+    place.workspace.add_blob(place.project.id, "big.pt", (os.urandom(2**20) for _ in range(size // 2**20)))
+    run = runs_of(place)[0]
+    keep(place, run, "zeros.safetensors")
+    zeros = place.workspace.store_artifact(run.id, "zeros.safetensors", bytes(size))
+    place.workspace.runs.name_artifact(run.id, zeros)
+    tracemalloc.start()
+    try:
+        path = exported(place, tmp_path / "a.zip")
+        assert path.stat().st_size < 1.1 * size  # zeros are packed
+        there = imported(tmp_path / "there", path)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    there.workspace.verify(runs_of(there)[0].id)
+
+
+# Data sets that stay behind
+
+
+def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset, tmp_path: Path) -> None:
+    place = copy_place(template, tmp_path / "home")
+    note = data_note(place.project.dataset)
+    assert note is not None
+    assert str(template.parent / "shapes.npz") in note
+    path = exported(place, tmp_path / "a.zip")
+    save_npz(shapes, tmp_path / "wrong.npz")
+    with pytest.raises(DataError, match="is not the data set of the project"):
+        imported(tmp_path / "there", path, data=str(tmp_path / "wrong.npz"))
+    shutil.copy(template.parent / "shapes.npz", tmp_path / "moved.npz")
+    there = imported(tmp_path / "there", path, data=str(tmp_path / "moved.npz"))
+    assert there.project.dataset == place.project.dataset | {"source": str(tmp_path / "moved.npz")}
+    assert missing_data(there.project.dataset) is None
+    (tmp_path / "moved.npz").unlink()
+    told = missing_data(there.project.dataset)
+    assert told is not None
+    assert "--data" in told
+
+
+def test_a_data_set_within_needs_none(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="leave --data out"):
+        imported(tmp_path / "home", archive, data="x.npz")
+    assert data_note(dataset("digits")) is missing_data(dataset("digits")) is None
+    assert missing_data(dataset(f"torchvision:MNIST:{tmp_path}")) is None
+    assert "download" in str(missing_data(dataset(f"torchvision:MNIST:{tmp_path}/none")))
+
+
+# All or nothing
+
+
+def test_a_name_that_is_taken_is_told(source: Place, archive: Path, tmp_path: Path) -> None:
+    before = everything(source.workspace)
+    with pytest.raises(WorkspaceError, match=r"'small' already; give another name: --name"):
+        import_project(source.workspace, archive)
+    with pytest.raises(WorkspaceError, match="1 to 80 printable"):
+        import_project(source.workspace, archive, name="a\nb")
+    members = unpacked(archive)
+    project(name="a\u202eb")(members)
+    with pytest.raises(WorkspaceError, match="1 to 80 printable"):
+        import_project(source.workspace, packed(members, tmp_path / "odd.zip"))
+    assert everything(source.workspace) == before
+
+
+@pytest.mark.parametrize("table", ["blobs", "runs", "annotations"])
+def test_an_import_that_fails_leaves_all_as_it_was(
+    victim: Workspace, archive: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    before = everything(victim)
+    insert = restoring._insert
+
+    def fails(connection: sqlite3.Connection, into: str, values: dict[str, Any]) -> None:
+        insert(connection, into, values)
+        if into == table:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(restoring, "_insert", fails)
+    with pytest.raises(KeyboardInterrupt):
+        import_project(victim, archive, name="killed")
+    assert everything(victim) == before
+
+
+def test_what_a_killed_import_leaves_is_garbage(
+    source: Place, archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = small(tmp_path / "home")
+    before = everything(place.workspace)
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring._Restore, "take_back", lambda _: None)
+        patch.setattr(restoring._Restore, "store_rows", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_project(place.workspace, archive, name="killed")
+    assert everything(place.workspace)[0] == before[0]
+    assert len(everything(place.workspace)[1]) > len(before[1])
+    new = add_run(place, "vae")  # its number is not one of those
+    assert not place.workspace.run_folder(new.id).exists()
+    begin(place, new)
+    place.workspace.runs.finish(new.id, "cancelled")
+    place.workspace.collect_garbage(min_age=0)
+    assert everything(place.workspace)[1] == before[1]
+    there = Place(place.workspace, import_project(place.workspace, archive, name="again"))
+    assert numbered(there) == numbered(source)
+
+
+def test_an_import_notices_that_its_files_were_collected(
+    victim: Workspace, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(victim)
+    store = restoring._Restore.store_rows
+
+    def collected(self: Any, *given: Any) -> None:
+        victim.collect_garbage(min_age=0)
+        store(self, *given)
+
+    monkeypatch.setattr(restoring._Restore, "store_rows", collected)
+    with pytest.raises(WorkspaceError, match="was removed during the import"):
+        import_project(victim, archive, name="collected")
+    assert everything(victim) == before
+
+
+# Archives that somebody has changed
+
+
+def unpacked(path: Path) -> Members:
+    with zipfile.ZipFile(path) as zipped:
+        return {name: zipped.read(name) for name in zipped.namelist()}
+
+
+def packed(members: Members, path: Path, *, sign: bool = True) -> Path:
+    """Write an archive; the manifest states the members as they are, as who tampers would."""
+    if sign:
+        manifest = json.loads(members["manifest.json"])
+        manifest["members"] = {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in members.items()
+            if name != "manifest.json"
+        }
+        members = members | {"manifest.json": json.dumps(manifest).encode()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in members.items():
+            zipped.writestr(name, content)
+    return path
+
+
+def change_row(members: Members, table: str, line: int, changes: dict[str, Any]) -> None:
+    name = f"rows/{table}.jsonl"
+    rows = [json.loads(row) for row in members[name].splitlines()]
+    rows[line] = rows[line] | changes
+    members[name] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def change_manifest(members: Members, **changes: Any) -> None:
+    members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | changes).encode()
+
+
+def row(table: str, line: int, **changes: Any) -> Callable[[Members], None]:
+    return lambda members: change_row(members, table, line, changes)
+
+
+def renamed_artifact(name: str) -> Callable[[Members], None]:
+    """The first artifact goes by this name, in its row and in the archive."""
+
+    def change(members: Members) -> None:
+        members[f"runs/1/{name}"] = members.pop("runs/1/weights.safetensors")
+        change_row(members, "artifacts", 0, {"name": name})
+
+    return change
+
+
+def add(name: str) -> Callable[[Members], None]:
+    return lambda members: members.update({name: b"x"})
+
+
+def project(**changes: Any) -> Callable[[Members], None]:
+    def change(members: Members) -> None:
+        about = json.loads(members["manifest.json"])["project"]
+        about["dataset"] |= changes.pop("dataset", {})
+        change_manifest(members, project=about | changes)
+
+    return change
+
+
+def double(members: Members, name: str) -> None:
+    members[name] *= 2
+
+
+EDIT = {"kind": "merge", "regions": [0], "into": [], "mistakes": [], "name": "", "tau": None}
+
+TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
+    "a path upwards": (renamed_artifact("../../../evil.json"), "name: String should match pattern"),
+    "an absolute path": (renamed_artifact("/etc/evil.json"), "name: String should match pattern"),
+    "upwards within": (renamed_artifact("a/../../2/weights.safetensors"), "name: String should match"),
+    "a hidden file": (renamed_artifact(".evil.json"), "name: String should match pattern"),
+    "a backslash": (renamed_artifact("a\\b.json"), "is not what the manifest says"),
+    "a module": (renamed_artifact("evil.py"), "name: String should match pattern"),
+    "a config": (renamed_artifact("config.json"), "is no name for an artifact"),
+    "a training that goes on": (renamed_artifact("work/training.safetensors"), "is no name for an artifact"),
+    "a file that no row names": (add("runs/1/more.json"), "no row names runs/1/more.json"),
+    "a file beside": (add("evil.json"), "'evil.json' is not what the manifest says"),
+    "a log of no run": (add("runs/99/log.txt"), "no row names runs/99/log.txt"),
+    "a path upwards in the zip": (add("runs/../../evil"), "is not what the manifest says"),
+    "an artifact that is missing": (lambda m: m.pop("runs/1/weights.safetensors"), "is missing, named twice"),
+    "an upload that is missing": (row("blobs", 0, sha256="0" * 64), "is missing, named twice"),
+    "a table that is missing": (lambda m: m.pop("rows/events.jsonl"), "'rows/events.jsonl' is missing"),
+    "an artifact twice": (lambda m: double(m, "rows/artifacts.jsonl"), "is missing, named twice"),
+    "another size": (row("artifacts", 0, size=1), "not what its row says"),
+    "another content": (lambda m: m.update({"runs/1/weights.safetensors": b"x"}), "not what its row says"),
+    "an unknown field": (row("runs", 0, pid=1), "pid: Extra inputs are not permitted"),
+    "a live run": (row("runs", 0, status="running"), "status: Input should be 'done'"),
+    "an unknown step": (row("runs", 0, step="evil"), "run 1: step must be one of"),
+    "a config that is refused": (row("runs", 1, config={"latent_dim": 0}), "run 2: vae: latent_dim"),
+    "a run that stands on itself": (row("runs", 2, inputs=[3]), r"run 3 cannot stand on \[3\]"),
+    "a run that stands on one twice": (row("runs", 2, inputs=[1, 1]), "run 3 cannot stand on"),
+    "labels of the future": (row("runs", 4, last_annotation=99), "run 5 took in labels that are not there"),
+    "a summary that is a list": (row("runs", 0, record={"summary": []}), "the summary in the record"),
+    "a task of no run": (row("tasks", 0, run=99), "there is no run 99"),
+    "a label of no run": (row("annotations", 0, run=99), "there is no run 99"),
+    "an undo of what comes": (row("annotations", 0, undoes=1), "undoes what comes after it"),
+    "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
+    "a key twice": (row("annotations", 0, key="b"), "contradict each other"),
+    "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
+    "an edit that makes nothing": (row("annotations", 0, edit=EDIT), "merge names 1 regions and makes 0"),
+    "an edit without a number": (
+        row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": float("nan")}), "edit.tau: Input should be",
+    ),
+    "a number that is none": (row("events", 0, at=float("inf")), "at: Input should be a finite number"),
+    "a number too large": (row("runs", 0, seed=2**63), "seed: Input should be less"),
+    "a line cut off": (lambda m: m.update({"rows/tasks.jsonl": m["rows/tasks.jsonl"][:-1]}), "within a line"),
+    "no JSON": (lambda m: m.update({"rows/tasks.jsonl": b"[" * 10**5 + b"\n"}), "Invalid JSON"),
+    "a data set elsewhere": (project(dataset={"source": "blob:" + "1" * 64}), "not among the uploads"),
+    "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
+    "a newer format": (lambda m: change_manifest(m, version=2, new=1), "newer Defuse .format 2.*upgrade"),
+    "another format": (lambda m: change_manifest(m, format="zip"), "no project that Defuse exported"),
+    "more in the manifest": (lambda m: change_manifest(m, more=1), "more: Extra inputs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_tampered_with_is_refused(
+    victim: Workspace, archive: Path, tmp_path: Path, what: str
+) -> None:
+    tamper, told = TAMPERED[what]
+    members, before = unpacked(archive), everything(victim)
+    tamper(members)
+    path = packed(members, tmp_path / "bad.zip")
+    with pytest.raises(WorkspaceError, match=told):
+        import_project(victim, path, name="bad")
+    assert everything(victim) == before
+    assert names_in(tmp_path) == ["bad.zip"]
+    assert not (victim.home.parent / "evil.json").exists()
+
+
+def test_content_that_does_not_match_its_checksum_is_refused(
+    victim: Workspace, archive: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "rows/annotations.jsonl": (b'"Ada"', b'"Eve"'),
+        "runs/1/weights.safetensors": (b"run", b"ruN"),
+        "runs/1/log.txt": (b"epoch 1", b"epoch 2"),
+    }
+    for name, change in changes.items():
+        members, before = unpacked(archive), everything(victim)
+        members[name] = members[name].replace(*change, 1)
+        with pytest.raises(WorkspaceError, match=f"{name} is not as its checksum says"):
+            import_project(victim, packed(members, tmp_path / "bad.zip", sign=False), name="bad")
+        assert everything(victim) == before
+
+
+def test_programs_need_trust(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    program = io.BytesIO()
+    with zipfile.ZipFile(program, "w") as zipped:
+        zipped.writestr("net/data.pkl", b"")
+        zipped.writestr("net/constants.pkl", b"")
+    place.workspace.add_blob(place.project.id, "net.pt", [program.getvalue()])
+    path = exported(place, tmp_path / "a.zip")
+    with pytest.raises(WorkspaceError, match=r"'net\.pt' is a TorchScript .* --trust-programs"):
+        imported(tmp_path / "there", path)
+    assert Workspace(tmp_path / "there").projects() == []
+    assert len(imported(tmp_path / "there", path, trust_programs=True).workspace.blobs(1)) == 2
+
+
+def test_bombs_are_refused_before_they_go_off(victim: Workspace, archive: Path, tmp_path: Path) -> None:
+    members, before = unpacked(archive), everything(victim)
+    members["runs/1/log.txt"] = bytes(80 * 2**20)
+    with pytest.raises(WorkspaceError, match="would unpack to"):
+        import_project(victim, packed(members, tmp_path / "bomb.zip"), name="bomb")
+    lying = unpacked(archive) | {"runs/1/log.txt": bytes(2**20)}
+    path = packed(lying, tmp_path / "liar.zip")
+    manifest = json.loads(unpacked(path)["manifest.json"])
+    manifest["members"]["runs/1/log.txt"]["size"] = 5
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in (lying | {"manifest.json": json.dumps(manifest).encode()}).items():
+            zipped.writestr(name, content)
+        zipped.getinfo("runs/1/log.txt").file_size = 5
+    with pytest.raises(WorkspaceError, match=r"is damaged|is not as its checksum says"):
+        import_project(victim, path, name="liar")
+    wide = tmp_path / "wide.zip"
+    with zipfile.ZipFile(wide, "w") as zipped:
+        for number in range(60_000):
+            info = zipfile.ZipInfo(f"{number:0250d}")
+            info.header_offset = info.CRC = 0
+            zipped.filelist.append(info)
+        zipped._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(WorkspaceError, match="its directory has"):
+        import_project(victim, wide, name="wide")
+    assert everything(victim) == before
+
+
+def test_a_full_disk_is_told_before(
+    victim: Workspace, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(victim.home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(WorkspaceError, match="1 MB are free"):
+        import_project(victim, archive, name="full")
+
+
+@pytest.mark.parametrize(
+    "mode", [0o120777, 0o040755, 0o010644], ids=["symbolic link", "folder", "named pipe"]
+)
+def test_only_plain_files_are_taken(victim: Workspace, archive: Path, tmp_path: Path, mode: int) -> None:
+    path = packed(unpacked(archive), tmp_path / "bad.zip")
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.getinfo("runs/1/weights.safetensors").external_attr = mode << 16
+        zipped._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(WorkspaceError, match="is no plain file"):
+        import_project(victim, path, name="bad")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x05\x06" + bytes(18), b"\x89PNG" * 100], ids=["empty", "zip", "png"]
+)
+def test_other_files_are_refused(victim: Workspace, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(WorkspaceError, match="no project that Defuse exported"):
+        import_project(victim, tmp_path / "a.zip")
+    with pytest.raises(WorkspaceError, match="is no file"):
+        import_project(victim, tmp_path / "none.zip")
+
+
+def imports_or_refuses(workspace: Workspace, path: Path) -> None:
+    """The file is refused in words and nothing is changed, or it makes a project that can be read."""
+    before = everything(workspace)
+    try:
+        made = import_project(workspace, path, name="fuzzed")
+    except WorkspaceError:
+        assert everything(workspace) == before
+        return
+    place = Place(workspace, made)
+    for run in runs_of(place):
+        workspace.verify(run.id)
+        workspace.annotations.counting(run.id)
+        workspace.annotations.edits(run.id)
+        assert not run.live
+    export_project(workspace, made.id, path)
+    workspace.delete_project(made.id)
+
+
+quickly = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@quickly
+@given(data=st.data())
+def test_damage_anywhere_is_refused_or_harmless(
+    victim: Workspace, archive: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    content = bytearray(archive.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.just(len(content)) | st.integers(0, len(content)))
+    (tmp_path / "bad.zip").write_bytes(content[:end])
+    imports_or_refuses(victim, tmp_path / "bad.zip")
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["done", "corrected:1", "digits", "classifier", "work/a.json", "a/b.json"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@quickly
+@given(data=st.data())
+def test_any_value_in_any_row_is_refused_or_harmless(
+    victim: Workspace, archive: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    members = unpacked(archive)
+    table = data.draw(st.sampled_from(TABLES))
+    rows = [json.loads(line) for line in members[f"rows/{table}.jsonl"].splitlines()]
+    line = data.draw(st.integers(0, len(rows) - 1))
+    change_row(members, table, line, {data.draw(st.sampled_from(sorted(rows[line]))): data.draw(VALUES)})
+    imports_or_refuses(victim, packed(members, tmp_path / "bad.zip"))
+
+
+# From the command line
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    small(tmp_path / "home").workspace.delete_project(1)
+
+    def defuse(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "DEFUSE_HOME": str(tmp_path / "home"), "COLUMNS": "120"}
+        done = subprocess.run(
+            [sys.executable, "-m", "defuse_core.cli", "project", *words], cwd=tmp_path, env=env,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    told = json.loads(defuse("export", "out.zip", "--json").stdout)
+    assert told["bytes"] == (tmp_path / "out.zip").stat().st_size
+    assert (told["runs"], told["name"], told["data_included"]) == (7, "small", True)
+    assert "'small' already" in defuse("import", "out.zip", code=1).stderr
+    told = json.loads(defuse("import", "out.zip", "--name", "two", "--json").stdout)
+    assert (told["runs"], told["name"], told["data_found"]) == (7, "two", True)
+    assert "no project 'none'" in defuse("export", "out.zip", "-p", "none", code=1).stderr
+    assert (
+        "project two is in out.zip: 7 runs, 11 labels, 6 files"
+        in defuse("export", "out.zip", "-p", "two").stdout
+    )
+
+
+def test_an_upload_that_is_the_data_set_travels_along(archive: Path, tmp_path: Path) -> None:
+    there = imported(tmp_path / "home", archive)
+    assert there.workspace.blob_path(there.project.id, there.project.dataset["source"][5:]).is_file()

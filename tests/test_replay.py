@@ -1,0 +1,426 @@
+"""A run made again from its manifest: equal, and every way in which it may not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from defuse_core.annotations import LabelEvent
+from defuse_core.bringing import Bring, find_source, find_uploads
+from defuse_core.comparison import compare, differences
+from defuse_core.database import WorkspaceError
+from defuse_core.jobs import launcher, runner
+from defuse_core.manifest import make_manifest
+from defuse_core.manifest_reading import parse_manifest
+from defuse_core.projects import new_project
+from defuse_core.replay import Replay, replay
+from defuse_core.runs import Resources, Run
+from defuse_core.workspace import Workspace
+from tests.in_process import done_here, run_here, store_run
+from tests.test_manifest import SMALL, newest, put
+from tests.workspaces import ONE_THREAD, Place, copy_place
+
+
+def compute_here(workspace: Workspace, run: Run) -> None:
+    """What `launcher` does with a run that is queued, and its runner then, in this process."""
+    workspace.runs.hand_over(run.id, os.getpid())
+    try:
+        merged, done = runner._compute(workspace, run, runner.Guard(workspace, run.id))
+    except Exception as error:
+        workspace.runs.finish(run.id, "failed", error=str(error))
+        return
+    assert merged is not None
+    replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks else []
+    workspace.runs.finish(run.id, "done", summary=merged.summary, forget=replaced)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_start", compute_here)
+
+
+@pytest.fixture(scope="module")
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A workspace with a correction and its evidence; read it only."""
+    place = copy_place(template, tmp_path_factory.mktemp("made") / "home")
+    regions = newest(place, "distill")
+    place.workspace.annotations.append(
+        regions.id, [LabelEvent(regions.summary["regions"][0]["region_id"], "Eve", 0)]
+    )
+    place.workspace.annotations.undo(regions.id, "Eve")
+    done_here(place, "correct", SMALL, seed=3)
+    done_here(place, "evaluate", {"noise_images": 0})
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(made: Place) -> dict[str, Any]:
+    """The manifest of the evidence."""
+    return make_manifest(made.workspace, newest(made, "evaluate").id)
+
+
+def stay(run: Run) -> Run:
+    """Every run is done when it is submitted, in this process."""
+    raise AssertionError(f"{run.step} is {run.status}")
+
+
+@pytest.fixture(scope="module")
+def again(
+    made: Place, whole: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, Replay]:
+    """The evidence made again, in a copy of the workspace, after the place of the data was lost and found."""
+    place = copy_place(made.workspace.home, tmp_path_factory.mktemp("again") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_start", compute_here)
+        return place.workspace, replay(place.workspace, parse_manifest(whole), name="again", watch=stay)
+
+
+def test_a_replay_is_equal(whole: dict[str, Any], again: tuple[Workspace, Replay]) -> None:
+    workspace, found = again
+    manifest = parse_manifest(whole)
+    assert found.done
+    assert [run.step for run in found.runs] == [run.step for run in manifest.runs]
+    assert not any(run.stale for run in found.runs)
+    compared = compare(workspace, manifest, found.runs)
+    assert compared.same, [run for run in compared.runs if not run.same]
+    assert (compared.reasons, compared.largest) == ((), None)
+    for run, was in zip(compared.runs, manifest.runs, strict=True):
+        assert {*run.equal, *run.uncompared} == {file.name for file in was.files}
+    assert compared.runs[-1].uncompared == ("results.json",)
+    by_step = {run.step: run for run in found.runs}
+    labels = workspace.annotations.events(by_step["distill"].id)
+    assert [e.undoes is None for e in labels[-2:]] == [True, False]
+    assert by_step["correct"].last_annotation == labels[-1].id
+    assert by_step["correct"].seed == 3
+    assert by_step["identify"].resources == ONE_THREAD  # as many threads as then
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_replay_that_is_done_is_found_done(whole: dict[str, Any], again: tuple[Workspace, Replay]) -> None:
+    workspace, found = again
+    before = len(workspace.runs.of_project(found.project.id))
+    second = replay(workspace, parse_manifest(whole), name="again", watch=stay)
+    assert [run.id for run in second.runs] == [run.id for run in found.runs]
+    assert len(workspace.runs.of_project(found.project.id)) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "seen"),
+    [
+        ("runs.2.summary.searched", 7, ("identify", "searched", 7)),
+        ("runs.5.results.before.test", 0.125, ("evaluate", "results.before.test", 0.125)),
+        ("runs.4.summary.corrected.points.0.test.0", 2.0, ("correct", "corrected.points.0.test.0", 2.0)),
+        ("runs.3.summary.regions.0.region_id", None, ("distill", "regions.0.region_id", None)),
+    ],
+)
+def test_a_number_that_was_changed_is_found(
+    whole: dict[str, Any], again: tuple[Workspace, Replay], path: str, value: Any, seen: tuple[str, str, Any]
+) -> None:
+    workspace, found = again
+    compared = compare(workspace, parse_manifest(put(whole, path, value)), found.runs)
+    ((step, difference),) = [(run.step, value) for run in compared.runs for value in run.values]
+    assert not compared.same
+    assert (step, difference.path, difference.was) == seen
+    if value is not None:
+        assert compared.largest == difference
+        assert difference.size == abs(difference.now - value) > 0
+
+
+def test_files_that_were_changed_are_found(whole: dict[str, Any], again: tuple[Workspace, Replay]) -> None:
+    workspace, found = again
+    changed = put(whole, "runs.2.files.0.sha256", "0" * 64)
+    assert compare(workspace, parse_manifest(changed), found.runs).same  # only the order of its metadata
+    changed = put(changed, "runs.2.files.0.content", "0" * 64)
+    changed = put(changed, "runs.1.files.0.name", "other.safetensors")
+    by_step = {run.step: run for run in compare(workspace, parse_manifest(changed), found.runs).runs}
+    assert by_step["identify"].differ == ("mistakes.safetensors",)
+    assert (by_step["vae"].missing, by_step["vae"].new) == (("other.safetensors",), ("vae.safetensors",))
+    assert [run.step for run in by_step.values() if not run.same] == ["vae", "identify"]
+
+
+def test_what_may_explain_a_difference_is_said(
+    whole: dict[str, Any], again: tuple[Workspace, Replay]
+) -> None:
+    workspace, found = again
+    changed = put(whole, "versions.torch", "1.0")
+    changed = put(changed, "runs.2.found.threads", 64)
+    changed = put(changed, "runs.2.found.device.name", "A100")
+    changed = put(changed, "runs.3.stale", True)
+    changed = put(changed, "runs.4.summary.missing", ["lam=1"])
+    compared = compare(workspace, parse_manifest(changed), found.runs)
+    said = " ".join(compared.reasons)
+    for told in (
+        "torch 1.0 then, 2.",
+        "threads 64 then, 1 now",
+        "device A100 then, CPU",
+        "distill: what it stood",
+    ):
+        assert told in said
+    assert "correct: lam=1 had been cancelled" in compared.reasons
+    unrecorded = put(whole, "runs.5.done", False)
+    last = compare(workspace, parse_manifest(unrecorded), found.runs).runs[-1]
+    assert (last.recorded, last.same, last.equal) == (False, True, ())
+
+
+def test_a_replay_that_was_stopped_goes_on(
+    whole: dict[str, Any], made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = copy_place(made.workspace.home, tmp_path / "home").workspace
+    manifest = parse_manifest({**whole, "runs": whole["runs"][:4], "logs": []})
+
+    def until_the_generator(place: Workspace, run: Run) -> None:
+        if run.step == "vae":
+            place.runs.finish(run.id, "interrupted")
+            return
+        compute_here(place, run)
+
+    monkeypatch.setattr(launcher, "_start", until_the_generator)
+    stopped = replay(workspace, manifest, name="again", watch=stay)
+    assert [run.status for run in stopped.runs] == ["done", "interrupted"]
+    assert not stopped.done
+    monkeypatch.setattr(launcher, "_start", compute_here)
+    found = replay(workspace, manifest, name="again", watch=stay)
+    assert [run.id for run in found.runs[:2]] == [run.id for run in stopped.runs]
+    assert found.done
+    assert compare(workspace, manifest, found.runs).same
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_other_runs_in_the_project_are_not_stood_on(
+    whole: dict[str, Any], made: Place, tmp_path: Path
+) -> None:
+    workspace = copy_place(made.workspace.home, tmp_path / "home").workspace
+    manifest = parse_manifest({**whole, "runs": whole["runs"][:3], "logs": []})
+    one = manifest.model_copy(update={"runs": manifest.runs[:2]})
+    project = replay(workspace, one, name="again", watch=stay).project
+    store_run(Place(workspace, project), "vae", {})
+    with pytest.raises(
+        WorkspaceError, match="'again' has runs of its own, on which identify would stand; give"
+    ):
+        replay(workspace, manifest, name="again", watch=stay)
+
+
+def test_the_project_itself_is_no_replay(whole: dict[str, Any], made: Place) -> None:
+    with pytest.raises(
+        WorkspaceError, match="project 'shapes' is older than the manifest; give another --name"
+    ):
+        replay(made.workspace, parse_manifest(whole), name="shapes", watch=stay)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Workspace:
+    """A workspace of another machine."""
+    return Workspace(tmp_path / "elsewhere")
+
+
+def test_a_path_of_the_manifest_is_not_opened(whole: dict[str, Any], elsewhere: Workspace) -> None:
+    assert Path(whole["dataset"]["source"]).is_file()
+    with pytest.raises(
+        WorkspaceError, match=r"was /.*shapes\.npz where the manifest was made; say .* by --data"
+    ):
+        replay(elsewhere, parse_manifest(whole), name="again", watch=stay)
+    assert elsewhere.projects() == []
+
+
+@pytest.mark.parametrize(
+    ("source", "opened"),
+    [
+        ("digits", ("digits", None)),
+        ("torchvision:SVHN:/etc", ("torchvision:SVHN", 32)),
+        ("torchvision:GTSRB", ("torchvision:GTSRB", 32)),
+    ],
+)
+def test_sources_that_are_no_paths_are_read(
+    whole: dict[str, Any], elsewhere: Workspace, source: str, opened: tuple[str, int | None]
+) -> None:
+    changed = put(put(whole, "dataset.source", source), "dataset.image_size", 32)
+    assert find_source(elsewhere, parse_manifest(changed)) == opened
+
+
+def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:
+    changed = parse_manifest(put(put(whole, "dataset.source", "/else"), "dataset.image_size", 8))
+    assert find_source(made.workspace, changed) == (made.project.dataset["source"], None)
+    assert find_source(made.workspace, changed, "mine.npz") == ("mine.npz", None)  # cannot be resized
+    assert find_source(made.workspace, changed, "mine") == ("mine", 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x_test": (slice(0, 100),), "y_test": (slice(0, 100),)}, r"images \{.*120\} there, \{.*100\} here"),
+        ({"x_train": (slice(None), slice(0, 7))}, "shape"),
+        (
+            {"y_train": (slice(None, None, -1),)},
+            "same numbers, shapes and classes, but other pixels or labels",
+        ),
+    ],
+)
+def test_other_data_are_refused(
+    whole: dict[str, Any], elsewhere: Workspace, tmp_path: Path, change: Mapping[str, Any], told: str
+) -> None:
+    with np.load(whole["dataset"]["source"]) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays |= {name: arrays[name][index] for name, index in change.items()}
+    if "x_train" in change:
+        arrays |= {name: values[:, :7] for name, values in arrays.items() if name in ("x_test", "x_val")}
+    np.savez(tmp_path / "other.npz", **arrays)
+    bring = Bring(data=str(tmp_path / "other.npz"))
+    with pytest.raises(
+        WorkspaceError, match=rf"other\.npz is not the manifest's data set \(.*{told}.*--data"
+    ):
+        replay(elsewhere, parse_manifest(whole), name="again", watch=stay, bring=bring)
+    assert elsewhere.projects() == []
+
+
+def uploaded(made: Place, home: Path) -> tuple[Place, bytes, dict[str, Any]]:
+    """A workspace whose classifier was uploaded, its weights, and its manifest."""
+    weights = made.workspace.artifact_path(
+        newest(made, "classifier").id, "classifier.safetensors"
+    ).read_bytes()
+    workspace = Workspace(home)
+    place = Place(workspace, new_project(workspace, "uploaded", made.project.dataset["source"]))
+    blob = workspace.add_blob(place.project.id, "mine.safetensors", [weights])
+    run = run_here(place, "classifier", {"weights": f"blob:{blob.sha256}", "architecture": "resnet_small"})
+    assert run.status == "done", run.error
+    return place, weights, make_manifest(workspace, run.id)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_uploads_are_taken_by_their_checksum(made: Place, elsewhere: Workspace, tmp_path: Path) -> None:
+    place, weights, told = uploaded(made, tmp_path / "uploaded")
+    manifest, source = parse_manifest(told), made.project.dataset["source"]
+    with pytest.raises(
+        WorkspaceError, match=r"mine\.safetensors \(.* was uploaded .*; give the file by --check"
+    ):
+        replay(elsewhere, manifest, name="again", watch=stay, bring=Bring(data=source))
+    (tmp_path / "wrong.pt").write_bytes(weights + b"0")
+    with pytest.raises(
+        WorkspaceError, match=r"wrong\.pt is none of the uploads that the manifest names \(mine"
+    ):
+        find_uploads(elsewhere, manifest, [tmp_path / "wrong.pt"])
+    with pytest.raises(WorkspaceError, match=r"none\.pt cannot be read"):
+        find_uploads(elsewhere, manifest, [tmp_path / "none.pt"])
+    assert elsewhere.projects() == []
+    assert [path.read_bytes() for path in find_uploads(place.workspace, manifest, []).values()] == [weights]
+
+    (tmp_path / "renamed.bin").write_bytes(weights)
+    bring = Bring(data=source, checkpoints=(tmp_path / "renamed.bin",))
+    found = replay(elsewhere, manifest, name="again", watch=stay, bring=bring)
+    assert compare(elsewhere, manifest, found.runs).same
+    (tmp_path / "renamed.bin").unlink()
+    assert replay(elsewhere, manifest, name="again", watch=stay).runs == found.runs  # it is stored now
+
+
+def test_code_runs_only_with_consent(
+    whole: dict[str, Any], made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = parse_manifest(put(whole, "runs.0.config.trust_program", True))
+    with pytest.raises(WorkspaceError, match="if you trust who made it, give --trust-program"):
+        replay(made.workspace, program, name="again", watch=stay)
+    own = parse_manifest(put(whole, "runs.0.config.code_path", "/theirs"))
+    with pytest.raises(WorkspaceError, match="give a folder that you trust by --code-path"):
+        replay(made.workspace, own, name="again", watch=stay)
+    bring = Bring(code_path=tmp_path)
+    monkeypatch.delenv("DEFUSE_ALLOW_LOCAL_CODE", raising=False)
+    with pytest.raises(WorkspaceError, match="which was not allowed; set DEFUSE_ALLOW_LOCAL_CODE=1"):
+        replay(made.workspace, own, name="again", watch=stay, bring=bring)
+    assert [project.name for project in made.workspace.projects()] == ["shapes"]
+
+
+def test_code_comes_from_the_folder_of_the_user(
+    whole: dict[str, Any], made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = copy_place(made.workspace.home, tmp_path / "home").workspace
+    changed = put({**whole, "runs": whole["runs"][:1], "logs": []}, "runs.0.config.code_path", "/theirs")
+    monkeypatch.setenv("DEFUSE_ALLOW_LOCAL_CODE", "1")
+    monkeypatch.setattr(
+        launcher, "_start", lambda workspace, run: workspace.runs.finish(run.id, "done", summary={})
+    )
+    bring = Bring(code_path=tmp_path)
+    (run,) = replay(workspace, parse_manifest(changed), name="again", watch=stay, bring=bring).runs
+    assert run.config["code_path"] == str(tmp_path)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_cluster_of_the_manifest_is_not_called(whole: dict[str, Any], made: Place, tmp_path: Path) -> None:
+    place = copy_place(made.workspace.home, tmp_path / "home")
+    changed = put({**whole, "runs": whole["runs"][1:2], "logs": []}, "runs.0.resources.engine", "ray")
+    changed = put(changed, "runs.0.resources.cpus", 2.0)
+    changed = put(changed, "runs.0.config.training.epochs", 1)
+    (run,) = replay(place.workspace, parse_manifest(changed), name="again", watch=stay).runs
+    assert run.resources == Resources(device="cpu", threads=2)
+    bring = Bring(device="cpu", threads=1)
+    (other,) = replay(place.workspace, parse_manifest(changed), name="other", watch=stay, bring=bring).runs
+    assert other.resources == ONE_THREAD
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_second_round_begins_with_the_correction_made_again(made: Place, tmp_path: Path) -> None:
+    place = copy_place(made.workspace.home, tmp_path / "home")
+    first = newest(place, "correct")
+    second = done_here(place, "classifier", {"weights": f"corrected:{first.id}"})
+    manifest = parse_manifest(make_manifest(place.workspace, second.id))
+    found = replay(place.workspace, manifest, name="again", watch=stay)
+    assert [run.step for run in found.runs] == [
+        "classifier",
+        "vae",
+        "identify",
+        "distill",
+        "correct",
+        "classifier",
+    ]
+    assert found.runs[-1].config["weights"] == f"corrected:{found.runs[-2].id}" != second.config["weights"]
+    compared = compare(place.workspace, manifest, found.runs)
+    assert compared.same, compared
+
+
+def test_values_of_one_workspace_are_not_compared() -> None:
+    was = {
+        "seconds": 1.0,
+        "settings": {"classifier": {"weights": "corrected:6", "code_path": "/a"}},
+        "n": None,
+    }
+    now = {
+        "seconds": 2.0,
+        "settings": {"classifier": {"weights": "corrected:9", "code_path": "/b"}},
+        "n": float("nan"),
+    }
+    assert list(differences(was, now)) == []
+    assert [d.path for d in differences({"a": [1], "b": 1}, {"a": [1, 2], "c": 1})] == ["a", "b", "c"]
+
+
+def defuse(*words: str, home: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "defuse_core.cli", *words],
+        env={**os.environ, "DEFUSE_HOME": str(home), "COLUMNS": "160"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_from_the_command_line(made: Place, tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "manifest.json"
+    place = copy_place(made.workspace.home, home)
+    assert json.loads(defuse("manifest", home=home))["runs"][-1]["step"] == "evaluate"
+    run = newest(place, "classifier")
+    defuse("manifest", "--run", str(run.id), "--out", str(path), home=home)
+    said = defuse("replay", str(path), home=home)
+    assert "2 equal" in said
+    assert "Equal: project shapes replayed is what the manifest says." in said
+    path.write_text(json.dumps(put(json.loads(path.read_text()), "runs.0.summary.accuracy.test", 0.5)))
+    said = defuse("replay", str(path), "--name", "shapes replayed", home=home, code=1)
+    assert "classifier  accuracy.test: 0.5 → 0." in said
+    assert "The largest difference is" in said
+    told = json.loads(defuse("replay", str(path), "--name", "shapes replayed", "--json", home=home, code=1))
+    assert (told["same"], told["runs"][0]["values"][0]["path"]) == (False, "accuracy.test")
+    assert "is older than the manifest" in defuse("replay", str(path), "--name", "shapes", home=home, code=1)

@@ -1,0 +1,115 @@
+"""The page of a real report run: regions held out and named, and evaluations of earlier versions."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from defuse_core.classifier import predict
+from defuse_core.html_report import render_report
+from defuse_core.labeling import draw_images
+from defuse_core.region_edits import RegionEdit
+from defuse_core.report_content import ReportContent
+from defuse_core.runs import Run
+from defuse_core.steps import load_step
+from defuse_core.steps.report import Report
+from defuse_core.steps.source import Source
+from tests.in_process import done_here
+from tests.workspaces import SWEEP, Place, copy_place
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A report run of a workspace in which a region is held out, and all regions have a name."""
+
+    place: Place
+    run: Run
+
+    def text(self, name: str) -> str:
+        return self.place.workspace.artifact_path(self.run.id, name).read_text()
+
+    def step(self) -> Report:
+        found = load_step(self.place.workspace, self.run.id)
+        assert isinstance(found, Report)
+        return found
+
+
+@pytest.fixture(scope="module")
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    place = copy_place(template, tmp_path_factory.mktemp("report") / "home")
+    regions = place.workspace.runs.latest(place.project.id, "distill")
+    assert regions is not None
+    for region in Source(place.workspace, regions.id).regions():
+        name = f"{EVIL} {region.region_id}"
+        place.workspace.annotations.edit(regions.id, RegionEdit("rename", (region.region_id,), name=name))
+    done_here(place, "correct", {**SWEEP, "correction": {**SWEEP["correction"], "held_out_share": 0.4}})
+    done_here(place, "evaluate", {"controls": False, "noise_images": 0, "n_nearest": 4})
+    return Made(place, done_here(place, "report", {"n_worst": 3}))
+
+
+def content_of(made: Made, without: tuple[str, ...] = ()) -> ReportContent:
+    """What the page is made of, of an evaluation that lacks some keys."""
+    step = made.step()
+    results = {name: value for name, value in json.loads(step.results).items() if name not in without}
+    step.results = json.dumps(results).encode()
+    return step.content({})
+
+
+def test_the_page_shows_the_worst_regions_by_name(made: Made) -> None:
+    rows = json.loads(made.text("results.json"))["by_region"]
+    page = made.text("report.html")
+    assert EVIL not in page
+    found = re.findall(r'<h3 id="region-(\d+)">\d\. (.*?) ·', page)
+    assert [int(number) for number, _ in found] == [row["region_id"] for row in rows[:3]]
+    assert all(name.startswith("&lt;img src=x") and name.endswith(number) for number, name in found)
+    held_out = sum(row["held_out"] for row in rows)
+    assert held_out > 0
+    assert f"{held_out} weak spot" in page
+    assert page.count("kept back: the repair never saw it") == sum(row["held_out"] for row in rows[:3])
+
+
+def test_pictures_are_the_draws_that_were_labelled(made: Made) -> None:
+    source, content = Source(made.place.workspace, made.run.id), content_of(made)
+    regions = {region.region_id: region for region in source.regions()}
+    before = source.classifier()
+    for entry in content.regions:
+        images = draw_images(source.vae(), regions[entry.region_id], 10, tau=0.5, seed=0)
+        shown = torch.stack([torch.from_numpy(tile.image).permute(2, 0, 1) for tile in entry.tiles])
+        assert torch.equal(shown, images)
+        said = [content.dataset["class_names"][i] for i in predict(before, images)]
+        assert [tile.before for tile in entry.tiles] == said
+        assert entry.annotators == ["Ada"]
+        assert entry.nearest is not None
+        assert len(entry.nearest.tiles) == 4
+
+
+def test_an_earlier_evaluation_gives_the_same_regions(made: Made) -> None:
+    now, earlier = content_of(made), content_of(made, ("by_region", "nearest", "by_class", "seeds"))
+    for new, old in zip(now.regions, earlier.regions, strict=True):
+        assert (new.region_id, new.before, new.after, new.held_out) == (
+            old.region_id, old.before, old.after, old.held_out,
+        )  # fmt: skip
+        assert (old.name, old.nearest) == (None, None)
+    assert render_report(_with_figures(earlier, made)).count("Left out:") == 3
+
+
+def _with_figures(content: ReportContent, made: Made) -> ReportContent:
+    names = ("figure4-accuracy", "figure5-trade-off", "figure6-novelty", "figure7-agreement")
+    paths = {name: made.place.workspace.artifact_path(made.run.id, f"{name}.png") for name in names}
+    return ReportContent(
+        **{**vars(content), "figures": {name: path.read_bytes() for name, path in paths.items()}}
+    )
+
+
+def test_the_manifest_is_beside_the_page_and_in_it(made: Made) -> None:
+    manifest = json.loads(made.text("manifest.json"))
+    assert manifest["runs"][-1]["step"] == "report"
+    assert manifest["runs"][-2]["step"] == "evaluate"
+    assert "Save manifest.json" in made.text("report.html")
