@@ -20,7 +20,12 @@ PAGES = {
     "map": ("Map", "scatter_plot", "See where the mistakes lie among the training images."),
     "regions": ("Regions", "bubble_chart", "Group the mistakes into regions, and look at each at any τ."),
     "label": ("Label", "label", "Say what the draws of a region show."),
-}
+    "correct": ("Correct", "build",
+                "Fine-tune the classifier on its bugs, and see what that costs elsewhere."),
+    "evidence": ("Evidence", "fact_check",
+                 "What the correction changed, how sure that is, and what would have changed without it."),
+    "present": ("Present", "slideshow", "Show what was found, in large type, region by region."),
+}  # fmt: skip
 
 if os.environ.get(LOGIN) and not st.user.is_logged_in:
     st.button("Log in", on_click=st.login)

@@ -30,8 +30,12 @@ from defuse_core.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.components.tau_scrubber import Sprite
+    from dashboard.evidence_data import Evidence
+    from dashboard.exhibits import Exhibition
     from dashboard.latent_map import LatentMap
     from dashboard.region_data import Draws, Painter, Regions
+    from dashboard.second_round import Rounds
+    from dashboard.sweep_data import Indices
     from defuse_core.classifier import Classifier
     from defuse_core.data import ImageDataset
     from defuse_core.manifold import Manifold
@@ -170,6 +174,25 @@ def classifier(run_id: int) -> Classifier | None:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
+def _corrected(home: str, run_id: int) -> Future[Classifier]:
+    del home
+    return _threads().submit(_open_corrected, workspace(), run_id)
+
+
+def _open_corrected(store: Workspace, run_id: int) -> Classifier:
+    from defuse_core.steps.source import Source
+
+    source = Source(store, run_id)
+    return source.build(source.read("correct", "corrected")[0], source.read("classifier", "classifier")[1])
+
+
+def corrected(run_id: int) -> Classifier | None:
+    """The classifier that a correct run left, or whose run this stands on; None while it loads."""
+    key = str(workspace().home), run_id
+    return _await(_corrected(*key), "the corrected classifier", lambda: _corrected.clear(*key))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _regions(home: str, run_id: int, change: int) -> Future[Regions]:
     from dashboard import region_data
 
@@ -262,6 +285,48 @@ def verdicts(run_id: int) -> dict[int, Verdict] | None:
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
+def _exhibition(
+    home: str, run_id: int, change: int, last: int, correct_id: int | None, evaluate_id: int | None
+) -> Future[Exhibition]:
+    from dashboard.exhibits import Curator
+
+    del change
+    store, painter = workspace(), _painter(run_id)
+    curator = Curator(
+        store, painter, _verdicts(home, run_id, last),
+        None if correct_id is None else _corrected(home, correct_id),
+    )  # fmt: skip
+    runs = [None if i is None else store.runs.get(i) for i in (correct_id, evaluate_id)]
+    return _threads().submit(curator.curate, store.annotations.counting(run_id), *runs)
+
+
+def exhibition(run_id: int, *, correct_id: int | None, evaluate_id: int | None) -> Exhibition | None:
+    """The failure regions of a distill run and what a correction made of them; None while they load."""
+    key = *_region_key(run_id), workspace().annotations.last_id(run_id), correct_id, evaluate_id
+
+    def forget() -> None:
+        _forget_regions()
+        _corrected.clear()
+        _exhibition.clear(*key)
+
+    return _await(_exhibition(*key), "the slides", forget)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _rounds(home: str, run_id: int, second: tuple[tuple[str, int], ...]) -> Future[Rounds]:
+    from dashboard import second_round
+
+    del home
+    return _threads().submit(second_round.compare, workspace(), run_id, dict(second))
+
+
+def rounds(run_id: int, second: dict[str, int]) -> Rounds | None:
+    """What became of the regions of a correction in a second search; None while that is worked out."""
+    key = str(workspace().home), run_id, tuple(second.items())
+    return _await(_rounds(*key), "the second round", lambda: _rounds.clear(*key))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
 def _preview(home: str, run_id: int) -> Future[LatentMap]:
     from dashboard import latent_map
 
@@ -335,3 +400,31 @@ def arrays(run_id: int, name: str) -> Arrays:
     """Arrays of a safetensors artifact of a run; not to be changed. Empty where the run has none."""
     found = workspace().runs.artifacts(run_id).get(f"{name}.safetensors")
     return {} if found is None else _arrays(str(workspace().home), run_id, name, found.sha256)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _draw_labels(home: str, run_id: int, sha256: str) -> dict[str, tuple[Indices, Indices]]:
+    from dashboard import sweep_data
+
+    del home, sha256
+    return sweep_data.read_draw_labels(workspace(), run_id)
+
+
+def draw_labels(run_id: int) -> dict[str, tuple[Indices, Indices]]:
+    """Labels and regions of a correct run's test draws, by set; empty before they are drawn."""
+    found = workspace().runs.artifacts(run_id).get("failures.safetensors")
+    return {} if found is None else _draw_labels(str(workspace().home), run_id, found.sha256)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _evidence(home: str, run_id: int, sha256: str) -> Evidence:
+    from dashboard import evidence_data
+
+    del home, sha256
+    return evidence_data.read_evidence(workspace(), run_id)
+
+
+def evidence(run_id: int) -> Evidence:
+    """What an evaluate run left that is done; not to be changed."""
+    found = workspace().runs.artifacts(run_id)["results.json"]
+    return _evidence(str(workspace().home), run_id, found.sha256)

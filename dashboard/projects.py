@@ -24,6 +24,9 @@ PAGES: dict[StepName, str] = {
     "identify": "../pages/identify.py",
     "distill": "../pages/regions.py",
     "annotate": "../pages/label.py",
+    "correct": "../pages/correct.py",
+    "evaluate": "../pages/evidence.py",
+    "report": "../pages/evidence.py",
 }
 """Where a step is taken."""
 

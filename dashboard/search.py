@@ -22,7 +22,8 @@ _TOLD = {
     "dataset": "the real image is misread already",
 }
 _PER_PAGE = 24
-_STARTUP = 4.0  # seconds that a run takes before it computes
+STARTUP = 4.0
+"""Seconds that a run takes before it computes."""
 
 
 def show_noise(config: dict[str, Any]) -> None:
@@ -51,7 +52,7 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
     """Say what a search will cost, by the speed that a probe measured on the device."""
     n_images = project.dataset["sizes"]["train"]
     n_codes = n_images * (n_perturbations or 0)
-    speed = _speed(project, device)
+    speed = (probed(project, device) or {}).get("codes_per_second")
     left, right = st.columns([3, 1], vertical_alignment="center")
     if speed is None:
         left.caption(
@@ -59,7 +60,7 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
         )
     else:
         left.markdown(
-            f"About **{duration(_STARTUP + n_codes / speed)}**: {n_images:,} images × Q = {n_codes:,} codes, "
+            f"About **{duration(STARTUP + n_codes / speed)}**: {n_images:,} images × Q = {n_codes:,} codes, "
             f"{speed:,.0f} a second on this device"
         )
     probe = newest(project, "probe")
@@ -70,13 +71,13 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
         st.rerun()
 
 
-def _speed(project: Project, device: str) -> float | None:
-    """Codes a second of the newest probe that is not stale, on that device."""
+def probed(project: Project, device: str) -> dict[str, float] | None:
+    """Speeds that the newest probe that is not stale measured on that device."""
     first = next((found.device for found in cache.devices()), "auto")
     wanted = {device, *({"auto", first} if device in ("auto", first) else ())}
     runs = cache.workspace().runs.of_project(project.id, "probe")
     fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device in wanted]
-    return fitting[-1].summary["codes_per_second"] if fitting else None
+    return fitting[-1].summary if fitting else None
 
 
 def show_search(project: Project, run: Run) -> None:

@@ -294,7 +294,7 @@ def draw_novelty(
         xlim=(0, None),
     )
     axes.yaxis.set_major_formatter(_PERCENT)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

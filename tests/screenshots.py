@@ -1,7 +1,7 @@
 """`make screenshots`: every page of the dashboard, light and dark, 1440 and 1024 pixels wide.
 
-The workspace is the demo's, computed on the spot up to the regions and the map, with a few regions
-labelled as most of the simulated annotators would, so the pictures show what a user sees.
+The workspace is the demo's, computed on the spot with every step, a few regions labelled as most of the
+simulated annotators would, so the pictures show what a user sees.
 """
 
 from __future__ import annotations
@@ -32,32 +32,40 @@ PAGES = {
     "map": ("map", "mistakes shown"),
     "regions": ("regions", "Labels of this region"),
     "label": ("label", "images answered"),
+    "correct": ("correct", "Second round"),
+    "evidence": ("evidence", "The report"),
 }
 """Path of each page, and the text that is there once it is whole."""
 
-SHOWN_IN_README = (
-    *("classifier-light-1440", "identify-light-1440", "map-light-1440"),
-    *("regions-light-1440", "label-light-1440"),
-)
+SHOWN = tuple(
+    f"{name}-light-1440"
+    for name in (
+        "overview", "classifier", "identify", "map", "regions", "label", "correct", "evidence", "present",
+        "report",
+    )
+)  # fmt: skip
+"""Pictures that the README and dashboard/docs show."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def fill(home: Path) -> None:
-    """Run the demo up to its regions, with the runs that the pages make, and label a few."""
+    """Run the demo with the runs that the pages make; a few regions are labelled by a person."""
     workspace = Workspace(home)
     project = demo_project(workspace)
     configs = dict(demo_configs())
     steps: tuple[StepName, ...] = (
-        "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map",
+        "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "annotate",
+        "correct", "evaluate", "report",
     )  # fmt: skip
     for step in steps:
+        if step == "correct":
+            label(workspace, project.id)
         config = {"weights": "shipped:demo-classifier"} if step == "inspect" else configs.get(step, {})
         run = launcher.submit(workspace, project.id, step, config)
         eventually(lambda run=run: not workspace.runs.get(run.id).live, seconds=600)
         run = workspace.runs.get(run.id)
         if run.status != "done":
             raise RuntimeError(f"{step} is {run.status}: {run.error}")
-    label(workspace, run.project_id)
 
 
 def label(workspace: Workspace, project_id: int) -> None:
@@ -94,7 +102,31 @@ def take(browser: Browser, server: Server, out: Path) -> None:
                 settle(page)
                 page.screenshot(path=out / f"{name}-{scheme}-{width}.png")
                 page.set_viewport_size({"width": width, "height": 900})
+            present(page, server, out / f"present-{scheme}-{width}.png")
+            report(page, server, out / f"report-{scheme}-{width}.png")
             context.close()
+
+
+def present(page: Page, server: Server, path: Path) -> None:
+    """Take the slide of the worst region."""
+    page.goto(f"{server.url}/present?project=demo")
+    page.get_by_role("button", name="Present").click(timeout=60 * SECONDS)
+    expect(page.get_by_role("dialog", name="Presentation")).to_be_visible(timeout=30 * SECONDS)
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    page.evaluate("() => Promise.all(document.getAnimations().map((animation) => animation.finished))")
+    page.screenshot(path=path)
+
+
+def report(page: Page, server: Server, path: Path) -> None:
+    """Take the first screens of the report."""
+    run = server.workspace.runs.latest(1, "report", done=True)
+    assert run is not None
+    page.goto(server.workspace.artifact_path(run.id, "report.html").as_uri())
+    size = page.viewport_size
+    assert size is not None
+    clip = {"x": 0.0, "y": 0.0, "width": float(size["width"]), "height": 2.0 * size["height"]}
+    page.screenshot(path=path, clip=clip, full_page=True)  # type: ignore[arg-type]
 
 
 def settle(page: Page) -> None:
@@ -111,7 +143,7 @@ def settle(page: Page) -> None:
 
 
 def main(out: Path) -> None:
-    """Fill a workspace, serve it, take the pictures, and bring the README's up to date."""
+    """Fill a workspace, serve it, take the pictures, and bring those of the documents up to date."""
     chromium = find_chromium()
     if chromium is None:
         sys.exit("no Chromium: apt-get install chromium")
@@ -120,7 +152,7 @@ def main(out: Path) -> None:
         fill(Path(folder) / "home")
         with serving(Path(folder)) as server, browsing(chromium) as browser:
             take(browser, server, out)
-    for name in SHOWN_IN_README:
+    for name in SHOWN:
         shutil.copy(out / f"{name}.png", ROOT / "dashboard" / "assets" / f"{name}.png")
     print(f"{len(list(out.glob('*.png')))} screenshots in {out}/")
 

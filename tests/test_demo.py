@@ -82,6 +82,38 @@ def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None
 
 
 @pytest.mark.timeout(900)
+def test_the_demo_is_more_than_its_controls(results: dict[str, Any]) -> None:
+    for name in ("lam=0", "random"):
+        assert results["controls"][name]["region"][0] < 0.6 < results["defuse"]["region"]
+    raw, centred = (results["noise"][name]["misread"] for name in ("raw", "centred"))
+    assert raw > centred
+    assert {row["region_id"] for row in results["nearest"]["regions"]} == {
+        row["region_id"] for row in results["by_region"]
+    }
+
+
+@pytest.mark.timeout(900)
+def test_the_suite_fails_on_the_original_and_passes_on_the_corrected_model(
+    folder: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    env = {"DEFUSE_HOME": str(folder / "home"), "COLUMNS": "120"}
+
+    def check(model: str, *more: str) -> subprocess.CompletedProcess[str]:
+        words = ("suite", "check", "--model", model, "--suite", "bugs", *more)
+        return run_defuse(*words, cwd=tmp_path, env=env)
+
+    assert run_defuse("suite", "export", "--out", "bugs", cwd=tmp_path, env=env).returncode == 0
+    written = run_defuse("checkpoint", "--out", "corrected.safetensors", cwd=tmp_path, env=env)
+    assert written.returncode == 0, written.stderr
+    original = check(str(demo.MODELS / "demo-classifier.safetensors"))
+    assert original.returncode == 1, original.stderr
+    assert original.stdout.count("FAIL") >= results["failure_regions"]
+    corrected = check("corrected.safetensors")
+    assert corrected.returncode == 0, corrected.stdout
+    assert check("corrected.safetensors", "--max-error", "0").returncode == 1
+
+
+@pytest.mark.timeout(900)
 def test_the_demo_is_runs_of_a_workspace(folder: Path, results: dict[str, Any]) -> None:
     workspace = Workspace(folder / "home")
     (project,) = workspace.projects()
@@ -138,6 +170,27 @@ def test_a_demo_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert newest.step == "classifier"
     assert newest.id > found["report"].id
     follow(workspace, newest)
+
+
+@pytest.mark.timeout(600)
+def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(tmp_path: Path) -> None:
+    workspace, resources = Workspace(tmp_path / "home"), Resources(device="cpu")
+    project = demo.demo_project(workspace)
+    found = demo.run_demo(
+        workspace, project, seed=0, resources=resources,
+        watch=lambda run: follow(workspace, run), preset=SHORT,
+    )  # fmt: skip
+    demo.write_evidence(workspace, found["report"], tmp_path / "out")
+    workspace.close()
+    env = {"DEFUSE_HOME": str(tmp_path / "another"), "COLUMNS": "120"}
+    again = run_defuse("replay", "out/manifest.json", "--name", "again", "--json", cwd=tmp_path, env=env)
+    assert again.returncode == 0, again.stdout + again.stderr
+    made = Workspace(tmp_path / "another")
+    (copy,) = made.projects()
+    assert copy.name == "again"
+    for step in ("identify", "distill", "correct", "evaluate"):
+        (run,) = made.runs.of_project(copy.id, step)
+        assert run.summary == found[step].summary  # type: ignore[index]
 
 
 def _stop(_run: Run) -> Run:

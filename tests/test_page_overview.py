@@ -111,13 +111,10 @@ def test_a_filled_project_is_shown_in_numbers(place: Place, monkeypatch: pytest.
     assert "Next: correct" in [b.label for b in app.button]
 
 
-def test_the_next_step_starts_a_run_which_the_sidebar_cancels_and_resumes(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = click(opened(place.workspace.home, monkeypatch), "Next: correct")
-    run = place.workspace.runs.of_project(place.project.id, "correct")[-1]
+def test_a_run_is_cancelled_and_resumed_in_the_sidebar(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = place.submit("correct")
     eventually(lambda: place.get(run).status == "running", seconds=30)
-    app = settle(app.run())
+    app = opened(place.workspace.home, monkeypatch)
     assert "**Correction** · running" in told(app)
     app = click(app, "Cancel")
     assert place.get(run).status == "cancelled"
@@ -154,6 +151,11 @@ def test_regions_are_asked_for_on_their_page(
     assert app.sidebar.selectbox[0].value == fresh.project.name
     assert "Start" in [button.label for button in app.button]
     assert not fresh.workspace.runs.of_project(fresh.project.id, "distill")
+
+
+def test_a_correction_is_set_up_on_its_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert go_on(opened(place.workspace.home, monkeypatch), "correct") == "Correct"
+    assert not place.workspace.runs.of_project(place.project.id, "correct")
 
 
 def test_labels_are_given_on_their_page_by_a_person(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

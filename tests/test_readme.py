@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "dashboard" / "docs").glob("*.md"))]
 
 
 def test_the_python_example_runs() -> None:
@@ -37,8 +39,9 @@ def test_every_command_and_option_exists() -> None:
 
     from defuse_core.cli import app
 
-    calls = re.findall(r"^\.venv/bin/defuse (.+?)(?:  +#.*)?$", README, re.MULTILINE)
-    assert len(calls) > 12
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    calls = re.findall(r"^(?:\.venv/bin/)?defuse (.+?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(calls) > 25
     for call in calls:
         command: Any = typer.main.get_command(app)
         words = call.split()
@@ -50,9 +53,12 @@ def test_every_command_and_option_exists() -> None:
         assert {word for word in words if word.startswith("-")} <= known, call
 
 
-def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_and_pictures_exist(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)]+)\)", document.read_text())
+    assert targets or document.stem == "numbers"
+    for target in targets:
+        assert (document.parent / target).exists(), target
 
 
 def test_make_help_lists_the_commands_of_the_readme() -> None:

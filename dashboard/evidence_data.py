@@ -1,0 +1,274 @@
+"""What an evaluation left, as the page Evidence shows it: read from its files, and said in words.
+
+No classifier runs here. Evaluations of earlier versions lack some parts; those are None, or empty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboard.sweep_data import Change, Score
+from defuse_core.runs import Run
+from defuse_core.workspace import Workspace
+
+SETS = {"validation": "validation", "test": "test", "region": "regions"}
+"""What figure 4 measures on, and how the page calls it."""
+
+CONTROLS = {"lam=0": "λ = 0", "random": "random regions"}
+SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
+"""How the curves of figure 6 are called in the file, and their spaces."""
+
+SHARP = 0.95  # below, much of what is found is the generator's fault
+SURE = 0.05
+
+Distances = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier that was measured; `scores` by what it was measured on, see `SETS`."""
+
+    name: str
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All of one evaluation.
+
+    Attributes
+    ----------
+    results : mapping
+        results.json.
+    models : sequence of Model
+        Figure 4: before, identified mistakes where there is that baseline, Defuse.
+    novelty : mapping of str to Distances
+        By space, "pixels" and "latent", then by set of images: distances to what was misread in training.
+    share : (n_draws,) float64
+        Of the annotators who gave the most frequent answer; NaN where nobody answered.
+    unanimous : Score or None
+        None where nobody answered anything.
+    """
+
+    results: Mapping[str, Any]
+    models: Sequence[Model]
+    novelty: Mapping[str, Distances]
+    share: NDArray[np.float64]
+    unanimous: Score | None
+
+    @property
+    def pairwise(self) -> float | None:
+        """Share of pairs of answers that are alike; None where no two have answered the same draw."""
+        found: float | None = self.results["agreement"]["pairwise"]
+        return None if found is None or math.isnan(found) else found
+
+
+def read_evidence(store: Workspace, run_id: int) -> Evidence:
+    """Read what an evaluate run left."""
+    from safetensors import safe_open
+
+    results = json.loads(store.artifact_path(run_id, "results.json").read_bytes())
+    with safe_open(store.artifact_path(run_id, "evidence.safetensors"), framework="numpy") as file:
+        told = {name: json.loads(file.metadata()[name]) for name in ("scores", "agreement")}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – it is no mapping
+    models = [Model(row["model"], scores_of(row)) for row in told["scores"]]
+    novelty = {
+        space: {name.removeprefix(start): far for name, far in tensors.items() if name.startswith(start)}
+        for start, space in SPACES.items()
+    }
+    share = tensors["agreement.share"]
+    return Evidence(results, models, novelty, share, score(told["agreement"][0]))
+
+
+def score(found: Sequence[float | None] | None) -> Score | None:
+    """Read an interval as JSON has it; None where it is of no image.
+
+    Examples
+    --------
+    >>> str(score([0.5, 0.25, 0.75, 8])), score([None, 0.0, 1.0, 0])
+    ('0.500 [0.250, 0.750], n = 8', None)
+    """
+    if found is None or not found[3]:
+        return None
+    estimate, low, high, n = (float(part or 0.0) for part in found)
+    return Score(estimate, low, high, int(n))
+
+
+def scores_of(row: Mapping[str, Any]) -> dict[str, Score]:
+    """All accuracies of a model or a control, by what was measured on."""
+    found = {name: score(row.get(name)) for name in SETS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def control_rows(found: Evidence) -> list[Model]:
+    """The models of figure 4 with the controls, each beside what it is compared with."""
+    before, *baseline, defuse = found.models
+    controls = [
+        Model(CONTROLS[name], scores_of(row))
+        for name, row in found.results.get("controls", {}).items()
+        if name in CONTROLS
+    ]
+    return [before, *controls, *baseline, defuse]
+
+
+def region_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
+    """Accuracy of every failure region before and after, the worst before first."""
+    rows = found.results.get("by_region", ())
+    return _changes([(region_called(row, class_names), row) for row in rows])
+
+
+def class_changes(found: Evidence) -> list[Change]:
+    """Accuracy of every class of the test split before and after, the worst before first."""
+    changes = _changes([(row["class"], row) for row in found.results.get("by_class", ())])
+    return sorted(changes, key=lambda change: change.before.estimate)
+
+
+def nearest_rows(found: Evidence) -> list[dict[str, Any]]:
+    """What was measured on the real images nearest to each region, the worst region first."""
+    near = {row["region_id"]: row for row in found.results["nearest"]["regions"]}
+    known = {row["region_id"]: row for row in found.results.get("by_region", ())}
+    return [{**known.get(i, {}), **near[i]} for i in dict.fromkeys([*known, *near]) if i in near]
+
+
+def nearest_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
+    """Accuracy on the real images nearest to each region, on all of them, and on the whole test split."""
+    near = found.results["nearest"]
+    rows = [(region_called(row, class_names), row) for row in nearest_rows(found)]
+    return _changes([*rows, ("all of these", near["pooled"]), ("whole test split", near["test"])])
+
+
+def _changes(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Change]:
+    found = []
+    for name, row in rows:
+        before, after = score(row["before"]), score(row["after"])
+        if before is not None and after is not None:
+            found.append(Change(name, before, after, held_out=row.get("held_out", False)))
+    return found
+
+
+def region_called(row: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    """A region as the page calls it: its number or its name, and what people say it shows."""
+    return f"{row.get('name') or 'Region ' + str(row['region_id'])} → {class_names[row['label']]}"
+
+
+def tell_change(fixed: int, broken: int, p: float) -> str:
+    """Say whether flips on the test split are more than chance, by McNemar's exact test.
+
+    Examples
+    --------
+    >>> tell_change(12, 5, 0.143)[:79]
+    '**12 test images were fixed and 5 broken** (McNemar, exact, two-sided, p = 0.14'
+    >>> tell_change(0, 0, 1.0)
+    'No verdict on a test image changed: **0 fixed, 0 broken**.'
+    """
+    if not fixed + broken:
+        return "No verdict on a test image changed: **0 fixed, 0 broken**."
+    told = (
+        f"**{fixed:,} test images were fixed and {broken:,} broken** "
+        f"(McNemar, exact, two-sided, {p_value(p)}). "
+    )
+    if fixed == broken:
+        return told + "As many were fixed as broken, so test accuracy is what it was."
+    way = "better" if fixed > broken else "worse"
+    if p >= SURE:
+        return told + (
+            "**That could be chance**: were images fixed and broken equally often, flips at least this "
+            f"uneven would come up in {p:.0%} of all cases. So this shows neither a gain nor a loss."
+        )
+    return told + f"**That is more than chance explains**: the classifier got {way} on the test split."
+
+
+def p_value(p: float) -> str:
+    """Say a p-value.
+
+    Examples
+    --------
+    >>> p_value(0.143), p_value(0.00002)
+    ('p = 0.14', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def tell_control(name: str, found: Evidence) -> str:
+    """Say what a control does, what came of it on the failure regions, and what that rules out."""
+    title, does, if_less, if_not = _MEANING[name]
+    row = found.results.get("controls", {}).get(name)
+    if row is None:
+        return f"**{title}**: not measured."
+    control = scores_of(row)["region"]
+    before, after = (found.models[i].scores["region"] for i in (0, -1))
+    told = (
+        f"**{title}**: {does} It reads {control.estimate:.1%} of the failure regions' draws correctly; "
+        f"before it were {before.estimate:.1%}, with Defuse {after.estimate:.1%}. "
+    )
+    if drawn := row.get("drawn"):
+        was, now = (drawn[when][0] for when in ("before", "after"))
+        told += f"It did learn its own draws: {was:.1%} → {now:.1%}. "
+    return told + (if_less if control.high < after.low else if_not)
+
+
+_MEANING = {
+    "lam=0": (
+        "λ = 0",
+        "the same tuning, for as many epochs, on the training images alone.",
+        "That rules out that **more training alone** repairs the regions.",
+        "So more training alone may explain what Defuse gains.",
+    ),
+    "random": (
+        "Random regions",
+        "the same λ and as many draws of as many regions of the same shape, around training images that "
+        "are read correctly.",
+        "That rules out that tuning on **generated images of these classes anywhere** would do.",
+        "So tuning on generated images anywhere may do as well: where the regions lie may not matter.",
+    ),
+}
+"""What a control does, and what follows where Defuse is surely better than it, and where not."""
+
+
+# What is said below every figure
+
+
+def tell_runs(run: Run, correct: Run, seeds: Mapping[str, int]) -> str:
+    """Say which runs a figure is of, and their seeds."""
+    differ = len({*seeds.values()}) > 1
+    told = ", ".join(f"{step} {seed}" for step, seed in seeds.items()) if differ else str(run.seed)
+    return f"{'seeds: ' if differ else 'seed '}{told}; evaluation {run.id} of correction {correct.id}"
+
+
+def tell_tuning(results: Mapping[str, Any]) -> str:
+    """Say how the correction was made: λ, epoch, optimiser, and how λ was chosen."""
+    tuning = results["settings"]["correct"]["correction"]
+    defuse = results["defuse"]
+    how = f"{tuning.get('optimizer', 'adam')}, learning rate {tuning['learning_rate']:g}"
+    chosen = f"λ = {defuse['lam']:g}, epoch {defuse['epoch']} of {tuning['epochs']}"
+    return f"{chosen}, {how}; λ chosen by {results['rule']}"
+
+
+def tell_lambda(results: Mapping[str, Any]) -> str:
+    """Say the λ of the correction, and the τ of the draws where it is known."""
+    return "; ".join(filter(None, [f"λ = {results['defuse']['lam']:g}", tell_taus(results)]))
+
+
+def tell_taus(results: Mapping[str, Any]) -> str:
+    """Say the τ of the draws, where it is known."""
+    taus = sorted({row["tau"] for row in results.get("by_region", ())})
+    return f"τ = {', '.join(f'{tau:g}' for tau in taus)}" if taus else ""
+
+
+def tell_sizes(found: Evidence) -> str:
+    """Say the number of images of every set of figure 4."""
+    scores = found.models[0].scores
+    per_region = found.results["settings"]["correct"]["correction"]["instances_per_region"]
+    told = [
+        f"n = {scores[name].n:,} {SETS[name]} images" for name in ("validation", "test") if name in scores
+    ]
+    if "region" in scores:
+        told.append(f"n = {scores['region'].n:,} fresh draws, {per_region} a region")
+    return ", ".join(told)

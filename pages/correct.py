@@ -1,0 +1,45 @@
+"""Correct: fine-tune the classifier on its failure regions, over a sweep of λ (section 3.3)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.correcting import read_labels, show_form
+from dashboard.correction_runs import choose_correction, show_staleness
+from dashboard.jobs_panel import follow, newest, show_trouble
+from dashboard.second_round import show_second_round
+from dashboard.state import need_project, project_link
+from dashboard.sweep_data import read_sweep
+from dashboard.sweep_detail import show_detail
+from dashboard.sweep_view import show_sweep
+
+project = need_project()
+st.title("Correct")
+st.caption(
+    "For every λ the classifier is tuned on the training images and, weighed by λ, on draws of its failure "
+    "regions; other draws say how well that worked, and the test images what it costs elsewhere."
+)
+
+distill = cache.workspace().runs.latest(project.id, "distill", done=True)
+if distill is None:
+    st.info("Needs regions first.")
+    st.page_link("../pages/regions.py", icon=":material/arrow_forward:", query_params=project_link())
+else:
+    latest = newest(project, "correct")
+    with st.expander("New correction", expanded=latest is None or latest.status not in ("done", "running")):
+        labelled = read_labels(distill)
+        if labelled is not None:
+            show_form(project, distill, labelled)
+
+run = choose_correction(project, distill)
+latest = newest(project, "correct")
+if latest is not None and not latest.live and latest.status != "done":
+    show_trouble(latest)
+if run is None:
+    st.stop()
+show_staleness(run, distill)
+follow(run, show_sweep)
+show_detail(project, run, read_sweep(run))
+if run.status == "done":
+    show_second_round(project, run)

@@ -1,0 +1,51 @@
+"""Present: what was found, in large type, one slide a failure region."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import cache
+from dashboard.components.slides import slides
+from dashboard.exhibits import find_correction
+from dashboard.presenting import slides_of
+from dashboard.state import need_project, plain, recall, remember
+from dashboard.survey import survey_of
+from defuse_core.region_edits import names
+
+project = need_project()
+st.title("Present")
+st.caption("Covers the whole window. The arrow keys lead through the slides, Esc leaves, ? shows all keys.")
+
+workspace = cache.workspace()
+run = workspace.runs.latest(project.id, "distill", done=True)
+if run is None:
+    st.info("Needs regions first.")
+    st.page_link("../pages/regions.py", icon=":material/arrow_forward:")
+    st.stop()
+events = workspace.annotations.counting(run.id)
+if not any(event.region_id >= 0 for event in events):
+    st.info("Needs labels first: whether a region is a failure is for people to say.")
+    st.page_link("../pages/label.py", icon=":material/arrow_forward:")
+    st.stop()
+
+stage = st.container()  # one place, whatever loads above or below: what is being presented stays
+correct, evaluate = find_correction(workspace, run)
+runs, key = workspace.runs.ancestry(run.id), f"slides-{run.id}"
+regions = cache.regions(run.id)
+exhibition = cache.exhibition(run.id, correct_id=correct and correct.id, evaluate_id=evaluate and evaluate.id)
+if regions is not None and exhibition is not None:
+    survey = survey_of(runs["classifier"].summary, runs["identify"].summary, ids=regions.ids, events=events)
+    stale = correct is not None and correct.stale
+    given = names(workspace.annotations.edits(run.id))
+    remember(key, slides_of(project.name, project.class_names, survey, exhibition, names=given, stale=stale))
+    if not exhibition.exhibits:
+        st.info("None of the labelled regions is a failure. Label more of them.")
+        st.page_link("../pages/label.py", icon=":material/arrow_forward:")
+    elif correct is None:
+        st.caption("Nothing is corrected yet: the slides show the classifier as it is.")
+    elif stale:
+        st.warning("Labels or data have changed since the correction.")
+if told := recall(key):  # the last there were, while others are made
+    with stage:
+        slides(told, about=project.name, key=f"show-{run.id}")
+    st.markdown("\n".join(f"1. {plain(slide.title)}" for slide in told))

@@ -1,0 +1,100 @@
+"""The page Evidence in a real browser: measured from the page, its figures taken, its report made."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.e2e.conftest import _tab
+from tests.e2e.serving import SECONDS, Server, serving
+from tests.in_process import done_here
+from tests.workspaces import Place
+
+SWEEP: dict[str, Any] = {
+    "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
+    "baseline_lambdas": [1.0],
+}
+HEIGHTS = """plot => plot.calcdata
+  .filter((points) => points[0].trace.type === "bar")
+  .map((points) => [points[0].trace.name, points.map((bar) => bar.s)])"""
+"""Of all bars of a chart, by the name of their trace."""
+
+
+@pytest.fixture
+def corrected_server(place: Place, tmp_path: Path) -> Iterator[Server]:
+    """A dashboard on the workspace of shapes, once it is corrected."""
+    done_here(place, "correct", SWEEP)
+    place.workspace.close()
+    with serving(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def tab(chromium: Browser, corrected_server: Server) -> Iterator[Page]:
+    """A tab for that dashboard; an error in the console fails the test."""
+    assert corrected_server.url
+    yield from _tab(chromium)
+
+
+def take(page: Page, card: Locator, kind: str) -> bytes:
+    """Take the first figure of a card as a file."""
+    card.get_by_role("button", name="Take it").first.click()
+    with page.expect_download(timeout=30 * SECONDS) as download:
+        page.get_by_test_id("stPopoverBody").get_by_role("button", name=kind).click()
+    page.keyboard.press("Escape")
+    assert download.value.suggested_filename.endswith(f".{kind.lower()}")
+    return download.value.path().read_bytes()
+
+
+def card(page: Page, title: str) -> Locator:
+    """The card of this title."""
+    heading = page.get_by_role("heading", name=title, exact=True)
+    return page.locator("[data-testid=stVerticalBlock]").filter(has=heading).last
+
+
+@pytest.mark.timeout(240)
+def test_evidence_is_measured_shown_taken_and_reported(tab: Page, corrected_server: Server) -> None:
+    page, runs = tab, corrected_server.workspace.runs
+    page.goto(f"{corrected_server.url}/evidence?project=shapes")
+    page.get_by_role("button", name="Measure", exact=True).click(timeout=60 * SECONDS)
+    expect(page.get_by_role("heading", name="The report")).to_be_visible(timeout=120 * SECONDS)
+    run = runs.latest(1, "evaluate", done=True)
+    assert run is not None
+    path = corrected_server.workspace.artifact_path(run.id, "results.json")
+    results: dict[str, Any] = json.loads(path.read_text())
+
+    first = card(page, "Accuracy before and after")
+    expect(first.locator(".main-svg").first).to_be_visible(timeout=30 * SECONDS)
+    bars = first.locator(".js-plotly-plot").evaluate(HEIGHTS)
+    rows = {"before": "before", "identified mistakes": "baseline", "Defuse": "defuse"}
+    shown = {rows[name]: heights for name, heights in bars}
+    for key, heights in shown.items():
+        np.testing.assert_allclose(heights, [results[key][part] for part in ("validation", "test", "region")])
+    assert len(shown) == 3
+
+    assert take(page, first, "PNG").startswith(b"\x89PNG\r\n")
+    assert b"<svg" in take(page, first, "SVG")
+    table = list(csv.DictReader(take(page, first, "CSV").decode().splitlines()))
+    (row,) = [r for r in table if (r["model"], r["measured_on"]) == ("Defuse", "regions")]
+    assert float(row["accuracy"]) == results["defuse"]["region"]
+    assert [float(row["low"]), float(row["high"])] == results["defuse"]["region_interval"]
+    assert float(row["mcnemar_p"]) == results["flips"]["p"]
+
+    page.get_by_role("button", name="Make the report", exact=True).click()
+    button = page.get_by_role("button", name=re.compile("report.html"))
+    expect(button).to_be_visible(timeout=90 * SECONDS)
+    with page.expect_download(timeout=30 * SECONDS) as download:
+        button.click()
+    report = runs.latest(1, "report", done=True)
+    assert report is not None
+    stored = corrected_server.workspace.artifact_path(report.id, "report.html").read_bytes()
+    assert download.value.path().read_bytes() == stored
+    assert stored.startswith(b"<!doctype html>") or stored.startswith(b"<!DOCTYPE html>")

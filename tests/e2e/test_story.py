@@ -1,0 +1,136 @@
+"""The whole story in one browser: from a fresh workspace to the report, on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import safetensors.torch
+import torch
+from playwright.sync_api import Page, expect
+
+from defuse_core.labeling import collect_votes, majority
+from defuse_core.records import Annotation
+from defuse_core.runs import Run
+from defuse_core.shipped import load_shipped_classifier
+from defuse_core.steps.source import Source
+from defuse_core.workspace import Workspace
+from tests.e2e.serving import SECONDS, Server
+from tests.workspaces import eventually
+
+LAMBDAS = [1.0, 10.0]
+ME = "Grace"
+
+
+def run_of(workspace: Workspace, step: str) -> Run:
+    run = workspace.runs.latest(1, step, done=True)
+    assert run is not None
+    return run
+
+
+def wait_for(page: Page, title: str, *, seconds: float = 180) -> None:
+    """Wait until a step is done, as the sidebar says."""
+    done = page.get_by_test_id("stSidebar").get_by_text(f"{title} · done")
+    expect(done).to_be_visible(timeout=seconds * SECONDS)
+
+
+def go(page: Page, name: str) -> None:
+    """Go to a page by the sidebar."""
+    page.get_by_test_id("stSidebar").get_by_role("link", name=name, exact=True).click()
+
+
+def answers(workspace: Workspace) -> tuple[int, list[int]]:
+    """A region in which most annotators name every draw, against the classifier; and what they name."""
+    distill = run_of(workspace, "distill")
+    verdicts: dict[int, list[Annotation]] = {}
+    for e in workspace.annotations.counting(distill.id):
+        if e.region_id >= 0:
+            verdicts.setdefault(e.region_id, []).append(
+                Annotation(e.region_id, e.annotator, e.label, e.sample_id)
+            )
+    for region in Source(workspace, distill.id).regions():
+        said = [majority(votes) for votes in collect_votes(verdicts[region.region_id], 10)]
+        named = [label for label in said if label is not None]
+        if len(named) == 10:
+            return region.region_id, named
+    raise AssertionError("no region is named as a whole")
+
+
+@pytest.mark.timeout(700)
+def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> None:
+    workspace = server.workspace
+    page.goto(server.url)
+    page.get_by_role("button", name="Open the demo").click(timeout=60 * SECONDS)
+    expect(page.get_by_text("0.960")).to_be_visible(timeout=90 * SECONDS)
+
+    page.get_by_role("button", name="Next: identify").click(timeout=60 * SECONDS)
+    wait_for(page, "Mistakes")
+    expect(page.get_by_text("16,597", exact=True)).to_be_visible(timeout=30 * SECONDS)
+    go(page, "Overview")
+    page.get_by_role("button", name="Next: distill").click(timeout=60 * SECONDS)
+    wait_for(page, "Regions")
+
+    go(page, "Label")
+    page.get_by_text("Import, export, simulated annotators").click(timeout=60 * SECONDS)
+    page.get_by_role("button", name="Let them label").click(timeout=60 * SECONDS)
+    wait_for(page, "Labels")
+    region, named = answers(workspace)
+    page.goto(f"{server.url}/label?project=demo&region=Region+{region}&annotator={ME}")
+    expect(page.get_by_text("No answers yet")).to_be_visible(timeout=60 * SECONDS)
+    page.get_by_role("group", name="Label the images").focus()
+    for label in named:
+        page.keyboard.press(str(label))
+    distill = run_of(workspace, "distill")
+
+    def mine() -> list[int | None]:
+        given = workspace.annotations.counting(distill.id)
+        return [e.label for e in given if (e.annotator, e.region_id) == (ME, region)]
+
+    eventually(lambda: len(mine()) == 10, seconds=20)
+    assert mine() == named
+
+    go(page, "Correct")
+    field = page.get_by_role("textbox", name="λ, weights of the regions")
+    field.fill(", ".join(f"{lam:g}" for lam in LAMBDAS), timeout=60 * SECONDS)
+    field.press("Enter")
+    page.get_by_role("button", name="Start", exact=True).click()
+    wait_for(page, "Correction")
+    correct = run_of(workspace, "correct")
+    chosen = correct.summary["corrected"]["chosen"]
+    assert sorted(p["lam"] for p in correct.summary["corrected"]["points"]) == LAMBDAS
+    assert chosen["region"][0] > 0.9
+    assert chosen["test"][0] > correct.summary["before"]["test"][0] - 0.01
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Corrected checkpoint").first.click(timeout=60 * SECONDS)
+    weights = safetensors.torch.load_file(download.value.path())
+    network = load_shipped_classifier().network
+    network.load_state_dict(weights)
+    stored = Source(workspace, correct.id).read("correct", "corrected")[0]
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
+
+    go(page, "Evidence")
+    page.get_by_role("button", name="Measure", exact=True).click(timeout=60 * SECONDS)
+    wait_for(page, "Evidence")
+    page.get_by_role("button", name="Make the report").click(timeout=60 * SECONDS)
+    wait_for(page, "Report")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="report.html").click(timeout=60 * SECONDS)
+    report = download.value.path().read_text()
+    path = workspace.artifact_path(run_of(workspace, "evaluate").id, "results.json")
+    results = json.loads(path.read_text())
+    assert results["defuse"]["test"] == chosen["test"][0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report))
+    for told in (results["before"]["region"], results["defuse"]["region"], results["before"]["test"]):
+        assert f"{100 * told:.0f} %" in text or f"{100 * told:.1f} %" in text
+    assert not re.search(r"""(?:src|href)=["']?https?://(?!arxiv|xai4)""", report)
+
+    go(page, "Present")
+    page.get_by_role("button", name="Present").click(timeout=60 * SECONDS)
+    dialog = page.get_by_role("dialog", name="Presentation")
+    expect(dialog).to_be_visible(timeout=30 * SECONDS)
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_text(re.compile(r"^2 / \d+$"))).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.get_by_test_id("stException").count() == 0
