@@ -62,11 +62,8 @@ def show_nearest(card: Card) -> None:
             return
         changes = nearest_changes(card.found, card.project.class_names)
         metric = "nearest by Mahalanobis distance from the region's mean under τ·Σ"
-        n = (
-            f"n = {len(found['regions'][0]['index'])} real test images of every region"
-            if found["regions"]
-            else ""
-        )
+        size, pooled = card.found.results["settings"]["evaluate"]["n_nearest"], found["pooled"]["before"][3]
+        n = f"n = up to {size} real test images of every region, {pooled} in all"
         caption = card.told(n, metric, tell_lambda(card.found.results))
         left, right = beside()
         with left:
@@ -132,7 +129,9 @@ def _show_region(card: Card) -> None:
     near = _read(card, dataset, row)
     image_grid([_tile(near, i) for i in range(len(near.index))], key="nearest-images", min_pixels=64)
     title = f"Real test images nearest to {called[chosen or worst]}"
-    caption = card.told(f"n = {len(near.index)}, the nearest first: is class, before → after")
+    caption = card.told(
+        f"n = {len(near.index)} real test images, the nearest first; its class, read before → after"
+    )
     if near.before is None:
         st.caption("What was said of each image was not kept by this correction: correct again to see it.")
     card.show_files(

@@ -114,7 +114,7 @@ def test_a_filled_project_is_shown_in_numbers(place: Place, monkeypatch: pytest.
 def test_a_run_is_cancelled_and_resumed_in_the_sidebar(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = place.submit("correct")
     eventually(lambda: place.get(run).status == "running", seconds=30)
-    app = opened(place.workspace.home, monkeypatch)
+    app = opened(place.workspace.home, monkeypatch, project="shapes")
     assert "**Correction** · running" in told(app)
     app = click(app, "Cancel")
     assert place.get(run).status == "cancelled"

@@ -4,6 +4,7 @@ const HIDE_POINTER = 2000 // milliseconds, as all times here
 const SHOW_KEYS = 6000
 const FORGET_NUMBER = 4000
 const GAP = 0.8 // between images, in units of the stage
+const LONG = { corner: 7, fact: 14 } // characters, over which a word is smaller and takes two lines
 const states = new WeakMap()
 
 function make(tag, className, ...inside) {
@@ -38,7 +39,7 @@ function makeImage(source, { text, right }) {
   image.src = source
   image.alt = `read as ${text}, ${right ? "right" : "wrong"}`
   image.draggable = false
-  const corner = make("span", "corner", make("span", "mark", right ? "✓" : "✗"), make("span", "said", text))
+  const corner = make("span", text.length > LONG.corner ? "corner long" : "corner", make("span", "mark", right ? "✓" : "✗"), make("span", "said", text))
   corner.setAttribute("aria-hidden", "true")
   return make("div", right ? "tile" : "tile wrong", image, corner)
 }
@@ -50,7 +51,7 @@ function makePanel(panel, images) {
 
 function makeFact({ label, value, note }) {
   const told = make("dd", "", make("span", "word", value), ...(note ? [make("span", "often", note)] : []))
-  return make("div", "fact", make("dt", "", label), told)
+  return make("div", value.length > LONG.fact ? "fact long" : "fact", make("dt", "", label), told)
 }
 
 function makeSlide(slide) {
@@ -64,7 +65,8 @@ function makeSlide(slide) {
     element.append(make("div", `figures ${kind}`, ...figures))
   }
   if (slide.panels.length) {
-    element.append(make("div", "panels", ...slide.panels.map((panel) => makePanel(panel, slide.images))))
+    const kind = slide.panels.length > 1 ? "panels" : "panels single"
+    element.append(make("div", kind, ...slide.panels.map((panel) => makePanel(panel, slide.images))))
   }
   if (slide.points.length) element.append(make("ul", "points", ...slide.points.map((point) => make("li", "", point))))
   if (slide.text) element.append(make("p", "text", slide.text))

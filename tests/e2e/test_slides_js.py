@@ -381,17 +381,18 @@ SIZES = [(1024, 768), (1920, 1080), (1366, 768), (3440, 1440), (768, 1024), (640
 
 @pytest.mark.parametrize("tab", [(*size, "light") for size in SIZES], indirect=True, ids=str)
 def test_every_slide_fits_its_wall_without_scrolling(tab: Page) -> None:
-    points = tuple(LONG[:150] for _ in range(6))
+    points, single = tuple(LONG[:150] for _ in range(6)), region("single", "Not corrected", name=LONG)
     deck = [
         *DECK, Slide("long", LONG, LONG, cover=True), region("r3", LONG, name=LONG), change(LONG),
         region("r4", "Wide", n=6, height=40, width=120), region("r5", "Tall", n=3, height=120, width=40),
         Slide("points", LONG, points=points),
+        dataclasses.replace(single, key="single", panels=single.panels[:1]),
         Slide("huge", "Huge", figures=(Figure("1,234,567", "mistakes", note=LONG[:60]),) * 4),
     ]  # fmt: skip
     start(tab, *deck)
     for number, slide in enumerate(deck, 1):
         expect(tab.locator(".place")).to_have_text(f"{number} / {len(deck)}")
-        expect(tab.locator(".slide img")).to_have_count(2 * len(slide.images) if slide.panels else 0)
+        expect(tab.locator(".slide img")).to_have_count(len(slide.panels) * len(slide.images))
         outside = tab.evaluate(OUTSIDE)
         assert outside == [], (slide.key, outside)
         if slide.images:
