@@ -141,7 +141,7 @@ def _panel(heading: str, exhibit: Exhibit, share: Share | None, read: Sequence[S
         note = "on the draws that were looked at; the correction did not measure this region"
         figure = Figure(f"{sum(one.right for one in read)} of {len(read)}", heading, note=note)
     else:
-        where = "fresh draws" if exhibit.now is not None else "labelled draws"
+        where = "fresh draws" if exhibit.now is not None else "labelled draws, each by its own label"
         figure = Figure(percent(share[0]), heading, note=_interval(share, where), bars=_bars(share))
     return Panel(figure, said, after)
 

@@ -55,19 +55,13 @@ def delete(project: Project) -> None:
 
 
 def take_next_step(project: Project, step: StepName) -> None:
-    """Go to the page of a step; the demo's begins at once with its settings, as do steps without a page.
-
-    Labels are a person's to give.
-    """
+    """Go to the page of a step; the demo's begins at once with its settings, but for labels."""
     open_soon(project.name)
     is_demo = project.dataset["source"] == "digits" and project.name == PROJECT
-    if step != "annotate" and (is_demo or step not in PAGES):
-        config: dict[str, Any] = dict(demo_configs()).get(step, {}) if is_demo else {}
-        if (run := start(project, step, config)) is not None:
-            note(f"{TITLES[step]}: run {run.id} begins")
-    if step in PAGES:
-        st.switch_page(PAGES[step], query_params={})  # without it, Streamlit refuses: project is bound
-    st.rerun()
+    run = start(project, step, dict(demo_configs())[step]) if is_demo and step != "annotate" else None
+    if run is not None:
+        note(f"{TITLES[step]}: run {run.id} begins")
+    st.switch_page(PAGES[step], query_params={})  # without it, Streamlit refuses: project is bound
 
 
 def source_of(project: Project) -> str:

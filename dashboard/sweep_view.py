@@ -162,13 +162,6 @@ def _cancel(run: Run, task: str) -> None:
 # Once it has ended
 
 
-def _resume(run: Run) -> None:
-    try:
-        launcher.resume(cache.workspace(), run.id)
-    except WorkspaceError as error:
-        refuse(str(error))
-
-
 def extend(run: Run, changes: Mapping[str, Any]) -> None:
     """Go on with a run under more values, or say why that is refused."""
     try:
@@ -185,7 +178,7 @@ def _show_growth(run: Run, missing: Sequence[str]) -> None:
         st.caption(f"Not measured: {'; '.join(missing)}.")
     row = st.container(horizontal=True)
     if missing:
-        row.button("Resume what was cancelled", on_click=_resume, args=(run,), icon=":material/resume:")
+        row.button("Resume what was cancelled", on_click=extend, args=(run, {}), icon=":material/resume:")
     with row.popover("Add λ", icon=":material/add:"):
         typed = st.text_input("More λ", key=f"more-{run.id}", placeholder="0.05, 0.5")
         n_seeds = st.number_input(

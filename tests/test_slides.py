@@ -82,7 +82,7 @@ def test_a_region_that_is_not_corrected_has_no_after() -> None:
     ]
     (panel,) = slide.panels
     assert (panel.figure.label, panel.figure.value, panel.after) == ("Now", "20\u00a0%", False)
-    assert "n = 10 labelled draws; 95 % interval 6 % to 51 %" in text_of(slide)
+    assert "n = 10 labelled draws, each by its own label; 95 % interval 6 % to 51 %" in text_of(slide)
     assert [(said.text, said.right) for said in panel.said] == [
         ("column", False), ("column", False), ("column", False), ("row", True), (NASTY, False),
     ]  # fmt: skip

@@ -161,10 +161,7 @@ class Show {
     await document.exitFullscreen()
   }
 
-  toggleFullscreen() {
-    if (this.isFull()) this.leaveFullscreen()
-    else this.enterFullscreen()
-  }
+  toggleFullscreen() { return this.isFull() ? this.leaveFullscreen() : this.enterFullscreen() }
 
   key(event) {
     const { key, ctrlKey, metaKey, altKey } = event
@@ -195,9 +192,7 @@ class Show {
     this.paint()
   }
 
-  jump() {
-    if (this.typed) this.go(Number(this.typed) - 1)
-  }
+  jump() { if (this.typed) this.go(Number(this.typed) - 1) }
 
   type(digits) {
     this.typed = digits.slice(-4)
