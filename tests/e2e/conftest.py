@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -11,6 +12,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 from tests.e2e.serving import Server, browsing, find_chromium, serving
 from tests.in_process import done_here
 from tests.workspaces import Place
+
+CORRECTION: dict[str, Any] = {
+    "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
+    "baseline_lambdas": [1.0],
+}
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +68,22 @@ def shapes_server(place: Place, tmp_path: Path) -> Iterator[Server]:
 def shapes_page(chromium: Browser, shapes_server: Server) -> Iterator[Page]:
     """A tab like `page`, for that dashboard."""
     assert shapes_server.url
+    yield from _tab(chromium)
+
+
+@pytest.fixture
+def corrected_server(place: Place, tmp_path: Path) -> Iterator[Server]:
+    """A dashboard on the small workspace of shapes, corrected with one λ and one of the baseline."""
+    done_here(place, "correct", CORRECTION)
+    place.workspace.close()
+    with serving(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def corrected_page(chromium: Browser, corrected_server: Server) -> Iterator[Page]:
+    """A tab like `page`, for that dashboard."""
+    assert corrected_server.url
     yield from _tab(chromium)
 
 

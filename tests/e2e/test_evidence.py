@@ -5,43 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.conftest import _tab
-from tests.e2e.serving import SECONDS, Server, serving
-from tests.in_process import done_here
-from tests.workspaces import Place
+from tests.e2e.serving import SECONDS, Server
 
-SWEEP: dict[str, Any] = {
-    "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
-    "baseline_lambdas": [1.0],
-}
 HEIGHTS = """plot => plot.calcdata
   .filter((points) => points[0].trace.type === "bar")
   .map((points) => [points[0].trace.name, points.map((bar) => bar.s)])"""
 """Of all bars of a chart, by the name of their trace."""
-
-
-@pytest.fixture
-def corrected_server(place: Place, tmp_path: Path) -> Iterator[Server]:
-    """A dashboard on the workspace of shapes, once it is corrected."""
-    done_here(place, "correct", SWEEP)
-    place.workspace.close()
-    with serving(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def tab(chromium: Browser, corrected_server: Server) -> Iterator[Page]:
-    """A tab for that dashboard; an error in the console fails the test."""
-    assert corrected_server.url
-    yield from _tab(chromium)
 
 
 def take(page: Page, card: Locator, kind: str) -> bytes:
@@ -61,8 +36,10 @@ def card(page: Page, title: str) -> Locator:
 
 
 @pytest.mark.timeout(240)
-def test_evidence_is_measured_shown_taken_and_reported(tab: Page, corrected_server: Server) -> None:
-    page, runs = tab, corrected_server.workspace.runs
+def test_evidence_is_measured_shown_taken_and_reported(
+    corrected_page: Page, corrected_server: Server
+) -> None:
+    page, runs = corrected_page, corrected_server.workspace.runs
     page.goto(f"{corrected_server.url}/evidence?project=shapes")
     page.get_by_role("button", name="Measure", exact=True).click(timeout=60 * SECONDS)
     expect(page.get_by_role("heading", name="The report")).to_be_visible(timeout=120 * SECONDS)

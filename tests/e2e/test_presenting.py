@@ -2,109 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocket, expect
+from playwright.sync_api import Page, WebSocket, expect
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.region_edits import RegionEdit
 from tests.apps import NASTY
-from tests.e2e.conftest import _tab
-from tests.e2e.serving import SECONDS, Server, serving
-from tests.in_process import done_here
-from tests.workspaces import Place
-
-SWEEP = {
-    "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 8, "precision": "fp32"},
-    "baseline_lambdas": [],
-}  # fmt: skip
+from tests.e2e.serving import SECONDS, Server
 
 
-@pytest.fixture
-def corrected_server(place: Place, tmp_path: Path) -> Iterator[Server]:
-    """A dashboard on the workspace of shapes with a correction."""
-    done_here(place, "correct", SWEEP)
-    place.workspace.close()
-    with serving(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def tab(chromium: Browser, corrected_server: Server) -> Iterator[Page]:
-    """A tab; an error in its console fails the test."""
-    assert corrected_server.url
-    yield from _tab(chromium)
-
-
-def begin(tab: Page, server: Server, sent: list[Any]) -> None:
+def begin(page: Page, server: Server, sent: list[Any]) -> None:
     """Open the page by its link, and start; what the browser sends from then on is kept."""
 
     def listen(socket: WebSocket) -> None:
         socket.on("framesent", lambda frame: sent.append(frame))
 
-    tab.on("websocket", listen)
-    tab.goto(f"{server.url}/present?project=shapes")
-    tab.get_by_role("button", name="Present", exact=True).click(timeout=60 * SECONDS)
-    expect(tab.get_by_role("dialog", name="Presentation")).to_be_visible()
+    page.on("websocket", listen)
+    page.goto(f"{server.url}/present?project=shapes")
+    page.get_by_role("button", name="Present", exact=True).click(timeout=60 * SECONDS)
+    expect(page.get_by_role("dialog", name="Presentation")).to_be_visible()
 
 
 @pytest.mark.timeout(200)
 def test_a_presentation_covers_the_dashboard_and_outlasts_what_happens_on_the_server(
-    tab: Page, corrected_server: Server
+    corrected_page: Page, corrected_server: Server
 ) -> None:
+    page = corrected_page
     sent: list[Any] = []
-    begin(tab, corrected_server, sent)
-    dialog, title = tab.get_by_role("dialog", name="Presentation"), tab.locator(".cover .title")
+    begin(page, corrected_server, sent)
+    dialog, title = page.get_by_role("dialog", name="Presentation"), page.locator(".cover .title")
     expect(title).to_have_text("shapes")
     assert dialog.bounding_box() == {"x": 0, "y": 0, "width": 1440, "height": 900}
     for x, y in ((20, 20), (100, 300), (1400, 20), (700, 450)):  # header, sidebar, menu, page
-        covered = tab.evaluate(
+        covered = page.evaluate(
             "([x, y]) => document.elementFromPoint(x, y).shadowRoot?.elementFromPoint(x, y)"
             ".closest('.stage') !== null",
             [x, y],
         )
         assert covered, (x, y)
-    tab.keyboard.press("3")
-    tab.keyboard.press("Enter")
-    expect(tab.locator(".panel")).to_have_count(2)
-    expect(tab.locator(".panel.after img")).to_have_count(10)
-    place = tab.locator(".place").inner_text()
+    page.keyboard.press("3")
+    page.keyboard.press("Enter")
+    expect(page.locator(".panel")).to_have_count(2)
+    expect(page.locator(".panel.after img")).to_have_count(10)
+    place = page.locator(".place").inner_text()
 
     workspace = corrected_server.workspace
     run = workspace.runs.latest(1, "distill", done=True)
     assert run is not None
-    over = tab.locator(".over").inner_text()
+    over = page.locator(".over").inner_text()
     region = int(over.partition("region ")[2].split()[0])
     workspace.annotations.edit(run.id, RegionEdit("rename", (region,), name=NASTY, by="Ada"))
     workspace.runs.add(1, "map", {}, seed=0, resources=run.resources, upstream=[])
     expect(title).to_have_text(NASTY, timeout=30 * SECONDS)  # the sidebar saw the run: the page ran again
-    expect(tab.locator(".place")).to_have_text(place)
+    expect(page.locator(".place")).to_have_text(place)
     expect(dialog).to_be_visible()
 
     answer = LabelEvent(region, "Grace", 0, 0)
     workspace.annotations.append(run.id, [answer])  # what is shown has to be worked out again
-    expect(tab.get_by_text("Labels or data have changed")).to_be_attached(timeout=30 * SECONDS)
+    expect(page.get_by_text("Labels or data have changed")).to_be_attached(timeout=30 * SECONDS)
     expect(title).to_have_text(NASTY)
     expect(dialog).to_be_visible()
-    tab.keyboard.press("End")
+    page.keyboard.press("End")
     expect(title).to_have_text("What this does not say")
-    tab.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    expect(tab.get_by_role("button", name="Present", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Present", exact=True)).to_be_visible()
 
 
 @pytest.mark.timeout(200)
-def test_no_key_asks_anything_of_the_server(tab: Page, corrected_server: Server) -> None:
+def test_no_key_asks_anything_of_the_server(corrected_page: Page, corrected_server: Server) -> None:
+    page = corrected_page
     sent: list[Any] = []
-    begin(tab, corrected_server, sent)
-    expect(tab.locator(".place")).to_contain_text("1 / ")
-    tab.wait_for_load_state("networkidle")
+    begin(page, corrected_server, sent)
+    expect(page.locator(".place")).to_contain_text("1 / ")
+    page.wait_for_load_state("networkidle")
     before = len(sent)
     assert before
     for key in ("ArrowRight", "Space", "PageUp", "r", "c", "End", "Home", "2", "Enter", "?", "b", "b"):
-        tab.keyboard.press(key)
-    expect(tab.locator(".place")).to_contain_text("2 / ")
+        page.keyboard.press(key)
+    expect(page.locator(".place")).to_contain_text("2 / ")
     assert len(sent) - before <= 1  # the sidebar looks again every five seconds
