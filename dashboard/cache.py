@@ -174,8 +174,8 @@ def classifier(run_id: int) -> Classifier | None:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _corrected(home: str, run_id: int) -> Future[Classifier]:
-    del home
+def _corrected(home: str, run_id: int, sha256: str) -> Future[Classifier]:
+    del home, sha256  # another λ may be chosen of the same run
     return _threads().submit(_open_corrected, workspace(), run_id)
 
 
@@ -184,12 +184,6 @@ def _open_corrected(store: Workspace, run_id: int) -> Classifier:
 
     source = Source(store, run_id)
     return source.build(source.read("correct", "corrected")[0], source.read("classifier", "classifier")[1])
-
-
-def corrected(run_id: int) -> Classifier | None:
-    """The classifier that a correct run left, or whose run this stands on; None while it loads."""
-    key = str(workspace().home), run_id
-    return _await(_corrected(*key), "the corrected classifier", lambda: _corrected.clear(*key))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -286,15 +280,16 @@ def verdicts(run_id: int) -> dict[int, Verdict] | None:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _exhibition(
-    home: str, run_id: int, change: int, last: int, correct_id: int | None, evaluate_id: int | None
+    home: str, run_id: int, change: int, last: int, correct: tuple[int, str] | None, evaluate_id: int | None
 ) -> Future[Exhibition]:
     from dashboard.exhibits import Curator
 
     del change
+    correct_id = None if correct is None else correct[0]
     store, painter = workspace(), _painter(run_id)
     curator = Curator(
         store, painter, _verdicts(home, run_id, last),
-        None if correct_id is None else _corrected(home, correct_id),
+        None if correct is None else _corrected(home, *correct),
     )  # fmt: skip
     runs = [None if i is None else store.runs.get(i) for i in (correct_id, evaluate_id)]
     return _threads().submit(curator.curate, store.annotations.counting(run_id), *runs)
@@ -302,7 +297,10 @@ def _exhibition(
 
 def exhibition(run_id: int, *, correct_id: int | None, evaluate_id: int | None) -> Exhibition | None:
     """The failure regions of a distill run and what a correction made of them; None while they load."""
-    key = *_region_key(run_id), workspace().annotations.last_id(run_id), correct_id, evaluate_id
+    correct = None
+    if correct_id is not None:  # its weights by checksum, which changes with the λ that is chosen
+        correct = correct_id, workspace().runs.artifacts(correct_id)["corrected.safetensors"].sha256
+    key = *_region_key(run_id), workspace().annotations.last_id(run_id), correct, evaluate_id
 
     def forget() -> None:
         _forget_regions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from dashboard.jobs_panel import duration, newest, start
 from dashboard.region_data import RHO
 from dashboard.region_table import status_of
 from dashboard.search import STARTUP, probed
-from dashboard.state import forget, project_link, remember
+from dashboard.state import forget, plain, project_link, remember
 from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.config import PAPER_LAMBDAS
 from defuse_core.region_edits import names, newest_change
@@ -90,10 +91,15 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     seed = right.number_input(
         "seed", 0, value=0, step=1, key="correct-seed", help="Of the draws, and of what is held out"
     )
-    _show_estimate(project, config, len(regions), labelled.n_single, device)
+    problem = lambdas_problem(lambdas) or lambdas_problem(config["baseline_lambdas"] or ["0"])
+    if problem is None:
+        _show_estimate(project, config, len(regions), labelled.n_single, device)
+    else:
+        st.error(plain(problem))
     if not regions:
         st.caption("No region is ticked: tick at least one.")
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not regions):
+    ready = bool(regions) and problem is None
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not ready):
         if start(project, "correct", config, seed=int(seed), device=device) is not None:
             forget(CORRECTION)  # what begins is what is looked at
         st.rerun()
@@ -162,6 +168,30 @@ def read_lambdas(typed: str) -> list[str]:
     ['0.1', '1', '10']
     """
     return [part for part in typed.replace(";", ",").replace(",", " ").split() if part]
+
+
+def lambdas_problem(typed: Sequence[str]) -> str | None:
+    """Say what is wrong with values of λ; None where they can be computed.
+
+    Examples
+    --------
+    >>> lambdas_problem(["0.1", "-1"])
+    'λ must be a number from 0 up, got -1.'
+    >>> lambdas_problem(["0.1", "1"]) is None
+    True
+    """
+    if not typed:
+        return "Give at least one λ."
+    for part in typed:
+        try:
+            fits = 0 <= float(part) < math.inf
+        except ValueError:
+            fits = False
+        if not fits:
+            return f"λ must be a number from 0 up, got {part}."
+    if len({float(part) for part in typed}) < len(typed):
+        return "A λ is given twice; with a decimal comma 0,1 reads as two of them: write 0.1."
+    return None
 
 
 def _choose_baseline(key: str, n_single: int) -> list[str]:

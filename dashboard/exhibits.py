@@ -15,7 +15,7 @@ from dashboard.components.image_grid import png_url
 from defuse_core.annotations import LabelEvent
 from defuse_core.runs import Run
 from defuse_core.step_configs import StepName
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.region_data import Painter
@@ -200,6 +200,13 @@ class Curator:
             own_label=results.get("label_agreement"),
             real=(_share(nearest["before"]), _share(nearest["after"])) if nearest else None,
         )
+
+
+def presented(store: Workspace, project: Project) -> Run | None:
+    """The newest regions that people have labelled, of whichever round; else the newest there are."""
+    done = [run for run in store.runs.of_project(project.id, "distill") if run.status == "done"]
+    labelled = [r for r in done if any(e.region_id >= 0 for e in store.annotations.counting(r.id))]
+    return next(reversed(labelled or done), None)
 
 
 def find_correction(store: Workspace, run: Run) -> tuple[Run | None, Run | None]:

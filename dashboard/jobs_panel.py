@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.rerun import rerun
-from dashboard.state import note, plain, refuse
+from dashboard.state import has_note, note, plain, refuse
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.pipeline import PIPELINE, Stage, stage_of, stages
@@ -70,6 +70,8 @@ def follow(run: Run, draw: Callable[[Run], None]) -> None:
     """Draw a run, and again every second while it is live."""
 
     def again() -> None:
+        if has_note():
+            st.rerun()
         draw(cache.workspace().runs.get(run.id))
 
     st.fragment(again, run_every=1.0 if run.live else None)()

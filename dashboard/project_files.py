@@ -69,6 +69,7 @@ def import_form() -> None:
 
 def _take(name: str, content: Iterator[bytes]) -> None:
     workspace = cache.workspace()
+    path = None
     try:
         with tempfile.TemporaryDirectory(dir=workspace.home) as folder:
             path = Path(folder) / "upload.zip"
@@ -77,7 +78,7 @@ def _take(name: str, content: Iterator[bytes]) -> None:
             wanted = str(recall(_NAME) or "").strip() or None
             made = import_project(workspace, path, name=wanted, trust_programs=bool(recall(_TRUST)))
     except (WorkspaceError, ValueError, OSError) as error:
-        refuse(f"{name}: {_in_the_page(str(error))}")
+        refuse(f"{name}: {_in_the_page(str(error).replace(str(path), 'the file'))}")
         return
     open_project(made.name)
     missing = missing_data(made.dataset)

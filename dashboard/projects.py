@@ -85,7 +85,13 @@ def project_card(project: Project, found: Sequence[Stage]) -> None:
     labelled.metric("Regions labelled", _labelled(by_step))
     best = _number(by_step, "correct", "corrected", "chosen")
     delta = None if best is None else f"test {best['test'][0]:.3f}"
-    corrected.metric("Regions after correction", _share(best and best["region"][0]), delta, delta_color="off")
+    corrected.metric(
+        "Regions after correction",
+        _share(best and best["region"][0]),
+        delta,
+        delta_color="off",
+        delta_arrow="off",
+    )
 
 
 def _labelled(by_step: dict[StepName, Stage]) -> str:

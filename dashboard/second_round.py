@@ -77,35 +77,43 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
         Runs of the second round by step: identify, and distill where it is done.
     """
     from defuse_core.distillation import membership
-    from defuse_core.rounds import follow_regions, trace_regions
+    from defuse_core.rounds import follow_regions, misread, trace_regions
     from defuse_core.steps.source import Source
 
-    source = Source(store, run_id)
+    source, run = Source(store, run_id), store.runs.get(run_id)
     mixture, min_weight = source.mixture(), source.upstream("distill").config["min_weight"]
     mistakes = Source(store, second["identify"]).mistakes()
-    first, now = (
-        membership(mixture, found.latents, min_weight=min_weight).numpy()
-        for found in (source.mistakes(), mistakes)
-    )
-    errors = _errors(source)
+    verdicts = source.read("correct", "failures")[1]["verdicts"]
+    labels = {v["region_id"]: v["label"] for v in verdicts if v["is_failure"]}
+    searches = (source.mistakes(), mistakes)
+    lying = [membership(mixture, s.latents, min_weight=min_weight).numpy() for s in searches]
+    wrong = [
+        misread(inside, s.predictions.numpy(), labels) for inside, s in zip(lying, searches, strict=True)
+    ]
+    errors = _errors(source, searched_lam(Source(store, second["identify"]).upstream("classifier"), run))
     found: list[RegionFound] = []
     if "distill" in second:
         later = Source(store, second["distill"])
         regions = membership(
             later.mixture(), mistakes.latents, min_weight=later.upstream("distill").config["min_weight"]
         )
-        found = trace_regions(regions.numpy(), now, failures=list(errors))
-    return Rounds(follow_regions(errors, first, now), found, len(first), len(now))
+        found = trace_regions(regions.numpy(), lying[1], failures=errors.keys())
+    return Rounds(follow_regions(errors, *wrong), found, *(len(s) for s in searches))
 
 
-def _errors(source: Source) -> dict[int, tuple[Interval, Interval]]:
+def searched_lam(classifier: Run, run: Run) -> float:
+    """The λ whose classifier a second round searched, which need not be the one that is chosen now."""
+    point = classifier.summary.get("corrected") or run.summary["corrected"]["chosen"]
+    return float(point["lam"])
+
+
+def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
     """By failure region, the share of its test draws misread before and after, held out or not."""
     from defuse_core.records import Interval
     from defuse_core.steps.repair import BEFORE, SAID, task_of
 
     failures = source.read("correct", "failures")[0]
-    chosen = task_of(source.upstream("correct").summary["corrected"]["chosen"]["lam"])
-    said = [source.read("correct", task + SAID)[0] for task in (BEFORE, chosen)]
+    said = [source.read("correct", task + SAID)[0] for task in (BEFORE, task_of(lam))]
     errors = {}
     for part, drawn in (("region", "test"), ("held_out", "held_out")):
         labels, ids = failures[f"{drawn}.labels"], failures[f"{drawn}.ids"]
@@ -133,6 +141,13 @@ def show_second_round(project: Project, run: Run) -> None:
     for step in STEPS:
         if step in runs and not runs[step].live and runs[step].status != "done":
             show_trouble(runs[step])
+    if runs["classifier"].status == "done":
+        searched, chosen = searched_lam(runs["classifier"], run), run.summary["corrected"]["chosen"]["lam"]
+        if searched != chosen:
+            st.warning(f"The second round searched λ = {searched:g}; now λ = {chosen:g} is chosen.")
+            if st.button("Identify again", icon=":material/replay:"):
+                begin(project, run)
+                st.rerun()
     waiting = [TITLES[step] for step in STEPS if step in runs and runs[step].live]
     if waiting:
         st.caption(f"Under way: {', '.join(waiting)}; see the left.")
@@ -158,7 +173,9 @@ def _show_rounds(rounds: Rounds, run: Run, second: dict[str, int]) -> None:
     st.dataframe(_regions_table(rounds, given), hide_index=True, column_config=_COLUMNS)
     st.caption(
         f"A region is closed where at most {MAX_ERROR:.0%} of its test draws are misread and the "
-        f"second search (run {second['identify']}) finds at most {MAX_FOUND:.0%} as many mistakes in it."
+        f"second search (run {second['identify']}) finds at most {MAX_FOUND:.0%} as many mistakes in it "
+        "that are not read as its label. A search keeps few mistakes an image: how many it finds in all says "
+        "little of the repair."
     )
     if rounds.found:
         st.dataframe(_found_table(rounds), hide_index=True)
@@ -168,7 +185,7 @@ def _show_rounds(rounds: Rounds, run: Run, second: dict[str, int]) -> None:
         )
 
 
-_NEW = "Regions of the second search most of whose mistakes lie in no failure region of the first"
+_NEW = "Regions of the second search most of whose mistakes lie in no region of the first"
 _COLUMNS = {
     "error before": st.column_config.NumberColumn(format="percent", help="Share of its test draws misread"),
     "error after": st.column_config.NumberColumn(format="percent"),
@@ -183,6 +200,7 @@ def _regions_table(rounds: Rounds, given: dict[int, str]) -> pd.DataFrame:
             "region": now.region_id,
             "name": given.get(now.region_id, ""),
             "status": now.status,
+            "why open": _why_open(now),
             "error before": now.before.estimate,
             "error after": now.after.estimate,
             "95 % interval": f"{now.after.low:.2f} … {now.after.high:.2f} (n = {now.after.n})",
@@ -195,11 +213,24 @@ def _regions_table(rounds: Rounds, given: dict[int, str]) -> pd.DataFrame:
     return table if (table["name"] != "").any() else table.drop(columns="name")
 
 
+def _told(found: RegionFound) -> str:
+    if found.within is None:
+        return "new"
+    return f"where region {found.within} was, " + ("a failure" if found.was_failure else "no failure so far")
+
+
+def _why_open(now: RegionNow) -> str:
+    """Which of the two limits a region that is open does not keep."""
+    draws = now.after.estimate > MAX_ERROR
+    search = now.n_after > MAX_FOUND * now.n_before
+    return " and ".join(name for name, over in (("draws", draws), ("search", search)) if over)
+
+
 def _found_table(rounds: Rounds) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "region of the second round": [found.region_id for found in rounds.found],
             "mistakes": [found.n_mistakes for found in rounds.found],
-            "is": ["new" if f.within is None else f"in region {f.within} of the first" for f in rounds.found],
+            "is": [_told(f) for f in rounds.found],
         }
     )

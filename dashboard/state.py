@@ -160,12 +160,18 @@ def refuse(text: str) -> None:
     st.session_state[_REFUSAL] = text, False
 
 
+def has_note() -> bool:
+    """Whether something waits to be told; a fragment then lets the whole page run, which tells it."""
+    return _NOTE in st.session_state or not st.session_state.get(_REFUSAL, ("", True))[1]
+
+
 def show_note() -> None:
     """Show what `note` and `refuse` left, once; a refusal again where the page runs again by itself."""
     own = was_own()
+    place = st.container()  # always there: nothing moves, or closes, when an error comes or goes
     told, shown = st.session_state.pop(_REFUSAL, ("", False))
     if told and (own or not shown):
-        st.error(plain(told))
+        place.error(plain(told))
         st.session_state[_REFUSAL] = told, True
     if text := st.session_state.pop(_NOTE, None):
         st.toast(plain(text))

@@ -154,7 +154,7 @@ def tell_choice(run: Run, sweep: Sweep) -> str:
     best = next(group for group in groups if group[0].task == sweep.chosen)
     before = run.summary["before_selection"]
     rule, loss = run.config["rule"], run.config["max_loss"]
-    split = "validation" if "validation" in best[0].scores or sweep.before is None else "training"
+    split = "validation" if "validation" in best[0].scores else "training"
     mean = " (means over the seeds)" if len(best) > 1 else ""
     kept = [group for group in groups if _mean(group, "selection") >= before - loss]
     told = f"**λ = {best[0].lam:g}** is chosen"

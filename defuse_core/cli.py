@@ -197,7 +197,8 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for report.html, figures and results.json")] = Path(
         "defuse-report"
     ),
-    n_regions: Annotated[int, typer.Option(min=1, help="Regions shown before and after")] = 3,
+    n_regions: Annotated[int, typer.Option(min=1, help="Regions shown before and after in figure 1")] = 3,
+    n_worst: Annotated[int, typer.Option(min=1, help="Worst regions shown in report.html")] = 10,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -207,7 +208,9 @@ def report(
     workspace = Workspace()
     _make_folder(out)
     chosen = find_project(workspace, project)
-    run = launcher.submit(workspace, chosen.id, "report", {"n_regions": n_regions}, seed=seed)
+    run = launcher.submit(
+        workspace, chosen.id, "report", {"n_regions": n_regions, "n_worst": n_worst}, seed=seed
+    )
     run = finish_run(workspace, run, detach=False, as_json=as_json)
     results = write_evidence(workspace, run, out)
     if not as_json:

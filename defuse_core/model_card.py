@@ -224,8 +224,8 @@ def _fenced(code: str) -> str:
 
 def _limits(card: Card) -> list[str]:
     limits = [
-        "Draws of regions are images decoded by a β-VAE, not photographs: accuracy on them says that these "
-        "bugs are gone, not how many others there are.",
+        "Draws of regions are images decoded by a β-VAE, not photographs: accuracy on them says how "
+        "well these bugs are repaired, not how many others there are.",
         "All draws of a region have one label, which does not fit every draw.",
         "The numbers hold for the preprocessing above, and for data like the test split.",
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from defuse_core.runs import Run, Task
+from defuse_core.runs import Run, Task, rounds
 from defuse_core.step_configs import StepName
 from defuse_core.workspace import Workspace
 
@@ -52,11 +52,14 @@ def done_share(tasks: Sequence[Task]) -> float:
 
 
 def stages(workspace: Workspace, project_id: int) -> list[Stage]:
-    """Return where every step of a project stands, in order.
+    """Return where every step of a project stands, in order, in the round that the newest classifier began.
 
     Labels that people gave count as the step `annotate`.
     """
-    newest: dict[str, Run] = {run.step: run for run in workspace.runs.of_project(project_id)}
+    runs = workspace.runs.of_project(project_id)
+    of = rounds(runs)
+    current = next((of[run.id] for run in reversed(runs) if run.step == "classifier"), 0)
+    newest: dict[str, Run] = {run.step: run for run in runs if run.step == "vae" or of[run.id] == current}
     found = []
     for step in PIPELINE:
         run = newest.get(step)

@@ -107,6 +107,8 @@ def _controls_told(content: ReportContent, found: Mapping[str, Any]) -> str:
     rival = max((row["region"] for row in found.values()), key=lambda row: float(row[0]))
     if rival[2] < after.low:
         return told + " So it is the weak spots that matter: the intervals do not meet."
+    if rival[1] > after.high:
+        return told + " So the repair is not owed to the weak spots: a control without them does better."
     return told + " The intervals meet: what the repair owes to the weak spots cannot be told from that."
 
 

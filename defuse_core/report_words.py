@@ -83,17 +83,18 @@ def listed(names: Sequence[str]) -> str:
 def summary(content: ReportContent) -> list[str]:
     """Say in three sentences what was found, what the repair did to it, and what it did elsewhere."""
     results, before, after = content.results, content.scores[0], content.scores[-1]
-    n_mistakes = sum(results["mistakes"].values())
+    n_mistakes, agreed = sum(results["mistakes"].values()), results.get("label_agreement")
     found = (
         f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
         f"misreads, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
-        f"{results['failure_regions']} of the groups to be real weak spots."
+        f"{results['failure_regions']} of the groups to be weak spots."
     )
     spots = "of the weak spot" if content.n_tuned == 1 else f"of each of {content.n_tuned} weak spots"
     repaired = (
         f"On {count(content.n_draws, 'new picture')} {spots} the model was right "
         f"{percent(before.region.estimate)} of the time before the repair, "
-        f"{percent(after.region.estimate)} after."
+        f"{percent(after.region.estimate)} after, by the one label that each weak spot was given"
+        + (f" (it fits {percent(agreed)} of these pictures)." if agreed is not None else ".")
     )
     return [found, repaired, f"On the ordinary test set it was right {change_of_test(content)}."]
 

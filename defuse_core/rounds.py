@@ -1,14 +1,16 @@
 """A second round: what became of the failure regions once the corrected classifier is searched again.
 
 A region is *closed* where few of its draws are misread by the corrected classifier and the second
-search finds few mistakes in it, both by stated limits; else it is still open. A region of the second
-round is *new* where most of its mistakes lie in none of the failure regions of the first. Draws alone
-would not do: the classifier was tuned on others of the same regions.
+search finds few mistakes in it, both by stated limits; else it is still open. Draws alone would not do:
+the classifier was tuned on others of the same regions. A code that is read as the label people gave its
+region is no mistake here, though it is one by the label of the image it was made from: the correction
+teaches the former. A region of the second round is *new* where most of its mistakes lie in no region of
+the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -38,7 +40,7 @@ class RegionNow:
     before, after : Interval
         Share of its test draws that the classifier misread before, and misreads corrected.
     n_before, n_after : int
-        Mistakes that the first and the second search found in it.
+        Mistakes that the first and the second search found in it, see `misread`.
     """
 
     region_id: int
@@ -59,12 +61,44 @@ class RegionFound:
         Among the regions of the second round.
     n_mistakes : int
     within : int or None
-        The failure region of the first round in which most of its mistakes lie; None where it is new.
+        Where most of its mistakes lie in regions of the first round, the one of them that holds the
+        most; None where it is new.
+    was_failure : bool
+        Whether that was a failure region.
     """
 
     region_id: int
     n_mistakes: int
     within: int | None
+    was_failure: bool = False
+
+
+def misread(
+    inside: NDArray[np.int64], predictions: NDArray[np.int64], labels: Mapping[int, int]
+) -> NDArray[np.int64]:
+    """Leave out the mistakes that are read as the label of the region they lie in.
+
+    Parameters
+    ----------
+    inside : (n_mistakes,) int64
+        Region of each mistake, -1 for none.
+    predictions : (n_mistakes,) int64
+        What the classifier that was searched says of each.
+    labels : mapping of int to int
+        Class that people gave each failure region.
+
+    Returns
+    -------
+    (n_mistakes,) int64
+        `inside` with -1 where they are left out.
+
+    Examples
+    --------
+    >>> misread(np.array([3, 3, 4]), np.array([7, 8, 7]), {3: 7}).tolist()
+    [-1, 3, 4]
+    """
+    wanted = np.array([labels.get(i, -1) for i in inside.tolist()], dtype=np.int64)
+    return np.where((wanted == predictions) & (wanted >= 0), -1, inside)
 
 
 def follow_regions(
@@ -111,7 +145,7 @@ def follow_regions(
 
 
 def trace_regions(
-    regions: NDArray[np.int64], second: NDArray[np.int64], *, failures: Sequence[int]
+    regions: NDArray[np.int64], second: NDArray[np.int64], *, failures: Collection[int]
 ) -> list[RegionFound]:
     """Say which regions of the second round are new.
 
@@ -121,7 +155,7 @@ def trace_regions(
         Region of the second round of each mistake of the second search, -1 for none.
     second : (n_mistakes,) int64
         Region of the first round in which the same mistakes lie, -1 for none.
-    failures : sequence of int
+    failures : collection of int
         Failure regions of the first round.
 
     Returns
@@ -136,8 +170,7 @@ def trace_regions(
     found = []
     for region_id in np.unique(regions[regions >= 0]).tolist():
         lying = second[regions == region_id]
-        shares = {failure: float((lying == failure).mean()) for failure in failures}
-        within = max(shares, key=lambda i: shares[i], default=None)
-        known = within is not None and sum(shares.values()) > _MOST
-        found.append(RegionFound(region_id, len(lying), within if known else None))
+        known, counts = np.unique(lying[lying >= 0], return_counts=True)
+        within = int(known[counts.argmax()]) if counts.sum() > _MOST * len(lying) else None
+        found.append(RegionFound(region_id, len(lying), within, within in failures))
     return sorted(found, key=lambda region: (region.within is not None, -region.n_mistakes))

@@ -186,16 +186,42 @@ def read_run(row: sqlite3.Row, status: RunStatus, upstream: tuple[int, ...]) -> 
     )
 
 
+def corrected_by(run: Run) -> int | None:
+    """Return the correct run whose classifier a run of the step classifier takes in; None for others."""
+    weights = str(run.config.get("weights") or "") if run.step == "classifier" else ""
+    return int(weights.removeprefix("corrected:")) if weights.startswith("corrected:") else None
+
+
+def rounds(runs: Sequence[Run]) -> dict[int, int]:
+    """Tell apart which round each run belongs to: the correct run that its round began with, 0 for the first.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of a project, by number.
+    """
+    found: dict[int, int] = {}
+    for run in runs:
+        began = (found.get(i, 0) for i in run.upstream)
+        found[run.id] = corrected_by(run) or next((i for i in began if i), 0)
+    return found
+
+
 def mark_stale(runs: Sequence[Run], newest_labels: Mapping[int, int]) -> list[Run]:
-    """A run is stale if one it stands on has a newer run that is done, finished after it, or is stale."""
-    newest = {run.step: run.id for run in runs if run.status == "done"}  # ascending: the last one stays
+    """A run is stale if one it stands on has a newer run that is done, finished after it, or is stale.
+
+    A further round makes nothing of the one before stale.
+    """
+    of = rounds(runs)
+    newest = {(run.step, of[run.id]): run.id for run in runs if run.status == "done"}  # the last one stays
     by_id: dict[int, Run] = {}
     for run in runs:  # what a run stands on comes before it
         stale = any(
-            newest.get(by_id[i].step, i) > i
+            newest.get((by_id[i].step, of[i]), i) > i
             or by_id[i].stale
             or (run.started_at is not None and (by_id[i].finished_at or 0.0) > run.started_at)
-            for i in run.upstream
+            for i in (*run.upstream, corrected_by(run))
+            if i in by_id
         )
         if run.last_annotation is not None:
             stale = stale or any(newest_labels.get(i, 0) > run.last_annotation for i in run.upstream)

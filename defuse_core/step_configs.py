@@ -378,6 +378,7 @@ def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"{field + ': ' if field else ''}{problem['ctx']['error']}"
     if problem["type"] == "string_pattern_mismatch":
-        return f"{field} must be shipped:<name> or blob:<sha256>, got {problem['input']!r}"
+        more = ", or corrected:<run>" if problem["ctx"]["pattern"] == CORRECTED else ""
+        return f"{field} must be shipped:<name> or blob:<sha256>{more}, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Input ")
     return f"{field} {message[:1].lower()}{message[1:]}, got {problem['input']!r}"

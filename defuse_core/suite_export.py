@@ -64,6 +64,9 @@ def newest_state(workspace: Workspace, project_id: int) -> Run:
     if regions is None:
         raise WorkspaceError("there are no regions yet; run: defuse distill, and label them")
     newest = workspace.annotations.last_id(regions.id)
+    corrections = [r for r in workspace.runs.of_project(project_id, "correct") if r.status == "done"]
+    if corrections and not workspace.annotations.counting(regions.id):  # a further round, not labelled yet
+        return corrections[-1]
     for run in reversed(workspace.runs.of_project(project_id, "correct")):
         if run.status == "done" and regions.id in run.upstream and run.last_annotation == newest:
             return run

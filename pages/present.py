@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.components.slides import slides
-from dashboard.exhibits import find_correction
+from dashboard.exhibits import find_correction, presented
 from dashboard.presenting import slides_of
 from dashboard.state import need_project, plain, recall, remember
 from dashboard.survey import survey_of
@@ -17,7 +17,7 @@ st.title("Present")
 st.caption("Covers the whole window. The arrow keys lead through the slides, Esc leaves, ? shows all keys.")
 
 workspace = cache.workspace()
-run = workspace.runs.latest(project.id, "distill", done=True)
+run = presented(workspace, project)
 if run is None:
     st.info("Needs regions first.")
     st.page_link("../pages/regions.py", icon=":material/arrow_forward:")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from defuse_core.records import Interval
-from defuse_core.rounds import follow_regions, trace_regions
+from defuse_core.rounds import follow_regions, misread, trace_regions
 
 W = Interval.wilson
 NONE = np.array([], dtype=np.int64)
@@ -39,6 +39,13 @@ def test_a_region_is_closed_by_its_draws_and_by_the_search(
     assert (now.n_before, now.n_after) == (first.get("r3", 0), second.get("r3", 0))
 
 
+def test_what_is_read_as_people_said_is_no_mistake_of_the_region() -> None:
+    where, said = inside(r3=4, r4=2, out=1), np.array([7, 7, 8, 1, 7, 8, 7])
+    assert misread(where, said, {3: 7, 4: 8}).tolist() == [-1, -1, 3, 3, 4, -1, -1]
+    assert misread(where, said, {}).tolist() == where.tolist()
+    assert misread(NONE, NONE, {3: 7}).tolist() == []
+
+
 def test_limits_can_be_chosen() -> None:
     errors, first, second = {3: (W(9, 10), W(3, 10))}, inside(r3=10), inside(r3=4)
     assert follow_regions(errors, first, second, max_error=0.3, max_found=0.4)[0].status == "closed"
@@ -58,18 +65,21 @@ def test_open_regions_come_first_the_worst_of_them_ahead() -> None:
 
 def test_a_region_is_new_where_most_of_its_mistakes_lie_elsewhere() -> None:
     regions = inside(r0=10, r1=10, r2=4, out=5)
-    second = np.concatenate([inside(r3=6, out=4), inside(r3=5, r9=5), inside(r9=4), inside(r3=5)])
+    second = np.concatenate([inside(r3=6, out=4), inside(r3=5, out=5), inside(r9=4), inside(r3=5)])
     found = trace_regions(regions, second, failures=[3, 4])
-    assert [(f.region_id, f.n_mistakes, f.within) for f in found] == [(1, 10, None), (2, 4, None), (0, 10, 3)]
+    assert [(f.region_id, f.n_mistakes, f.within, f.was_failure) for f in found] == [
+        (1, 10, None, False), (0, 10, 3, True), (2, 4, 9, False),
+    ]  # fmt: skip
 
 
-def test_a_region_spread_over_failures_is_of_the_one_it_lies_in_most() -> None:
+def test_a_region_spread_over_others_is_of_the_one_it_lies_in_most() -> None:
     (found,) = trace_regions(inside(r0=9), inside(r3=2, r4=4, out=3), failures=[3, 4])
     assert found.within == 4
 
 
-def test_without_failures_every_region_is_new() -> None:
-    assert [f.within for f in trace_regions(inside(r0=2), inside(r3=2), failures=[])] == [None]
+def test_without_failures_a_region_is_where_others_were() -> None:
+    (found,) = trace_regions(inside(r0=2), inside(r3=2), failures=[])
+    assert (found.within, found.was_failure) == (3, False)
     assert trace_regions(NONE, NONE, failures=[3]) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dashboard import second_round
 from dashboard.second_round import compare, next_round
 from defuse_core.classifier import predict
 from defuse_core.distillation import membership
+from defuse_core.pipeline import next_step, stages
 from defuse_core.records import FailureInstances
 from defuse_core.runs import Run
 from defuse_core.steps.source import Source
@@ -77,7 +79,12 @@ def test_regions_are_followed_by_their_draws_and_by_the_search(
         for classifier, told in ((before, now.before), (after, now.after)):
             wrong = predict(classifier, mine.images) != mine.labels
             assert (told.estimate, told.n) == (float(wrong.double().mean()), len(mine))
-        assert [now.n_before, now.n_after] == [int((inside == now.region_id).sum()) for inside in where]
+        (label,) = mine.labels.unique().tolist()
+        counts = [
+            int(((inside == now.region_id) & (m.predictions.numpy() != label)).sum())
+            for inside, m in zip(where, (first, found), strict=True)
+        ]
+        assert [now.n_before, now.n_after] == counts
     regions = membership(later.mixture(), found.latents, min_weight=0.01).numpy()
     assert {f.region_id: f.n_mistakes for f in rounds.found} == {
         int(i): int((regions == i).sum()) for i in np.unique(regions) if i >= 0
@@ -88,3 +95,24 @@ def test_before_it_is_distilled_nothing_is_new(there: Place, run: Run, second: d
     rounds = compare(there.workspace, run.id, {"identify": second["identify"].id})
     assert rounds.found == []
     assert rounds.regions
+
+
+def test_neither_round_makes_the_other_stale(there: Place, run: Run, second: dict[str, Run]) -> None:
+    assert not any(r.stale for r in there.workspace.runs.of_project(there.project.id))
+    assert second["classifier"].summary["corrected"]["lam"] == run.summary["corrected"]["chosen"]["lam"]
+    found = {stage.step: stage for stage in stages(there.workspace, there.project.id)}
+    assert [found[step].state for step in ("classifier", "vae", "identify", "distill")] == ["done"] * 4
+    assert [found[step].state for step in ("annotate", "correct", "evaluate")] == ["missing"] * 3
+    assert next_step(list(found.values())) == "annotate"
+
+
+def test_a_round_on_a_correction_that_went_on_is_stale(
+    there: Place, run: Run, second: dict[str, Run], tmp_path: Path
+) -> None:
+    place = copy_place(there.workspace.home, tmp_path / "home")
+    place.workspace.runs.requeue(run.id, config=run.config)  # as launcher.extend does
+    place.workspace.runs.hand_over(run.id, os.getpid())
+    place.workspace.runs.start(run.id, {})
+    place.workspace.runs.finish(run.id, "done", summary=run.summary)
+    assert all(place.get(found).stale for found in second.values())
+    assert not place.get(run).stale

@@ -150,13 +150,20 @@ def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run
         If a change would touch what was computed; see `StepSpec.may_grow`.
     LiveRunError
         If it, or another run of its step, is live.
+    WorkspaceError
+        If nothing would change, or the step has nothing that may grow.
     """
     run = workspace.runs.get(run_id)
+    if not STEPS[run.step].may_grow:  # type: ignore[index]
+        raise WorkspaceError(f"run {run_id} is {run.step}, and only correct runs go on; submit it anew")
     config = {**run.config}
     for name, value in changes.items():
         inner = config.get(name)
         config[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     checked = check_growth(run.step, run.config, config)  # type: ignore[arg-type]  # runs are of known steps
+    missing = any(task.status != "done" for task in workspace.runs.tasks(run_id))
+    if run.status == "done" and not missing and checked == check_config(run.step, run.config):
+        raise WorkspaceError(f"run {run_id} has all of that already; add a λ, a seed, or another rule")
     probe(run.resources)
     _start(workspace, workspace.runs.requeue(run_id, config=checked.model_dump(mode="json")))
     return workspace.runs.get(run_id)

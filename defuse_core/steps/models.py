@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,8 @@ class TrainClassifier(Step):
         metadata = read(done[0])[1]
         accuracy = {name: values[0] for name, values in metadata["accuracy"].items()}
         intervals = {"intervals": metadata["accuracy"], "by_class": metadata["by_class"]}
-        about = {name: metadata[name] for name in ("architecture", "preprocessing")}
+        told = ("architecture", "preprocessing", "corrected")
+        about: dict[str, Any] = {name: metadata[name] for name in told if name in metadata}
         return Merged({**about, "accuracy": accuracy, **intervals})
 
 

@@ -149,9 +149,9 @@ def _corrected(source: Source, run_id: int, config: NetworkConfig) -> Network:
             "std and image_size out"
         )
     ground = Source(source.workspace, run_id)
-    tensors = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))[0]
+    tensors, made = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))
     metadata = ground.read("classifier", "classifier")[1]
-    facts = {name: metadata[name] for name in _FACTS if name in metadata}
+    facts = {**{name: metadata[name] for name in _FACTS if name in metadata}, "corrected": made["point"]}
     corrected = ground.build(tensors, metadata)
     return Network(metadata["architecture"], corrected.network, corrected.preprocessing, facts)
 

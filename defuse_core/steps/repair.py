@@ -183,6 +183,8 @@ class Correct(Step):
     def _choose(self, measured: Mapping[str, dict[str, Any]], before: float) -> str | None:
         """The task whose weights are kept: the best λ by its mean over repeats, as first tuned."""
         firsts = {m["lam"]: task for task, m in measured.items() if m["repeat"] == 0}
+        if len(firsts) > 1:
+            firsts.pop(0.0, None)  # without the regions: a control, not a correction
         if not firsts:
             return None
 

@@ -15,8 +15,6 @@ from playwright.sync_api import Browser, Page, Request
 from tests.in_process import done_here
 from tests.workspaces import SWEEP, Place, copy_place
 
-EVIL = "<img src=x onerror=alert(1)>"
-
 
 @dataclass(frozen=True)
 class Made:

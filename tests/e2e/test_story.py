@@ -57,7 +57,7 @@ def answers(workspace: Workspace) -> tuple[int, list[int]]:
     raise AssertionError("no region is named as a whole")
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(360)
 def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> None:
     workspace = server.workspace
     page.goto(server.url)
