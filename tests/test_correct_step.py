@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from defuse_core.correction import apply_point, choose_point, find_flips, tune
+from defuse_core.database import WorkspaceError
 from defuse_core.evaluation import score_failures, score_split
 from defuse_core.jobs import launcher
 from defuse_core.records import FailureInstances, Interval, SweepPoint
@@ -129,6 +130,14 @@ def test_a_mean_outweighs_a_lucky_first(there: Place, run: Run) -> None:
     assert step._choose({"lam=2/repeat=1": measured["lam=2/repeat=1"]}, 0.9) is None
 
 
+def test_without_regions_is_a_control_and_never_chosen(there: Place, run: Run) -> None:
+    step = load_step(there.workspace, run.id)
+    assert isinstance(step, Correct)
+    zero, one = ({"lam": lam, "repeat": 0, "selection": s, "tuned": s} for lam, s in ((0.0, 0.9), (1.0, 0.5)))
+    assert step._choose({"lam=0": zero, "lam=1": one}, 0.9) == "lam=1"
+    assert step._choose({"lam=0": zero}, 0.9) == "lam=0"  # nothing else was asked for
+
+
 def test_only_the_regions_chosen_are_tuned_on(there: Place, run: Run) -> None:
     ids = sorted(set(sets_of(there, run)["tune"].region_ids.tolist()))
     assert len(ids) > 1
@@ -179,6 +188,22 @@ def test_a_config_that_grows_in_order_is_taken() -> None:
     old = SweepConfig.model_validate(QUICK).model_dump()
     new = {**old, "correction": {**old["correction"], "lambdas": [10.0, 1.0, 0.1]}, "rule": "paper"}
     assert check_growth("correct", old, new) == SweepConfig.model_validate(new)
+
+
+@pytest.mark.parametrize("changes", [{}, {"correction": {"lambdas": LAMBDAS}, "rule": "regions"}])
+def test_an_extension_that_changes_nothing_is_refused(
+    there: Place, run: Run, changes: dict[str, object]
+) -> None:
+    with pytest.raises(WorkspaceError, match=f"run {run.id} has all of that already; add a λ"):
+        launcher.extend(there.workspace, run.id, changes)
+    assert there.get(run).status == "done"
+
+
+def test_only_corrections_go_on(there: Place) -> None:
+    search = there.workspace.runs.latest(there.project.id, "identify")
+    assert search is not None
+    with pytest.raises(WorkspaceError, match=r"is identify, and only correct runs go on; submit it anew"):
+        launcher.extend(there.workspace, search.id, {"n_perturbations": 7})
 
 
 def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) -> None:

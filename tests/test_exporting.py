@@ -141,6 +141,19 @@ def test_a_network_trained_here_goes_out_as_it_is(
     failures = there.tensors(run)["failures.safetensors"]
     rows = re.findall(r"^\| \d+ \| (?:row|column|diagonal) \| 8 \|", card, re.MULTILINE)
     assert len(rows) == len(failures["test.ids"].unique()) == run.summary["failures"]
+    said = [
+        there.tensors(run)[f"{task}.said.safetensors"]["region"]
+        for task in ("before", f"lam={chosen['lam']:g}")
+    ]
+    for region_id in failures["test.ids"].unique().tolist():
+        mine = failures["test.ids"] == region_id
+        was, now = (
+            Interval.wilson(int((given[mine] == failures["test.labels"][mine]).sum()), int(mine.sum()))
+            for given in said
+        )
+        assert re.search(
+            rf"^\| {region_id} \| \w+ \| 8 \| {re.escape(f'{was} | {now}')} \|", card, re.MULTILINE
+        )
 
 
 def test_metadata_tells_what_it_takes_to_use_it(there: Place, tmp_path: Path) -> None:

@@ -209,17 +209,27 @@ def test_start_submits_what_is_chosen(place: Place, monkeypatch: pytest.MonkeyPa
     assert latest(place).config["correction"]["lambdas"] == list(PAPER_LAMBDAS)
 
 
-@pytest.mark.parametrize(("typed", "field"), [("", "lambdas"), ("x", "lambdas"), ("1, 1", "lambdas")])
-def test_lambdas_that_are_none_are_refused_in_one_message(
-    place: Place, monkeypatch: pytest.MonkeyPatch, typed: str, field: str
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("", "Give at least one λ."),
+        ("x", "λ must be a number from 0 up, got x."),
+        ("1, -1", "λ must be a number from 0 up, got -1."),
+        ("1e400", "λ must be a number from 0 up, got 1e400."),
+        ("nan", "λ must be a number from 0 up, got nan."),
+        ("1, 1.0", "A λ is given twice; with a decimal comma 0,1 reads as two of them: write 0.1."),
+    ],
+)
+def test_lambdas_that_are_none_are_told_before_the_start(
+    place: Place, monkeypatch: pytest.MonkeyPatch, typed: str, told: str
 ) -> None:
     app = opened(place, monkeypatch)
     app.text_input(key=f"{FORM}-lambdas").set_value(typed).run()
-    app = click(app, "Start")
-    (error,) = errors(app)
-    assert error.startswith("correct: correction")
-    assert field in error
-    assert not place.workspace.runs.of_project(place.project.id, "correct")
+    assert errors(app) == [told]
+    (start,) = [button for button in app.button if button.label == "Start"]
+    assert start.disabled
+    app.text_input(key=f"{FORM}-lambdas").set_value("1").run()
+    assert not errors(app)
 
 
 def test_without_a_region_nothing_starts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from defuse_core.annotations import LabelEvent
+from defuse_core.checkpoints import dump_tensors
 from defuse_core.classifier import Classifier, predict
 from defuse_core.labeling import draw_images
 from defuse_core.region_edits import RegionEdit
@@ -77,6 +78,36 @@ def failures(place: Place) -> dict[int, int]:
         if (answers != said).sum() > 5:
             found[region.region_id] = int(answers.mode().values)
     return found
+
+
+def test_the_slides_follow_the_lambda_that_is_chosen(
+    corrected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_place(corrected, tmp_path / "home")
+
+    def said() -> list[list[list[str]]]:
+        """Of every region, what is said of its draws before and after."""
+        slides = [slide for key, slide in deck(opened(place, monkeypatch), place).items() if "region-" in key]
+        return [[[one["text"] for one in panel["said"]] for panel in slide["panels"]] for slide in slides]
+
+    assert any(before != after for before, after in said())
+    run, weights = latest(place, "correct"), place.tensors(latest(place, "classifier"))
+    content = dump_tensors(
+        weights["classifier.safetensors"], metadata={"point": {}}
+    )  # as if λ had done nothing
+    artifact = place.workspace.store_artifact(run.id, "corrected.safetensors", content)
+    place.workspace.runs.name_artifact(run.id, artifact)
+    assert all(before == after for before, after in said())
+
+
+def test_a_further_round_leaves_the_labelled_one_to_present(
+    corrected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_place(corrected, tmp_path / "home")
+    labelled = latest(place, "distill")
+    store_run(place, "distill", {"regions": [], "converged": True, "iterations": 1})
+    app = opened(place, monkeypatch)
+    assert component(app, f"show-{labelled.id}")["slides"]
 
 
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

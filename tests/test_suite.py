@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,12 @@ def test_the_newest_state_is_the_corrections_until_labels_change(place: Place) -
     now = make_suite(place.workspace, regions.id, n=2).manifest
     assert gone not in {region.region_id for region in now.regions}
     assert make_suite(place.workspace, run.id, n=2).manifest == before
+
+
+def test_a_further_round_without_labels_leaves_the_corrections_suite(place: Place) -> None:
+    run = done_here(place, "correct", SWEEP, seed=SEED)
+    done_here(place, "distill", {"n_components": 12}, seed=1)
+    assert newest_state(place.workspace, place.project.id).id == run.id
 
 
 def test_what_has_no_failures_or_no_regions_is_refused(there: Place) -> None:
@@ -614,6 +621,11 @@ def test_a_line_in_ci(kept: Path, models: dict[str, Path], tmp_path: Path) -> No
     assert told["before"].count("FAIL │") + told["before"].count("pass │") == len(regions)
     assert f"FAIL: {told['before'].count('FAIL │')} of {len(regions)} regions" in told["before"]
     assert f"pass: 0 of {len(regions)} regions have more than 0.3 of their images" in told["after"]
+    for line, region in zip(re.findall(r"│ *\d.*", told["after"]), regions, strict=True):
+        cells = [cell.strip() for cell in line.split("│")]
+        assert (
+            cells[-3] == f"{region.before.estimate:.3f}"
+        )  # of the classifier it was made of, not of this one
     assert f"{regions[0].before}" in told["before"]
     assert not (tmp_path / "none").exists()
 

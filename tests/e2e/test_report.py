@@ -85,6 +85,25 @@ def test_the_page_says_the_numbers_of_results_json(page: Page, made: Made) -> No
     assert [float(cell.split()[0]) for cell in tried[1:]] == [row["lam"] for row in results["sweep"]]
 
 
+def test_before_and_after_are_not_mixed_up(page: Page, made: Made) -> None:
+    results, test = made.results, [made.results[name]["test"] for name in ("before", "defuse")]
+    headline = [told.replace("\xa0", " ") for told in page.locator(".numbers dd").all_inner_texts()]
+    assert headline[1].startswith(f"{test[0]:.1%} → {test[1]:.1%}".replace("%", " %"))
+    assert headline[2].startswith(f"{results['flips']['fixed']} and {results['flips']['broken']}")
+    by_class = {row["class"]: row for row in results["by_class"]}
+    cells = page.locator("section:has(#cost) tbody tr").all()
+    assert len(cells) == len(by_class)
+    for cell in cells:
+        row = by_class[cell.locator("th").inner_text()]
+        shown = [text.split("%")[0].strip("\xa0 ") for text in cell.locator("td").all_inner_texts()[1:3]]
+        assert shown == [f"{100 * row[when][0]:.1f}" for when in ("before", "after")]
+    for kind in ("broken", "fixed"):
+        n = results["flips"][kind]
+        assert page.get_by_role("heading", name=f"{n} test picture", exact=False).filter(
+            has_text=kind
+        ).count() == (1 if n else 0)
+
+
 @pytest.mark.parametrize("width", [390, 1024, 1440])
 def test_nothing_is_wider_than_the_window(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
