@@ -210,9 +210,16 @@ def presented(store: Workspace, project: Project) -> Run | None:
 
 
 def find_correction(store: Workspace, run: Run) -> tuple[Run | None, Run | None]:
-    """The newest correct run that is done of a distill run, and the newest evaluate run of that."""
+    """The newest correct run that is done of a distill run, and the newest evaluate run of that.
+
+    An evaluation that began before another λ was chosen is of another classifier, and left out.
+    """
     correct = _newest_on(store, "correct", run)
-    return correct, None if correct is None else _newest_on(store, "evaluate", correct)
+    evaluate = None if correct is None else _newest_on(store, "evaluate", correct)
+    if correct is not None and evaluate is not None:
+        overtaken = (correct.finished_at or 0.0) > (evaluate.started_at or 0.0)
+        return correct, None if overtaken else evaluate
+    return correct, evaluate
 
 
 def _newest_on(store: Workspace, step: StepName, ground: Run) -> Run | None:
