@@ -56,7 +56,7 @@ def _file_name(name: str) -> str:
 
 def import_form() -> None:
     """Take a project in that was exported, here or elsewhere."""
-    st.text_input("Name", key=_NAME, placeholder="as it was called", max_chars=80)
+    st.text_input("Call it", key=_NAME, placeholder="as it was called", max_chars=80)
     st.checkbox(
         "I trust the programs in it", key=_TRUST,
         help="TorchScript and torch.export files are programs that run here; without them it does not matter",
@@ -87,5 +87,5 @@ def _take(name: str, content: Iterator[bytes]) -> None:
 
 def _in_the_page(told: str) -> str:
     """The remedy of an error in the words of the page."""
-    told = told.replace("give another name: --name NAME", "give another one in the field Name")
+    told = told.replace("give another name: --name NAME", "give another one: Call it")
     return told.replace("import with --trust-programs", "say so by the tick, and bring it again")

@@ -52,7 +52,7 @@ def test_a_name_that_is_taken_asks_for_another(
     app = bring(app, "shapes.zip", packed)
     (error,) = errors(app)
     assert error.startswith("shapes.zip: ")
-    assert error.endswith("give another one in the field Name")
+    assert error.endswith("give another one: Call it")
     assert len(place.workspace.projects()) == 1
     app.text_input(key="import-name").set_value("again").run()
     app = bring(app, "shapes.zip", packed)
