@@ -136,7 +136,7 @@ def test_a_resumed_run_computes_only_what_is_missing(place: Place) -> None:
         assert place.workspace.artifact_path(run.id, name).stat().st_mtime_ns == written
     after = {e.key: e.id for e in place.workspace.runs.events(run.id, kind="point")}
     assert points.items() <= after.items()
-    assert len(after) == len(LONG_SWEEP["correction"]["lambdas"]) + 2
+    assert len(after) == len(LONG_SWEEP["correction"]["lambdas"]) + 3  # before, and two of the baseline
 
 
 def test_a_training_goes_on_from_its_last_epoch(place: Place) -> None:
