@@ -55,6 +55,12 @@ class Report(Step):
         self.scores = [_scores(row) for row in self.metadata["scores"]]
         evaluation = source.upstream("evaluate")
         self.results = source.workspace.artifact_path(evaluation.id, "results.json").read_bytes()
+        told, chosen = json.loads(self.results)["defuse"]["lam"], self.sweep["corrected"]["chosen"]["lam"]
+        if told != chosen:  # pictures would be of one classifier, numbers of another
+            raise ValueError(
+                f"evaluation {evaluation.id} is of λ = {told:g}, and correction {done.run.id} has chosen "
+                f"λ = {chosen:g} since; evaluate again, then make the report"
+            )
         self.measured_on = datetime.fromtimestamp(evaluation.finished_at or 0.0, UTC).date().isoformat()
         self.manifest = make_manifest(source.workspace, source.run.id)
 
