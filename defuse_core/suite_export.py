@@ -4,7 +4,8 @@ It holds what people say of the regions *now*: a correction may be older than th
 the first correction a suite is of use, too, since it then fails. So the newest distill run is taken with the
 labels that count today. Where a done correct run stands on that very run with no label newer, its state is
 the same, and its seed and ρ are taken, so that the draws equal those it was tested on; `--run` names it, or
-any other, to get the labels it took.
+any other, to get the labels it took. Regions of a further round that nobody has labelled make no suite
+yet: then it is that of the newest correction.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def newest_state(workspace: Workspace, project_id: int) -> Run:
     corrections = [r for r in workspace.runs.of_project(project_id, "correct") if r.status == "done"]
     if corrections and not workspace.annotations.counting(regions.id):  # a further round, not labelled yet
         return corrections[-1]
-    for run in reversed(workspace.runs.of_project(project_id, "correct")):
-        if run.status == "done" and regions.id in run.upstream and run.last_annotation == newest:
+    for run in reversed(corrections):
+        if regions.id in run.upstream and run.last_annotation == newest:
             return run
     return regions
 

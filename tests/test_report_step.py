@@ -19,7 +19,7 @@ from defuse_core.runs import Run
 from defuse_core.steps import load_step
 from defuse_core.steps.report import Report
 from defuse_core.steps.source import Source
-from tests.in_process import done_here
+from tests.in_process import done_here, run_here
 from tests.workspaces import SWEEP, Place, copy_place
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -105,6 +105,22 @@ def _with_figures(content: ReportContent, made: Made) -> ReportContent:
     paths = {name: made.place.workspace.artifact_path(made.run.id, f"{name}.png") for name in names}
     return ReportContent(
         **{**vars(content), "figures": {name: path.read_bytes() for name, path in paths.items()}}
+    )
+
+
+def test_numbers_of_another_lambda_make_no_report(made: Made, tmp_path: Path) -> None:
+    place = copy_place(made.place.workspace.home, tmp_path / "home")
+    correct = place.workspace.runs.latest(place.project.id, "correct")
+    assert correct is not None
+    lam = correct.summary["corrected"]["chosen"]["lam"]
+    other = next(p for p in correct.summary["corrected"]["points"] if p["lam"] not in (0.0, lam))
+    summary = {**correct.summary, "corrected": {**correct.summary["corrected"], "chosen": other}}
+    place.workspace.runs.requeue(correct.id, config=correct.config)
+    place.workspace.runs.finish(correct.id, "done", summary=summary)
+    ended = run_here(place, "report")
+    assert ended.status == "failed"
+    assert f"is of λ = {lam:g}, and correction {correct.id} has chosen λ = {other['lam']:g} since" in str(
+        ended.error
     )
 
 

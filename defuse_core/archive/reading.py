@@ -37,7 +37,7 @@ _SPARE = 64 * 2**20  # bytes of disk that an import leaves
 _END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _MEMBER = re.compile(r"rows/[a-z]+\.jsonl|blobs/[0-9a-f]{64}|runs/[1-9][0-9]{0,17}/[A-Za-z0-9=_+./-]{1,400}")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-"""All that zipfile raises on bytes of a stranger: damaged, cut, encrypted, packed in ways it does not know."""
+"""All that zipfile raises on bytes of a stranger: damaged, cut, encrypted, or packed in unknown ways."""
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
