@@ -12,11 +12,11 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.correction_runs import CORRECTION
-from dashboard.forms import config_form
-from dashboard.jobs_panel import duration, newest, start
+from dashboard.forms import config_form, device_field
+from dashboard.jobs_panel import duration, start
 from dashboard.region_data import RHO
 from dashboard.region_table import status_of
-from dashboard.search import STARTUP, probed
+from dashboard.search import STARTUP, offer_probe, probed
 from dashboard.state import forget, plain, project_link, remember
 from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.config import PAPER_LAMBDAS
@@ -82,12 +82,8 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     config["baseline_lambdas"] = _choose_baseline(f"{key}-baseline", labelled.n_single)
     config["regions"] = None if len(regions) == len(labelled.failures) else regions
     left, right, _ = st.columns(3)
-    known = cache.devices()
-    shown = {found.device: str(found) for found in known}
-    device = left.selectbox(
-        "device", ["auto", *shown], key="device", help="Where to compute",
-        format_func=lambda name: shown.get(name, "the best there is"),
-    )  # fmt: skip
+    with left:
+        device = device_field()
     seed = right.number_input(
         "seed", 0, value=0, step=1, key="correct-seed", help="Of the draws, and of what is held out"
     )
@@ -280,9 +276,5 @@ def _show_estimate(
                 f"About **{duration(STARTUP + seconds)}**: {told}, {speeds.tuned:,.0f} images a second tuned "
                 f"and {speeds.classified:,.0f} classified on this device"
             )
-    probe = newest(project, "probe")
-    if probe is not None and probe.live:
-        right.caption("Measuring …")
-    elif right.button("Measure the speed", help="Tunes and classifies for seconds, and keeps nothing"):
-        start(project, "probe", {}, device=device)
-        st.rerun()
+    with right:
+        offer_probe(project, device)

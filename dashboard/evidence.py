@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from dashboard import cache
-from dashboard.forms import config_form
+from dashboard.forms import config_form, device_field
 from dashboard.jobs_panel import TITLES, duration, start
 from dashboard.state import forget, linked_choice, plain, project_link
 from defuse_core.pipeline import done_share
@@ -44,11 +44,8 @@ def show_form(project: Project, *, ready: bool) -> None:
     )
     config = config_form("evaluate", key=f"evaluate-{project.id}", main=(), presets=False)
     left, right, _ = st.columns(3)
-    known = {found.device: str(found) for found in cache.devices()}
-    device = left.selectbox(
-        "device", ["auto", *known], key="device", help="Where to compute",
-        format_func=lambda name: known.get(name, "the best there is"),
-    )  # fmt: skip
+    with left:
+        device = device_field()
     seed = right.number_input(
         "seed", 0, value=0, step=1, key="evaluate-seed", help="Of the random regions, and the noise"
     )

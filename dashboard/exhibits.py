@@ -168,7 +168,7 @@ class Curator:
         tensors, _ = load_tensors(path)
         found: dict[int, dict[str, Any]] = {}
         for name in ("test", "held_out"):
-            failures = FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
+            failures = FailureInstances.of_file(tensors, name)
             if not len(failures):
                 continue
             classifiers = self.painter.classifier.result(), self.corrected.result()

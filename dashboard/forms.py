@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 from pydantic.fields import FieldInfo
 
+from dashboard import cache
 from dashboard.state import recall, remember
 from defuse_core.config import PRESETS
 from defuse_core.step_configs import STEPS, StepName, literals, preset_values, walk_fields
@@ -55,6 +56,15 @@ def config_form(
         with st.expander("More settings"):
             _rows(rest, key, values)
     return values
+
+
+def device_field() -> str:
+    """Ask where to compute; the same choice on every page."""
+    shown = {found.device: str(found) for found in cache.devices()}
+    return st.selectbox(
+        "device", ["auto", *shown], key="device", help="Where to compute",
+        format_func=lambda name: shown.get(name, "the best there is"),
+    )  # fmt: skip
 
 
 def _preset_choice(step: StepName, key: str, fields: Sequence[tuple[Path, FieldInfo, Any]]) -> None:

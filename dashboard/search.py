@@ -63,10 +63,16 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
             f"About **{duration(STARTUP + n_codes / speed)}**: {n_images:,} images × Q = {n_codes:,} codes, "
             f"{speed:,.0f} a second on this device"
         )
+    with right:
+        offer_probe(project, device)
+
+
+def offer_probe(project: Project, device: str) -> None:
+    """Offer to measure how fast a device searches and tunes."""
     probe = newest(project, "probe")
     if probe is not None and probe.live:
-        right.caption("Measuring …")
-    elif right.button("Measure the speed", help="Searches for two seconds, and keeps nothing"):
+        st.caption("Measuring …")
+    elif st.button("Measure the speed", help="Searches and tunes for seconds, and keeps nothing"):
         start(project, "probe", {}, device=device)
         st.rerun()
 

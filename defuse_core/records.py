@@ -244,6 +244,11 @@ class FailureInstances:
     labels: Tensor
     region_ids: Tensor
 
+    @staticmethod
+    def of_file(tensors: Mapping[str, Tensor], name: str) -> FailureInstances:
+        """Read one set of a correct run's file, whose tensors are called `<name>.images` and so on."""
+        return FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import cache
-from dashboard.forms import config_form
+from dashboard.forms import config_form, device_field
 from dashboard.jobs_panel import follow, newest, show_trouble, start
 from dashboard.search import show_estimate, show_mistakes, show_noise, show_search
 from dashboard.state import need_project
@@ -39,12 +39,8 @@ with st.expander("Search", expanded=run is None or run.status not in ("done", "r
             ),
         )
         first, second = st.columns(2)
-        known = ["auto", *(found.device for found in cache.devices())]
-        shown = {found.device: str(found) for found in cache.devices()}
-        device = first.selectbox(
-            "device", known, key="device", help="Where to compute",
-            format_func=lambda name: shown.get(name, "the best there is"),
-        )  # fmt: skip
+        with first:
+            device = device_field()
         seed = second.number_input("seed", 0, value=0, step=1, key="identify-seed", help="Of the noise")
     with right:
         show_noise(config)

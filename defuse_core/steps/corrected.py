@@ -18,10 +18,7 @@ class Corrected:
         self.source, self.run = source, source.upstream("correct")
         tensors, metadata = source.read("correct", "failures")
         self.verdicts: list[dict[str, Any]] = metadata["verdicts"]
-        self.sets = {
-            name: FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
-            for name in SETS
-        }
+        self.sets = {name: FailureInstances.of_file(tensors, name) for name in SETS}
         answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
         live = {region.region_id for region in source.regions()}  # others were merged or split
         self.answers = {region_id: shown for region_id, shown in answers.items() if region_id in live}

@@ -67,10 +67,7 @@ class Correct(Step):
         if stored is None:
             self.sets, self.verdicts = _prepare(source, config, seed, up_to)
         else:  # of an earlier attempt, on whatever device that was
-            self.sets = {
-                name: FailureInstances(*(stored[0][f"{name}.{part}"] for part in ("images", "labels", "ids")))
-                for name in SETS
-            }
+            self.sets = {name: FailureInstances.of_file(stored[0], name) for name in SETS}
             self.verdicts = stored[1]["verdicts"]
 
     @property
