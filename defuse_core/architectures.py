@@ -197,34 +197,32 @@ def _build(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor] 
     )
 
 
-def resnet18(n_classes: int, *, imagenet: bool = False) -> nn.Module:
-    """Return torchvision's ResNet-18 with a new last layer for `n_classes`.
+def imagenet_weights(name: str) -> dict[str, Tensor]:
+    """Return torchvision's ImageNet weights of an architecture, downloaded once (ResNet-18: 45 MB).
 
     Parameters
     ----------
-    n_classes : int
-    imagenet : bool
-        Start from torchvision's ImageNet weights, which are downloaded once (45 MB).
+    name : str
+        Of a classification model of torchvision, such as "resnet18".
 
     Raises
     ------
     RuntimeError
         If the weights cannot be had; the message says where to put them.
+    ValueError
+        If torchvision has no such model.
     """
+    from torch import hub
     from torchvision import models
 
-    if not imagenet:
-        return models.resnet18(weights=None, num_classes=n_classes)  # type: ignore[no-any-return]
-    weights = models.ResNet18_Weights.IMAGENET1K_V1
+    if name not in torchvision_names():
+        raise ValueError(f"there are ImageNet weights for torchvision's models only, got {name!r}")
+    weights = models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
-        network = models.resnet18(weights=weights)
+        return dict(weights.get_state_dict(check_hash=True))
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        from torch import hub
-
         raise RuntimeError(
-            f"ImageNet weights of ResNet-18 could not be downloaded or read ({error}); connect to the "
+            f"ImageNet weights of {name} could not be downloaded or read ({error}); connect to the "
             f"network, put {weights.url.rsplit('/', 1)[-1]} into {hub.get_dir()}/checkpoints, "
-            "or pass imagenet=False to start from random weights"
+            "or begin with random weights"
         ) from error
-    network.fc = nn.Linear(network.fc.in_features, n_classes)
-    return network  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from defuse_core.database import WorkspaceError
 from defuse_core.files import file_sha256
@@ -73,8 +74,16 @@ def check_consent(manifest: Manifest, bring: Bring) -> None:
         )
 
 
-def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> tuple[str, int | None]:
-    """Return where the data set will be read, and the size its images are brought to.
+class DataSource(NamedTuple):
+    """Where a data set is read, and how: as `projects.new_project` takes it."""
+
+    source: str
+    image_size: int | None
+    validation_share: float | None
+
+
+def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> DataSource:
+    """Return where the data set will be read, the size its images are brought to, and how it is divided.
 
     Raises
     ------
@@ -82,16 +91,18 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         If it lies at a path of the machine where the manifest was made, or is an upload not stored here.
     """
     dataset = manifest.dataset
+    size, share = dataset.image_size, dataset.validation_share
     if data is not None:  # an .npz holds images of one size, which cannot be changed
-        return data, None if data.endswith(".npz") else dataset.image_size
+        return DataSource(data, None if data.endswith(".npz") else size, share)
     for project in workspace.projects():
-        if project.dataset.get("fingerprint") == dataset.fingerprint:
-            return project.dataset["source"], project.dataset.get("image_size")
+        there = project.dataset
+        if there.get("fingerprint") == dataset.fingerprint:
+            return DataSource(there["source"], there.get("image_size"), there.get("validation_share"))
     kind, _, rest = dataset.source.partition(":")
     if dataset.source == "digits":
-        return "digits", None
+        return DataSource("digits", None, share)
     if kind == "torchvision":  # what follows the name is a folder of the other machine
-        return f"torchvision:{rest.partition(':')[0]}", dataset.image_size
+        return DataSource(f"torchvision:{rest.partition(':')[0]}", size, share)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
     raise WorkspaceError(
         f"the data set was {named} where the manifest was made; say where it is here by --data"

@@ -73,8 +73,8 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         values = given_config(step, options, given, preset=rest["preset"])
         workspace = Workspace()
         project = find_project(workspace, rest["project"])
-        if "weights" in values:
-            values["weights"] = _bring(workspace, project, values["weights"])
+        for name in {"weights", "pretrained"} & values.keys():
+            values[name] = _bring(workspace, project, values[name])
         run = launcher.submit(
             workspace, project.id, step, values, seed=rest["seed"],
             resources=given_resources(rest),
@@ -116,12 +116,18 @@ def new(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Resize folder and GTSRB images, pixels")
     ] = None,
+    validation_share: Annotated[
+        float | None, typer.Option(help="Set this share of the training images apart for validation, say 0.1")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a project on a data set."""
     from defuse_core.projects import new_project  # torch: slow to import
 
-    project = new_project(Workspace(), name, data, image_size=image_size, upload_name=upload_name)
+    project = new_project(
+        Workspace(), name, data,
+        image_size=image_size, validation_share=validation_share, upload_name=upload_name,
+    )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"project": project.id, "name": project.name, **project.dataset}))
         return
@@ -140,7 +146,8 @@ _add_step(app, "distill", "distill", "Group the mistakes into regions.")
 _add_step(app, "map", "map", "Lay training codes and mistakes out in the plane.")
 _add_step(app, "draw", "draw", "Draw every region at many τ.")
 _add_step(app, "stability", "stability", "Fit the regions under other seeds: which are found again?")
-_add_step(label_app, "simulate", "annotate", "Let five simulated annotators label: digits only.")
+_add_step(app, "train-annotators", "annotators", "Train five simulated annotators on the project's classes.")
+_add_step(label_app, "simulate", "annotate", "Let five simulated annotators label the regions.")
 _add_step(app, "correct", "correct", "Fine-tune the classifier on the failures for every λ.")
 _add_step(app, "evaluate", "evaluate", "Measure what the correction changed.")
 

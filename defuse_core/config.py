@@ -98,6 +98,11 @@ class IdentificationConfig(Config):
     max_mistakes_per_image: int | None = Field(
         100, ge=1, description="Keep those of smallest ‖ε‖₂; None keeps all"
     )
+    max_images: int | None = Field(
+        None,
+        ge=1,
+        description="Search around a sample of so many training images, stratified; None takes all",
+    )
     batch_size: int = Field(512, ge=1, description="Images decoded and classified at once")
     precision: Precision = Field("auto", description="bf16 finds the candidates, fp32 decides them")
 
@@ -124,6 +129,9 @@ class CorrectionConfig(Config):
 
     lambdas: tuple[float, ...] = Field(PAPER_LAMBDAS, min_length=1, description="λ, weights of the regions")
     epochs: int = Field(3, ge=1, description="Passes over D and D_f for each λ; the best one is kept")
+    max_images: int | None = Field(
+        None, ge=1, description="D is a sample of so many training images, stratified; None takes all"
+    )
     batch_size: int = Field(64, ge=1, description="Images of D a step; D_f is spread over the steps")
     optimizer: Literal["adam", "adadelta", "sgd"] = Field(
         "adam", description="The paper's is adam; sgd has Nesterov momentum .9 and weight decay 5e-4"

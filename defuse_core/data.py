@@ -9,11 +9,12 @@ remedy.
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Ite
     yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
-def load_dataset(source: str, *, image_size: int | None = None) -> ImageDataset:
+def load_dataset(
+    source: str, *, image_size: int | None = None, validation_share: float | None = None
+) -> ImageDataset:
     """Load a data set by what a person types.
 
     Parameters
@@ -146,7 +149,38 @@ def load_dataset(source: str, *, image_size: int | None = None) -> ImageDataset:
         folder of images.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
+    validation_share : float, optional
+        Set this share of the training images apart for validation, as `set_validation_apart` does.
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be used.
     """
+    found = _load(source, image_size)
+    return found if validation_share is None else set_validation_apart(found, validation_share)
+
+
+def set_validation_apart(dataset: ImageDataset, share: float) -> ImageDataset:
+    """Move the last `share` of every class's training images, in their order, to the validation split.
+
+    In order, not at random: frames of one track or video lie beside each other, and near-copies on
+    both sides would make validation easier than the test.
+
+    Raises
+    ------
+    DataError
+        If there is a validation split already, the share is not within (0, 1), or no image is moved.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"validation_share must be between 0 and 1, got {share}; give 0.1 for a tenth")
+    if dataset.validation is not None:
+        raise DataError(f"{dataset.name} has a validation split of its own; leave validation_share out")
+    train, validation = _split_by_class(dataset.train, share, "validation")
+    return replace(dataset, train=train, validation=validation)
+
+
+def _load(source: str, image_size: int | None) -> ImageDataset:
     if source == "digits":
         return load_digits()
     if source.startswith("torchvision:"):
@@ -384,15 +418,18 @@ def _npz_split(path: Path, arrays: Mapping[str, NDArray[np.generic]], part: str)
     return _to_split(images, labels)  # type: ignore[arg-type]  # dtypes are checked above
 
 
-def _split_by_class(split: Split, test_share: float) -> tuple[Split, Split]:
-    """Divide in order: of each class the last `test_share` of its images is the test split."""
-    is_test = torch.zeros(len(split), dtype=torch.bool)
+def _split_by_class(split: Split, share: float, name: str = "test") -> tuple[Split, Split]:
+    """Divide in order: of each class the last `share` of its images is the other split, called `name`."""
+    is_apart = torch.zeros(len(split), dtype=torch.bool)
     for label in split.labels.unique():
         members = torch.nonzero(split.labels == label).flatten()
-        is_test[members[len(members) - int(len(members) * test_share) :]] = True
-    if not is_test.any():
-        raise DataError("every class has under 5 images, too few to set a test split apart; add test/")
-    return split[~is_test], split[is_test]
+        is_apart[members[len(members) - int(len(members) * share) :]] = True
+    if not is_apart.any():
+        few = math.ceil(1 / share)
+        raise DataError(
+            f"every class has under {few} images, too few to set a {name} split apart; add {name}/"
+        )
+    return split[~is_apart], split[is_apart]
 
 
 def _open(path: Path, size: int | None) -> Image.Image:

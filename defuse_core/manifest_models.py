@@ -38,6 +38,7 @@ class DataSet(Config):
 
     source: str
     image_size: Annotated[int, Field(ge=1)] | None = None
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     fingerprint: Sha256
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]

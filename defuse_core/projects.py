@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz
+from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz, set_validation_apart
 from defuse_core.database import WorkspaceError
 from defuse_core.workspace import Blob, Project, Workspace
 
 
 def new_project(
-    workspace: Workspace, name: str, source: str, *, image_size: int | None = None, upload_name: str = ""
+    workspace: Workspace,
+    name: str,
+    source: str,
+    *,
+    image_size: int | None = None,
+    validation_share: float | None = None,
+    upload_name: str = "",
 ) -> Project:
     """Create a project on a data set.
 
@@ -20,6 +26,8 @@ def new_project(
         As `data.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
+    validation_share : float, optional
+        Of the training images, as `data.set_validation_apart` takes it.
     upload_name : str
         What the user called the upload.
 
@@ -34,14 +42,17 @@ def new_project(
     if source.startswith("blob:"):
         upload = _find_upload(workspace, source.removeprefix("blob:"), upload_name or "upload.npz")
         dataset = _load_upload(workspace, upload)
+        if validation_share is not None:
+            dataset = set_validation_apart(dataset, validation_share)
     else:
         source = _absolute(source)
-        dataset = load_dataset(source, image_size=image_size)
+        dataset = load_dataset(source, image_size=image_size, validation_share=validation_share)
     return workspace.create_project(
         name,
         dataset={
             "source": source,
             "image_size": image_size,
+            **({} if validation_share is None else {"validation_share": validation_share}),
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "image_shape": list(dataset.image_shape),

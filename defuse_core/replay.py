@@ -104,10 +104,10 @@ def _open_project(workspace: Workspace, manifest: Manifest, name: str, data: str
         return _check_data(project, manifest, f"project {name!r} is no replay of it; give another --name")
     from defuse_core.projects import new_project  # torch: slow to import
 
-    source, image_size = find_source(workspace, manifest, data)
+    found = find_source(workspace, manifest, data)
     project = new_project(
-        workspace, name, source, image_size=image_size,
-        upload_name=next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == source), ""),
+        workspace, name, found.source, image_size=found.image_size, validation_share=found.validation_share,
+        upload_name=next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == found.source), ""),
     )  # fmt: skip
     try:
         return _check_data(project, manifest, "give the same data by --data")

@@ -30,6 +30,9 @@ WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
 CORRECTED = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64}|corrected:[1-9][0-9]{0,17})$"
 """The same, or what a correct run of the project made, by its number."""
 
+PRETRAINED = r"^(imagenet|blob:[0-9a-f]{64})$"
+"""Where weights come from that training begins with."""
+
 ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
 """Variable of the environment, 1 where networks may be imported from folders of users; runs inherit it."""
 
@@ -80,7 +83,21 @@ class ClassifierConfig(NetworkConfig):
         description="shipped:<name>, blob:<sha256>, or corrected:<number of a correct run>, for a second "
         "round; by default the network is trained",
     )
+    pretrained: str | None = Field(
+        None,
+        pattern=PRETRAINED,
+        description="Weights that training begins with: imagenet (torchvision's, downloaded once) or "
+        "blob:<sha256>; layers that have other shapes there, such as the last, begin afresh",
+    )
     training: ClassifierTraining = ClassifierTraining()
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.weights is not None and self.pretrained is not None:
+            raise ValueError(
+                "weights are taken as they are, pretrained is trained further; leave one of them out"
+            )
+        return self
 
 
 class InspectConfig(NetworkConfig):
@@ -142,8 +159,26 @@ class StabilityConfig(Config):
     n_seeds: int = Field(5, ge=2, le=20, description="Other seeds to fit with")
 
 
+class AnnotatorsConfig(Config):
+    """Train the five networks that stand in for annotators, on training and validation images.
+
+    Each has an augmentation of its own, unless that of `training` is none.
+    """
+
+    training: ClassifierTraining = ClassifierTraining(
+        optimizer="sgd", learning_rate=0.1, final_learning_rate=1e-4, epochs=20, batch_size=128,
+        precision="auto", augmentation="affine",
+    )  # fmt: skip
+    more_data: str | None = Field(
+        None,
+        min_length=1,
+        description="Data whose training images they are trained on, too, such as torchvision:SVHN-extra: the "
+        "less they share with the classifier, the more their labels are worth",
+    )
+
+
 class AnnotationConfig(Config):
-    """Simulated annotators in place of people (algorithm 3); works on digits only."""
+    """Simulated annotators in place of people (algorithm 3): those trained here, else the shipped ones."""
 
     labeling: LabelingConfig = LabelingConfig()
     min_probability: float = Field(
@@ -202,7 +237,7 @@ class ReportConfig(Config):
 
 StepName = Literal[
     "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "draw",
-    "stability", "annotate", "correct", "evaluate", "report",
+    "stability", "annotators", "annotate", "correct", "evaluate", "report",
 ]  # fmt: skip
 
 
@@ -245,14 +280,15 @@ STEPS: dict[StepName, StepSpec] = {
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
     "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
     "stability": StepSpec(StabilityConfig, ("distill",)),
-    "annotate": StepSpec(AnnotationConfig, ("distill",), shares_machine=True),
+    "annotators": StepSpec(AnnotatorsConfig),
+    "annotate": StepSpec(AnnotationConfig, ("distill",), optional=("annotators",), shares_machine=True),
     "correct": StepSpec(
         SweepConfig,
         ("distill",),
         takes_labels=True,
         may_grow=("correction.lambdas", "baseline_lambdas", "n_seeds", "rule", "max_loss"),
     ),
-    "evaluate": StepSpec(EvaluationConfig, ("correct",)),
+    "evaluate": StepSpec(EvaluationConfig, ("correct",), optional=("annotators",)),
     "report": StepSpec(ReportConfig, ("evaluate",), shares_machine=True),
 }
 """Every step that can be a run, in the order of the method."""
@@ -378,6 +414,8 @@ def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"{field + ': ' if field else ''}{problem['ctx']['error']}"
     if problem["type"] == "string_pattern_mismatch":
+        if problem["ctx"]["pattern"] == PRETRAINED:
+            return f"{field} must be imagenet or blob:<sha256>, got {problem['input']!r}"
         more = ", or corrected:<run>" if problem["ctx"]["pattern"] == CORRECTED else ""
         return f"{field} must be shipped:<name> or blob:<sha256>{more}, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Input ")

@@ -235,11 +235,11 @@ def test_a_path_of_the_manifest_is_not_opened(whole: dict[str, Any], elsewhere: 
     [
         ("digits", ("digits", None)),
         ("torchvision:SVHN:/etc", ("torchvision:SVHN", 32)),
-        ("torchvision:GTSRB", ("torchvision:GTSRB", 32)),
+        ("torchvision:GTSRB", ("torchvision:GTSRB", 32, None)),
     ],
 )
 def test_sources_that_are_no_paths_are_read(
-    whole: dict[str, Any], elsewhere: Workspace, source: str, opened: tuple[str, int | None]
+    whole: dict[str, Any], elsewhere: Workspace, source: str, opened: tuple[str, int | None, None]
 ) -> None:
     changed = put(put(whole, "dataset.source", source), "dataset.image_size", 32)
     assert find_source(elsewhere, parse_manifest(changed)) == opened
@@ -247,9 +247,9 @@ def test_sources_that_are_no_paths_are_read(
 
 def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:
     changed = parse_manifest(put(put(whole, "dataset.source", "/else"), "dataset.image_size", 8))
-    assert find_source(made.workspace, changed) == (made.project.dataset["source"], None)
-    assert find_source(made.workspace, changed, "mine.npz") == ("mine.npz", None)  # cannot be resized
-    assert find_source(made.workspace, changed, "mine") == ("mine", 8)
+    assert find_source(made.workspace, changed) == (made.project.dataset["source"], None, None)
+    assert find_source(made.workspace, changed, "mine.npz") == ("mine.npz", None, None)  # cannot be resized
+    assert find_source(made.workspace, changed, "mine") == ("mine", 8, None)
 
 
 @pytest.mark.parametrize(

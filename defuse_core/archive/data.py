@@ -43,6 +43,7 @@ def find_data(dataset: DatasetRow, data: str) -> str:
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
     source = str(Path(data).expanduser().resolve())
-    if load_dataset(source, image_size=dataset.image_size).fingerprint != dataset.fingerprint:
+    found = load_dataset(source, image_size=dataset.image_size, validation_share=dataset.validation_share)
+    if found.fingerprint != dataset.fingerprint:
         raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
     return source

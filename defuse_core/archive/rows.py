@@ -45,6 +45,7 @@ class DatasetRow(Row):
 
     source: str = Field(min_length=1)
     image_size: int | None = Field(ge=1)
+    validation_share: float | None = Field(None, gt=0, lt=1)
     fingerprint: Sha256
     class_names: list[str] = Field(min_length=1)
     image_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)

@@ -21,6 +21,7 @@ STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "map": ("search", "Map"),
     "draw": ("search", "Draw"),
     "stability": ("stability", "Stability"),
+    "annotators": ("annotators", "TrainAnnotators"),
     "annotate": ("labels", "Annotate"),
     "correct": ("repair", "Correct"),
     "evaluate": ("evidence", "Evaluate"),

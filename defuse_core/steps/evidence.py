@@ -38,9 +38,10 @@ from defuse_core.labeling import (
 )
 from defuse_core.records import FailureInstances, Interval
 from defuse_core.region_edits import names
-from defuse_core.shipped import ANNOTATORS, load_annotators
+from defuse_core.shipped import ANNOTATORS
 from defuse_core.step_configs import AnnotationConfig, EvaluationConfig
 from defuse_core.steps import results
+from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import (
     File,
     Item,
@@ -53,6 +54,7 @@ from defuse_core.steps.base import (
     tensors_file,
 )
 from defuse_core.steps.corrected import Corrected
+from defuse_core.steps.repair import tuning_data
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
 from defuse_core.vae import encode_means
@@ -85,7 +87,7 @@ class Evaluate(Step):
         self.votes = list(chain.from_iterable(shown.votes for shown in done.answers.values()))
         annotators = {a.annotator for shown in done.answers.values() for a in shown.annotations}
         self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
-        self.annotators = load_annotators() if self.simulated else {}
+        self.annotators = find_annotators(source) if self.simulated else {}
         self.search = IdentificationConfig(**source.upstream("identify").config)
         before = {step: run for step, run in source.ancestry.items() if step != self.name}
         self.seconds = sum(run.seconds for run in before.values())
@@ -253,9 +255,10 @@ class Evaluate(Step):
         self, failures: FailureInstances, lam: float
     ) -> Generator[Item, None, tuple[dict[str, Any], Classifier]]:
         """Tune as the correction did, from the same start, and score on the same images."""
+        config = CorrectionConfig(**self.sweep_config["correction"])
         epochs = tuning_epochs(
-            self.before, self.dataset.train, failures, lam=lam, seed=self.sweep_seed,
-            config=CorrectionConfig(**self.sweep_config["correction"]), selection=self.dataset.selection,
+            self.before, tuning_data(self.dataset, config, self.sweep_seed), failures, lam=lam,
+            config=config, seed=self.sweep_seed, selection=self.dataset.selection,
         )  # fmt: skip
         point = yield from progress(epochs)
         tuned = apply_point(self.before, point)

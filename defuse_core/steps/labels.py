@@ -27,8 +27,8 @@ from defuse_core.labeling import (
 )
 from defuse_core.records import Annotation, Interval, Mistakes, Region, Verdict
 from defuse_core.runtime import numpy_rng
-from defuse_core.shipped import load_annotators
 from defuse_core.step_configs import AnnotationConfig
+from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
 from defuse_core.steps.source import Source
 from defuse_core.vae import BetaVAE, decode_images
@@ -136,20 +136,14 @@ def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
 
 
 class Annotate(Step):
-    """Let the five shipped digit networks label draws and single mistakes, a task an annotator."""
+    """Let five networks label draws and single mistakes, a task an annotator."""
 
     name = "annotate"
 
     def __init__(self, source: Source, config: AnnotationConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.vae, self.regions, self.mistakes = source.vae(), source.regions(), source.mistakes()
-        names = source.workspace.project(source.run.project_id).class_names
-        if names != list("0123456789") or source.dataset.image_shape != (1, 28, 28):
-            raise ValueError(
-                "the simulated annotators know 28×28 digits only; label the regions yourself, or import "
-                "labels with: defuse label import FILE.csv"
-            )
-        self.annotators = load_annotators()
+        self.annotators = find_annotators(source)
         n = len(self.regions) * config.labeling.n_samples if config.n_single is None else config.n_single
         drawn = numpy_rng(seed, "baseline").choice(
             len(self.mistakes), min(n, len(self.mistakes)), replace=False

@@ -85,7 +85,7 @@ class TrainClassifier(Step):
         metadata = read(done[0])[1]
         accuracy = {name: values[0] for name, values in metadata["accuracy"].items()}
         intervals = {"intervals": metadata["accuracy"], "by_class": metadata["by_class"]}
-        told = ("architecture", "preprocessing", "corrected")
+        told = ("architecture", "preprocessing", "corrected", "began_afresh")
         about: dict[str, Any] = {name: metadata[name] for name in told if name in metadata}
         return Merged({**about, "accuracy": accuracy, **intervals})
 

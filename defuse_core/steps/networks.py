@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defuse_core.architectures import build_network
+from defuse_core.architectures import build_network, imagenet_weights
 from defuse_core.checkpoint_formats import (
     CheckpointFormat,
     Weights,
@@ -26,7 +26,7 @@ from defuse_core.detection import Fit, describe_misfit, detect
 from defuse_core.local_code import import_network
 from defuse_core.runtime import derive_seed
 from defuse_core.shipped import load_shipped_classifier, read_card
-from defuse_core.step_configs import NetworkConfig
+from defuse_core.step_configs import ClassifierConfig, NetworkConfig
 from defuse_core.steps.source import Source
 
 PROGRAMS = ("torchscript", "exported")
@@ -54,8 +54,11 @@ class Network:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_network(source: Source, config: NetworkConfig, seed: int) -> Network:
-    """A network with the weights that the seed gives."""
+def make_network(source: Source, config: ClassifierConfig, seed: int) -> Network:
+    """A network to train: with the weights that the seed gives, or with those it is to begin with.
+
+    `facts` then says which layers began afresh.
+    """
     dataset = source.dataset
     preprocessing = stated_preprocessing(config, dataset)
     size = preprocessing.image_size or dataset.image_shape[1]
@@ -67,7 +70,35 @@ def make_network(source: Source, config: NetworkConfig, seed: int) -> Network:
             network = build_network(name, n_classes=n_classes, channels=channels)
         else:
             network = import_network(name, config.code_path, n_classes=n_classes, channels=channels)
-    return Network(name, network, preprocessing, {"code_path": config.code_path})
+    facts: dict[str, Any] = {"code_path": config.code_path}
+    if config.pretrained == "imagenet":
+        facts["began_afresh"] = begin_with(network, imagenet_weights(name), source="ImageNet's weights")
+    elif config.pretrained is not None:
+        with upload_of(source, config.pretrained) as path:
+            facts["began_afresh"] = begin_with(network, read_weights(path).tensors, source=str(path))
+    return Network(name, network, preprocessing, facts)
+
+
+def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Fill what fits of pretrained weights, by name and shape; return the layers that it leaves as they are.
+
+    Raises
+    ------
+    CheckpointError
+        If no parameter fits.
+    """
+    own = network.state_dict()
+    fits = {
+        name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape
+    }
+    if not fits.keys() & dict(network.named_parameters()).keys():
+        raise CheckpointError(
+            f"{source} fits no layer of the network, which has {', '.join(list(own)[:3])} …; give weights of "
+            "the same architecture"
+        )
+    network.load_state_dict(fits, strict=False)
+    parameters = dict(network.named_parameters())
+    return sorted({name.rpartition(".")[0] for name in parameters.keys() - fits.keys()})
 
 
 def stated_preprocessing(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, accuracy, predict
+from defuse_core.config import CorrectionConfig
 from defuse_core.correction import (
     apply_point,
     choose_point,
@@ -21,6 +22,7 @@ from defuse_core.correction import (
     mistake_instances,
     tuning_epochs,
 )
+from defuse_core.data import ImageDataset, Split
 from defuse_core.labeling import failure_instances
 from defuse_core.records import FailureInstances, Interval, SweepPoint, Verdict
 from defuse_core.runtime import derive_seed
@@ -38,6 +40,7 @@ from defuse_core.steps.base import (
     tensors_file,
 )
 from defuse_core.steps.labels import answers_by_region, judge, mistake_images, single_labels
+from defuse_core.steps.search import sample_training
 from defuse_core.steps.source import Source
 
 BEFORE = "before"
@@ -61,6 +64,7 @@ class Correct(Step):
 
     def __init__(self, source: Source, config: SweepConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
+        self.train = tuning_data(source.dataset, config.correction, seed)
         self.classifier = source.classifier()
         up_to = source.run.last_annotation  # fixed when the run first started
         stored = source.own("failures")
@@ -107,7 +111,7 @@ class Correct(Step):
         failures = self.sets["single" if task.startswith(BASELINE) else "tune"]
         repeat = repeat_of(task)
         epochs = tuning_epochs(
-            self.classifier, self.dataset.train, failures, lam=lam_of(task), config=self.config.correction,
+            self.classifier, self.train, failures, lam=lam_of(task), config=self.config.correction,
             seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
             selection=self.dataset.selection,
         )  # fmt: skip
@@ -192,6 +196,11 @@ class Correct(Step):
         points = [SweepPoint(lam, 0, mean(lam, "selection"), mean(lam, "tuned"), {}) for lam in firsts]
         best = choose_point(points, rule=self.config.rule, before=before, max_loss=self.config.max_loss)
         return firsts[best.lam]
+
+
+def tuning_data(dataset: ImageDataset, config: CorrectionConfig, seed: int) -> Split:
+    """D: the training images, or the stratified sample of them that the config asks for."""
+    return dataset.train[sample_training(dataset.train.labels, config.max_images, seed=seed)]
 
 
 def task_of(lam: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,22 +34,24 @@ class Identify(Step):
     def __init__(self, source: Source, config: IdentificationConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.classifier, self.vae, self.train = source.classifier(), source.vae(), source.dataset.train
+        self.index = sample_training(self.train.labels, config.max_images, seed=seed)
         self._batch: AdaptiveBatch | None = None
 
     def tasks(self) -> list[str]:
         """`shard=0000` and so on."""
-        return [f"shard={shard:04d}" for shard in range(math.ceil(len(self.train) / SHARD_IMAGES))]
+        return [f"shard={shard:04d}" for shard in range(math.ceil(len(self.index) / SHARD_IMAGES))]
 
     def run(self, task: str) -> Iterator[Item]:
         """Search around the images of one shard, with a point of what was found."""
         if self._batch is None:  # one for all shards of this process: it learns what fits
             self._batch = AdaptiveBatch(self.config.batch_size, device=self.classifier.mean.device)
         shard = int(task.removeprefix("shard="))
-        part = self.train[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
+        part = self.train[self.index[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]]
         found = identify_shard(
             self.classifier, self.vae, part,
             shard=shard, config=self.config, seed=self.seed, batch=self._batch,
         )  # fmt: skip
+        found = replace(found, source_index=self.index[found.source_index])
         decoded = len(part) * self.config.n_perturbations
         yield Point(task, {**found.counts(), "images": len(part), "decoded": decoded})
         yield Progress(1, 1, found.counts())
@@ -59,10 +62,10 @@ class Identify(Step):
         parts = [Mistakes(**read(task)[0]) for task in done]
         mistakes = Mistakes.concatenate(parts, latent_dim=self.vae.latent_dim)
         searched = sum(
-            min(SHARD_IMAGES, len(self.train) - int(task.removeprefix("shard=")) * SHARD_IMAGES)
+            min(SHARD_IMAGES, len(self.index) - int(task.removeprefix("shard=")) * SHARD_IMAGES)
             for task in done
         )
-        summary = {"mistakes": mistakes.counts(), "searched": searched, "images": len(self.train)}
+        summary = {"mistakes": mistakes.counts(), "searched": searched, "images": len(self.index)}
         return Merged(summary, [tensors_file("mistakes", vars(mistakes))], replaces_tasks=True)
 
 
@@ -225,6 +228,11 @@ def draw_strip(step: Draw, region: Region) -> tuple[Tensor, Tensor]:
         ]
     )
     return images, predict(step.classifier, images.flatten(0, 1)).view(images.shape[:2])
+
+
+def sample_training(labels: Tensor, max_images: int | None, *, seed: int) -> Tensor:
+    """Indices of the training images that a step takes: all, or a stratified sample of so many."""
+    return stratified_sample(labels, len(labels) if max_images is None else max_images, seed=seed)
 
 
 def stratified_sample(labels: Tensor, n: int, *, seed: int) -> Tensor:

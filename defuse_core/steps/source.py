@@ -14,7 +14,7 @@ from defuse_core.checkpoint_formats import load_program
 from defuse_core.checkpoints import load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing
 from defuse_core.config import VaeConfig
-from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz
+from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz, set_validation_apart
 from defuse_core.database import WorkspaceError
 from defuse_core.local_code import import_network
 from defuse_core.records import Mistakes, Mixture, Region
@@ -133,10 +133,12 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     """
     source: str = project.dataset["source"]
     kind, _, sha256 = source.partition(":")
-    if kind == "blob":
-        found = load_npz(workspace.blob_path(project.id, sha256))
+    path = str(workspace.blob_path(project.id, sha256)) if kind == "blob" else source
+    share = project.dataset.get("validation_share")
+    if kind == "blob":  # whatever it is called, it is an .npz
+        found = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
     else:
-        found = load_dataset(source, image_size=project.dataset.get("image_size"))
+        found = load_dataset(path, image_size=project.dataset.get("image_size"), validation_share=share)
     if found.fingerprint != project.dataset["fingerprint"]:
         names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(

@@ -1,0 +1,146 @@
+"""Step `annotators`: five small networks that stand in for people, trained on the project's own classes.
+
+An annotator has another architecture, another random stream and another augmentation than the classifier
+under test, and sees what that one's training does not hold: the validation images, and those of
+`more_data`. It never sees the test images, on which it is scored: that score bounds what its labels, and so
+every region accuracy, can be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from defuse_core.architectures import build_network
+from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
+from defuse_core.data import ImageDataset, Split, load_dataset
+from defuse_core.labeling import majority, simulate_annotators
+from defuse_core.records import Interval
+from defuse_core.runtime import derive_seed
+from defuse_core.shipped import ANNOTATORS, load_annotators
+from defuse_core.step_configs import AnnotationConfig, AnnotatorsConfig
+from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
+from defuse_core.steps.source import Source
+
+_SAID = ".said"
+NONE = -1
+"""None of the above, in tensors of answers."""
+
+
+class TrainAnnotators(Step):
+    """Train the five, a task each, and measure them one by one and as they vote."""
+
+    name = "annotators"
+
+    def __init__(self, source: Source, config: AnnotatorsConfig, seed: int) -> None:
+        self.config, self.seed, self.test = config, seed, source.dataset.test
+        self.n_classes, self.channels = source.dataset.n_classes, source.dataset.image_shape[0]
+        self.split = _training_images(source.dataset, config.more_data)
+        self.preprocessing = Preprocessing.of(self.split.images)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Where the networks will be trained, which are made task by task."""
+        self._device = device
+
+    def tasks(self) -> list[str]:
+        """Names of the annotators."""
+        return list(ANNOTATORS)
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Train one, with a point an epoch, and let it answer for the test images."""
+        architecture, own = ANNOTATORS[task]
+        training = self.config.training
+        if training.augmentation != "none":
+            training = training.model_copy(update={"augmentation": own.augmentation})
+        seed = derive_seed(self.seed, "annotators", task)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build_network(architecture, n_classes=self.n_classes, channels=self.channels)
+        annotator = Classifier(network, self.preprocessing).to(self._device)
+        epochs = classifier_epochs(
+            annotator, self.split, config=training, seed=seed,
+            checkpoint=self.work / f"{task}.training.safetensors" if self.work else None,
+        )  # fmt: skip
+        yield from progress(epochs, points=True)
+        said = answer(annotator, self.test.images)
+        yield tensors_file(task + _SAID, {"answers": said, "labels": self.test.labels})
+        yield tensors_file(
+            task, annotator.network.state_dict(),
+            architecture=architecture, n_classes=self.n_classes, preprocessing=vars(self.preprocessing),
+        )  # fmt: skip
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """Test accuracy of each and of their majority; none of the above is no right answer."""
+        answers = {name: read(name + _SAID)[0]["answers"] for name in done}
+        labels = read(done[0] + _SAID)[0]["labels"]
+        said = {name: _score(given, labels) for name, given in answers.items()}
+        voted = vote(answers)
+        summary = {
+            "accuracy": {name: interval[0] for name, interval in said.items()},
+            "intervals": said,
+            "majority": _score(voted, labels),
+            "none_of_the_above": float((voted == NONE).double().mean()),
+            "trained_on": len(self.split),
+        }
+        return Merged(summary)
+
+
+def find_annotators(source: Source) -> dict[str, Classifier]:
+    """The annotators that the run stands on, else the shipped ones, which know digits; by name.
+
+    Raises
+    ------
+    ValueError
+        If none were trained for the project, and it is not of 28×28 digits.
+    """
+    if "annotators" in source.ancestry:
+        names = [name for name in ANNOTATORS if name in _stored(source)]
+        return {name: source.build(*source.read("annotators", name)) for name in names}
+    names = source.workspace.project(source.run.project_id).class_names
+    if names != list("0123456789") or source.dataset.image_shape != (1, 28, 28):
+        raise ValueError(
+            "the shipped simulated annotators know 28×28 digits only; train some with: defuse "
+            "train-annotators, label the regions yourself, or import labels with: defuse label import FILE.csv"
+        )
+    return load_annotators()
+
+
+def _stored(source: Source) -> set[str]:
+    run = source.upstream("annotators")
+    return {name.removesuffix(".safetensors") for name in source.workspace.runs.artifacts(run.id)}
+
+
+def answer(annotator: Classifier, images: Tensor) -> Tensor:
+    """What an annotator says of each image as in the step `annotate`, (n,) int64; `NONE`: none of the above."""
+    given = simulate_annotators(
+        {"": annotator}, images, region_id=NONE, threshold=AnnotationConfig().min_probability
+    )
+    return torch.tensor([NONE if a.label is None else a.label for a in given], dtype=torch.int64)
+
+
+def vote(answers: Mapping[str, Tensor]) -> Tensor:
+    """The majority of the annotators on each image, (n,) int64; `NONE` where it is none of the above."""
+    given = torch.stack(list(answers.values()), 1).tolist()  # (n, n_annotators)
+    voted = [majority([None if label == NONE else label for label in each]) for each in given]
+    return torch.tensor([NONE if label is None else label for label in voted], dtype=torch.int64)
+
+
+def _score(said: Tensor, labels: Tensor) -> list[float]:
+    return interval_json(Interval.wilson(int((said == labels).sum()), len(labels)))
+
+
+def _training_images(dataset: ImageDataset, more_data: str | None) -> Split:
+    """Training and validation images of the project, and the training images of other data."""
+    parts = [dataset.train, *([] if dataset.validation is None else [dataset.validation])]
+    if more_data is not None:
+        more = load_dataset(more_data)
+        if more.image_shape != dataset.image_shape or more.n_classes != dataset.n_classes:
+            raise ValueError(
+                f"more_data must have images of {dataset.image_shape} in {dataset.n_classes} classes, "
+                f"{more_data} has {more.image_shape} in {more.n_classes}; give data of the same kind"
+            )
+        parts.append(more.train)
+    return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
