@@ -169,6 +169,7 @@ class AnnotatorsConfig(Config):
         optimizer="sgd", learning_rate=0.1, final_learning_rate=1e-4, epochs=20, batch_size=128,
         precision="auto", augmentation="affine",
     )  # fmt: skip
+    shipped: bool = Field(False, description="Take the shipped ones, which know 28×28 digits, instead")
     more_data: str | None = Field(
         None,
         min_length=1,

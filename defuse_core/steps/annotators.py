@@ -30,13 +30,14 @@ NONE = -1
 
 
 class TrainAnnotators(Step):
-    """Train the five, a task each, and measure them one by one and as they vote."""
+    """Train the five, or take the shipped ones, a task each; measure them one by one and as they vote."""
 
     name = "annotators"
 
     def __init__(self, source: Source, config: AnnotatorsConfig, seed: int) -> None:
         self.config, self.seed, self.test = config, seed, source.dataset.test
         self.n_classes, self.channels = source.dataset.n_classes, source.dataset.image_shape[0]
+        self.shipped = _shipped(source) if config.shipped else {}
         self.split = _training_images(source.dataset, config.more_data)
         self.preprocessing = Preprocessing.of(self.split.images)
         self._device = torch.device("cpu")
@@ -52,6 +53,9 @@ class TrainAnnotators(Step):
     def run(self, task: str) -> Iterator[Item]:
         """Train one, with a point an epoch, and let it answer for the test images."""
         architecture, own = ANNOTATORS[task]
+        if self.config.shipped:
+            yield from self._store(task, architecture, self.shipped[task].to(self._device))
+            return
         training = self.config.training
         if training.augmentation != "none":
             training = training.model_copy(update={"augmentation": own.augmentation})
@@ -65,11 +69,14 @@ class TrainAnnotators(Step):
             checkpoint=self.work / f"{task}.training.safetensors" if self.work else None,
         )  # fmt: skip
         yield from progress(epochs, points=True)
+        yield from self._store(task, architecture, annotator)
+
+    def _store(self, task: str, architecture: str, annotator: Classifier) -> Iterator[Item]:
         said = answer(annotator, self.test.images)
         yield tensors_file(task + _SAID, {"answers": said, "labels": self.test.labels})
         yield tensors_file(
-            task, annotator.network.state_dict(),
-            architecture=architecture, n_classes=self.n_classes, preprocessing=vars(self.preprocessing),
+            task, annotator.network.state_dict(), architecture=architecture, n_classes=self.n_classes,
+            preprocessing=vars(annotator.preprocessing),
         )  # fmt: skip
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
@@ -83,7 +90,7 @@ class TrainAnnotators(Step):
             "intervals": said,
             "majority": _score(voted, labels),
             "none_of_the_above": float((voted == NONE).double().mean()),
-            "trained_on": len(self.split),
+            "trained_on": None if self.config.shipped else len(self.split),  # the cards tell
         }
         return Merged(summary)
 
@@ -99,11 +106,15 @@ def find_annotators(source: Source) -> dict[str, Classifier]:
     if "annotators" in source.ancestry:
         names = [name for name in ANNOTATORS if name in _stored(source)]
         return {name: source.build(*source.read("annotators", name)) for name in names}
+    return _shipped(source)
+
+
+def _shipped(source: Source) -> dict[str, Classifier]:
     names = source.workspace.project(source.run.project_id).class_names
     if names != list("0123456789") or source.dataset.image_shape != (1, 28, 28):
         raise ValueError(
-            "the shipped simulated annotators know 28×28 digits only; train some with: defuse "
-            "train-annotators, label the regions yourself, or import labels with: defuse label import FILE.csv"
+            "the shipped simulated annotators know 28×28 digits only; train some with: defuse train-annotators, "
+            "label the regions yourself, or import labels with: defuse label import FILE.csv"
         )
     return load_annotators()
 
@@ -114,7 +125,7 @@ def _stored(source: Source) -> set[str]:
 
 
 def answer(annotator: Classifier, images: Tensor) -> Tensor:
-    """What an annotator says of each image as in the step `annotate`, (n,) int64; `NONE`: none of the above."""
+    """What an annotator says of each image, (n,) int64, as in the step `annotate`; see `NONE`."""
     given = simulate_annotators(
         {"": annotator}, images, region_id=NONE, threshold=AnnotationConfig().min_probability
     )
