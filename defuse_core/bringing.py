@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from defuse_core.database import WorkspaceError
 from defuse_core.files import file_sha256
-from defuse_core.manifest_models import Manifest, Upload
+from defuse_core.manifest_models import Manifest, Upload, uploads_of
 from defuse_core.step_configs import ALLOW_LOCAL_CODE
 from defuse_core.workspace import Workspace
 
@@ -29,6 +29,8 @@ class Bring:
     ----------
     data : str or None
         Where the data set is, as `data.load_dataset` takes it.
+    more_data : str or None
+        Where the data are that annotators were trained on besides, in the same way.
     checkpoints : tuple of Path
         Files that were uploads there.
     code_path : Path or None
@@ -45,6 +47,7 @@ class Bring:
     trust_program: bool = False
     device: str | None = None
     threads: int | None = None
+    more_data: str | None = None
 
 
 def check_consent(manifest: Manifest, bring: Bring) -> None:
@@ -98,19 +101,55 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         there = project.dataset
         if there.get("fingerprint") == dataset.fingerprint:
             return DataSource(there["source"], there.get("image_size"), there.get("validation_share"))
-    kind, _, rest = dataset.source.partition(":")
-    if dataset.source == "digits":
-        return DataSource("digits", None, share)
-    if kind == "torchvision":  # what follows the name is a folder of the other machine
-        return DataSource(f"torchvision:{rest.partition(':')[0]}", size, share)
+    if (source := _without_path(dataset.source)) is not None:
+        return DataSource(source, None if source == "digits" else size, share)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
     raise WorkspaceError(
         f"the data set was {named} where the manifest was made; say where it is here by --data"
     )
 
 
+def find_more_data(manifest: Manifest, more_data: str | None = None) -> dict[str, str]:
+    """Return where the data will be read that annotators were trained on besides, by where they were.
+
+    Raises
+    ------
+    WorkspaceError
+        If they lie at a path of the machine where the manifest was made, and none was given.
+    """
+    named = {str(run.config["more_data"]) for run in manifest.runs if run.config.get("more_data")}
+    found = {was: more_data or _without_path(was) for was in named}
+    if lost := [was for was, now in found.items() if now is None]:
+        raise WorkspaceError(
+            f"the annotators were trained on {min(lost)}, too, where the manifest was made; say where that "
+            "is here by --more-data"
+        )
+    return {was: absolute_source(now) for was, now in found.items() if now is not None}
+
+
+def absolute_source(source: str) -> str:
+    """The same source for a run, which starts in a folder of its own.
+
+    Examples
+    --------
+    >>> absolute_source("digits"), absolute_source("torchvision:SVHN:/data")
+    ('digits', 'torchvision:SVHN:/data')
+    """
+    if source.startswith("torchvision:"):
+        kind, name, root = [*source.split(":", 2), ""][:3]
+        return f"{kind}:{name}:{Path(root or 'data').resolve()}"
+    return source if source == "digits" else str(Path(source).expanduser().resolve())
+
+
+def _without_path(source: str) -> str | None:
+    """A source without the folder of the other machine; None where it is nothing but a path."""
+    if source.startswith("torchvision:"):
+        return ":".join(source.split(":")[:2])
+    return source if source == "digits" else None
+
+
 def find_uploads(workspace: Workspace, manifest: Manifest, files: Sequence[Path]) -> dict[Upload, Path]:
-    """Return where the weights lie that the manifest names: among the files, or in this workspace.
+    """Return where the uploads lie that runs of the manifest take: among the files, or in this workspace.
 
     Raises
     ------
@@ -123,7 +162,7 @@ def find_uploads(workspace: Workspace, manifest: Manifest, files: Sequence[Path]
         for project in workspace.projects()
         for blob in workspace.blobs(project.id)
     }
-    named = {str(run.config.get("weights")).removeprefix("blob:") for run in manifest.runs}
+    named = set().union(*(uploads_of(run.config) for run in manifest.runs))
     wanted = [upload for upload in manifest.uploads if upload.sha256 in named]
     if strange := set(given) - {upload.sha256 for upload in wanted}:
         known = ", ".join(_told(upload) for upload in wanted) or "none"

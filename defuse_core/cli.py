@@ -32,6 +32,7 @@ from defuse_core.cli_options import (
 )
 from defuse_core.cli_projects import project_app
 from defuse_core.cli_replay import manifest, replay
+from defuse_core.cli_reproduce import reproduce
 from defuse_core.cli_runs import find_project, finish_run
 from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.database import WorkspaceError
@@ -426,6 +427,7 @@ def demo(
 
 app.command()(manifest)
 app.command()(replay)
+app.command()(reproduce)
 
 
 @app.command()

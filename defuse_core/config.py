@@ -87,6 +87,24 @@ class ClassifierTraining(Config):
     )
 
 
+class AnnotatorTraining(ClassifierTraining):
+    """How simulated annotators are trained; the paper's were people."""
+
+    optimizer: Literal["adadelta", "adam", "sgd"] = Field(
+        "sgd", description="sgd has Nesterov momentum .9 and weight decay 5e-4"
+    )
+    learning_rate: float = Field(0.1, gt=0, description="1 for adadelta, about .001 for adam, .1 for sgd")
+    epochs: int = Field(20, ge=1, description="Passes over the training images")
+    batch_size: int = Field(128, ge=1, description="Images a step")
+    precision: Precision = Field("auto", description="auto takes bf16 where the processor multiplies it")
+    final_learning_rate: float | None = Field(
+        1e-4, gt=0, description="Cosine decay to this rate; None keeps the rate"
+    )
+    augmentation: Literal["none", "affine", "elastic"] = Field(
+        "affine", description="Distortions of the training images; every annotator has its own, or none"
+    )
+
+
 class IdentificationConfig(Config):
     """Algorithm 1; raw noise is the paper's."""
 

@@ -1,7 +1,8 @@
 """The manifest of a run, written down from a workspace.
 
 `replay` makes a run again from it. Only what the result stands on is in there: runs that were redone,
-maps, draws and probes are not, and simulated annotators are with their answers. Imports no torch.
+maps, draws and probes are not. Simulated annotators are with their answers, and those that were asked
+again as the run that trained them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from typing import Any, get_args
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.database import WorkspaceError
-from defuse_core.manifest_models import FORMAT, VERSION, DataSet, Entry, MadeStep, Manifest
+from defuse_core.manifest_models import FORMAT, VERSION, DataSet, Entry, MadeStep, Manifest, uploads_of
 from defuse_core.region_edits import RegionEdit
 from defuse_core.runs import Artifact, Run
-from defuse_core.step_configs import STEPS
 from defuse_core.workspace import Project, Workspace
 
 RESULTS = "results.json"
 
-OWN = frozenset({"seconds", "last_annotation", "code_path"})
+OWN = frozenset({"seconds", "last_annotation", "code_path", "more_data"})
 """Keys whose values belong to one workspace: `compared` leaves them out."""
 
 _LIBRARIES = ("defuse", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -203,9 +203,8 @@ def _in_order(workspace: Workspace, target: Run) -> dict[int, Run]:
 
 
 def _needed(run: Run, by_id: Mapping[int, Run]) -> list[int]:
-    """Ids of the runs that this one stands on directly and needs."""
-    needs = STEPS[run.step].needs  # type: ignore[index]  # runs are of known steps
-    return [other for other in run.upstream if by_id[other].step in needs]
+    """Ids of the runs that this one stands on directly, of steps that are made again."""
+    return [other for other in run.upstream if by_id[other].step in get_args(MadeStep)]
 
 
 def _made(workspace: Workspace, run: Run, runs: Mapping[int, Run]) -> dict[str, Any]:
@@ -243,9 +242,10 @@ def _file(workspace: Workspace, run: Run, artifact: Artifact) -> dict[str, Any]:
 
 
 def _uploads(workspace: Workspace, project: Project, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The uploads that data or weights come from."""
-    named = {str(project.dataset["source"]), *(str(run.config.get("weights")) for run in runs)}
-    return [asdict(blob) for blob in workspace.blobs(project.id) if f"blob:{blob.sha256}" in named]
+    """The uploads that data or weights come from, or that training began with."""
+    data = str(project.dataset["source"]).removeprefix("blob:")
+    named = {data}.union(*(uploads_of(run.config) for run in runs))
+    return [asdict(blob) for blob in workspace.blobs(project.id) if blob.sha256 in named]
 
 
 def _log(workspace: Workspace, correction: Run, runs: Mapping[int, Run]) -> dict[str, Any]:

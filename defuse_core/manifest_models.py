@@ -6,6 +6,7 @@ position. Manifests come from strangers, too; one that is read is checked as a w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -17,12 +18,26 @@ from defuse_core.step_configs import STEPS, check_config
 FORMAT = "defuse-manifest"
 VERSION = 1
 
-MadeStep = Literal["classifier", "vae", "identify", "distill", "correct", "evaluate", "report"]
-"""Steps that a manifest is made of; no result stands on the others."""
+MadeStep = Literal[
+    "annotators", "classifier", "vae", "identify", "distill", "correct", "evaluate", "report"
+]  # fmt: skip
+"""Steps that a manifest is made of; no result stands on the others. The further on, the later."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0)]
+
+
+def uploads_of(config: Mapping[str, Any]) -> set[str]:
+    """Return the SHA-256 of the uploads that a run took its weights from, or began with.
+
+    Examples
+    --------
+    >>> uploads_of({"weights": None, "pretrained": "blob:0a1b"}), uploads_of({"pretrained": "imagenet"})
+    ({'0a1b'}, set())
+    """
+    named = (str(config.get(name)) for name in ("weights", "pretrained"))
+    return {told.removeprefix("blob:") for told in named if told.startswith("blob:")}
 
 
 class Upload(Config):
@@ -225,7 +240,7 @@ class Manifest(Config):
     project : str
         Its name there.
     uploads : tuple of Upload
-        Those that the data set or weights came from.
+        Those that the data set, weights, or what training began with came from.
     """
 
     format: Literal["defuse-manifest"]
@@ -261,16 +276,17 @@ class Manifest(Config):
         named = [*run.stands_on, *(() if run.starts_from is None else (run.starts_from,))]
         if any(other >= position for other in named):
             raise ValueError(f"run {position} stands on {max(named)}, which does not come before it")
-        steps = tuple(self.runs[other].step for other in run.stands_on)
-        if sorted(steps) != sorted(STEPS[run.step].needs):
+        steps, spec = [self.runs[other].step for other in run.stands_on], STEPS[run.step]
+        others = sorted({*steps} & {*spec.optional})
+        if sorted(steps) != sorted([*spec.needs, *others]):
             raise ValueError(f"run {position} ({run.step}) stands on {', '.join(steps) or 'nothing'}")
         if run.starts_from is not None and (
             run.step != "classifier" or self.runs[run.starts_from].step != "correct"
         ):
             raise ValueError(f"run {position} starts from {run.starts_from}, which is no correction")
         check_config(run.step, run.config)
-        weights = str(run.config.get("weights") or "")
+        weights = str(run.config.get("weights"))
         if weights.startswith("corrected:") or run.config.get("last_annotation") is not None:
             raise ValueError(f"run {position} names a run or an answer by a number of another workspace")
-        if weights.startswith("blob:") and weights[5:] not in {upload.sha256 for upload in self.uploads}:
-            raise ValueError(f"run {position} takes the upload {weights[5:17]}…, which is not listed")
+        if unlisted := uploads_of(run.config) - {upload.sha256 for upload in self.uploads}:
+            raise ValueError(f"run {position} takes the upload {min(unlisted)[:12]}…, which is not listed")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.bringing import Bring, check_consent, find_source, find_uploads
+from defuse_core.bringing import Bring, check_consent, find_more_data, find_source, find_uploads
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.manifest_models import MadeRun, Manifest
@@ -75,6 +75,7 @@ def replay(
     bring = bring or Bring()
     check_consent(manifest, bring)
     uploads = find_uploads(workspace, manifest, bring.checkpoints)
+    find_more_data(manifest, bring.more_data)  # what is missing is told before anything is made
     project = _open_project(workspace, manifest, name, bring.data)
     stored = {blob.sha256 for blob in workspace.blobs(project.id)}
     for upload, path in uploads.items():
@@ -171,6 +172,8 @@ def _config(
         config["weights"] = f"corrected:{runs[made.starts_from].id}"
     if config.get("code_path"):
         config["code_path"] = str(Path(bring.code_path or "").resolve())
+    if config.get("more_data"):
+        config["more_data"] = find_more_data(manifest, bring.more_data)[config["more_data"]]
     if made.step == "correct":
         (regions,) = made.stands_on
         log = next(log for log in manifest.logs if log.regions == regions)

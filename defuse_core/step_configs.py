@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from defuse_core.config import (
+    AnnotatorTraining,
     ClassifierTraining,
     Config,
     CorrectionConfig,
@@ -165,16 +166,13 @@ class AnnotatorsConfig(Config):
     Each has an augmentation of its own, unless that of `training` is none.
     """
 
-    training: ClassifierTraining = ClassifierTraining(
-        optimizer="sgd", learning_rate=0.1, final_learning_rate=1e-4, epochs=20, batch_size=128,
-        precision="auto", augmentation="affine",
-    )  # fmt: skip
+    training: AnnotatorTraining = AnnotatorTraining()
     shipped: bool = Field(False, description="Take the shipped ones, which know 28×28 digits, instead")
     more_data: str | None = Field(
         None,
         min_length=1,
-        description="Data whose training images they are trained on, too, such as torchvision:SVHN-extra: the "
-        "less they share with the classifier, the more their labels are worth",
+        description="Data whose training images they are trained on, too, such as torchvision:SVHN-extra; "
+        "the less they share with the classifier, the more their labels are worth",
     )
 
 

@@ -594,7 +594,7 @@ def test_absent_files_are_told_the_remedy(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["CIFAR10", "mnist", ""])
 def test_other_torchvision_sets_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"must be MNIST, SVHN or GTSRB, got '{name}'"):
+    with pytest.raises(DataError, match=rf"must be MNIST, SVHN, SVHN-extra or GTSRB, got '{name}'"):
         load_dataset(f"torchvision:{name}:{tmp_path}")
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from defuse_core.database import WorkspaceError, explain_os_error
@@ -38,8 +38,9 @@ def submit(
     *,
     seed: int = 0,
     resources: Resources | None = None,
+    upstream: Sequence[Run] | None = None,
 ) -> Run:
-    """Queue a run on the newest runs that it can stand on, and start its runner.
+    """Queue a run and start its runner.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ def submit(
     seed : int
         Of every random stream of the step, 0 or more.
     resources : Resources, optional
+    upstream : sequence of Run, optional
+        What it stands on directly; by default the newest runs that it can stand on.
 
     Returns
     -------
@@ -71,10 +74,11 @@ def submit(
         raise WorkspaceError(f"seed must be 0 or more, got {seed}")
     resources = resources or Resources()
     probe(resources)
-    upstream = find_upstream(workspace, project_id, step)
+    if upstream is None:
+        upstream = list(find_upstream(workspace, project_id, step).values())
     run = workspace.runs.add(
         project_id, step, checked.model_dump(mode="json"), seed=seed, resources=resources,
-        upstream=[upstream[name].id for name in upstream],
+        upstream=[each.id for each in upstream],
     )  # fmt: skip
     _start(workspace, run)
     return workspace.runs.get(run.id)

@@ -113,8 +113,8 @@ def _shipped(source: Source) -> dict[str, Classifier]:
     names = source.workspace.project(source.run.project_id).class_names
     if names != list("0123456789") or source.dataset.image_shape != (1, 28, 28):
         raise ValueError(
-            "the shipped simulated annotators know 28×28 digits only; train some with: defuse train-annotators, "
-            "label the regions yourself, or import labels with: defuse label import FILE.csv"
+            "the shipped simulated annotators know 28×28 digits only; train some with: defuse "
+            "train-annotators; or label the regions yourself, or with: defuse label import FILE.csv"
         )
     return load_annotators()
 

@@ -1,0 +1,117 @@
+"""The command `defuse reproduce`: the paper's figures on its data sets. Imports no torch until it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from defuse_core import console as shown
+from defuse_core.cli_options import AsJson, Device, Threads
+from defuse_core.cli_runs import finish_run
+from defuse_core.jobs import launcher
+from defuse_core.paper import PAPER, DatasetName
+from defuse_core.reproduction import (
+    find_pretrained,
+    more_annotator_data,
+    open_project,
+    run_reproduction,
+)
+from defuse_core.reproduction_plans import Length, make_plan
+from defuse_core.reproduction_results import Runs, collect
+from defuse_core.reproduction_tables import goals
+from defuse_core.runs import Resources
+from defuse_core.workspace import Workspace
+
+
+def reproduce(
+    dataset: Annotated[DatasetName, typer.Argument(help="mnist, svhn or gtsrb (German traffic signs)")],
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Times that all but the generator is made")] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False,
+            help="Folder with mnist.npz, svhn.npz or gtsrb32.npz; else torchvision keeps its files there",
+        ),
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Shortened for two cores; see RESULTS.md")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few hundred images, in minutes: whether all works, no more")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and figures (default: defuse-reproduction)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Run the whole method with the paper's settings and set its figures beside ours.
+
+    A reproduction that was stopped goes on where it was; more --seeds add to those that there are.
+    """
+    if cpu and quick:
+        raise typer.BadParameter("leave one of --cpu and --quick out", param_hint="--quick")
+    length: Length = "quick" if quick else "cpu" if cpu else "paper"
+    folder = out or Path("defuse-reproduction")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder, {folder} is a file; give another name")
+    console = shown.make_console(quiet=as_json)
+    resources = Resources(device=device, threads=threads)
+    launcher.probe(resources)
+    workspace, plan = Workspace(), make_plan(dataset, length)
+    project = open_project(workspace, dataset, length, data)
+    sizes = ", ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
+    console.print(f"{PAPER[dataset].title}: {sizes} images, in project {project.name}\n")
+    pretrained = find_pretrained(workspace, project, plan, data)
+    done: list[Runs] = []
+    bars = shown.progress_bars(console)
+    try:
+        with bars:
+            for seed, runs in run_reproduction(
+                workspace, project, plan, pretrained=pretrained, n_seeds=seeds, resources=resources,
+                more_data=more_annotator_data(project),
+                watch=lambda run: shown.watch(workspace, run, bars),
+            ):  # fmt: skip
+                last = list(runs.values())[-1]
+                if last.status != "done":
+                    break
+                if seed is None:
+                    console.print(_annotators(runs))
+                else:
+                    done.append(runs)
+                    console.print(f"seed {seed}: {_told(workspace, runs)}")
+    except KeyboardInterrupt:
+        typer.echo(f"the step goes on; to go on with all: defuse reproduce {dataset} …", err=True)
+        sys.exit(130)
+    if last.status != "done":
+        console.print(f"It stopped at {last.step}; to go on with it, give the same command again.")
+        finish_run(workspace, last, detach=False, as_json=as_json)
+    results = collect(workspace, project, dataset, length, done)
+    from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
+
+    write_reproduction(workspace, results, done[0], folder)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    for goal in goals(results):
+        console.print(f"{'met    ' if goal.met else 'NOT met'}  {goal.told}: {goal.measured}")
+    console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _annotators(runs: Runs) -> str:
+    summary = runs["annotators"].summary
+    each = ", ".join(f"{name} {value:.3f}" for name, value in summary["accuracy"].items())
+    return f"annotators on the test images: majority {summary['majority'][0]:.3f} ({each})"
+
+
+def _told(workspace: Workspace, runs: Runs) -> str:
+    path = workspace.artifact_path(runs["report"].id, "results.json")
+    found = json.loads(path.read_bytes())
+    was, now = found["before"], found["defuse"]
+    return (
+        f"{found['scenarios']} scenarios, {found['failure_regions']} failures, test {was['test']:.3f} → "
+        f"{now['test']:.3f}, regions {was['region']:.3f} → {now['region']:.3f} at λ = {now['lam']:g}"
+    )

@@ -1,0 +1,46 @@
+"""What the paper reports of its three data sets, to stand beside what is measured here.
+
+Slack and Kenthapadi, *Defuse: Training More Robust Models through Creation and Correction of Novel Model
+Errors*, XAI4Debugging workshop, NeurIPS 2021. The bars of its figure 4 are not in here: where a table
+compares accuracies, the paper's column says "figure 4" and the reader looks there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DatasetName = Literal["mnist", "svhn", "gtsrb"]
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """One data set of the paper.
+
+    Attributes
+    ----------
+    title : str
+    n_train, n_test : int
+        Images.
+    image_size : int
+        Pixels, square.
+    scenarios, failures : int
+        Regions that distillation kept, and those that annotators called failures (section 4.2).
+    classifier : str
+    """
+
+    title: str
+    n_train: int
+    n_test: int
+    image_size: int
+    scenarios: int
+    failures: int
+    classifier: str
+
+
+PAPER: dict[DatasetName, PaperResult] = {
+    "mnist": PaperResult("MNIST", 60_000, 10_000, 28, 44, 19, "the CNN of figure 8, Adadelta, 5 epochs"),
+    "svhn": PaperResult("SVHN", 73_257, 26_032, 32, 32, 6, "ResNet-18, fine-tuned"),
+    "gtsrb": PaperResult("German signs", 26_640, 12_630, 128, 38, 8, "ResNet-18, fine-tuned"),
+}
+"""By the name that `defuse reproduce` takes."""

@@ -1,0 +1,100 @@
+"""Write a reproduction down: results-<dataset>.json, figures, and RESULTS.md of all data sets in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from defuse_core.checkpoints import load_tensors
+from defuse_core.figures import figure_bytes
+from defuse_core.files import write_bytes
+from defuse_core.paper import PAPER
+from defuse_core.reproduction_figures import (
+    draw_agreement_over_seeds,
+    draw_kinds,
+    draw_map,
+    draw_novelty_over_seeds,
+    draw_scores_over_seeds,
+    draw_trade_off_over_seeds,
+)
+from defuse_core.reproduction_results import Runs, read_results
+from defuse_core.reproduction_tables import write_section
+from defuse_core.steps.source import open_dataset
+from defuse_core.workspace import Workspace
+
+RESULTS = "RESULTS.md"
+
+_HEAD = """# The paper's figures on its three data sets
+
+What `defuse reproduce` measured, beside what the paper reports (Slack and Kenthapadi, XAI4Debugging, NeurIPS
+2021). This file is written by the command; `notes-<dataset>.md` beside it holds what people found out.
+Over seeds: mean (lowest–highest). All numbers: `results-<dataset>.json`.
+
+"""
+
+
+def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: Runs, folder: Path) -> None:
+    """Write results, figures and tables of one data set, and RESULTS.md of all that are in the folder.
+
+    Parameters
+    ----------
+    results : mapping
+        As `reproduction_results.collect` returns it.
+    runs : mapping of str to Run
+        Of the first seed, of which figures 2 and 3 are.
+    folder : Path
+        Made where it is not there.
+    """
+    dataset, seeds = results["dataset"], results["seeds"]
+    pictures = {
+        "figure2-map": figure_bytes(_map(workspace, runs), "png"),
+        "figure3-regions": workspace.artifact_path(runs["report"].id, "figure1-regions.png").read_bytes(),
+        "figure4-accuracy": figure_bytes(draw_scores_over_seeds(seeds), "png"),
+        "figure5-trade-off": figure_bytes(draw_trade_off_over_seeds(seeds), "png"),
+        "figure6-novelty": figure_bytes(draw_novelty_over_seeds(seeds), "png"),
+        "figure7-agreement": figure_bytes(draw_agreement_over_seeds(seeds), "png"),
+        "kinds": figure_bytes(draw_kinds(seeds), "png"),
+    }
+    for name, content in pictures.items():
+        write_bytes(folder / "figures" / f"{dataset}-{name}.png", content)
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    write_bytes(folder / f"results-{dataset}.json", text.encode())
+    write_bytes(folder / RESULTS, write_results(folder).encode())
+
+
+def write_results(folder: Path) -> str:
+    """Return RESULTS.md of the results-<dataset>.json in a folder."""
+    sections = []
+    for dataset in PAPER:
+        path, notes = folder / f"results-{dataset}.json", folder / f"notes-{dataset}.md"
+        if path.is_file():
+            results = read_results(path.read_bytes(), source=str(path))
+            told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+            sections.append(write_section(results, told) + "\n" + _figures(folder, dataset))
+    return _HEAD + "\n".join(sections)
+
+
+def _figures(folder: Path, dataset: str) -> str:
+    """Links to the pictures of a data set that are in the folder."""
+    found = sorted((folder / "figures").glob(f"{dataset}-*.png"))
+    links = [f"![{p.stem.partition('-')[2]}](figures/{p.name})" for p in found]
+    return "### Figures\n\n" + "\n\n".join(links) + "\n"
+
+
+def _map(workspace: Workspace, runs: Runs) -> Any:
+    """Figure 2 from a map run: training codes by class, and the mistakes that lie in a region."""
+    run = runs["map"]
+    method = run.config["method"]
+    tensors, _ = load_tensors(workspace.artifact_path(run.id, f"{method}.safetensors"))
+    project = workspace.project(run.project_id)
+    index = tensors["train_index"]
+    labels = open_dataset(workspace, project).train.labels[index]
+    points = tensors["points"].numpy()
+    in_region = tensors["mistake_region"].numpy() >= 0
+    return draw_map(
+        points[: len(index)], labels.numpy(), points[len(index) :][in_region],
+        class_names=project.class_names,
+        title=f"{len(index):,} training codes and {int(in_region.sum()):,} mistakes in regions ({method})",
+    )  # fmt: skip

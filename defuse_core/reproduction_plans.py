@@ -1,0 +1,205 @@
+"""The plan of a reproduction: every step with its config, in the paper's length, for two cores, or quick.
+
+`paper` holds sections 4.1 and B.2–B.4. `cpu` shortens what two cores cannot do in an hour or two and lowers
+β where the paper's leaves nothing of the picture after so few steps; `quick` shows within minutes that
+everything works, and nothing else. What a plan changes is told by `changes`, field by field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from defuse_core.config import (
+    PRESETS,
+    Config,
+    CorrectionConfig,
+    Preset,
+    VaeConfig,
+)
+from defuse_core.paper import DatasetName
+from defuse_core.step_configs import (
+    AnnotationConfig,
+    AnnotatorsConfig,
+    EvaluationConfig,
+    MapConfig,
+    StepName,
+    check_config,
+    preset_values,
+)
+
+_C = TypeVar("_C", bound=Config)
+
+Length = Literal["paper", "cpu", "quick"]
+
+VALIDATION_SHARE = 0.1
+"""Of the training images: figure 4 has a validation split, and the data sets have none of their own."""
+
+_FEW_LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # five of the paper's 17
+
+
+class Plan(Config):
+    """All steps of a reproduction for one seed.
+
+    Attributes
+    ----------
+    annotators : AnnotatorsConfig
+        Trained once, and shared by all seeds, as the generator is.
+    baseline_lambdas : tuple of float
+        As many as the regions get: the baseline is not to lose for want of search.
+    """
+
+    preset: Preset
+    architecture: str
+    pretrained: bool
+    annotators: AnnotatorsConfig
+    min_probability: float
+    baseline_lambdas: tuple[float, ...]
+    evaluation: EvaluationConfig
+    map: MapConfig
+
+    def shared(self) -> list[tuple[StepName, dict[str, Any]]]:
+        """Steps that are made once for all seeds."""
+        return [
+            ("annotators", self.annotators.model_dump()),
+            ("vae", preset_values(self.preset, "vae")),
+        ]
+
+    def seeded(self, pretrained: str | None) -> list[tuple[StepName, dict[str, Any]]]:
+        """Steps that every seed makes anew, on weights to begin with as `ClassifierConfig` takes them."""
+        classifier = {"architecture": self.architecture, "pretrained": pretrained}
+        annotation = AnnotationConfig(labeling=self.preset.labeling, min_probability=self.min_probability)
+        return [
+            ("classifier", {**classifier, **preset_values(self.preset, "classifier")}),
+            ("control", {}),
+            ("identify", preset_values(self.preset, "identify")),
+            ("distill", preset_values(self.preset, "distill")),
+            ("annotate", annotation.model_dump()),
+            (
+                "correct",
+                {**preset_values(self.preset, "correct"), "baseline_lambdas": self.baseline_lambdas},
+            ),
+            ("evaluate", self.evaluation.model_dump()),
+            ("report", {}),
+            ("map", self.map.model_dump()),
+        ]
+
+
+def make_plan(dataset: DatasetName, length: Length = "paper") -> Plan:
+    """Return the plan of a data set in one of three lengths."""
+    return {"paper": _paper, "cpu": _cpu, "quick": _quick}[length](dataset)
+
+
+def _paper(dataset: DatasetName) -> Plan:
+    digits = dataset == "mnist"
+    return Plan(
+        preset=PRESETS[dataset],
+        architecture="mnist_cnn" if digits else "resnet18",
+        pretrained=not digits,
+        annotators=AnnotatorsConfig(shipped=digits),
+        min_probability=AnnotationConfig().min_probability,
+        baseline_lambdas=PRESETS[dataset].correction.lambdas,
+        evaluation=EvaluationConfig(),
+        map=MapConfig(),  # figure 2: t-SNE, perplexity 30, 10,000 training codes
+    )
+
+
+_ON_CPU: dict[DatasetName, dict[str, dict[str, Any]]] = {
+    "mnist": {
+        "vae_training": {"epochs": 30},
+        "identification": {"n_perturbations": 50, "max_mistakes_per_image": 10, "max_images": 10_000},
+        "correction": {"max_images": 10_000},
+    },
+    "svhn": {
+        "vae_training": {"epochs": 70, "batch_size": 32, "beta": 0.1, "kl_anneal_steps": 2_000},
+        "classifier_training": {"batch_size": 128, "epochs": 8, "final_learning_rate": 1e-5},
+        "identification": {"n_perturbations": 50},
+        "correction": {"max_images": 4_000, "epochs": 3},
+    },
+    "gtsrb": {
+        "vae": {"image_size": 32, "depth": 3},
+        "vae_training": {"epochs": 40, "batch_size": 32, "beta": 0.1, "kl_anneal_steps": 2_000},
+        "classifier_training": {"batch_size": 128, "epochs": 8, "final_learning_rate": 1e-5},
+        "identification": {"n_perturbations": 50},
+        "correction": {"max_images": 4_000, "epochs": 3},
+    },
+}
+"""What two cores change of a preset, by data set. The paper's β is kept where a picture is left at it."""
+
+_ON_CPU_ANNOTATORS: dict[DatasetName, int] = {"svhn": 15, "gtsrb": 12}  # epochs
+
+
+def _cpu(dataset: DatasetName) -> Plan:
+    plan = _paper(dataset)
+    own = {name: _changed(getattr(plan.preset, name), **values) for name, values in _ON_CPU[dataset].items()}
+    preset = _changed(plan.preset, **own)
+    training = plan.annotators.training
+    epochs = _ON_CPU_ANNOTATORS.get(dataset, training.epochs)
+    return _changed(
+        plan,
+        preset=_changed(
+            preset,
+            distillation=_changed(preset.distillation, max_codes=20_000),
+            correction=_changed(preset.correction, lambdas=_FEW_LAMBDAS, batch_size=128),
+        ),
+        annotators=_changed(plan.annotators, training=_changed(training, epochs=epochs)),
+        baseline_lambdas=_FEW_LAMBDAS,
+        map=_changed(plan.map, n_codes=5_000, n_mistakes=2_000),
+    )
+
+
+def _quick(dataset: DatasetName) -> Plan:
+    plan = _paper(dataset)
+    preset = plan.preset
+    vae = VaeConfig(
+        channels=preset.vae.channels, image_size=28 if dataset == "mnist" else 32,
+        padding=preset.vae.padding, hidden_channels=16, latent_dim=preset.vae.latent_dim,
+    )  # fmt: skip
+    return _changed(
+        plan,
+        preset=_changed(
+            preset,
+            vae=vae,
+            vae_training=_changed(preset.vae_training, epochs=8, beta=0.1, kl_anneal_steps=0),
+            classifier_training=_changed(preset.classifier_training, epochs=2),
+            identification=_changed(preset.identification, n_perturbations=10, max_mistakes_per_image=5),
+            distillation=_changed(preset.distillation, n_components=6, max_iter=20),
+            correction=CorrectionConfig(lambdas=(0.1, 10.0), epochs=1, instances_per_region=16),
+        ),
+        annotators=_changed(plan.annotators, training=_changed(plan.annotators.training, epochs=3)),
+        min_probability=0.0,  # so little training leaves nobody sure
+        baseline_lambdas=(0.1, 10.0),
+        evaluation=EvaluationConfig(noise_images=32),
+        map=MapConfig(method="pca", n_codes=200, n_mistakes=200),
+    )
+
+
+def changes(dataset: DatasetName, length: Length) -> list[tuple[str, Any, Any]]:
+    """What a plan has other than the paper's: field, the paper's value, the plan's.
+
+    Examples
+    --------
+    >>> [row for row in changes("mnist", "cpu") if row[0] == "vae.training.epochs"]
+    [('vae.training.epochs', 800, 30)]
+    """
+    was, now = (_flat_steps(make_plan(dataset, each)) for each in ("paper", length))
+    return [(name, was.get(name), value) for name, value in now.items() if was.get(name) != value]
+
+
+def _flat_steps(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for step, config in [*plan.shared(), *plan.seeded("imagenet" if plan.pretrained else None)]:
+        found.update(_flat(step, check_config(step, config).model_dump()))
+    return found
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        key: each for part, inner in value.items() for key, each in _flat(f"{name}.{part}", inner).items()
+    }
+
+
+def _changed(config: _C, **values: Any) -> _C:
+    """A config with other values, checked."""
+    return type(config).model_validate({**config.model_dump(), **values})

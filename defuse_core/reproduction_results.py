@@ -1,0 +1,118 @@
+"""What a reproduction measured, put together from the runs of its seeds. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from defuse_core.database import WorkspaceError
+from defuse_core.paper import DatasetName
+from defuse_core.reproduction_plans import Length
+from defuse_core.runs import Run
+from defuse_core.step_configs import StepName
+from defuse_core.workspace import Project, Workspace
+
+FORMAT = "defuse-reproduction"
+KINDS = ("dataset", "reconstruction", "perturbation")
+
+Runs = Mapping[StepName, Run]
+
+
+def collect(
+    workspace: Workspace, project: Project, dataset: DatasetName, length: Length, seeds: Sequence[Runs]
+) -> dict[str, Any]:
+    """Return the content of results-<dataset>.json.
+
+    Parameters
+    ----------
+    seeds : sequence of mapping of str to Run
+        Of every seed, the runs of every step, those that are shared included; all done.
+
+    Returns
+    -------
+    dict
+        "seeds" is a list of what results.json of each seed holds, with "control" (ε = 0, by split),
+        "failure_kinds" (the mistakes in failure regions, by kind), "paper_rule" (what the paper's choice
+        of λ would have given) and "seconds_by_step" beside it; the rest says what was run on what.
+    """
+    first = seeds[0]
+    source = project.dataset["source"]
+    kind, _, rest = source.partition(":")
+    blobs = {f"blob:{blob.sha256}": blob.name for blob in workspace.blobs(project.id)}
+    name = f"torchvision:{rest.partition(':')[0]}" if kind == "torchvision" else source.rpartition("/")[2]
+    return {
+        "format": FORMAT,
+        "dataset": dataset,
+        "length": length,
+        "data": {
+            "name": blobs.get(source, name),
+            **{key: project.dataset[key] for key in ("sizes", "image_shape", "fingerprint")},
+        },
+        "annotators": first["annotators"].summary,
+        "configs": {step: run.config for step, run in first.items()},
+        "machine": {
+            key: first["correct"].record[key]
+            for key in ("machine", "device", "threads", "versions")
+            if key in first["correct"].record
+        },
+        "seconds_shared": {step: round(first[step].seconds, 1) for step in ("annotators", "vae")},
+        "seeds": [_of_seed(workspace, runs) for runs in seeds],
+    }
+
+
+def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
+    path = workspace.artifact_path(runs["report"].id, "results.json")
+    results: dict[str, Any] = json.loads(path.read_bytes())
+    failures = {row["region_id"] for row in results["by_region"]}
+    return {
+        **results,
+        "control": runs["control"].summary["control"],
+        "failure_kinds": _sum_kinds(
+            region["kinds"]
+            for region in runs["distill"].summary["regions"]
+            if region["region_id"] in failures
+        ),
+        "paper_rule": paper_rule(runs["correct"].summary),
+        "seconds_by_step": {
+            step: round(run.seconds, 1) for step, run in runs.items() if step not in ("annotators", "vae")
+        },
+    }
+
+
+def _sum_kinds(counts: Any) -> dict[str, int]:
+    found = dict.fromkeys(KINDS, 0)
+    for each in counts:
+        for kind in KINDS:
+            found[kind] += each[kind]
+    return found
+
+
+def paper_rule(sweep: Mapping[str, Any]) -> dict[str, float]:
+    """What the λ of best selection accuracy gives, the paper's choice; ties go to the smaller λ.
+
+    Parameters
+    ----------
+    sweep : mapping
+        Summary of a correct run.
+    """
+    points = [p for p in sweep["corrected"]["points"] if not p.get("repeat") and p["lam"]]
+    best = max(points, key=lambda p: (p["selection"], -p["lam"]))
+    return {"lam": best["lam"], "test": best["test"][0], "region": best["region"][0]}
+
+
+def read_results(content: bytes, *, source: str) -> dict[str, Any]:
+    """Read a results-<dataset>.json.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is none.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{source} is not readable JSON ({error}); make it anew") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.get("seeds"):
+        raise WorkspaceError(f"{source} holds no reproduction; make it with: defuse reproduce")
+    return found

@@ -1,0 +1,270 @@
+"""A reproduction as Markdown: the annotators first, what differs, then our figures beside the paper's.
+
+Every number is of results-<dataset>.json. Over seeds stand mean and range, in brackets; an interval of a
+single seed is Wilson's, at 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from defuse_core.paper import PAPER, DatasetName, PaperResult
+from defuse_core.reproduction_plans import changes
+from defuse_core.reproduction_results import KINDS
+
+MODELS = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
+"""Rows of figure 4, by their key in results.json."""
+
+GOALS: dict[DatasetName, float] = {"mnist": 0.90, "svhn": 0.90, "gtsrb": 0.80}
+"""Region accuracy that a correction should reach, mean over seeds."""
+
+MAX_LOSS = 0.01
+"""Test accuracy that it may cost."""
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something a reproduction should show, and whether it does."""
+
+    told: str
+    measured: str
+    met: bool
+
+
+def goals(results: Results) -> list[Goal]:
+    """Region accuracy, test accuracy and the distance to the baseline, against what they should be."""
+    seeds, wanted = results["seeds"], GOALS[results["dataset"]]
+    region = _mean(seed["defuse"]["region"] for seed in seeds)
+    loss = _mean(seed["before"]["test"] - seed["defuse"]["test"] for seed in seeds)
+    gaps = [
+        seed["defuse"]["region_interval"][0] - seed["baseline"]["region_interval"][1]
+        for seed in seeds
+        if seed["baseline"] is not None
+    ]
+    return [
+        Goal(f"region accuracy after is at least {wanted:.2f}", f"{region:.3f}", region >= wanted),
+        Goal(f"test accuracy falls by at most {MAX_LOSS}", f"{loss:+.4f} lost", loss <= MAX_LOSS),
+        Goal(
+            "Defuse is above the baseline by more than their intervals, on every seed",
+            f"{min(gaps):+.3f} between the intervals, at least" if gaps else "no baseline",
+            bool(gaps) and min(gaps) > 0,
+        ),
+    ]
+
+
+def write_section(results: Results, notes: str = "") -> str:
+    """Write the section of one data set.
+
+    Parameters
+    ----------
+    results : mapping
+        Content of results-<dataset>.json.
+    notes : str
+        What people found out about it, in Markdown; stands before the tables.
+    """
+    paper = PAPER[results["dataset"]]
+    parts = [
+        f"## {paper.title}",
+        _told(results),
+        *([notes.strip()] if notes.strip() else []),
+        "### What it should show\n\n"
+        + _table(
+            ("", "measured", "met"),
+            [(goal.told, goal.measured, "yes" if goal.met else "**no**") for goal in goals(results)],
+        ),
+        "### Annotators\n\n" + _annotators(results["annotators"]),
+        "### What differs from the paper\n\n" + _differences(results, paper),
+        "### Figure 4: accuracies\n\n" + _figure4(results["seeds"]),
+        "### Scenarios and failure regions\n\n" + _regions(results["seeds"], paper),
+        "### Mistakes: how many, of which kind, and what the generator has to do with them\n\n"
+        + _mistakes(results["seeds"]),
+        "### Null controls\n\n" + _controls(results["seeds"]),
+        "### Choice of λ, novelty (figure 6), agreement (figure 7)\n\n" + _rest(results["seeds"]),
+        "### Time\n\n" + _time(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _told(results: Results) -> str:
+    n, machine = len(results["seeds"]), results["machine"]
+    device = machine.get("device", {})
+    name = device.get("name") or device.get("device") or "cpu"
+    versions = machine.get("versions", {})
+    length = {
+        "paper": "the paper's length",
+        "cpu": "shortened by `--cpu`",
+        "quick": "`--quick`: numbers mean nothing",
+    }
+    return (
+        f"{n} seed{'s' if n > 1 else ''}, {length[results['length']]}; {results['data']['name']}; {name}, "
+        f"{machine.get('threads', '?')} threads, torch {versions.get('torch', '?')}."
+    )
+
+
+def _annotators(summary: Mapping[str, Any]) -> str:
+    rows = [(name, f"{value:.3f}") for name, value in summary["accuracy"].items()]
+    rows.append(("**majority of five**", f"**{summary['majority'][0]:.3f}**"))
+    trained = summary["trained_on"]
+    told = (
+        f"Trained on {trained:,} images: the classifier's and the validation split's."
+        if trained
+        else "The shipped ones, trained on all 60,000 digits: their cards are in models/."
+    )
+    return (
+        _table(("annotator", "accuracy on the test images"), rows)
+        + f"\n\n{told} They say none of the above to {summary['none_of_the_above']:.1%} of the test images, "
+        "which counts as wrong here. No label of a region is worth more than this."
+    )
+
+
+def _differences(results: Results, paper: PaperResult) -> str:
+    sizes, shape = results["data"]["sizes"], results["data"]["image_shape"]
+    apart = sizes.get("validation", 0)
+    n_train = f"{sizes['train'] + apart:,}, of which {apart:,} for validation"
+    rows = [
+        ("training images", f"{paper.n_train:,}", n_train),
+        ("test images", f"{paper.n_test:,}", f"{sizes['test']:,}"),
+        ("pixels", f"{paper.image_size}×{paper.image_size}", f"{shape[1]}×{shape[2]}"),
+        ("annotators", "five people", "five networks"),
+        ("choice of λ", "best validation accuracy", results["seeds"][0]["rule"]),
+    ]  # fmt: skip
+    rows += [
+        (f"`{name}`", _short(was), _short(now))
+        for name, was, now in changes(results["dataset"], results["length"])
+    ]
+    return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
+
+
+def _figure4(seeds: Sequence[Results]) -> str:
+    rows = []
+    for part, words in (("validation", "validation"), ("test", "test"), ("region", "failure regions")):
+        cells = [
+            over_seeds([seed[key][part] for seed in seeds if seed[key] is not None and part in seed[key]])
+            for key in MODELS
+        ]
+        rows.append((words, *cells, "figure 4"))
+    return _table(("accuracy on", *MODELS.values(), "the paper"), rows)
+
+
+def _regions(seeds: Sequence[Results], paper: PaperResult) -> str:
+    rows = [
+        (f"seed {number}", str(seed["scenarios"]), str(seed["failure_regions"]))
+        for number, seed in enumerate(seeds)
+    ]
+    return _table(
+        ("", "scenarios", "failure regions"),
+        [("the paper", str(paper.scenarios), str(paper.failures)), *rows],
+    )
+
+
+def _mistakes(seeds: Sequence[Results]) -> str:
+    rows = [
+        ("ε = 0: still read right, training", over_seeds([seed["control"]["train"][0] for seed in seeds])),
+        ("ε = 0: still read right, test", over_seeds([seed["control"]["test"][0] for seed in seeds])),
+        ("mistakes", over_seeds([sum(seed["mistakes"].values()) for seed in seeds], "{:,.0f}")),
+    ]
+    for kind in KINDS:
+        rows.append((f"… of kind {kind}", over_seeds([_share(seed["mistakes"], kind) for seed in seeds])))
+    told = "of the mistakes in failure regions, misread after reconstruction alone"
+    rows.append((told, over_seeds([_share(seed["failure_kinds"], "reconstruction") for seed in seeds])))
+    for noise in ("raw", "centred"):
+        found = [seed["noise"][noise] for seed in seeds if "noise" in seed]
+        if found:
+            told = f"codes misread around the same {found[0]['images']} images, {noise} noise"
+            rows.append((told, over_seeds([each["misread"] / each["codes"] for each in found])))
+    return _table(("", "mean (range)"), rows)
+
+
+def _controls(seeds: Sequence[Results]) -> str:
+    rows = []
+    for key, words in (
+        ("lam=0", "λ = 0: tuned on the data alone"),
+        ("random", "random regions of equal size"),
+    ):
+        found = [seed["controls"][key] for seed in seeds if key in seed.get("controls", {})]
+        if found:
+            cells = [over_seeds([each[part][0] for each in found]) for part in ("test", "region")]
+            rows.append((words, *cells))
+    rows.append(
+        ("Defuse", *(over_seeds([seed["defuse"][part] for seed in seeds]) for part in ("test", "region")))
+    )
+    return _table(("", "test", "failure regions"), rows)
+
+
+def _rest(seeds: Sequence[Results]) -> str:
+    rows = [
+        ("λ chosen", over_seeds([seed["defuse"]["lam"] for seed in seeds], "{:g}")),
+        ("λ by the paper's rule", over_seeds([seed["paper_rule"]["lam"] for seed in seeds], "{:g}")),
+        ("… region accuracy there", over_seeds([seed["paper_rule"]["region"] for seed in seeds])),
+        ("… test accuracy there", over_seeds([seed["paper_rule"]["test"] for seed in seeds])),
+        ("test images fixed", over_seeds([seed["change"]["fixed"] for seed in seeds], "{:.0f}")),
+        ("test images broken", over_seeds([seed["change"]["broken"] for seed in seeds], "{:.0f}")),
+        ("images on which all agree", over_seeds([seed["agreement"]["unanimous"] for seed in seeds])),
+        ("two annotators agree", over_seeds([seed["agreement"]["pairwise"] for seed in seeds])),
+        ("draws whose own label is the region's", over_seeds([seed["label_agreement"] for seed in seeds])),
+    ]  # fmt: skip
+    for space in ("pixels", "latent"):
+        for name in seeds[0]["novelty"][space]:
+            found = [
+                seed["novelty"][space][name]["median"] for seed in seeds if name in seed["novelty"][space]
+            ]
+            rows.append(
+                (
+                    f"ℓ2 in {space} to the nearest misread training image, median: {name}",
+                    over_seeds(found, "{:.2f}"),
+                )
+            )
+    return _table(("", "mean (range)"), rows)
+
+
+def _time(results: Results) -> str:
+    shared = results["seconds_shared"]
+    rows = [(f"{step}, once", f"{seconds:,.0f} s") for step, seconds in shared.items()]
+    rows += [
+        (
+            f"{step}, a seed",
+            over_seeds([seed["seconds_by_step"][step] for seed in results["seeds"]], "{:,.0f} s"),
+        )
+        for step in results["seeds"][0]["seconds_by_step"]
+    ]
+    return _table(("step", "time"), rows)
+
+
+def over_seeds(values: Iterable[float | None], form: str = "{:.3f}") -> str:
+    """Mean and range of the values there are.
+
+    Examples
+    --------
+    >>> over_seeds([0.5, 0.75]), over_seeds([0.5]), over_seeds([None])
+    ('0.625 (0.500–0.750)', '0.500', '–')
+    """
+    there = [value for value in values if value is not None]
+    if not there:
+        return "–"
+    mean, low, high = (form.format(value) for value in (_mean(there), min(there), max(there)))
+    return mean if low == high else f"{mean} ({low}–{high})"
+
+
+def _mean(values: Iterable[float]) -> float:
+    there = list(values)
+    return sum(there) / len(there)
+
+
+def _share(counts: Mapping[str, int], kind: str) -> float | None:
+    total = sum(counts.values())
+    return counts[kind] / total if total else None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"{len(value)} values, {min(value):g} … {max(value):g}"
+    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
