@@ -41,6 +41,7 @@ TITLES = {
     "map": "Map",
     "draw": "Draws",
     "stability": "Stability",
+    "annotators": "Annotators",
     "annotate": "Labels",
     "correct": "Correction",
     "evaluate": "Evidence",

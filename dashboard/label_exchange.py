@@ -78,15 +78,20 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
 
 def show_simulated(project: Project, run: Run) -> None:
     """Offer to have every region labelled by the simulated annotators, as the demo does."""
-    if project.class_names != list("0123456789") or project.dataset["image_shape"] != [1, 28, 28]:
+    digits = project.class_names == list("0123456789") and project.dataset["image_shape"] == [1, 28, 28]
+    trained = newest(project, "annotators")
+    if not digits and (trained is None or trained.status != "done"):
         return
     annotate = newest(project, "annotate")
     if annotate is not None and run.id in annotate.upstream and annotate.live:
         st.caption("The simulated annotators are at work; see the left.")
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
+    who = "Five small networks, trained on all of MNIST,"
+    if trained is not None and trained.status == "done":
+        who = f"The five networks of run {trained.id}"
     left.caption(
-        "Five small networks, trained on all of MNIST, can label every region and as many single mistakes, "
+        f"{who} can label every region and as many single mistakes, "
         "which the baseline of the correction needs. Where a person has answered, theirs do not count."
     )
     if right.button("Let them label", icon=":material/smart_toy:"):

@@ -104,7 +104,7 @@ def reproduce(
 def _annotators(runs: Runs) -> str:
     summary = runs["annotators"].summary
     each = ", ".join(f"{name} {value:.3f}" for name, value in summary["accuracy"].items())
-    return f"annotators on the test images: majority {summary['majority'][0]:.3f} ({each})"
+    return f"annotators on the test images: their vote {summary['majority'][0]:.3f} ({each})"
 
 
 def _told(workspace: Workspace, runs: Runs) -> str:

@@ -7,6 +7,8 @@ fine-tuning in training mode starts where evaluation mode is.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ def read_partial_resnet18(path: Path, images: Tensor) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             stored = {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"{path} is not a readable .npz of weights ({error}); fetch it again"
         ) from error

@@ -107,7 +107,7 @@ def _told(results: Results) -> str:
 
 def _annotators(summary: Mapping[str, Any]) -> str:
     rows = [(name, f"{value:.3f}") for name, value in summary["accuracy"].items()]
-    rows.append(("**majority of five**", f"**{summary['majority'][0]:.3f}**"))
+    rows.append(("**vote of five**", f"**{summary['majority'][0]:.3f}**"))
     trained = summary["trained_on"]
     told = (
         f"Trained on {trained:,} images: the classifier's and the validation split's."
@@ -116,8 +116,8 @@ def _annotators(summary: Mapping[str, Any]) -> str:
     )
     return (
         _table(("annotator", "accuracy on the test images"), rows)
-        + f"\n\n{told} They say none of the above to {summary['none_of_the_above']:.1%} of the test images, "
-        "which counts as wrong here. No label of a region is worth more than this."
+        + f"\n\n{told} Together they say none of the above to {summary['none_of_the_above']:.1%} "
+        "of the test images, which counts as wrong in their vote. No label of a region is worth more."
     )
 
 

@@ -12,8 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
+REPRODUCTION = frozenset(
+    f"reproduction{part}" for part in ("", "_plans", "_results", "_tables", "_figures", "_files")
+)
+
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "files", "database", "garbage", "runs", "sniffing", "region_edits"}),
+    frozenset({"config", "paper", "files", "database", "garbage", "runs", "sniffing", "region_edits"}),
     frozenset(
         {"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}
     ),
@@ -22,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"manifest_models", "manifest", "manifest_reading", "pipeline"}),
     frozenset({"bringing", "comparison", "relabeling"}),
     frozenset({"classifier", "vae"}),
-    frozenset({"contract", "loading_code", "model_card", "suite"}),
+    frozenset({"contract", "loading_code", "model_card", "suite", "partial_resnet"}),
     frozenset(
         {
             "identification",
@@ -40,8 +44,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"steps"}),
     frozenset({"exporting", "suite_export", "suite_model"}),
     frozenset({"jobs"}),
-    frozenset({"demo", "console", "cli_options", "replay"}),
-    frozenset({"cli_projects", "cli_replay", "cli_runs", "cli_suite"}),
+    frozenset({"demo", "console", "cli_options", "replay", *REPRODUCTION}),
+    frozenset({"cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}),
     frozenset({"cli"}),
 )
 """A module imports from its own layer or below; the steps of the paper never import each other."""
@@ -54,6 +58,9 @@ WITHOUT_TORCH = (
     "defuse_core.config",
     "defuse_core.console",
     "defuse_core.demo",
+    "defuse_core.reproduction",
+    "defuse_core.reproduction_results",
+    "defuse_core.reproduction_tables",
     "defuse_core.sniffing",
     "defuse_core.workspace",
     "defuse_core.jobs.launcher",

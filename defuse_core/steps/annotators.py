@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from defuse_core.architectures import build_network
-from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
+from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs, predict
 from defuse_core.data import ImageDataset, Split, load_dataset
 from defuse_core.labeling import majority, simulate_annotators
 from defuse_core.records import Interval
@@ -72,19 +72,20 @@ class TrainAnnotators(Step):
         yield from self._store(task, architecture, annotator)
 
     def _store(self, task: str, architecture: str, annotator: Classifier) -> Iterator[Item]:
-        said = answer(annotator, self.test.images)
-        yield tensors_file(task + _SAID, {"answers": said, "labels": self.test.labels})
+        images, labels = self.test.images, self.test.labels
+        said = {"predictions": predict(annotator, images), "answers": answer(annotator, images)}
+        yield tensors_file(task + _SAID, {**said, "labels": labels})
         yield tensors_file(
             task, annotator.network.state_dict(), architecture=architecture, n_classes=self.n_classes,
             preprocessing=vars(annotator.preprocessing),
         )  # fmt: skip
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Test accuracy of each and of their majority; none of the above is no right answer."""
-        answers = {name: read(name + _SAID)[0]["answers"] for name in done}
-        labels = read(done[0] + _SAID)[0]["labels"]
-        said = {name: _score(given, labels) for name, given in answers.items()}
-        voted = vote(answers)
+        """Test accuracy of each, and of their vote, in which none of the above is no right answer."""
+        found = {name: read(name + _SAID)[0] for name in done}
+        labels = found[done[0]]["labels"]
+        said = {name: _score(each["predictions"], labels) for name, each in found.items()}
+        voted = vote({name: each["answers"] for name, each in found.items()})
         summary = {
             "accuracy": {name: interval[0] for name, interval in said.items()},
             "intervals": said,

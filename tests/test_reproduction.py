@@ -1,0 +1,433 @@
+"""`defuse reproduce`: a few hundred images of each data set, end to end, and every table recomputed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from defuse_core.classifier import predict
+from defuse_core.data import Split
+from defuse_core.database import WorkspaceError
+from defuse_core.jobs import launcher
+from defuse_core.paper import PAPER, DatasetName
+from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
+from defuse_core.reproduction_plans import Length, changes, make_plan
+from defuse_core.reproduction_results import paper_rule, read_results
+from defuse_core.reproduction_tables import goals, over_seeds, write_section
+from defuse_core.runs import Resources, Run
+from defuse_core.step_configs import STEPS, check_config
+from defuse_core.steps.labels import answers_by_region
+from defuse_core.steps.source import Source
+from defuse_core.workspace import Workspace
+from tests.paper_data import paper_data
+from tests.test_demo import run_defuse
+from tests.workspaces import Place
+
+pytestmark = pytest.mark.timeout(900)  # each data set is made once, by some test
+
+DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A reproduction as a user has it."""
+
+    dataset: DatasetName
+    data: Path
+    home: Path
+    out: Path
+    printed: str
+
+    def again(self, *words: str) -> str:
+        env = {"DEFUSE_HOME": str(self.home)}
+        command = ("reproduce", self.dataset, "--quick", "--data", str(self.data), "--out", str(self.out))
+        done = run_defuse(*command, "--threads", "1", *words, cwd=self.home.parent, env=env)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    @property
+    def results(self) -> dict[str, Any]:
+        path = self.out / f"results-{self.dataset}.json"
+        return read_results(path.read_bytes(), source=str(path))
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.home)
+
+    def source(self, step: str, seed: int = 0) -> Source:
+        """What the newest run of a step reads, of a seed."""
+        (project,) = self.workspace.projects()
+        run = [r for r in self.workspace.runs.of_project(project.id, step) if r.seed == seed][-1]
+        return Source(self.workspace, run.id)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paper_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", params=DATASETS)
+def made(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Each data set, once from the command line."""
+    folder = tmp_path_factory.mktemp(request.param)
+    unmade = Made(request.param, data, folder / "home", folder / "out", "")
+    return Made(request.param, data, folder / "home", folder / "out", unmade.again())
+
+
+def table(text: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the first table under a heading, by their first cell."""
+    body = text.split(f"### {heading}")[1].split("\n### ")[0]
+    lines = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines[2:]}
+
+
+def right(classifier: Any, split: Split) -> float:
+    return float((predict(classifier, split.images) == split.labels).double().mean())
+
+
+def models(made: Made) -> Mapping[str, Any]:
+    """Classifiers built anew from the weights that the runs stored."""
+    source = made.source("evaluate")
+    metadata = source.read("classifier", "classifier")[1]
+    stored = {"identified mistakes": "baseline", "Defuse": "corrected"}
+    tuned = {name: source.build(source.read("correct", of)[0], metadata) for name, of in stored.items()}
+    return {"before": source.classifier(), **tuned}
+
+
+def test_annotators_are_printed_first_and_are_what_they_score(made: Made) -> None:
+    lines = made.printed.splitlines()
+    (told,) = [i for i, line in enumerate(lines) if line.startswith("annotators on the test images")]
+    (seed,) = [i for i, line in enumerate(lines) if line.startswith("seed 0")]
+    assert told < seed
+    source = made.source("annotate")
+    test = source.dataset.test
+    rows = table((made.out / "RESULTS.md").read_text(), "Annotators")
+    for name, value in made.results["annotators"]["accuracy"].items():
+        annotator = source.build(*source.read("annotators", name))
+        assert value == pytest.approx(right(annotator, test))
+        assert rows[name] == [f"{value:.3f}"]
+
+
+def test_figure4_is_what_the_stored_weights_give(made: Made) -> None:
+    source = made.source("evaluate")
+    drawn = source.read("correct", "failures")[0]
+    dataset = source.dataset
+    assert dataset.validation is not None
+    splits = {
+        "validation": dataset.validation,
+        "test": dataset.test,
+        "failure regions": Split(drawn["test.images"], drawn["test.labels"]),
+    }
+    rows = table((made.out / "RESULTS.md").read_text(), "Figure 4")
+    for part, split in splits.items():
+        assert rows[part] == [f"{right(model, split):.3f}" for model in models(made).values()] + ["figure 4"]
+
+
+def test_regions_and_kinds_are_those_of_the_runs(made: Made) -> None:
+    source = made.source("correct")
+    text = (made.out / "RESULTS.md").read_text()
+    regions, mistakes = source.regions(), source.mistakes()
+    events = source.labels(up_to=source.run.last_annotation)
+    assert answers_by_region(events).keys() == {region.region_id for region in regions}
+    failures = source.own("failures")
+    assert failures is not None
+    n_failures = len(failures[0]["test.ids"].unique())
+    rows = table(text, "Scenarios and failure regions")
+    paper = PAPER[made.dataset]
+    assert rows["the paper"] == [str(paper.scenarios), str(paper.failures)]
+    assert rows["seed 0"] == [str(len(regions)), str(n_failures)]
+    rows = table(text, "Mistakes")
+    assert rows["mistakes"] == [f"{len(mistakes):,}"]
+    for number, kind in enumerate(("dataset", "reconstruction", "perturbation")):
+        assert rows[f"… of kind {kind}"] == [f"{float((mistakes.kind == number).double().mean()):.3f}"]
+
+
+def test_the_share_that_is_reconstruction_is_that_of_the_failure_regions(made: Made) -> None:
+    source = made.source("correct")
+    mistakes, mixture = source.mistakes(), source.mixture()
+    failures = source.own("failures")
+    assert failures is not None
+    density = torch.stack([_log_density(r, mistakes.latents) for r in mixture.regions(0.0)], 1)
+    of = torch.tensor([region.region_id for region in mixture.regions(0.0)])[density.argmax(1)]
+    inside = torch.isin(of, failures[0]["test.ids"].unique())
+    share = float((mistakes.kind[inside] == 1).double().mean())
+    rows = table((made.out / "RESULTS.md").read_text(), "Mistakes")
+    told = rows["of the mistakes in failure regions, misread after reconstruction alone"]
+    assert float(told[0]) == pytest.approx(share, abs=0.0006)
+
+
+def _log_density(region: Any, codes: Tensor) -> Tensor:
+    mean = torch.as_tensor(region.mean, dtype=torch.float64)
+    covariance = torch.as_tensor(region.covariance, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(mean, covariance)
+    return normal.log_prob(codes.double()) + torch.log(torch.tensor(region.weight, dtype=torch.float64))
+
+
+def test_control_is_what_reconstruction_leaves(made: Made) -> None:
+    from defuse_core.data import as_bytes
+    from defuse_core.vae import decode_images, encode_means
+
+    source = made.source("control")
+    classifier, vae, test = source.classifier(), source.vae(), source.dataset.test
+    read = test[predict(classifier, test.images) == test.labels]
+    decoded = as_bytes(decode_images(vae, encode_means(vae, read.images)))
+    rows = table((made.out / "RESULTS.md").read_text(), "Mistakes")
+    assert rows["ε = 0: still read right, test"] == [f"{right(classifier, Split(decoded, read.labels)):.3f}"]
+
+
+def test_the_rest_of_the_tables_is_of_the_results(made: Made) -> None:
+    text, (seed,) = (made.out / "RESULTS.md").read_text(), made.results["seeds"]
+    rows = table(text, "Null controls")
+    assert rows["Defuse"] == [f"{seed['defuse'][part]:.3f}" for part in ("test", "region")]
+    for key, name in (
+        ("lam=0", "λ = 0: tuned on the data alone"),
+        ("random", "random regions of equal size"),
+    ):
+        assert rows[name] == [f"{seed['controls'][key][part][0]:.3f}" for part in ("test", "region")]
+    rows = table(text, "Choice of λ")
+    points = made.source("correct").run.summary["corrected"]["points"]
+    by_lam = {point["lam"]: point for point in points}
+    assert float(rows["λ chosen"][0]) == seed["defuse"]["lam"]
+    best = max(point["selection"] for point in points)
+    assert by_lam[float(rows["λ by the paper's rule"][0])]["selection"] == best
+    assert rows["test images fixed"] == [str(seed["flips"]["fixed"])]
+    rows = table(text, "Time")
+    assert all(re.fullmatch(r"[\d,]+ s", cells[0]) for cells in rows.values())
+
+
+def test_every_figure_is_there_and_linked(made: Made) -> None:
+    text = (made.out / "RESULTS.md").read_text()
+    linked = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert {re.search(r"figure(\d)", name)[1] for name in linked if "figure" in Path(name).stem[5:]} >= set(
+        "234567"
+    )
+    for name in linked:
+        assert (made.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_differences_are_told(made: Made) -> None:
+    rows = table((made.out / "RESULTS.md").read_text(), "What differs from the paper")
+    assert rows["`vae.training.epochs`"] == ["800", "8"]
+    assert rows["annotators"] == ["five people", "five networks"]
+    sizes = made.results["data"]["sizes"]
+    assert rows["training images"][1].startswith(f"{sizes['train'] + sizes['validation']:,}")
+    assert str(made.data) not in (made.out / f"results-{made.dataset}.json").read_text()
+
+
+def test_a_second_time_computes_nothing_and_more_seeds_add(made: Made) -> None:
+    if made.dataset != "mnist":
+        pytest.skip("the fastest of the three tells")
+    (project,) = made.workspace.projects()
+    before = [run.id for run in made.workspace.runs.of_project(project.id)]
+    first = made.results
+    made.again()
+    assert [run.id for run in made.workspace.runs.of_project(project.id)] == before
+    assert made.results == first
+    made.again("--seeds", "2")
+    added = [run for run in made.workspace.runs.of_project(project.id) if run.id not in before]
+    assert [run.step for run in added] == [step for step, _ in make_plan("mnist", "quick").seeded(None)]
+    assert {run.seed for run in added} == {1}
+    both = made.results["seeds"]
+    assert both[0] == first["seeds"][0]
+    values = [seed["defuse"]["test"] for seed in both]
+    assert values[0] != values[1]
+    rows = table((made.out / "RESULTS.md").read_text(), "Figure 4")
+    low, high = sorted(values)
+    assert rows["test"][2] == f"{sum(values) / 2:.3f} ({low:.3f}–{high:.3f})"
+
+
+# What is run, and what is found again
+
+
+@pytest.fixture
+def paper(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Runs a reproduction whose steps compute nothing; `ends` says how each ends, done by default."""
+    monkeypatch.setattr(launcher, "_start", lambda *_: None)
+
+    def go(*, n_seeds: int, ends: Mapping[str, str] | None = None) -> list[Any]:
+        def watch(run: Run) -> Run:
+            status: Any = (ends or {}).get(run.step, "done")
+            place.workspace.runs.finish(run.id, status, summary={})
+            return place.get(run)
+
+        plan = make_plan("mnist", "quick")
+        return list(
+            run_reproduction(
+                place.workspace,
+                place.project,
+                plan,
+                pretrained=None,
+                more_data=None,
+                n_seeds=n_seeds,
+                resources=Resources(),
+                watch=watch,
+            )
+        )
+
+    return go
+
+
+def test_each_seed_stands_on_its_own_runs_and_shares_the_generator(paper: Callable[..., list[Any]]) -> None:
+    (none, shared), *seeds = paper(n_seeds=2)
+    assert none is None
+    assert [seed for seed, _ in seeds] == [0, 1]
+    for seed, runs in seeds:
+        for step, run in runs.items():
+            spec = STEPS[step]
+            wanted = {runs[name].id for name in (*spec.needs, *spec.optional) if name in runs}
+            assert set(run.upstream) == wanted
+            assert run.seed == (0 if step in shared else seed)
+    assert seeds[0][1]["vae"].id == seeds[1][1]["vae"].id
+    assert seeds[0][1]["classifier"].id != seeds[1][1]["classifier"].id
+
+
+def test_what_failed_is_gone_on_with(paper: Callable[..., list[Any]]) -> None:
+    *_, (seed, runs) = paper(n_seeds=2, ends={"correct": "interrupted"})
+    assert (seed, list(runs)[-1]) == (0, "correct")
+    again = paper(n_seeds=1)[-1][1]
+    assert again["correct"].id == runs["correct"].id
+    assert again["correct"].status == "done"
+    assert [run.id for run in runs.values()] == [again[step].id for step in runs]
+    stopped = paper(n_seeds=1, ends={"vae": "failed"})
+    assert stopped[-1][0] == 0, "what is done is not run again"
+
+
+def test_runs_of_others_in_between_change_nothing(place: Place, paper: Callable[..., list[Any]]) -> None:
+    first = paper(n_seeds=1)[-1][1]
+    other = place.submit("classifier", {"architecture": "vgg_small"})
+    place.workspace.runs.finish(other.id, "done", summary={})
+    assert {s: r.id for s, r in paper(n_seeds=1)[-1][1].items()} == {s: r.id for s, r in first.items()}
+
+
+# Plans, data, tables
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_plans_are_the_papers_and_say_what_they_change(dataset: DatasetName) -> None:
+    assert changes(dataset, "paper") == []
+    plan = make_plan(dataset)
+    steps = dict(plan.seeded("imagenet"))
+    sweep: Any = check_config("correct", steps["correct"])
+    assert len(sweep.correction.lambdas) == len(sweep.baseline_lambdas) == 17
+    search: Any = check_config("identify", steps["identify"])
+    digits = dataset == "mnist"
+    assert (search.noise_a, search.n_perturbations) == ((50, 500) if digits else (75, 100))
+    assert search.max_mistakes_per_image == {"mnist": 100, "svhn": 10, "gtsrb": None}[dataset]
+    for length in ("cpu", "quick"):
+        told = {name for name, _, _ in changes(dataset, length)}
+        assert "vae.training.epochs" in told
+        assert not {"identify.noise_a", "identify.noise_b", "identify.centred"} & told
+        if length == "cpu":
+            assert not {"distill.n_components", "distill.min_weight", "annotate.labeling.tau"} & told
+            assert "correct.correction.instances_per_region" not in told
+
+
+def test_data_is_found_in_the_folder_else_by_torchvision(tmp_path: Path) -> None:
+    (tmp_path / "svhn.npz").write_bytes(b"")
+    assert find_data("svhn", "paper", tmp_path) == (str(tmp_path / "svhn.npz"), None)
+    assert find_data("mnist", "cpu", tmp_path) == (f"torchvision:MNIST:{tmp_path}", None)
+    assert find_data("gtsrb", "paper", tmp_path) == (f"torchvision:GTSRB:{tmp_path}", 128)
+    assert find_data("gtsrb", "cpu", tmp_path) == (f"torchvision:GTSRB:{tmp_path}", 32)
+
+
+def test_annotators_of_house_numbers_see_the_extra_split_where_there_is_one(place: Place) -> None:
+    project = place.project
+    for source, wanted in (
+        ("torchvision:SVHN:/there", "torchvision:SVHN-extra:/there"), ("/there/svhn.npz", None),
+        ("torchvision:GTSRB:/there", None), ("digits", None),
+    ):  # fmt: skip
+        found = type(project)(1, "p", {**project.dataset, "source": source}, 0.0)
+        assert more_annotator_data(found) == wanted
+
+
+def test_a_project_on_other_data_is_not_taken(data: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mnist.npz").write_bytes((data / "mnist.npz").read_bytes())
+    open_project(workspace, "mnist", "cpu", elsewhere)
+    assert open_project(workspace, "mnist", "cpu", None).name == "reproduce-mnist-cpu"
+    with pytest.raises(WorkspaceError, match=r"reproduce-mnist-cpu.*leave --data out, or delete it with"):
+        open_project(workspace, "mnist", "cpu", data)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("mnist", "--cpu", "--quick"), "leave one of --cpu and --quick out"),
+        (("cifar",), "'cifar' is not one of 'mnist', 'svhn', 'gtsrb'"),
+        (("mnist", "--data", "absent"), "does not exist"),
+        (("mnist", "--seeds", "0"), "greater than or equal to 1"),
+        (("mnist", "--out", "file", "--quick"), "--out must be a folder, file is a file"),
+    ],
+)
+def test_wrong_calls_are_refused_in_words(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = run_defuse("reproduce", *words, cwd=tmp_path, env={"DEFUSE_HOME": str(tmp_path / "home")})
+    assert done.returncode in (1, 2)
+    assert told in re.sub(r"[\s│]+", " ", done.stderr)
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_papers_rule_takes_the_best_validation_accuracy() -> None:
+    points = [
+        {"lam": lam, "repeat": n, "selection": selection, "test": [test], "region": [0.5]}
+        for lam, n, selection, test in (
+            (0.0, 0, 0.99, 0.1), (10.0, 0, 0.9, 0.2), (1.0, 0, 0.9, 0.3), (0.1, 0, 0.8, 0.4),
+            (0.1, 1, 0.95, 0.5),
+        )
+    ]  # fmt: skip
+    assert paper_rule({"corrected": {"points": points}}) == {"lam": 1.0, "test": 0.3, "region": 0.5}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[]", b"{}", b'{"format": "defuse-reproduction", "seeds": []}']
+)
+def test_results_that_are_none_are_refused_in_words(content: bytes) -> None:
+    with pytest.raises(WorkspaceError, match=r"here.json (is not readable JSON|holds no reproduction)"):
+        read_results(content, source="here.json")
+
+
+def test_goals_are_met_only_where_they_are(made: Made) -> None:
+    results = json.loads(json.dumps(made.results))
+    (seed,) = results["seeds"]
+    wanted = {"mnist": 0.9, "svhn": 0.9, "gtsrb": 0.8}[made.dataset]
+
+    def met(region: float, low: float, test: float, baseline_high: float) -> list[bool]:
+        seed["defuse"].update(region=region, region_interval=[low, 1.0], test=test)
+        seed["before"]["test"] = 0.95
+        seed["baseline"]["region_interval"] = [0.0, baseline_high]
+        return [goal.met for goal in goals(results)]
+
+    assert met(wanted, 0.7, 0.945, 0.6) == [True, True, True]
+    assert met(wanted - 0.001, 0.7, 0.945, 0.6) == [False, True, True]
+    assert met(wanted, 0.7, 0.93, 0.6) == [True, False, True]
+    assert met(wanted, 0.6, 0.945, 0.6) == [True, True, False]
+    assert "**no**" in write_section(results)
+    seed["baseline"] = None
+    assert [goal.met for goal in goals(results)][2] is False
+
+
+def test_a_range_is_of_the_values() -> None:
+    assert over_seeds([0.25, None, 0.75, 0.5]) == "0.500 (0.250–0.750)"
+    assert over_seeds([1200.0, 1300.0], "{:,.0f}") == "1,250 (1,200–1,300)"
+
+
+LENGTHS: tuple[Length, ...] = get_args(Length)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_every_config_of_every_plan_is_accepted(dataset: DatasetName, length: Length) -> None:
+    plan = make_plan(dataset, length)
+    for step, config in [*plan.shared(), *plan.seeded("imagenet" if plan.pretrained else None)]:
+        checked = check_config(step, config)
+        assert check_config(step, checked.model_dump(mode="json")) == checked
