@@ -17,13 +17,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from defuse_core.evaluation import Scores
-from defuse_core.figures import BLUE, GREY, ORANGE, RED
+from defuse_core.figures import BLUE, GREY, ORANGE, RED, clip
 from defuse_core.records import Interval
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
-_COLOURS = {
+MODEL_COLOURS = {
     "before": GREY, "λ = 0": SKY, "random regions": PURPLE, "identified mistakes": ORANGE, "Defuse": BLUE,
 }  # fmt: skip
+"""By the name of a row of figure 4 or of a control."""
 _PERCENT = PercentFormatter(1.0, decimals=0)
 _CLIP = 32  # letters of a name
 _LETTERS = 15  # of a caption, an inch wide
@@ -96,7 +97,7 @@ def draw_controls(rows: Sequence[Scores]) -> Figure:
     for place, name, title in zip(axes, ("region", "test"), _TITLES, strict=True):
         intervals = [getattr(row, name) for row in rows]
         for y, (row, interval) in enumerate(zip(rows, intervals, strict=True)):
-            colour = _COLOURS.get(row.model, BLUE)
+            colour = MODEL_COLOURS.get(row.model, BLUE)
             _point(place, interval, y, colour, "o")
             place.annotate(
                 f"{interval.estimate:.3f}", (interval.estimate, y), xytext=(0, 6), ha="center", fontsize=8,
@@ -134,7 +135,7 @@ def draw_before_after(changes: Sequence[BeforeAfter]) -> Figure:
     for name, colour, marker in shown:
         axes.plot([], [], marker, color=colour, label=name)
     axes.set(yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5), xlabel="accuracy")
-    axes.set_yticklabels([_clip(change.name) for change in changes], parse_math=False)
+    axes.set_yticklabels([clip(change.name, _CLIP) for change in changes], parse_math=False)
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
     return figure
@@ -143,10 +144,6 @@ def draw_before_after(changes: Sequence[BeforeAfter]) -> Figure:
 def _point(axes: Axes, interval: Interval, y: float, colour: str, marker: str) -> None:
     ends = [[max(interval.estimate - interval.low, 0.0)], [max(interval.high - interval.estimate, 0.0)]]
     axes.errorbar([interval.estimate], [y], xerr=ends, fmt=marker, color=colour, capsize=2.5, lw=1.2, ms=6)
-
-
-def _clip(name: str, longest: int = _CLIP) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def draw_shares(share: NDArray[np.float64]) -> Figure:
@@ -209,7 +206,7 @@ def _show_image(axes: Axes, shown: RealImage) -> None:
     grey = shown.image.shape[2] == 1
     pixels = shown.image[..., 0] if grey else shown.image
     axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
-    label, before, after = (_clip(name or "", 10) for name in (shown.label, shown.before, shown.after))
+    label, before, after = (clip(name or "", 10) for name in (shown.label, shown.before, shown.after))
     wrong = shown.after not in (None, shown.label)
     said = "" if shown.before is None else f"\n{before} → {after}" + (" ✗" if wrong else "")
     told = f"is {label}{said}"

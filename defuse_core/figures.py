@@ -7,7 +7,7 @@ a mark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from defuse_core.evaluation import Agreement, Scores
 from defuse_core.records import Interval
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
-_PERCENT = PercentFormatter(1.0, decimals=0)
+PERCENT = PercentFormatter(1.0, decimals=0)
 _CELL = 0.62  # inches a thumbnail
 _DPI = 160
 _FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
@@ -111,38 +111,61 @@ def draw_map(
     ValueError
         If points and labels differ in number, or a label has no name.
     """
-    for name, places, classes in (("labels", points, labels), ("mistake_labels", mistakes, mistake_labels)):
-        if len(classes) != len(places) or not np.isin(classes, np.arange(len(class_names))).all():
-            raise ValueError(
-                f"{name} must be a class from 0 to {len(class_names) - 1} for each of {len(places)} points, "
-                f"got {len(classes)} of {np.unique(classes)}; give those of the same run"
-            )
-    colours = _class_colours(len(class_names))
-    figure, axes = _figure(7.2, 5.2)
-    # One collection in the order given, lest the last class hide the others; its dots are pixels in SVG, too.
-    x, y = points.T
-    axes.scatter(x, y, s=5, c=colours[labels], lw=0, alpha=0.6, rasterized=True)
+    check_labels("labels", labels, points, class_names)
+    check_labels("mistake_labels", mistake_labels, mistakes, class_names)
+    colours = class_colours(len(class_names))
+    figure, axes = draw_codes(points, colours[labels])
     if len(mistakes):
         x, y = mistakes.T
         axes.scatter(x, y, s=20, c=colours[mistake_labels], marker="D", lw=0.6, ec=_EDGE, rasterized=True)
-    axes.set(xticks=[], yticks=[])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[:].set_visible(False)
     axes.set_xlabel(told, loc="left", fontsize=8, parse_math=False)
     if len(class_names) <= _NAMED:
         _class_legend(axes, colours, class_names, with_mistakes=bool(len(mistakes)))
     return figure
 
 
+def check_labels(
+    name: str, labels: NDArray[np.int64], points: NDArray[np.float32], class_names: Sequence[str]
+) -> None:
+    """Refuse labels that are not one for each of the points, or have no name."""
+    if len(labels) != len(points) or not np.isin(labels, np.arange(len(class_names))).all():
+        raise ValueError(
+            f"{name} must be a class from 0 to {len(class_names) - 1} for each of {len(points)} points, "
+            f"got {len(labels)} of {np.unique(labels)}; give those of the same run"
+        )
+
+
+def draw_codes(points: NDArray[np.float32], colours: NDArray[np.float64]) -> tuple[Figure, Axes]:
+    """Draw training codes (n, 2) as dots of these colours (n, 4) on axes without ticks or frame."""
+    figure, axes = new_figure(7.2, 5.2)
+    # One collection in the order given, lest the last class hide the others; its dots are pixels in SVG, too.
+    x, y = points.T
+    axes.scatter(x, y, s=5, c=colours, lw=0, alpha=0.6, rasterized=True)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
 def _class_legend(
     axes: Axes, colours: NDArray[np.float64], class_names: Sequence[str], *, with_mistakes: bool
 ) -> None:
-    """A legend outside of the axes, of names as plain text."""
-    marks = [Line2D([], [], ls="", marker="o", mec="none", mfc=tuple(colour)) for colour in colours]
-    names = [name if len(name) <= _CLIP else f"{name[: _CLIP - 1]}…" for name in class_names]
+    """A legend of the classes and of the mistakes."""
+    marks = class_marks(colours)
+    names = [clip(name) for name in class_names]
     if with_mistakes:
         marks.append(Line2D([], [], ls="", marker="D", mec=_EDGE, mfc="white"))
         names.append("mistake, by true class")
+    name_legend(axes, marks, names)
+
+
+def class_marks(colours: NDArray[np.float64]) -> list[Line2D]:
+    """Return a dot a colour, for a legend."""
+    return [Line2D([], [], ls="", marker="o", mec="none", mfc=tuple(colour)) for colour in colours]
+
+
+def name_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str]) -> None:
+    """Put a legend to the right of the axes, its names as plain text whatever they hold."""
     legend = axes.legend(
         marks, ["-"] * len(marks), loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8
     )
@@ -150,8 +173,13 @@ def _class_legend(
         text.set(text=name, parse_math=False)  # afterwards: matplotlib leaves names out that begin with _
 
 
-def _class_colours(n_classes: int) -> NDArray[np.float64]:
-    """A colour a class, (n_classes, 4): told apart up to 20 of them, continuous beyond."""
+def clip(name: str, longest: int = _CLIP) -> str:
+    """Return a name that is no longer than so many letters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def class_colours(n_classes: int) -> NDArray[np.float64]:
+    """Return a colour a class, (n_classes, 4): told apart up to 20 of them, continuous beyond."""
     if n_classes <= len(_FEW):
         return np.asarray(to_rgba_array(_FEW[:n_classes]))
     if n_classes <= _NAMED:  # the strong ones first, then their pale twins
@@ -165,19 +193,19 @@ def draw_scores(scores: Sequence[Scores]) -> Figure:
     groups = {"test": [s.test for s in scores], "regions": [s.region for s in scores]}
     if all(s.validation is not None for s in scores):
         groups = {"validation": [s.validation for s in scores if s.validation], **groups}
-    figure, axes = _figure(6.4, 3.6)
+    figure, axes = new_figure(6.4, 3.6)
     width = 0.8 / len(scores)
     for index, (score, colour) in enumerate(zip(scores, (GREY, ORANGE, BLUE), strict=False)):
         intervals = [group[index] for group in groups.values()]
         places = np.arange(len(groups)) + (index - (len(scores) - 1) / 2) * width
         heights = [i.estimate for i in intervals]
         axes.bar(places, heights, width * 0.92, color=colour, label=score.model)
-        axes.errorbar(places, heights, _bars(intervals), fmt="none", ecolor="black", capsize=3, lw=1)
+        axes.errorbar(places, heights, error_bars(intervals), fmt="none", ecolor="black", capsize=3, lw=1)
         for place, interval in zip(places, intervals, strict=True):
             axes.text(place, interval.high + 0.015, f"{interval.estimate:.3f}", ha="center", fontsize=8)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(ylim=(0, 1.12), ylabel="accuracy")
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
     return figure
 
@@ -186,11 +214,11 @@ def draw_trade_off(
     points: Sequence[TradeOff], *, before: Scores, baseline: Scores | None, chosen: float
 ) -> Figure:
     """Figure 5: test accuracy against region accuracy, one point a λ."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = new_figure(6.4, 4.2)
     ordered = sorted(points, key=lambda p: p.lam)
     axes.errorbar(
         [p.region.estimate for p in ordered], [p.test.estimate for p in ordered],
-        yerr=_bars([p.test for p in ordered]), xerr=_bars([p.region for p in ordered]),
+        yerr=error_bars([p.test for p in ordered]), xerr=error_bars([p.region for p in ordered]),
         fmt="o-", color=BLUE, ecolor="#9cc4de", lw=1, ms=5, elinewidth=0.8, label="Defuse, one λ a point",
     )  # fmt: skip
     rivals = ((before, "s", GREY), (baseline, "D", ORANGE))
@@ -203,7 +231,7 @@ def draw_trade_off(
             ms=8,
             label=scores.model,
         )
-    for p in _apart(ordered, chosen):
+    for p in apart(ordered, {chosen}, axes):
         place = p.region.estimate, p.test.estimate
         if p.lam == chosen:
             axes.plot(*place, "o", ms=13, mfc="none", mec=RED, mew=1.8)
@@ -212,25 +240,22 @@ def draw_trade_off(
             fontsize=8, color=RED if p.lam == chosen else "black",
         )  # fmt: skip
     axes.set(xlabel="region accuracy", ylabel="test accuracy")
-    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.legend(frameon=False, loc="lower left")
     return figure
 
 
-def _apart(points: Sequence[TradeOff], chosen: float) -> list[TradeOff]:
-    """The points whose labels do not run into each other: the chosen one, then the largest λ first."""
-    spans = [
-        max(x) - min(x) or 1.0
-        for x in zip(*((p.region.estimate, p.test.estimate) for p in points), strict=True)
-    ]
+def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> list[TradeOff]:
+    """Pick points whose labels do not run into each other: the chosen first, then by λ, the largest first."""
+    width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
 
     def far(a: TradeOff, b: TradeOff) -> bool:
         x, y = a.region.estimate - b.region.estimate, a.test.estimate - b.test.estimate
-        return abs(x) / spans[0] > 0.2 or abs(y) / spans[1] > 0.07
+        return bool(abs(x) > 0.2 * width or abs(y) > 0.07 * height)
 
     kept: list[TradeOff] = []
-    for p in sorted(points, key=lambda p: (p.lam != chosen, -p.lam)):
+    for p in sorted(points, key=lambda p: (p.lam not in chosen, -p.lam)):
         if all(far(p, other) for other in kept):
             kept.append(p)
     return kept
@@ -281,7 +306,7 @@ def draw_novelty(
     distances: Mapping[str, NDArray[np.float64]], *, x: str = "ℓ2 to the nearest misclassified training image"
 ) -> Figure:
     """Figure 6: distance to the nearest misclassified training image, one curve a set of images."""
-    figure, axes = _figure(6.4, 3.4)
+    figure, axes = new_figure(6.4, 3.4)
     edges = np.linspace(0, max(float(d.max()) for d in distances.values()) * 1.02, 41).tolist()
     for (name, values), colour in zip(distances.items(), (BLUE, ORANGE, GREY), strict=False):
         told = f"{name} (n = {len(values)}, median {np.median(values):.1f})"
@@ -293,14 +318,14 @@ def draw_novelty(
         ylabel="share of images",
         xlim=(0, None),
     )
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
 def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
     """Figure 7: on how many images how many of the annotators gave the most frequent answer."""
-    figure, axes = _figure(6.4, 3.2)
+    figure, axes = new_figure(6.4, 3.2)
     agreeing = np.round(found.share[~np.isnan(found.share)] * n_annotators).astype(int)
     counts = np.bincount(agreeing, minlength=n_annotators + 1)[1:]
     places = np.arange(1, n_annotators + 1)
@@ -308,20 +333,21 @@ def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
     axes.bar_label(bars, [str(count) for count in counts], fontsize=8)
     axes.set(xlabel=f"annotators of {n_annotators} who agree", ylabel=f"share of {counts.sum()} images")
     axes.set_title(f"unanimous on {found.unanimous:.2f}, pairs agree {found.pairwise:.2f}", fontsize=10)
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.set_xticks(places)
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure, inches wide and high, with axes that are open at the top and on the right."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _bars(intervals: Sequence[Interval]) -> NDArray[np.float64]:
-    """Distances from the estimates to both ends, (2, n), as matplotlib wants them."""
+def error_bars(intervals: Sequence[Interval]) -> NDArray[np.float64]:
+    """Return distances from the estimates to both ends, (2, n), as matplotlib wants them."""
     low = [max(i.estimate - i.low, 0.0) for i in intervals]
     high = [max(i.high - i.estimate, 0.0) for i in intervals]
     return np.array([low, high])
