@@ -23,6 +23,8 @@ GOALS: dict[DatasetName, float] = {"mnist": 0.90, "svhn": 0.90, "gtsrb": 0.80}
 MAX_LOSS = 0.01
 """Test accuracy that it may cost."""
 
+_OURS = ("annotators.", "evaluate.")  # steps of which the paper has no settings
+
 Results = Mapping[str, Any]
 
 
@@ -39,7 +41,7 @@ def goals(results: Results) -> list[Goal]:
     """Region accuracy, test accuracy and the distance to the baseline, against what they should be."""
     seeds, wanted = results["seeds"], GOALS[results["dataset"]]
     region = _mean(seed["defuse"]["region"] for seed in seeds)
-    loss = _mean(seed["before"]["test"] - seed["defuse"]["test"] for seed in seeds)
+    was, now = (_mean(seed[when]["test"] for seed in seeds) for when in ("before", "defuse"))
     gaps = [
         seed["defuse"]["region_interval"][0] - seed["baseline"]["region_interval"][1]
         for seed in seeds
@@ -47,7 +49,7 @@ def goals(results: Results) -> list[Goal]:
     ]
     return [
         Goal(f"region accuracy after is at least {wanted:.2f}", f"{region:.3f}", region >= wanted),
-        Goal(f"test accuracy falls by at most {MAX_LOSS}", f"{loss:+.4f} lost", loss <= MAX_LOSS),
+        Goal(f"test accuracy falls by at most {MAX_LOSS}", f"{was:.4f} → {now:.4f}", was - now <= MAX_LOSS),
         Goal(
             "Defuse is above the baseline by more than their intervals, on every seed",
             f"{min(gaps):+.3f} between the intervals, at least" if gaps else "no baseline",
@@ -101,7 +103,7 @@ def _told(results: Results) -> str:
     }
     return (
         f"{n} seed{'s' if n > 1 else ''}, {length[results['length']]}; {results['data']['name']}; {name}, "
-        f"{machine.get('threads', '?')} threads, torch {versions.get('torch', '?')}."
+        f"torch {versions.get('torch', '?')}."
     )
 
 
@@ -135,6 +137,7 @@ def _differences(results: Results, paper: PaperResult) -> str:
     rows += [
         (f"`{name}`", _short(was), _short(now))
         for name, was, now in changes(results["dataset"], results["length"])
+        if not name.startswith(_OURS)
     ]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
 

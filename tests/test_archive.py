@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -30,10 +31,13 @@ from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder
+from defuse_core.projects import new_project
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.runs import Resources, Run
 from defuse_core.steps import load_step
+from defuse_core.steps.source import open_dataset
 from defuse_core.workspace import Workspace
+from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, store_run
 from tests.workspaces import SEARCH, Place, copy_place, save_npz
 
@@ -385,12 +389,34 @@ def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset,
         imported(tmp_path / "there", path, data=str(tmp_path / "wrong.npz"))
     shutil.copy(template.parent / "shapes.npz", tmp_path / "moved.npz")
     there = imported(tmp_path / "there", path, data=str(tmp_path / "moved.npz"))
-    assert there.project.dataset == place.project.dataset | {"source": str(tmp_path / "moved.npz")}
+    moved = {"source": str(tmp_path / "moved.npz"), "validation_share": None}
+    assert there.project.dataset == place.project.dataset | moved
     assert missing_data(there.project.dataset) is None
     (tmp_path / "moved.npz").unlink()
     told = missing_data(there.project.dataset)
     assert told is not None
     assert "--data" in told
+
+
+def test_a_share_set_apart_for_validation_is_so_after_the_import(tmp_path: Path) -> None:
+    train, test = bars(60, 0), bars(9, 1)
+    np.savez(
+        tmp_path / "whole.npz", x_train=train.images[:, 0].numpy(), y_train=train.labels.numpy(),
+        x_test=test.images[:, 0].numpy(), y_test=test.labels.numpy(),
+    )  # fmt: skip
+    workspace = Workspace(tmp_path / "home")
+    blob = workspace.store_upload("mine.npz", [(tmp_path / "whole.npz").read_bytes()])
+    for name, source in (("by path", str(tmp_path / "whole.npz")), ("uploaded", f"blob:{blob.sha256}")):
+        place = Place(workspace, new_project(workspace, name, source, validation_share=0.25))
+        path = exported(place, tmp_path / f"{name}.zip")
+        data = {"data": str(tmp_path / "whole.npz")} if name == "by path" else {}
+        there = imported(tmp_path / f"there {name}", path, **data)
+        assert there.project.dataset == place.project.dataset
+        assert there.project.dataset["validation_share"] == 0.25
+        opened = open_dataset(there.workspace, there.project)
+        assert opened.validation is not None
+        assert [len(split) for split in (opened.train, opened.validation, opened.test)] == [45, 15, 9]
+        assert torch.equal(opened.validation.images[opened.validation.labels == 0], train.images[45::3])
 
 
 def test_a_data_set_within_needs_none(archive: Path, tmp_path: Path) -> None:
@@ -584,6 +610,8 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "no JSON": (lambda m: m.update({"rows/tasks.jsonl": b"[" * 10**5 + b"\n"}), "Invalid JSON"),
     "a data set elsewhere": (project(dataset={"source": "blob:" + "1" * 64}), "not among the uploads"),
     "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
+    "a share of nothing": (project(dataset={"validation_share": 0.0}), "share: Input should be greater"),
+    "a share of all": (project(dataset={"validation_share": 1.0}), "share: Input should be less than 1"),
     "a newer format": (lambda m: change_manifest(m, version=2, new=1), "newer Defuse .format 2.*upgrade"),
     "another format": (lambda m: change_manifest(m, format="zip"), "no project that Defuse exported"),
     "more in the manifest": (lambda m: change_manifest(m, more=1), "more: Extra inputs"),

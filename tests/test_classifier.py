@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
-from defuse_core.architectures import ARCHITECTURES, ByteDropout, MnistCnn, build_network, resnet18
+from defuse_core.architectures import ARCHITECTURES, ByteDropout, MnistCnn, build_network, imagenet_weights
 from defuse_core.classifier import (
     Classifier,
     Preprocessing,
@@ -510,6 +510,13 @@ def test_torchvisions_networks_take_grey_images_too(name: str, channels: int) ->
     assert (first.bias is None) == (other.bias is None)
 
 
+def test_resnet18_is_torchvisions() -> None:
+    network = build_network("resnet18", n_classes=7, channels=3)
+    reference = models.resnet18(weights=None, num_classes=7)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in reference.state_dict().items()}
+
+
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_do_not_reach_the_classifiers_logits(name: str) -> None:
     """In training mode these networks return a tuple; fine-tuning wants its first element."""
@@ -526,14 +533,7 @@ def test_auxiliary_classifiers_do_not_reach_the_classifiers_logits(name: str) ->
     )
 
 
-# ResNet-18
-
-
-def test_resnet18_without_weights_is_torchvisions() -> None:
-    network = build_network("resnet18", n_classes=7, channels=3)
-    reference = models.resnet18(weights=None, num_classes=7)
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    assert shapes == {name: tensor.shape for name, tensor in reference.state_dict().items()}
+# ImageNet's weights
 
 
 @pytest.fixture
@@ -549,13 +549,20 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_imagenet_weights_that_cannot_be_had_are_told_the_remedy(no_network: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("resnet18", "resnet18-f37072fd.pth"), ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth")],
+)
+def test_imagenet_weights_that_cannot_be_had_are_told_the_remedy(
+    no_network: Path, name: str, file: str
+) -> None:
     with pytest.raises(RuntimeError, match="network is unreachable") as caught:
-        resnet18(5, imagenet=True)
+        imagenet_weights(name)
     message = str(caught.value)
+    assert message.startswith(f"ImageNet weights of {name} could not be downloaded")
     assert "connect to the network" in message
-    assert f"put resnet18-f37072fd.pth into {no_network}" in message
-    assert "imagenet=False" in message
+    assert f"put {file} into {no_network}" in message
+    assert message.endswith("or begin with random weights")
 
 
 def test_imagenet_weights_in_the_cache_are_loaded_without_a_network(no_network: Path) -> None:
@@ -563,19 +570,24 @@ def test_imagenet_weights_in_the_cache_are_loaded_without_a_network(no_network: 
     stored = models.resnet18(weights=None).state_dict()
     no_network.mkdir(parents=True)
     torch.save(stored, no_network / "resnet18-f37072fd.pth")
-    network = resnet18(5, imagenet=True)
-    for name, tensor in network.state_dict().items():
-        if not name.startswith("fc."):
-            assert torch.equal(tensor, stored[name]), name
-    assert network.fc.weight.shape == (5, 512)
+    found = imagenet_weights("resnet18")
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\3\4 cut off"])
 def test_unreadable_imagenet_weights_are_told_the_remedy(no_network: Path, content: bytes) -> None:
     no_network.mkdir(parents=True)
     (no_network / "resnet18-f37072fd.pth").write_bytes(content)
-    with pytest.raises(RuntimeError, match=r"put resnet18-f37072fd\.pth into .*imagenet=False"):
-        resnet18(5, imagenet=True)
+    with pytest.raises(RuntimeError, match=r"put resnet18-f37072fd\.pth into .*begin with random weights"):
+        imagenet_weights("resnet18")
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn", "resnet_small", "resnet999", "maskrcnn_resnet50_fpn"])
+def test_there_are_imagenet_weights_for_torchvisions_classifiers_only(no_network: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"for torchvision's models only, got '{name}'"):
+        imagenet_weights(name)
+    assert not no_network.exists()
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])

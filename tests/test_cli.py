@@ -265,6 +265,29 @@ def test_weights_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path:
     assert "weights must be shipped:<name> or blob:<sha256>, got 'nowhere.pt'" in told
 
 
+def test_weights_to_begin_with_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path: Path) -> None:
+    path = place.workspace.artifact_path(newest(place, "classifier").id, "classifier.safetensors")
+    (tmp_path / "mine.safetensors").write_bytes(path.read_bytes())
+    words = ("train-classifier", "--architecture", "resnet_small", "--epochs", "1", "--json", "--pretrained")
+    begun = json.loads(defuse(*words, "mine.safetensors").stdout)
+    (blob,) = place.workspace.blobs(place.project.id)
+    assert (begun["config"]["pretrained"], blob.name) == (f"blob:{blob.sha256}", "mine.safetensors")
+    assert begun["summary"]["began_afresh"] == []
+    told = defuse("train-classifier", "--pretrained", "nowhere.pt", code=2).stderr
+    assert "pretrained must be imagenet or blob:<sha256>, got 'nowhere.pt'" in told
+    both = ("--pretrained", "mine.safetensors", "--weights", "shipped:demo-classifier")
+    assert "pretrained is trained further; leave one" in defuse("train-classifier", *both, code=2).stderr
+
+
+def test_a_share_is_set_apart_for_validation(defuse: Defuse) -> None:
+    said = defuse("new", "divided", "--validation-share", "0.1").stdout
+    assert "3,600 train, 400 validation, 1,000 test" in said
+    made = json.loads(defuse("new", "other", "--validation-share", "0.2", "--json").stdout)
+    assert (made["validation_share"], made["sizes"]["validation"]) == (0.2, 800)
+    refused = defuse("new", "x", "--validation-share", "nan", code=1).stderr
+    assert "validation_share must be between 0 and 1, got nan; give 0.1 for a tenth" in refused
+
+
 def test_numbers_that_no_database_holds_are_wrong_calls(defuse: Defuse) -> None:
     defuse("runs", "9" * 20, code=2)
     defuse("identify", "--seed", "9" * 20, code=2)

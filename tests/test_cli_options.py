@@ -158,6 +158,13 @@ def test_typing_the_default_gives_the_default(step: StepName, name: str) -> None
         ("classifier", {"mean": ".5", "std": ".25"}, {"mean": (0.5,), "std": (0.25,)}),
         ("classifier", {"mean": "none", "image_size": "32"}, {"image_size": 32}),
         ("classifier", {"augmentation": "none"}, {"training": {"augmentation": "none"}}),
+        ("classifier", {"pretrained": "imagenet"}, {"pretrained": "imagenet"}),
+        ("classifier", {"pretrained": "none"}, {}),
+        ("identify", {"max_images": "150"}, {"max_images": 150}),
+        ("correct", {"max_images": "90"}, {"correction": {"max_images": 90}}),
+        ("correct", {"max_images": "none"}, {}),
+        ("annotators", {"shipped": True, "epochs": "2"}, {"shipped": True, "training": {"epochs": 2}}),
+        ("annotators", {"more_data": "digits", "shipped": False}, {"more_data": "digits"}),
         ("vae", {"latent_dim": "5", "depth": "4"}, {"latent_dim": 5, "depth": 4}),
     ],
 )

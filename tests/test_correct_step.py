@@ -18,8 +18,10 @@ from defuse_core.runtime import derive_seed
 from defuse_core.step_configs import ConfigError, SweepConfig, check_growth
 from defuse_core.steps import load_step
 from defuse_core.steps.repair import BEFORE, SAID, Correct, task_of
+from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from tests.in_process import done_here, run_here
+from tests.test_replay import compute_here
 from tests.workspaces import SWEEP, Place, copy_place
 
 LAMBDAS = [0.1, 1.0]
@@ -169,6 +171,7 @@ def test_another_optimiser_tunes_otherwise(there: Place, run: Run) -> None:
             {"correction": {"epochs": 9}},
             "correction.epochs may not change from 1, got 9; submit the step anew",
         ),
+        ({"correction": {"max_images": 9}}, "correction.max_images may not change from None, got 9"),
         ({"n_seeds": 1}, "n_seeds may only grow from 2, got 1"),
         ({"regions": [0]}, "regions may not change from None"),
         ({"rule": "best"}, "rule should be 'paper' or 'regions', got 'best'"),
@@ -225,6 +228,45 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
     assert place.get(evidence).stale
     at_once = place.run("correct", {**QUICK, **run.config})
     assert at_once.summary == run.summary
+
+
+def test_a_sample_of_the_training_images_is_tuned_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    correction = {**QUICK["correction"], "lambdas": [0.1], "max_images": 90}  # type: ignore[dict-item]
+    config = {**QUICK, "correction": correction}
+    first = done_here(place, "correct", config, seed=3)
+    source, sets = Source(place.workspace, first.id), sets_of(place, first)
+    train = source.dataset.train
+    sample = train[stratified_sample(train.labels, 90, seed=3)]
+    assert sample.labels.bincount().tolist() == [30, 30, 30]
+    files = place.tensors(first)
+    for task, lam, failures, repeat in (
+        ("lam=0.1", 0.1, sets["tune"], 0), ("lam=0.1/repeat=1", 0.1, sets["tune"], 1),
+        ("baseline/lam=1", 1.0, sets["single"], 0),
+    ):  # fmt: skip
+        expected = tune(
+            source.classifier(), sample, failures, lam=lam,
+            config=SweepConfig.model_validate(config).correction,
+            seed=derive_seed(3, "repeat", 1) if repeat else 3, selection=source.dataset.selection,
+        )  # fmt: skip
+        stored = files[f"{task}.safetensors"]
+        tuned = apply_point(source.classifier(), expected).network.state_dict()
+        assert all(torch.equal(stored[name], tensor) for name, tensor in tuned.items()), task
+
+    monkeypatch.setattr(launcher, "_start", compute_here)
+    with pytest.raises(ConfigError, match=r"correction\.max_images may not change from 90, got 91"):
+        launcher.extend(place.workspace, first.id, {"correction": {"max_images": 91}})
+    before = place.workspace.runs.artifacts(first.id)
+    extended = launcher.extend(place.workspace, first.id, {"correction": {"lambdas": [0.1, 1.0]}})
+    assert (extended.id, extended.status) == (first.id, "done")
+    assert extended.config["correction"]["max_images"] == 90
+    after = place.workspace.runs.artifacts(first.id)
+    kept = [f"{name}.safetensors" for name in ("lam=0.1", f"lam=0.1{SAID}", f"{BEFORE}{SAID}")]
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+    at_once = done_here(place, "correct", extended.config, seed=3)
+    assert at_once.summary == extended.summary
+    whole = done_here(place, "correct", {**QUICK, "n_seeds": 1}, seed=3)
+    points = [run.summary["corrected"]["points"] for run in (whole, at_once)]
+    assert points[0][0] != points[1][0]
 
 
 def test_another_rule_computes_nothing_anew(place: Place) -> None:

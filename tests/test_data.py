@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import struct
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from defuse_core.data import (
     load_image_folder,
     load_npz,
     load_torchvision,
+    set_validation_apart,
     shuffled_batches,
 )
 
@@ -653,3 +656,73 @@ def test_image_size_is_refused_where_it_cannot_be_used(tmp_path: Path) -> None:
         load_dataset(str(path), image_size=16)
     with pytest.raises(DataError, match="image_size must be 1 or more pixels, got 0"):
         load_dataset(str(tmp_path), image_size=0)
+
+
+# A validation split set apart
+
+
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=30, max_size=80).map(lambda more: [0, 1, 2, 3, *more]),
+    share=st.sampled_from(["1/2", "1/4", "3/8", "7/8"]),
+)
+def test_validation_is_the_last_share_of_every_class_in_order(labels: list[int], share: str) -> None:
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+    test = Split(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4))
+    given_ = ImageDataset("numbered", Split(images, torch.tensor(labels)), test, tuple("abcd"))
+    apart: set[int] = set()
+    for label in set(labels):
+        members = [index for index, each in enumerate(labels) if each == label]
+        apart |= set(members[len(members) - math.floor(len(members) * Fraction(share)) :])
+    found = set_validation_apart(given_, float(Fraction(share)))
+    assert found.validation is not None
+    for split, expected in (
+        (found.validation, sorted(apart)),
+        (found.train, sorted({*range(len(labels))} - apart)),
+    ):
+        assert split.images[:, 0, 0, 0].tolist() == expected
+        assert split.labels.tolist() == [labels[index] for index in expected]
+    assert torch.equal(found.test.images, test.images)
+    assert (found.name, found.class_names) == (given_.name, given_.class_names)
+    assert given_.validation is None
+    assert len(given_.train) == len(labels)
+
+
+def test_a_share_of_the_digits_is_the_same_at_every_load(digits: ImageDataset) -> None:
+    found = load_dataset("digits", validation_share=0.1)
+    assert {name: len(split) for name, split in found.splits().items()} == {
+        "train": 3600, "validation": 400, "test": 1000,
+    }  # fmt: skip
+    assert found.validation is not None
+    for label in range(10):
+        mine = digits.train.images[digits.train.labels == label]
+        assert torch.equal(found.validation.images[found.validation.labels == label], mine[360:])
+        assert torch.equal(found.train.images[found.train.labels == label], mine[:360])
+    assert found.fingerprint == load_dataset("digits", validation_share=0.1).fingerprint
+    others = (digits, load_dataset("digits", validation_share=0.2))
+    assert found.fingerprint not in {other.fingerprint for other in others}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
+def test_a_share_that_is_none_is_refused(digits: ImageDataset, share: float) -> None:
+    with pytest.raises(DataError, match=rf"validation_share must be between 0 and 1, got {share}; give 0\.1"):
+        set_validation_apart(digits, share)
+    with pytest.raises(DataError, match="validation_share must be between 0 and 1"):
+        load_dataset("digits", validation_share=share)
+
+
+def test_a_validation_split_of_its_own_is_not_overwritten(shapes: ImageDataset) -> None:
+    with pytest.raises(DataError, match=r"shapes has a validation split of its own; leave validation_share"):
+        set_validation_apart(shapes, 0.1)
+
+
+@pytest.mark.parametrize(("share", "few"), [(0.1, 10), (0.3, 4), (0.25, 4)])
+def test_a_share_under_one_image_of_every_class_is_refused(share: float, few: int) -> None:
+    def of_each(n: int) -> ImageDataset:
+        split = Split(torch.zeros(2 * n, 1, 2, 2, dtype=torch.uint8), torch.arange(2 * n) % 2)
+        return ImageDataset("few", split, split, ("a", "b"))
+
+    with pytest.raises(DataError, match=rf"every class has under {few} images, too few .* validation split"):
+        set_validation_apart(of_each(few - 1), share)
+    enough = set_validation_apart(of_each(few), share).validation
+    assert enough is not None
+    assert enough.labels.tolist() == [0, 1]

@@ -23,7 +23,7 @@ from defuse_core.correction import apply_point, tune
 from defuse_core.data import ImageDataset, Split, as_bytes
 from defuse_core.identification import identify
 from defuse_core.labeling import draw_latents, failure_instances
-from defuse_core.records import Interval
+from defuse_core.records import FailureInstances, Interval
 from defuse_core.region_edits import RegionEdit
 from defuse_core.runs import Run
 from defuse_core.steps import load_step
@@ -31,6 +31,7 @@ from defuse_core.steps.base import File
 from defuse_core.steps.evidence import Evaluate
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.results import number, sweep_row
+from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from tests.in_process import done_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
@@ -209,6 +210,32 @@ def test_without_lambda_the_control_is_the_sweep_at_zero(done: Evaluated) -> Non
     same = ("lam", "epoch", "test", "validation", "region", "held_out", "fixed", "broken")
     assert {key: found[key] for key in same} == {key: swept[key] for key in same}
     assert found["instances"] == len(done.failures("tune")[1])
+
+
+def test_controls_are_tuned_on_the_sample_of_the_correction(place: Place) -> None:
+    correction = {**SWEEP["correction"], "lambdas": [0.0, 1.0], "epochs": 1, "max_images": 90}
+    config = {"correction": correction, "baseline_lambdas": []}
+    corrected = done_here(place, "correct", config, seed=SWEEP_SEED)
+    found = Evaluated(place, corrected, done_here(place, "evaluate", {"noise_images": 0}, seed=SEED))
+    control, (zero, _) = found.results["controls"]["lam=0"], corrected.summary["corrected"]["points"]
+    same = ("lam", "epoch", "test", "validation", "region", "fixed", "broken")
+    assert {key: control[key] for key in same} == {key: zero[key] for key in same}
+    data, before = found.source.dataset, found.source.classifier()
+    sample = data.train[stratified_sample(data.train.labels, 90, seed=SWEEP_SEED)]
+    images, labels, ids = found.failures("tune")
+    told = {}
+    for name, train in (("sample", sample), ("whole", data.train)):
+        point = tune(
+            before, train, FailureInstances(images, labels, ids), lam=0.0,
+            config=CorrectionConfig(**correction), seed=SWEEP_SEED, selection=data.selection,
+        )  # fmt: skip
+        tuned = apply_point(before, point)
+        told[name] = (
+            wilson(right(tuned, data.test.images, data.test.labels)),
+            wilson(right(tuned, *found.failures("test")[:2])),
+        )
+    assert told["sample"] == (control["test"], control["region"])
+    assert told["sample"] != told["whole"]
 
 
 def test_the_random_control_is_a_tuning_on_draws_elsewhere(done: Evaluated) -> None:

@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 from sklearn.metrics import recall_score
 from torch import Tensor, nn
+from torchvision import models
 
 from defuse_core.architectures import build_network
-from defuse_core.checkpoints import load_tensors
+from defuse_core.checkpoints import CheckpointError, load_tensors
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.data import Split
 from defuse_core.database import WorkspaceError
@@ -27,8 +28,10 @@ from defuse_core.projects import new_project
 from defuse_core.records import Interval
 from defuse_core.runs import Run
 from defuse_core.shipped import load_shipped_classifier
+from defuse_core.step_configs import ClassifierConfig, ConfigError, check_config
 from defuse_core.steps import load_step
 from defuse_core.steps.base import Progress
+from defuse_core.steps.networks import begin_with, make_network
 from defuse_core.steps.source import Source
 from tests.conftest import TinyNetwork, bars
 from tests.in_process import add_run, done_here, fresh_place, run_here
@@ -415,6 +418,144 @@ def test_a_class_without_images_has_no_accuracy(tmp_path: Path) -> None:
     told = run.summary["by_class"]["test"]
     assert told[1] is None
     assert [told[0][3], told[2][3]] == kept.labels.bincount().tolist()[::2]
+
+
+# Weights that training begins with
+
+
+@pytest.mark.parametrize(
+    ("changes", "afresh"),
+    [
+        ({}, []),
+        ({"3.weight": torch.ones(10, 216), "3.bias": torch.ones(10)}, ["3"]),
+        ({"3.bias": None}, ["3"]),
+        ({"0.weight": torch.ones(6, 3, 3, 3), "more.weight": torch.ones(6)}, ["0"]),
+    ],
+)
+def test_weights_to_begin_with_fill_what_fits(
+    changes: Mapping[str, Tensor | None], afresh: list[str]
+) -> None:
+    torch.manual_seed(0)
+    network = TinyNetwork()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    given = {name: torch.full_like(tensor, 7) for name, tensor in before.items()} | {**changes}
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    assert begin_with(network, tensors, source="mine.pt") == afresh
+    for name, tensor in network.state_dict().items():
+        fits = name in tensors and tensors[name].shape == tensor.shape
+        assert torch.equal(tensor, tensors[name] if fits else before[name]), name
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"fc.weight": torch.ones(3, 216)},
+        {"0.weight": torch.ones(6, 1, 5, 5), "3.bias": torch.ones(4)},
+        {"1.running_mean": torch.ones(6), "1.num_batches_tracked": torch.tensor(3)},  # no parameter
+    ],
+)
+def test_weights_that_fit_no_layer_are_refused(tensors: dict[str, Tensor]) -> None:
+    network = TinyNetwork()
+    network[1] = nn.BatchNorm2d(6, affine=False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"mine\.pt fits no layer of .* 0\.weight, .*same architecture"):
+        begin_with(network, tensors, source="mine.pt")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_training_begins_with_the_layers_that_fit(there: Place) -> None:
+    own = own_weights(there)
+    (last,) = {name.rpartition(".")[0] for name in own if name.endswith("bias") and own[name].shape == (3,)}
+    other = {name: t for name, t in own.items() if not name.startswith(last)}
+    other |= {
+        f"{last}.weight": torch.ones(10, own[f"{last}.weight"].shape[1]),
+        f"{last}.bias": torch.ones(10),
+    }
+    nested = {"state_dict": {f"module.{name}": tensor for name, tensor in other.items()}}
+    still = {"epochs": 1, "batch_size": 256, "optimizer": "adam", "learning_rate": 1e-9}
+    config = {"architecture": "resnet_small", "training": still}
+    plain = done_here(there, "classifier", config, seed=4)
+    begun = done_here(
+        there, "classifier", {**config, "pretrained": bring(there, "mine.pt", saved(nested))}, seed=4
+    )
+    assert begun.summary["began_afresh"] == [last]
+    assert "began_afresh" not in plain.summary
+    path = there.workspace.artifact_path(begun.id, "classifier.safetensors")
+    assert load_tensors(path)[1]["began_afresh"] == [last]
+    found, from_seed = (there.tensors(run)["classifier.safetensors"] for run in (begun, plain))
+    for name, tensor in found.items():
+        if "running_" in name or "num_batches" in name:
+            continue  # statistics of the batches
+        expected = from_seed if name.startswith(last) else own
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+    assert not torch.allclose(found[f"{last}.weight"], own[f"{last}.weight"])
+    built = classifier_of(there, begun)
+    test = Source(there.workspace, begun.id).dataset.test
+    assert begun.summary["accuracy"]["test"] == accuracy(built, test)
+
+
+def test_grey_images_begin_with_all_of_imagenet_but_the_ends(
+    there: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    weights = models.resnet18(weights=None).state_dict()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(weights, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    source = Source(there.workspace, latest(there, "classifier").id)
+    made = make_network(source, ClassifierConfig(architecture="resnet18", pretrained="imagenet"), 0)
+    assert made.facts["began_afresh"] == ["conv1", "fc"]
+    found = made.network.state_dict()
+    for name, tensor in weights.items():
+        if not name.startswith(("conv1.", "fc.")):
+            assert torch.equal(found[name], tensor), name
+    assert (found["conv1.weight"].shape[1], len(found["fc.bias"])) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "config", "told"),
+    [
+        ("mine.pt", lambda: saved(models.squeezenet1_1().state_dict()), {}, "mine.pt fits no layer of"),
+        ("mine.pt", lambda: b"no weights", {}, "mine.pt"),
+        ("mine.pt", lambda: scripted(TinyNetwork()), {}, "mine.pt"),
+        (
+            "imagenet", None, {"architecture": "resnet_small"},
+            "ImageNet weights for torchvision's models only, got 'resnet_small'",
+        ),
+        ("imagenet", None, {}, "ImageNet weights for torchvision's models only, got 'resnet_small'"),
+        ("nothing", None, {}, "the project has no upload 000000000000"),
+    ],
+    ids=["other layers", "no weights", "a program", "ours", "by default", "no upload"],
+)  # fmt: skip
+def test_what_training_cannot_begin_with_is_told(
+    there: Place, name: str, content: Callable[[], bytes] | None, config: Mapping[str, Any], told: str
+) -> None:
+    given = {"imagenet": "imagenet", "nothing": "blob:" + "0" * 64}.get(name)
+    pretrained = given or bring(there, name, content())  # type: ignore[misc]
+    run = run_here(there, "classifier", {**config, "pretrained": pretrained})
+    assert run.status == "failed"
+    assert told in str(run.error)
+    assert str(there.workspace.home) not in str(run.error)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            {"weights": "shipped:demo-classifier", "pretrained": "imagenet"},
+            "classifier: weights are taken as they are, pretrained is trained further; leave one of them out",
+        ),
+        ({"pretrained": "ImageNet"}, "pretrained must be imagenet or blob:<sha256>, got 'ImageNet'"),
+        ({"pretrained": "shipped:demo-classifier"}, "pretrained must be imagenet or blob:<sha256>, got 'sh"),
+        ({"pretrained": "../mine.pt"}, "pretrained must be imagenet or blob:<sha256>, got '../mine.pt'"),
+        ({"weights": "imagenet"}, "weights must be shipped:<name> or blob:<sha256>, or corrected:<run>, got"),
+    ],
+)
+def test_weights_and_pretrained_are_not_taken_for_each_other(config: Mapping[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config("classifier", config)
+    assert told in str(refused.value)
 
 
 # Control and probe

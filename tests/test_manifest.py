@@ -51,7 +51,7 @@ def newest(place: Place, step: str) -> Run:
 def test_it_says_what_the_workspace_says(corrected: Place, whole: dict[str, Any]) -> None:
     workspace = corrected.workspace
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert whole["dataset"] == corrected.project.dataset
+    assert whole["dataset"] == {"validation_share": None, **corrected.project.dataset}
     assert whole["versions"]["torch"] == torch.__version__.partition("+")[0]
     steps = [run["step"] for run in whole["runs"]]
     assert steps == ["classifier", "vae", "identify", "distill", "correct"]
@@ -149,7 +149,7 @@ def test_a_second_round_brings_the_first_along(place: Place) -> None:
 
 def test_only_what_is_done_is_written_down(place: Place) -> None:
     drawn = store_run(place, "draw", {})
-    with pytest.raises(WorkspaceError, match=f"run {drawn.id} is of step draw; a manifest is of classifier"):
+    with pytest.raises(WorkspaceError, match=f"run {drawn.id} is of step draw; a manifest is of annotators"):
         make_manifest(place.workspace, drawn.id)
     run = add_run(place, "correct")
     open_one = make_manifest(place.workspace, run.id)["runs"][-1]
@@ -157,6 +157,44 @@ def test_only_what_is_done_is_written_down(place: Place) -> None:
     place.workspace.runs.finish(run.id, "failed", error="no")
     with pytest.raises(WorkspaceError, match=f"is failed; resume it: defuse resume {run.id}"):
         make_manifest(place.workspace, run.id)
+
+
+def test_annotators_are_written_down_where_they_were_asked_again(place: Place) -> None:
+    workspace = place.workspace
+    alone = store_run(place, "annotators", {"accuracy": {}}, {"more_data": "torchvision:SVHN-extra"})
+    assert furthest_run(workspace, place.project).step == "distill"  # they are no result of the method
+    answered = store_run(place, "annotate", {})
+    assert alone.id in answered.upstream
+    correct = store_run(place, "correct", {})
+    assert "annotators" not in {run["step"] for run in make_manifest(workspace, correct.id)["runs"]}
+    assert [run["step"] for run in make_manifest(workspace, alone.id)["runs"]] == ["annotators"]
+    made = make_manifest(workspace, store_run(place, "evaluate", {}).id)
+    by_step = {run["step"]: number for number, run in enumerate(made["runs"])}
+    assert list(by_step)[-1] == "evaluate"
+    assert set(made["runs"][-1]["stands_on"]) == {by_step["correct"], by_step["annotators"]}
+    told = made["runs"][by_step["annotators"]]
+    assert (told["number"], told["config"]) == (alone.id, alone.config)
+    parse_manifest(made)
+    reported = make_manifest(workspace, store_run(place, "report", {}).id)
+    assert [run["step"] for run in reported["runs"]] == [*by_step, "report"]
+    parse_manifest(reported)
+
+    last, number = len(made["runs"]) - 1, by_step["annotators"]
+    for stands_on in ([number], [by_step["correct"], number, number], [by_step["distill"], number]):
+        with pytest.raises(ManifestError, match=rf"run {last} \(evaluate\) stands on"):
+            parse_manifest(put(made, f"runs.{last}.stands_on", stands_on))
+    mapped = put(made, f"runs.{by_step['distill']}.stands_on", [by_step["identify"], 0])
+    with pytest.raises(ManifestError, match=r"\(distill\) stands on identify, "):
+        parse_manifest(mapped)
+
+
+def test_uploads_that_training_began_with_are_listed(place: Place) -> None:
+    blobs = [place.workspace.add_blob(place.project.id, name, [name.encode()]) for name in ("a", "b", "c")]
+    store_run(place, "classifier", {}, {"pretrained": f"blob:{blobs[0].sha256}"})
+    store_run(place, "vae", {}, {"weights": f"blob:{blobs[1].sha256}"})
+    made = make_manifest(place.workspace, store_run(place, "identify", {}).id)
+    assert [(u["name"], u["sha256"]) for u in made["uploads"]] == [(b.name, b.sha256) for b in blobs[:2]]
+    parse_manifest(made)
 
 
 def test_the_furthest_run_is_the_newest_that_is_not_stale(place: Place) -> None:
@@ -217,7 +255,7 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.0.summary", {"\x9b2J": 1}, "has control characters"),
         ("runs", [], "runs: Tuple should have at least 1 item"),
         ("runs.0.seed", -1, "runs.0.seed: Input should be greater than or equal to 0"),
-        ("runs.0.step", "probe", "runs.0.step: Input should be 'classifier', 'vae'"),
+        ("runs.0.step", "probe", "runs.0.step: Input should be 'annotators', 'classifier', 'vae'"),
         ("runs.0.extra", 1, "runs.0.extra: Extra inputs are not permitted"),
         ("runs.2.config.noise_a", -1, "identify: noise_a should be greater than 0, got -1"),
         ("runs.2.stands_on", [0], r"run 2 \(identify\) stands on classifier"),
@@ -226,6 +264,17 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.1.starts_from", 0, "run 1 starts from 0, which is no correction"),
         ("runs.0.config.weights", "corrected:1", "run 0 names a run or an answer by a number of another"),
         ("runs.0.config.weights", "blob:" + "a" * 64, "run 0 takes the upload aaaaaaaaaaaa…, which is not"),
+        (
+            "runs.0.config.pretrained",
+            "blob:" + "b" * 64,
+            "run 0 takes the upload bbbbbbbbbbbb…, which",
+        ),
+        (
+            "runs.0.config.pretrained",
+            "/etc/passwd",
+            "classifier: pretrained must be imagenet or blob:",
+        ),
+        ("dataset.validation_share", 1.0, "validation_share: Input should be less than 1"),
         ("runs.4.config.last_annotation", 3, "run 4 names a run or an answer by a number of another"),
         ("runs.0.files.0.sha256", "../../etc", "sha256: String should match"),
         ("logs", [], "every correction needs the log of its regions"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.bringing import Bring, find_source, find_uploads
+from defuse_core.bringing import Bring, find_more_data, find_source, find_uploads
 from defuse_core.comparison import compare, differences
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher, runner
@@ -24,6 +24,7 @@ from defuse_core.projects import new_project
 from defuse_core.replay import Replay, replay
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
+from tests.conftest import bars
 from tests.in_process import done_here, run_here, store_run
 from tests.test_manifest import SMALL, newest, put
 from tests.workspaces import ONE_THREAD, Place, copy_place
@@ -233,8 +234,8 @@ def test_a_path_of_the_manifest_is_not_opened(whole: dict[str, Any], elsewhere: 
 @pytest.mark.parametrize(
     ("source", "opened"),
     [
-        ("digits", ("digits", None)),
-        ("torchvision:SVHN:/etc", ("torchvision:SVHN", 32)),
+        ("digits", ("digits", None, None)),
+        ("torchvision:SVHN:/etc", ("torchvision:SVHN", 32, None)),
         ("torchvision:GTSRB", ("torchvision:GTSRB", 32, None)),
     ],
 )
@@ -243,6 +244,9 @@ def test_sources_that_are_no_paths_are_read(
 ) -> None:
     changed = put(put(whole, "dataset.source", source), "dataset.image_size", 32)
     assert find_source(elsewhere, parse_manifest(changed)) == opened
+    shared = parse_manifest(put(changed, "dataset.validation_share", 0.125))
+    assert find_source(elsewhere, shared) == (*opened[:2], 0.125)
+    assert find_source(elsewhere, shared, "mine").validation_share == 0.125
 
 
 def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:
@@ -317,6 +321,79 @@ def test_uploads_are_taken_by_their_checksum(made: Place, elsewhere: Workspace, 
     assert compare(elsewhere, manifest, found.runs).same
     (tmp_path / "renamed.bin").unlink()
     assert replay(elsewhere, manifest, name="again", watch=stay).runs == found.runs  # it is stored now
+
+
+def test_the_share_set_apart_for_validation_is_so_again(elsewhere: Workspace, tmp_path: Path) -> None:
+    train, test = bars(90, 0), bars(30, 1)
+    path = tmp_path / "whole.npz"
+    np.savez(
+        path, x_train=train.images[:, 0].numpy(), y_train=train.labels.numpy(),
+        x_test=test.images[:, 0].numpy(), y_test=test.labels.numpy(),
+    )  # fmt: skip
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, new_project(workspace, "divided", str(path), validation_share=0.2))
+    run = done_here(place, "classifier", {"architecture": "resnet_small", "training": {"epochs": 1}})
+    assert run.summary["intervals"]["validation"][3] == 18
+    told = make_manifest(workspace, run.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_start", compute_here)
+        bring = Bring(data=str(path))
+        found = replay(elsewhere, parse_manifest(told), name="again", watch=stay, bring=bring)
+        assert compare(elsewhere, parse_manifest(told), found.runs).same
+        assert found.project.dataset == place.project.dataset
+        here = replay(workspace, parse_manifest(told), name="again", watch=stay)  # where the project has them
+        assert here.project.dataset == place.project.dataset
+        other = parse_manifest(put(told, "dataset.validation_share", None))
+        with pytest.raises(WorkspaceError, match=r"is not the manifest's data set \(images .*18.* there, "):
+            replay(elsewhere, other, name="other", watch=stay, bring=bring)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_weights_that_training_began_with_are_brought_again(
+    made: Place, elsewhere: Workspace, tmp_path: Path
+) -> None:
+    source = made.project.dataset["source"]
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, new_project(workspace, "begun", source))
+    path = made.workspace.artifact_path(newest(made, "classifier").id, "classifier.safetensors")
+    blob = workspace.add_blob(place.project.id, "mine.safetensors", [path.read_bytes()])
+    training = {"epochs": 1, "batch_size": 256}
+    run = done_here(
+        place, "classifier",
+        {"architecture": "resnet_small", "pretrained": f"blob:{blob.sha256}", "training": training},
+    )  # fmt: skip
+    manifest = parse_manifest(make_manifest(workspace, run.id))
+    assert [upload.name for upload in manifest.uploads] == ["mine.safetensors"]
+    with pytest.raises(
+        WorkspaceError, match=r"mine\.safetensors \(.* was uploaded .*; give the file by --check"
+    ):
+        replay(elsewhere, manifest, name="again", watch=stay, bring=Bring(data=source))
+    assert elsewhere.projects() == []
+    bring = Bring(data=source, checkpoints=(path,))
+    found = replay(elsewhere, manifest, name="again", watch=stay, bring=bring)
+    assert compare(elsewhere, manifest, found.runs).same
+    assert found.runs[0].summary["began_afresh"] == []
+
+
+def test_more_data_of_annotators_are_read_from_where_the_user_says(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained_on(more_data: str | None) -> Any:
+        run = {**whole["runs"][0], "step": "annotators", "config": {"more_data": more_data}}
+        return parse_manifest({**whole, "runs": [run], "logs": []})
+
+    monkeypatch.chdir(tmp_path)
+    assert find_more_data(trained_on(None)) == {}
+    assert find_more_data(trained_on("digits")) == {"digits": "digits"}
+    told = "torchvision:SVHN-extra:/etc"
+    assert find_more_data(trained_on(told)) == {told: f"torchvision:SVHN-extra:{tmp_path / 'data'}"}
+    for path in ("/theirs/more.npz", "more.npz"):
+        (tmp_path / "more.npz").write_bytes(b"of another machine, by chance called the same")
+        with pytest.raises(
+            WorkspaceError, match=f"the annotators were trained on {path}, too, .* by --more-data"
+        ):
+            find_more_data(trained_on(path))
+        assert find_more_data(trained_on(path), "mine.npz") == {path: str(tmp_path / "mine.npz")}
 
 
 def test_code_runs_only_with_consent(

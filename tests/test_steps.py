@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from defuse_core import identification
 from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import predict
 from defuse_core.config import DistillationConfig, IdentificationConfig
@@ -35,8 +36,9 @@ from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
-from defuse_core.vae import encode_means
-from tests.in_process import done_here
+from defuse_core.vae import decode_images, encode_means
+from tests.in_process import done_here, run_here
+from tests.test_replay import compute_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
 QUICK: dict[str, Any] = {"controls": False, "noise_images": 0}
@@ -459,7 +461,7 @@ def test_weights_can_be_brought(place: Place) -> None:
         ("classifier", {"weights": "shipped:nothing"}, "lacks nothing.json"),
         ("classifier", {"architecture": "mnist_cnn"}, "or set image_size to the size"),
         ("vae", {"weights": "shipped:demo-vae"}, "images must be (n, 1, 28, 28), got (1, 1, 8, 8)"),
-        ("annotate", {}, "the simulated annotators know 28×28 digits only"),
+        ("annotate", {}, "the shipped simulated annotators know 28×28 digits only"),
         ("draw", {"region_ids": [99]}, "there is no region 99"),
     ],
 )
@@ -521,6 +523,70 @@ def test_an_error_of_the_method_ends_the_task_and_a_bug_ends_the_run(whole: Plac
     del step.sets
     with pytest.raises(AttributeError):
         list(LocalEngine(torch.device("cpu")).run(step, ["lam=1"], lambda: frozenset()))
+
+
+SAMPLED: dict[str, Any] = {**SEARCH, "max_images": 150}
+
+
+def test_mistakes_of_a_sampled_search_name_the_images_of_the_training_split(place: Place) -> None:
+    run = done_here(place, "identify", SAMPLED, seed=5)
+    assert run.summary["searched"] == run.summary["images"] == 150
+    assert [task.name for task in place.workspace.runs.tasks(run.id)] == [f"shard=000{i}" for i in range(3)]
+    source, found = Source(place.workspace, run.id), Mistakes(**place.tensors(run)["mistakes.safetensors"])
+    train, classifier, vae = source.dataset.train, source.classifier(), source.vae()
+    sample = stratified_sample(train.labels, 150, seed=5)
+    assert train.labels[sample].bincount().tolist() == [50, 50, 50]
+    assert set(found.source_index.tolist()) <= set(sample.tolist())
+    assert int(found.source_index.max()) > 1000
+
+    assert len(found) > 100
+    assert torch.equal(found.labels, train.labels[found.source_index])
+    assert torch.equal(predict(classifier, decode_images(vae, found.latents)), found.predictions)
+    assert not bool((found.predictions == found.labels).any())
+    noise = found.latents - encode_means(vae, train.images[found.source_index])
+    assert float(noise.abs().max()) < 6 * 6.0 * 0.05  # six standard deviations of Beta(50, 50), scaled
+    by_position = identify(
+        classifier, vae, train[sample], config=IdentificationConfig(**SEARCH), seed=5
+    )  # fmt: skip
+    for name, value in vars(by_position).items():
+        assert torch.equal(getattr(found, name), sample[value] if name == "source_index" else value), name
+
+
+def test_a_sample_depends_on_the_seed_and_one_of_all_is_all(place: Place) -> None:
+    first, other = (done_here(place, "identify", {**SAMPLED, "max_images": 20}, seed=s) for s in (0, 1))
+    chosen = [set(place.tensors(r)["mistakes.safetensors"]["source_index"].tolist()) for r in (first, other)]
+    assert chosen[0] != chosen[1]
+    whole = done_here(place, "identify", {**SEARCH, "max_images": 5000})
+    searched = place.workspace.runs.of_project(place.project.id, "identify")[0]
+    assert whole.summary == searched.summary
+    was, now = (place.tensors(run)["mistakes.safetensors"] for run in (searched, whole))
+    assert all(torch.equal(now[name], tensor) for name, tensor in was.items())
+
+
+def test_a_sampled_search_that_was_stopped_goes_on_with_the_same_images(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = done_here(place, "identify", SAMPLED, seed=5)
+    searched: list[int] = []
+
+    def until(last: int) -> Any:
+        def identify_shard(*args: Any, shard: int, **options: Any) -> Mistakes:
+            if shard > last:
+                raise OSError("no space left")
+            searched.append(shard)
+            return identification.identify_shard(*args, shard=shard, **options)
+
+        return identify_shard
+
+    monkeypatch.setattr(search, "identify_shard", until(0))
+    run = run_here(place, "identify", SAMPLED, seed=5)
+    assert (run.status, searched) == ("failed", [0])
+    monkeypatch.setattr(search, "identify_shard", until(2))
+    compute_here(place.workspace, place.workspace.runs.requeue(run.id))
+    assert (place.get(run).status, searched) == ("done", [0, 1, 2])
+    assert place.get(run).summary == undisturbed.summary
+    stored = [place.tensors(each)["mistakes.safetensors"] for each in (undisturbed, run)]
+    assert all(torch.equal(stored[1][name], tensor) for name, tensor in stored[0].items())
 
 
 def test_stratified_samples_keep_the_shares() -> None:
