@@ -217,7 +217,13 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 
     if name not in torchvision_names():
         raise ValueError(f"there are ImageNet weights for torchvision's models only, got {name!r}")
-    weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+    known = models.get_model_weights(name)
+    if "IMAGENET1K_V1" not in known.__members__:
+        raise ValueError(
+            f"torchvision has no weights of {name} trained on ImageNet alone; choose another architecture, "
+            "or bring a file"
+        )
+    weights = known["IMAGENET1K_V1"]
     try:
         return dict(weights.get_state_dict(check_hash=True))
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:

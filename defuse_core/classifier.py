@@ -253,6 +253,8 @@ def classifier_epochs(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "dropout", epoch))
             for index in shuffled_batches(len(labels), config.batch_size, generator):
+                if len(index) == 1 < len(labels):  # the last: batch-norm could learn nothing from it
+                    continue
                 if config.final_learning_rate is not None:
                     optimizer.param_groups[0]["lr"] = _cosine(config, step / n_steps)
                 x, y = as_pixels(images[index.to(device)]), labels[index.to(device)]

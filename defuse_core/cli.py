@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from defuse_core import console as shown
+from defuse_core.bringing import absolute_source
 from defuse_core.cli_options import (
     LARGEST,
     RUN_OPTIONS,
@@ -76,6 +77,8 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
         project = find_project(workspace, rest["project"])
         for name in {"weights", "pretrained"} & values.keys():
             values[name] = _bring(workspace, project, values[name])
+        if values.get("more_data") is not None:
+            values["more_data"] = absolute_source(values["more_data"])
         run = launcher.submit(
             workspace, project.id, step, values, seed=rest["seed"],
             resources=given_resources(rest),

@@ -78,6 +78,9 @@ def replay(
     code_path: Annotated[
         Path | None, typer.Option(help="Folder that the network's own class is imported from")
     ] = None,
+    more_data: Annotated[
+        str | None, typer.Option(help="Where the data is here that annotators were trained on, too")
+    ] = None,
     trust_program: Annotated[
         bool, typer.Option("--trust-program", help="Run uploads that are programs, not only weights")
     ] = False,
@@ -96,7 +99,7 @@ def replay(
     workspace = Workspace()
     if name not in {project.name for project in workspace.projects()}:
         console.print(f"data: {find_source(workspace, made, data)[0]}")
-    bring = Bring(data, tuple(checkpoint or ()), code_path, trust_program, device, threads)
+    bring = Bring(data, tuple(checkpoint or ()), code_path, trust_program, device, threads, more_data)
     bars = shown.progress_bars(console)
     try:
         with bars:

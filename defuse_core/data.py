@@ -427,10 +427,8 @@ def _split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spl
         members = torch.nonzero(split.labels == label).flatten()
         is_apart[members[len(members) - int(len(members) * share) :]] = True
     if not is_apart.any():
-        few = math.ceil(1 / share)
-        raise DataError(
-            f"every class has under {few} images, too few to set a {name} split apart; add {name}/"
-        )
+        few, remedy = math.ceil(1 / share), "add test/" if name == "test" else "give a larger share"
+        raise DataError(f"every class has under {few} images, too few to set a {name} split apart; {remedy}")
     return split[~is_apart], split[is_apart]
 
 

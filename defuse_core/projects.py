@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from defuse_core.bringing import absolute_source
 from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz, set_validation_apart
 from defuse_core.database import WorkspaceError
 from defuse_core.workspace import Blob, Project, Workspace
@@ -45,7 +46,7 @@ def new_project(
         if validation_share is not None:
             dataset = set_validation_apart(dataset, validation_share)
     else:
-        source = _absolute(source)
+        source = absolute_source(source)
         dataset = load_dataset(source, image_size=image_size, validation_share=validation_share)
     return workspace.create_project(
         name,
@@ -60,14 +61,6 @@ def new_project(
         },
         upload=upload,
     )
-
-
-def _absolute(source: str) -> str:
-    """The same source for a run, which starts in a folder of its own."""
-    if source.startswith("torchvision:"):
-        dataset_name, _, root = source.removeprefix("torchvision:").partition(":")
-        return f"torchvision:{dataset_name}:{Path(root or 'data').resolve()}"
-    return source if source == "digits" else str(Path(source).expanduser().resolve())
 
 
 def _find_upload(workspace: Workspace, sha256: str, name: str) -> Blob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -588,6 +589,28 @@ def test_there_are_imagenet_weights_for_torchvisions_classifiers_only(no_network
     with pytest.raises(ValueError, match=f"for torchvision's models only, got '{name}'"):
         imagenet_weights(name)
     assert not no_network.exists()
+
+
+def test_a_model_without_imagenet_weights_of_its_own_is_told(no_network: Path) -> None:
+    with pytest.raises(ValueError, match="no weights of vit_h_14 trained on ImageNet alone"):
+        imagenet_weights("vit_h_14")
+
+
+def test_a_last_batch_of_one_image_is_left_out(shapes: ImageDataset) -> None:
+    """Batch-norm on a single value has no variance, and torch refuses it."""
+    n_classes = shapes.n_classes
+    networks = []
+    for split in (shapes.train[:17], shapes.train[:16]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, n_classes)
+        )  # fmt: skip
+        classifier = Classifier(network, PLAIN)
+        config = ClassifierTraining(optimizer="sgd", learning_rate=0.1, epochs=1, batch_size=8)
+        (history,) = train_classifier(classifier, split, config=config, seed=0)
+        assert math.isfinite(history["loss"])
+        networks.append(network)
+    assert networks[0][2].num_batches_tracked == networks[1][2].num_batches_tracked == 2
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])

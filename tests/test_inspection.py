@@ -464,6 +464,14 @@ def test_weights_that_fit_no_layer_are_refused(tensors: dict[str, Tensor]) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+def test_weights_that_are_not_finite_are_refused() -> None:
+    network = nn.Linear(2, 2)
+    was = network.weight.clone()
+    with pytest.raises(CheckpointError, match=r"mine.pt has weights that are not finite: weight"):
+        begin_with(network, {"weight": torch.full((2, 2), torch.nan)}, source="mine.pt")
+    assert torch.equal(network.weight, was)
+
+
 def test_training_begins_with_the_layers_that_fit(there: Place) -> None:
     own = own_weights(there)
     (last,) = {name.rpartition(".")[0] for name in own if name.endswith("bias") and own[name].shape == (3,)}

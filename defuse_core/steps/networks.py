@@ -96,6 +96,10 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str
             f"{source} fits no layer of the network, which has {', '.join(list(own)[:3])} …; give weights of "
             "the same architecture"
         )
+    if bad := [name for name, t in fits.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise CheckpointError(
+            f"{source} has weights that are not finite: {', '.join(bad[:4])}; training diverged, give another"
+        )
     network.load_state_dict(fits, strict=False)
     parameters = dict(network.named_parameters())
     return sorted({name.rpartition(".")[0] for name in parameters.keys() - fits.keys()})
