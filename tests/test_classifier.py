@@ -591,7 +591,8 @@ def test_there_are_imagenet_weights_for_torchvisions_classifiers_only(no_network
     assert not no_network.exists()
 
 
-def test_a_model_without_imagenet_weights_of_its_own_is_told(no_network: Path) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_a_model_without_imagenet_weights_of_its_own_is_told() -> None:
     with pytest.raises(ValueError, match="no weights of vit_h_14 trained on ImageNet alone"):
         imagenet_weights("vit_h_14")
 

@@ -27,6 +27,7 @@ from defuse_core.evaluation import reconstruction_control
 from defuse_core.projects import new_project
 from defuse_core.records import Interval
 from defuse_core.runs import Run
+from defuse_core.runtime import supports_bf16
 from defuse_core.shipped import load_shipped_classifier
 from defuse_core.step_configs import ClassifierConfig, ConfigError, check_config
 from defuse_core.steps import load_step
@@ -295,7 +296,18 @@ def test_what_is_stated_wrongly_is_told(there: Place, config: Mapping[str, Any],
     assert told in str(run.error)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp32",
+        pytest.param(
+            "bf16",
+            marks=pytest.mark.skipif(
+                not supports_bf16(torch.device("cpu")), reason="the processor has no bfloat16"
+            ),
+        ),
+    ],
+)
 def test_a_classifier_that_resizes_its_images_can_be_searched(place: Place, precision: str) -> None:
     weights = bring(place, "signs.safetensors", safetensors.torch.save(own_weights(place)))
     done_here(place, "classifier", {"weights": weights, "image_size": 16})
