@@ -65,6 +65,11 @@ def reproduce(
     project = open_project(workspace, dataset, length, data)
     sizes = ", ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
     console.print(f"{PAPER[dataset].title}: {sizes} images, in project {project.name}\n")
+    if length == "paper" and not _has_gpu(device):
+        console.print(
+            f"{plan.preset.vae_training.epochs} epochs of the generator and 17 λ take days without a GPU; "
+            "--cpu does what two cores can in an hour or two.\n"
+        )
     pretrained = find_pretrained(workspace, project, plan, data)
     done: list[Runs] = []
     bars = shown.progress_bars(console)
@@ -99,6 +104,12 @@ def reproduce(
     for goal in goals(results):
         console.print(f"{'met    ' if goal.met else 'NOT met'}  {goal.told}: {goal.measured}")
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _has_gpu(device: str) -> bool:
+    from defuse_core.runtime import resolve_device
+
+    return resolve_device(device).type != "cpu"
 
 
 def _annotators(runs: Runs) -> str:

@@ -118,19 +118,19 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     """
     if not plan.pretrained:
         return None
+    known = {blob.name: blob for blob in workspace.blobs(project.id)}
+    name = "resnet18-imagenet-partial.safetensors"
     file = None if data is None else data / _PARTIAL
+    if name in known:
+        return f"blob:{known[name].sha256}"
     if file is None or not file.is_file():
         return "imagenet"
     from defuse_core.checkpoints import dump_tensors
     from defuse_core.partial_resnet import read_partial_resnet18
     from defuse_core.steps.source import open_dataset
 
-    known = {blob.name: blob for blob in workspace.blobs(project.id)}
-    name = "resnet18-imagenet-partial.safetensors"
-    if name not in known:
-        weights = read_partial_resnet18(file, open_dataset(workspace, project).train.images)
-        known[name] = workspace.add_blob(project.id, name, [dump_tensors(weights)])
-    return f"blob:{known[name].sha256}"
+    weights = read_partial_resnet18(file, open_dataset(workspace, project).train.images)
+    return f"blob:{workspace.add_blob(project.id, name, [dump_tensors(weights)]).sha256}"
 
 
 def more_annotator_data(project: Project) -> str | None:

@@ -50,7 +50,7 @@ def collect(
             **{key: project.dataset[key] for key in ("sizes", "image_shape", "fingerprint")},
         },
         "annotators": first["annotators"].summary,
-        "configs": {step: run.config for step, run in first.items()},
+        "configs": {step: _without_folders(run.config) for step, run in first.items()},
         "machine": {
             key: first["correct"].record[key]
             for key in ("machine", "device", "threads", "versions")
@@ -65,8 +65,10 @@ def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
     path = workspace.artifact_path(runs["report"].id, "results.json")
     results: dict[str, Any] = json.loads(path.read_bytes())
     failures = {row["region_id"] for row in results["by_region"]}
+    settings = {step: _without_folders(config) for step, config in results["settings"].items()}
     return {
         **results,
+        "settings": settings,
         "control": runs["control"].summary["control"],
         "failure_kinds": _sum_kinds(
             region["kinds"]
@@ -78,6 +80,12 @@ def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
             step: round(run.seconds, 1) for step, run in runs.items() if step not in ("annotators", "vae")
         },
     }
+
+
+def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that names data as everybody has it: torchvision's, without the folder that they lie in."""
+    more = config.get("more_data")
+    return dict(config) if more is None else {**config, "more_data": ":".join(more.split(":")[:2])}
 
 
 def _sum_kinds(counts: Any) -> dict[str, int]:
