@@ -245,16 +245,17 @@ def classifier_epochs(
         history, _ = resume_training(checkpoint, classifier, optimizer, identity=identity)
     steps_per_epoch = math.ceil(len(labels) / config.batch_size)
     n_steps = config.epochs * steps_per_epoch
-    step = len(history) * steps_per_epoch
     for epoch in range(len(history) + 1, config.epochs + 1):
         generator = torch_rng(seed, "classifier", epoch)
         classifier.train()
         loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+        seen, first = 0, (epoch - 1) * steps_per_epoch
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "dropout", epoch))
-            for index in shuffled_batches(len(labels), config.batch_size, generator):
-                if len(index) == 1 < len(labels):  # the last: batch-norm could learn nothing from it
-                    continue
+            batches = shuffled_batches(len(labels), config.batch_size, generator)
+            for step, index in enumerate(batches, first):
+                if len(index) == 1 < min(config.batch_size, len(labels)):
+                    continue  # the last: batch-norm could learn nothing from it
                 if config.final_learning_rate is not None:
                     optimizer.param_groups[0]["lr"] = _cosine(config, step / n_steps)
                 x, y = as_pixels(images[index.to(device)]), labels[index.to(device)]
@@ -267,9 +268,9 @@ def classifier_epochs(
                 optimizer.step()
                 loss_sum += loss.detach() * len(y)
                 hits += (logits.argmax(1) == y).sum()
-                step += 1
+                seen += len(y)
         classifier.eval()
-        history.append({"loss": float(loss_sum) / len(labels), "accuracy": float(hits) / len(labels)})
+        history.append({"loss": float(loss_sum) / seen, "accuracy": float(hits) / seen})
         try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
             stop = yield epoch, config.epochs, history[-1]
         finally:

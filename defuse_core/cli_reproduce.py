@@ -21,7 +21,7 @@ from defuse_core.reproduction import (
     run_reproduction,
 )
 from defuse_core.reproduction_plans import Length, make_plan
-from defuse_core.reproduction_results import Runs, collect
+from defuse_core.reproduction_results import Runs, collect, read_results
 from defuse_core.reproduction_tables import goals
 from defuse_core.runs import Resources
 from defuse_core.workspace import Workspace
@@ -44,7 +44,7 @@ def reproduce(
     device: Device = "auto",
     threads: Threads = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for tables and figures (default: defuse-reproduction)")
+        Path | None, typer.Option(help="Folder for tables and figures (default: defuse-reproduction…)")
     ] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -55,9 +55,10 @@ def reproduce(
     if cpu and quick:
         raise typer.BadParameter("leave one of --cpu and --quick out", param_hint="--quick")
     length: Length = "quick" if quick else "cpu" if cpu else "paper"
-    folder = out or Path("defuse-reproduction")
+    folder = out or Path("defuse-reproduction" + ("" if length == "paper" else f"-{length}"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder, {folder} is a file; give another name")
+    _check_earlier(folder / f"results-{dataset}.json", length, seeds)
     console = shown.make_console(quiet=as_json)
     resources = Resources(device=device, threads=threads)
     launcher.probe(resources)
@@ -77,33 +78,49 @@ def reproduce(
         with bars:
             for seed, runs in run_reproduction(
                 workspace, project, plan, pretrained=pretrained, n_seeds=seeds, resources=resources,
-                more_data=more_annotator_data(project),
+                more_data=more_annotator_data(project, length),
                 watch=lambda run: shown.watch(workspace, run, bars),
             ):  # fmt: skip
                 last = list(runs.values())[-1]
                 if last.status != "done":
                     break
-                if seed is None:
+                if seed is None and len(runs) == 1:
                     console.print(_annotators(runs))
+                elif seed is None:
+                    continue
                 else:
                     done.append(runs)
                     console.print(f"seed {seed}: {_told(workspace, runs)}")
     except KeyboardInterrupt:
         typer.echo(f"the step goes on; to go on with all: defuse reproduce {dataset} …", err=True)
         sys.exit(130)
-    if last.status != "done":
-        console.print(f"It stopped at {last.step}; to go on with it, give the same command again.")
-        finish_run(workspace, last, detach=False, as_json=as_json)
-    results = collect(workspace, project, dataset, length, done)
-    from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
+    if done:
+        from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
 
-    write_reproduction(workspace, results, done[0], folder)
+        results = collect(workspace, project, dataset, length, done)
+        write_reproduction(workspace, results, done[0], folder)
+    if last.status != "done":
+        told = f" {len(done)} of {seeds} seeds are done and written." if done else ""
+        console.print(f"It stopped at {last.step}; the same command goes on with it.{told}")
+        finish_run(workspace, last, detach=False, as_json=as_json)
     if as_json:
         typer.echo(json.dumps(results))
         return
     for goal in goals(results):
         console.print(f"{'met    ' if goal.met else 'NOT met'}  {goal.told}: {goal.measured}")
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _check_earlier(path: Path, length: Length, seeds: int) -> None:
+    """An error now rather than results overwritten by others, or by fewer, after hours."""
+    if not path.is_file():
+        return
+    earlier = read_results(path.read_bytes(), source=str(path))
+    if earlier["length"] != length or len(earlier["seeds"]) > seeds:
+        raise ValueError(
+            f"{path} holds {len(earlier['seeds'])} seeds of length {earlier['length']}; give another --out, "
+            "or as many --seeds of the same length"
+        )
 
 
 def _has_gpu(device: str) -> bool:

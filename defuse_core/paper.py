@@ -1,8 +1,8 @@
 """What the paper reports of its three data sets, to stand beside what is measured here.
 
-Slack and Kenthapadi, *Defuse: Training More Robust Models through Creation and Correction of Novel Model
-Errors*, XAI4Debugging workshop, NeurIPS 2021. The bars of its figure 4 are not in here: where a table
-compares accuracies, the paper's column says "figure 4" and the reader looks there.
+Slack, Rauschmayr and Kenthapadi, *Defuse: Training More Robust Models through Creation and Correction of
+Novel Model Errors*, XAI4Debugging workshop, NeurIPS 2021. The bars of its figure 4 are not in here: where a
+table compares accuracies, the paper's column says "figure 4" and the reader looks there.
 """
 
 from __future__ import annotations
@@ -44,3 +44,13 @@ PAPER: dict[DatasetName, PaperResult] = {
     "gtsrb": PaperResult("German signs", 26_640, 12_630, 128, 38, 8, "ResNet-18, fine-tuned"),
 }
 """By the name that `defuse reproduce` takes."""
+
+DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
+    (("mnist",), "β", "stated as 4 and as 0.4", "0.4: at 4 digits blur away"),
+    (("mnist", "svhn", "gtsrb"), "codes that the mixture is fitted to", "not stated", "a sample of 50,000"),
+    (("mnist", "svhn", "gtsrb"), "validation images", "not stated which", "the last tenth of every class"),
+    (("mnist", "svhn", "gtsrb"), "λ of the baseline", "not stated", "as many as the regions get"),
+    (("svhn", "gtsrb"), "batch and rate of ResNet-18", "not stated", "64 and 0.001, Adam, 5 epochs"),
+    (("gtsrb",), "cap of mistakes an image", "not stated", "none"),
+)
+"""Where the paper is silent or contradicts itself: of which data sets, what, the paper, what was decided."""

@@ -8,6 +8,7 @@ more seeds add to those that there are.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from defuse_core.workspace import Project, Workspace
 _FILES: dict[DatasetName, str] = {"mnist": "mnist.npz", "svhn": "svhn.npz", "gtsrb": "gtsrb32.npz"}
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb": "GTSRB"}
 _PARTIAL = "resnet18_imagenet_partial.npz"
-_QUICK = {"train": 400, "test": 200}  # images, at least 8 and 2 a class
+_QUICK = {"train": (400, math.ceil(1 / VALIDATION_SHARE)), "test": (200, 2)}  # images, and least of a class
 
 Watch = Callable[[Run], Run]
 """Follows a live run to its end and returns it as it is then."""
@@ -98,8 +99,8 @@ def _few_images(source: str, size: int | None) -> bytes:
     found = load_dataset(source, image_size=size)
     arrays: dict[str, Any] = {"class_names": np.array(found.class_names)}
     for part, split in (("train", found.train), ("test", found.test)):
-        least = 8 if part == "train" else 2
-        each = max(_QUICK[part] // found.n_classes, least)
+        images_in_all, least = _QUICK[part]
+        each = max(images_in_all // found.n_classes, least)
         labels = split.labels.numpy()
         index = np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(found.n_classes)]))
         images = split.images.numpy()[index].transpose(0, 2, 3, 1)
@@ -113,16 +114,16 @@ def _few_images(source: str, size: int | None) -> bytes:
 def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Path | None) -> str | None:
     """What the classifier begins with, as `ClassifierConfig.pretrained` takes it.
 
-    torchvision's weights, or the partial ResNet-18 that lies beside the data, fitted to the training
-    images and stored as an upload of the project.
+    What an earlier seed began with; else the partial ResNet-18 that lies beside the data, fitted to the
+    training images and stored as an upload of the project; else torchvision's weights.
     """
     if not plan.pretrained:
         return None
-    known = {blob.name: blob for blob in workspace.blobs(project.id)}
+    for run in workspace.runs.of_project(project.id, "classifier"):
+        if run.config["architecture"] == plan.architecture and run.config.get("pretrained"):
+            return str(run.config["pretrained"])  # whatever lies in the folder now
     name = "resnet18-imagenet-partial.safetensors"
     file = None if data is None else data / _PARTIAL
-    if name in known:
-        return f"blob:{known[name].sha256}"
     if file is None or not file.is_file():
         return "imagenet"
     from defuse_core.checkpoints import dump_tensors
@@ -133,8 +134,13 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     return f"blob:{workspace.add_blob(project.id, name, [dump_tensors(weights)]).sha256}"
 
 
-def more_annotator_data(project: Project) -> str | None:
-    """Images that annotators learn from and the classifier does not: SVHN's extra split, by torchvision."""
+def more_annotator_data(project: Project, length: Length) -> str | None:
+    """Images that annotators learn from and the classifier does not: SVHN's extra split, by torchvision.
+
+    In the paper's length only: there are 531,131 of them.
+    """
+    if length != "paper":
+        return None
     kind, name, root = (*str(project.dataset["source"]).split(":", 2), "", "")[:3]
     return f"torchvision:SVHN-extra:{root}" if (kind, name) == ("torchvision", "SVHN") else None
 
@@ -143,7 +149,7 @@ def run_reproduction(
     workspace: Workspace, project: Project, plan: Plan, *, pretrained: str | None, more_data: str | None,
     n_seeds: int, resources: Resources, watch: Watch,
 ) -> Iterator[tuple[int | None, dict[StepName, Run]]]:  # fmt: skip
-    """Run what is missing; yield the runs by step, of what is shared (seed None) and then of every seed.
+    """Run what is missing; yield the runs by step, of what all share (seed None), then of each seed.
 
     Ends after the first run that does not end as done, which is then the last of those yielded.
     """
@@ -152,11 +158,9 @@ def run_reproduction(
         if step == "annotators":
             config = {**config, "more_data": more_data}
         shared[step] = _make(workspace, project, step, config, 0, shared, resources, watch)
+        yield None, dict(shared)
         if shared[step].status != "done":
-            break
-    yield None, shared
-    if any(run.status != "done" for run in shared.values()):
-        return
+            return
     for seed in range(n_seeds):
         runs = dict(shared)
         for step, config in plan.seeded(pretrained):

@@ -28,9 +28,9 @@ RESULTS = "RESULTS.md"
 
 _HEAD = """# The paper's figures on its three data sets
 
-What `defuse reproduce` measured, beside what the paper reports (Slack and Kenthapadi, XAI4Debugging, NeurIPS
-2021). This file is written by the command; `notes-<dataset>.md` beside it holds what people found out.
-Over seeds: mean (lowest–highest). All numbers: `results-<dataset>.json`.
+What `defuse reproduce` measured, beside what the paper reports (Slack, Rauschmayr and Kenthapadi,
+XAI4Debugging, NeurIPS 2021). This file is written by the command; `notes-<dataset>.md` beside it holds what
+people found out. Over seeds: mean (lowest–highest). All numbers: `results-<dataset>.json`.
 
 """
 

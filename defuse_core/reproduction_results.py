@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,11 +52,8 @@ def collect(
         },
         "annotators": first["annotators"].summary,
         "configs": {step: _without_folders(run.config) for step, run in first.items()},
-        "machine": {
-            key: first["correct"].record[key]
-            for key in ("machine", "device", "threads", "versions")
-            if key in first["correct"].record
-        },
+        "began_afresh": first["classifier"].summary.get("began_afresh", []),
+        "machine": _machines([run for runs in seeds for run in runs.values()]),
         "seconds_shared": {step: round(first[step].seconds, 1) for step in ("annotators", "vae")},
         "seeds": [_of_seed(workspace, runs) for runs in seeds],
     }
@@ -79,6 +77,18 @@ def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
         "seconds_by_step": {
             step: round(run.seconds, 1) for step, run in runs.items() if step not in ("annotators", "vae")
         },
+    }
+
+
+def _machines(runs: Sequence[Run]) -> dict[str, Any]:
+    """On what the runs were computed, every device once, and with which versions."""
+    attempts = [each for run in runs for each in run.record.get("attempts", ())]
+    devices = {(a.get("device", {}).get("name", "?"), a.get("machine", "?")) for a in attempts}
+    versions = {tuple(sorted(a.get("versions", {}).items())) for a in attempts}
+    return {
+        "devices": [" ".join(each) for each in sorted(devices)],
+        "cores": os.cpu_count(),
+        "versions": [dict(each) for each in sorted(versions)],
     }
 
 

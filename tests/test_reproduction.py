@@ -195,9 +195,9 @@ def test_the_rest_of_the_tables_is_of_the_results(made: Made) -> None:
     rows = table(text, "Choice of λ")
     points = made.source("correct").run.summary["corrected"]["points"]
     by_lam = {point["lam"]: point for point in points}
-    assert float(rows["λ chosen"][0]) == seed["defuse"]["lam"]
+    assert float(rows["λ chosen, by seed"][0]) == seed["defuse"]["lam"]
     best = max(point["selection"] for point in points)
-    assert by_lam[float(rows["λ by the paper's rule"][0])]["selection"] == best
+    assert by_lam[float(rows["λ by the paper's rule, by seed"][0])]["selection"] == best
     assert rows["test images fixed"] == [str(seed["flips"]["fixed"])]
     rows = table(text, "Time")
     assert all(re.fullmatch(r"[\d,]+ s", cells[0]) for cells in rows.values())
@@ -345,7 +345,8 @@ def test_annotators_of_house_numbers_see_the_extra_split_where_there_is_one(plac
         ("torchvision:GTSRB:/there", None), ("digits", None),
     ):  # fmt: skip
         found = type(project)(1, "p", {**project.dataset, "source": source}, 0.0)
-        assert more_annotator_data(found) == wanted
+        assert more_annotator_data(found, "paper") == wanted
+        assert more_annotator_data(found, "cpu") is None
 
 
 def test_a_project_on_other_data_is_not_taken(data: Path, tmp_path: Path) -> None:
