@@ -73,6 +73,8 @@ def write_results(folder: Path) -> str:
             results = read_results(path.read_bytes(), source=str(path))
             told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
             sections.append(write_section(results, told) + "\n" + _figures(folder, dataset))
+        else:
+            sections.append(f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n")
     return _HEAD + "\n".join(sections)
 
 
