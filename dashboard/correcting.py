@@ -236,13 +236,14 @@ def sweep_seconds(
     """
     tuning, repeats = config["correction"], config["n_seeds"]
     n_train, n_validation = sizes["train"], sizes.get("validation", 0)
-    steps = -(-n_train // tuning["batch_size"])
+    n_data = min(tuning.get("max_images") or n_train, n_train)
+    steps = -(-n_data // tuning["batch_size"])
     held_out = min(round(tuning["held_out_share"] * n_regions), max(n_regions - 1, 0))
     draws = n_regions * tuning["instances_per_region"]
     measured = sizes["test"] + n_validation + draws
 
     def of_lambda(n_failures: int) -> float:
-        once = (n_train + max(n_failures, steps)) / speeds.tuned + (
+        once = (n_data + max(n_failures, steps)) / speeds.tuned + (
             n_validation or n_train
         ) / speeds.classified
         return float(tuning["epochs"] * once + measured / speeds.classified)

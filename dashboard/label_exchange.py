@@ -79,8 +79,8 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
 def show_simulated(project: Project, run: Run) -> None:
     """Offer to have every region labelled by the simulated annotators, as the demo does."""
     digits = project.class_names == list("0123456789") and project.dataset["image_shape"] == [1, 28, 28]
-    trained = newest(project, "annotators")
-    if not digits and (trained is None or trained.status != "done"):
+    trained = cache.workspace().runs.latest(project.id, "annotators", done=True)
+    if not digits and trained is None:
         return
     annotate = newest(project, "annotate")
     if annotate is not None and run.id in annotate.upstream and annotate.live:
@@ -88,7 +88,7 @@ def show_simulated(project: Project, run: Run) -> None:
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
     who = "Five small networks, trained on all of MNIST,"
-    if trained is not None and trained.status == "done":
+    if trained is not None:
         who = f"The five networks of run {trained.id}"
     left.caption(
         f"{who} can label every region and as many single mistakes, "

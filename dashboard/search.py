@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,10 @@ def show_noise(config: dict[str, Any]) -> None:
     )
 
 
-def show_estimate(project: Project, n_perturbations: int | None, device: str) -> None:
+def show_estimate(project: Project, config: Mapping[str, Any], device: str) -> None:
     """Say what a search will cost, by the speed that a probe measured on the device."""
-    n_images = project.dataset["sizes"]["train"]
-    n_codes = n_images * (n_perturbations or 0)
+    n_images = _searched_around(project, config)
+    n_codes = n_images * (config["n_perturbations"] or 0)
     speed = (probed(project, device) or {}).get("codes_per_second")
     left, right = st.columns([3, 1], vertical_alignment="center")
     if speed is None:
@@ -65,6 +66,12 @@ def show_estimate(project: Project, n_perturbations: int | None, device: str) ->
         )
     with right:
         offer_probe(project, device)
+
+
+def _searched_around(project: Project, config: Mapping[str, Any]) -> int:
+    """Number of training images that a search of this config takes."""
+    n_train: int = project.dataset["sizes"]["train"]
+    return min(config.get("max_images") or n_train, n_train)
 
 
 def offer_probe(project: Project, device: str) -> None:
@@ -90,7 +97,7 @@ def show_search(project: Project, run: Run) -> None:
     """Show a search that is under way: counts by kind, speed, time left."""
     points = cache.workspace().runs.events(run.id, kind="point")
     found = [event.data for event in points]
-    total = project.dataset["sizes"]["train"]
+    total = _searched_around(project, run.config)
     if not found:
         st.caption("The search waits for its turn …" if run.status == "queued" else "The search begins …")
         return

@@ -45,7 +45,7 @@ with st.expander("Search", expanded=run is None or run.status not in ("done", "r
     with right:
         show_noise(config)
     if not missing:
-        show_estimate(project, config["n_perturbations"], device)
+        show_estimate(project, config, device)
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=bool(missing)):
         start(project, "identify", config, seed=seed, device=device)
         st.rerun()

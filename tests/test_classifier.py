@@ -614,6 +614,36 @@ def test_a_last_batch_of_one_image_is_left_out(shapes: ImageDataset) -> None:
     assert networks[0][2].num_batches_tracked == networks[1][2].num_batches_tracked == 2
 
 
+def test_batches_of_one_train_where_that_is_asked(shapes: ImageDataset) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, shapes.n_classes))
+    was = copy.deepcopy(network.state_dict())
+    config = ClassifierTraining(optimizer="sgd", learning_rate=0.1, epochs=1, batch_size=1)
+    (history,) = train_classifier(Classifier(network, PLAIN), shapes.train[:5], config=config, seed=0)
+    assert history["loss"] > 0
+    assert not torch.equal(network.state_dict()["1.weight"], was["1.weight"])
+
+
+def test_training_with_a_last_batch_of_one_goes_on_where_it_was(shapes: ImageDataset, tmp_path: Path) -> None:
+    """The rate decays by the step, which a batch left out counts, too."""
+    config = ClassifierTraining(
+        optimizer="sgd", learning_rate=0.1, final_learning_rate=1e-3, epochs=3, batch_size=8
+    )
+
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, shapes.n_classes))
+
+    split, path = shapes.train[:33], tmp_path / "training.safetensors"
+    undisturbed, begun, resumed = network(), network(), network()
+    train_classifier(Classifier(undisturbed, PLAIN), split, config=config, seed=0)
+    train_classifier(
+        Classifier(begun, PLAIN), split, config=config, seed=0, checkpoint=path, callback=lambda *_: True
+    )
+    train_classifier(Classifier(resumed, PLAIN), split, config=config, seed=0, checkpoint=path)
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("p", [0.25, 0.5])
 def test_byte_dropout_drops_a_share_of_p_and_keeps_the_mean(p: float) -> None:
     units = torch.ones(1000, 1001, requires_grad=True)  # not a multiple of eight

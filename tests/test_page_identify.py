@@ -223,6 +223,17 @@ def test_a_preset_fills_every_field(place: Place, monkeypatch: pytest.MonkeyPatc
     assert f"1,280 images × Q = {n_codes:,} codes" in told(app)
 
 
+def test_a_sample_is_searched_around_as_the_estimate_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = opened(place, monkeypatch)
+    app.number_input(key="identify-1-max_images").set_value(50)
+    app.number_input(key="identify-1-n_perturbations").set_value(3)
+    assert "50 images × Q = 150 codes" in told(app.run())
+    app.number_input(key="identify-1-max_images").set_value(100_000)
+    assert "1,280 images × Q = 3,840 codes" in told(app.run())
+
+
 def test_start_submits_what_is_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     app = opened(place, monkeypatch)
     assert fields(app) == IdentificationConfig().model_dump()

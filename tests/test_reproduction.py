@@ -244,6 +244,20 @@ def test_a_second_time_computes_nothing_and_more_seeds_add(made: Made) -> None:
     assert rows["test"][2] == f"{sum(values) / 2:.3f} ({low:.3f}–{high:.3f})"
 
 
+def test_results_are_not_overwritten_by_fewer_or_by_others(made: Made, tmp_path: Path) -> None:
+    if made.dataset != "mnist":
+        pytest.skip("the fastest of the three tells")
+    held = json.loads((made.out / "results-mnist.json").read_text())
+    for name, change in (("seeds", {"seeds": held["seeds"] * 3}), ("length", {"length": "paper"})):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "results-mnist.json").write_text(json.dumps({**held, **change}))
+        words = ("reproduce", "mnist", "--quick", "--out", str(folder))
+        done = run_defuse(*words, cwd=tmp_path, env={"DEFUSE_HOME": str(made.home)})
+        assert done.returncode == 1
+        assert "give another --out" in done.stderr
+
+
 # What is run, and what is found again
 
 
@@ -276,8 +290,9 @@ def paper(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[A
 
 
 def test_each_seed_stands_on_its_own_runs_and_shares_the_generator(paper: Callable[..., list[Any]]) -> None:
-    (none, shared), *seeds = paper(n_seeds=2)
+    (none, first), (_, shared), *seeds = paper(n_seeds=2)
     assert none is None
+    assert list(first) == ["annotators"], "told before the hours that the generator takes"
     assert [seed for seed, _ in seeds] == [0, 1]
     for seed, runs in seeds:
         for step, run in runs.items():
@@ -296,7 +311,7 @@ def test_what_failed_is_gone_on_with(paper: Callable[..., list[Any]]) -> None:
     assert again["correct"].id == runs["correct"].id
     assert again["correct"].status == "done"
     assert [run.id for run in runs.values()] == [again[step].id for step in runs]
-    stopped = paper(n_seeds=1, ends={"vae": "failed"})
+    stopped = paper(n_seeds=1, ends={"vae": "failed"})  # there is one that is done
     assert stopped[-1][0] == 0, "what is done is not run again"
 
 

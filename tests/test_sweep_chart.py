@@ -367,6 +367,9 @@ def test_the_estimate_counts_what_passes_through_the_network() -> None:
         n_regions=1, n_single=0,
     )  # fmt: skip
     assert without == pytest.approx(2 * (3 * ((100 + 20) / 10 + 100 / 100) + (50 + 20) / 100))
+    few = {**config, "correction": {**config["correction"], "max_images": 40}, "baseline_lambdas": []}
+    sampled = sweep_seconds(sizes, Speeds(10.0, 100.0), few, n_regions=4, n_single=0)
+    assert sampled == pytest.approx(2 * 2 * (3 * ((40 + 2 * 20) / 10 + 30 / 100) + measuring))
 
 
 @pytest.mark.parametrize(
