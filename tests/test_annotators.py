@@ -398,6 +398,17 @@ def test_annotators_trained_again_make_what_stands_on_them_stale(voted: Place, t
     done_here(place, "annotators", {"training": EPOCH}, seed=9)
     assert newest(place, "evaluate").stale
     assert newest(place, "annotate").stale
+
+
+def test_labels_are_judged_by_those_who_gave_them(voted: Place, tmp_path: Path) -> None:
+    place = copy_place(voted.workspace.home, tmp_path / "home")
+    done_here(place, "annotators", {"training": EPOCH}, seed=9)
+    again = done_here(place, "evaluate", {"controls": False, "noise_images": 0})
+    was, now = (
+        json.loads(place.workspace.artifact_path(run, "results.json").read_text())
+        for run in (newest(voted, "evaluate").id, again.id)
+    )
+    assert now["label_agreement"] == was["label_agreement"]
     assert not newest(place, "distill").stale
 
 

@@ -87,7 +87,7 @@ class Evaluate(Step):
         self.votes = list(chain.from_iterable(shown.votes for shown in done.answers.values()))
         annotators = {a.annotator for shown in done.answers.values() for a in shown.annotations}
         self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
-        self.annotators = find_annotators(source) if self.simulated else {}
+        self.annotators = _who_labelled(source) if self.simulated else {}
         self.search = IdentificationConfig(**source.upstream("identify").config)
         before = {step: run for step, run in source.ancestry.items() if step != self.name}
         self.seconds = sum(run.seconds for run in before.values())
@@ -291,6 +291,17 @@ class Evaluate(Step):
 
 _Measuring = Generator[Item, None, tuple[dict[str, Tensor], dict[str, Any]]]
 """Yields progress; returns the tensors and the metadata of a task's file."""
+
+
+def _who_labelled(source: Source) -> dict[str, Classifier]:
+    """The simulated annotators that the labels are of, though others may have been trained since."""
+    regions = source.upstream("distill").id
+    asked = [
+        run
+        for run in source.workspace.runs.of_project(source.run.project_id, "annotate")
+        if run.status == "done" and regions in run.upstream
+    ]
+    return find_annotators(Source(source.workspace, asked[-1].id) if asked else source)
 
 
 def _split(failures: FailureInstances) -> Split:
