@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from defuse_core import console as shown
 from defuse_core.cli_options import AsJson, Device, Threads
@@ -20,11 +21,11 @@ from defuse_core.reproduction import (
     open_project,
     run_reproduction,
 )
-from defuse_core.reproduction_plans import Length, make_plan
+from defuse_core.reproduction_plans import Length, Plan, make_plan
 from defuse_core.reproduction_results import Runs, collect, read_results
-from defuse_core.reproduction_tables import goals
-from defuse_core.runs import Resources
-from defuse_core.workspace import Workspace
+from defuse_core.reproduction_tables import goals, write_comparison
+from defuse_core.runs import Resources, Run
+from defuse_core.workspace import Project, Workspace
 
 
 def reproduce(
@@ -71,29 +72,7 @@ def reproduce(
             f"{plan.preset.vae_training.epochs} epochs of the generator and 17 λ take days without a GPU; "
             "--cpu does what two cores can in an hour or two.\n"
         )
-    pretrained = find_pretrained(workspace, project, plan, data)
-    done: list[Runs] = []
-    bars = shown.progress_bars(console)
-    try:
-        with bars:
-            for seed, runs in run_reproduction(
-                workspace, project, plan, pretrained=pretrained, n_seeds=seeds, resources=resources,
-                more_data=more_annotator_data(project, length),
-                watch=lambda run: shown.watch(workspace, run, bars),
-            ):  # fmt: skip
-                last = list(runs.values())[-1]
-                if last.status != "done":
-                    break
-                if seed is None and len(runs) == 1:
-                    console.print(_annotators(runs))
-                elif seed is None:
-                    continue
-                else:
-                    done.append(runs)
-                    console.print(f"seed {seed}: {_told(workspace, runs)}")
-    except KeyboardInterrupt:
-        typer.echo(f"the step goes on; to go on with all: defuse reproduce {dataset} …", err=True)
-        sys.exit(130)
+    done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
     if done:
         from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
 
@@ -106,9 +85,39 @@ def reproduce(
     if as_json:
         typer.echo(json.dumps(results))
         return
+    console.print(write_comparison(results), soft_wrap=True)
     for goal in goals(results):
         console.print(f"{'met    ' if goal.met else 'NOT met'}  {goal.told}: {goal.measured}")
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _run_all(
+    workspace: Workspace, project: Project, plan: Plan, dataset: DatasetName, length: Length,
+    data: Path | None, seeds: int, resources: Resources, console: Console,
+) -> tuple[list[Runs], Run]:  # fmt: skip
+    """Run what is missing, with bars; the runs of every seed that is done, and the last run of all."""
+    done: list[Runs] = []
+    bars = shown.progress_bars(console)
+    try:
+        with bars:
+            for seed, runs in run_reproduction(
+                workspace, project, plan, n_seeds=seeds, resources=resources,
+                pretrained=find_pretrained(workspace, project, plan, data),
+                more_data=more_annotator_data(project, length),
+                watch=lambda run: shown.watch(workspace, run, bars),
+            ):  # fmt: skip
+                last = list(runs.values())[-1]
+                if last.status != "done":
+                    break
+                if seed is not None:
+                    done.append(runs)
+                    console.print(f"seed {seed}: {_told(workspace, runs)}")
+                elif len(runs) == 1:
+                    console.print(_annotators(runs))
+    except KeyboardInterrupt:
+        typer.echo(f"the step goes on; to go on with all: defuse reproduce {dataset} …", err=True)
+        sys.exit(130)
+    return done, last
 
 
 def _check_earlier(path: Path, length: Length, seeds: int) -> None:

@@ -95,6 +95,12 @@ def write_section(results: Results, notes: str = "") -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def write_comparison(results: Results) -> str:
+    """Figure 4 and the number of regions beside the paper's, as Markdown tables."""
+    paper, seeds = PAPER[results["dataset"]], results["seeds"]
+    return f"\n{_figure4(seeds)}\n\n{_regions(seeds, paper)}\n"
+
+
 def _told(results: Results) -> str:
     n, machine = len(results["seeds"]), results["machine"]
     versions = ", ".join(sorted({f"torch {each.get('torch', '?')}" for each in machine["versions"]}))

@@ -131,6 +131,14 @@ def test_figure4_is_what_the_stored_weights_give(made: Made) -> None:
         assert rows[part] == [f"{right(model, split):.3f}" for model in models(made).values()] + ["figure 4"]
 
 
+def test_ours_is_printed_beside_the_papers(made: Made) -> None:
+    printed, (seed, *_) = made.printed, made.results["seeds"]
+    paper = PAPER[made.dataset]
+    assert f"| the paper | {paper.scenarios} | {paper.failures} |" in printed
+    assert f"| seed 0 | {seed['scenarios']} | {seed['failure_regions']} |" in printed
+    assert f"| test | {seed['before']['test']:.3f} | " in printed
+
+
 def test_regions_and_kinds_are_those_of_the_runs(made: Made) -> None:
     source = made.source("correct")
     text = (made.out / "RESULTS.md").read_text()
