@@ -19,6 +19,7 @@ from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
+from defuse_core.reproduction_files import write_results
 from defuse_core.reproduction_plans import Length, changes, make_plan
 from defuse_core.reproduction_results import paper_rule, read_results
 from defuse_core.reproduction_tables import goals, over_seeds, write_section
@@ -456,3 +457,12 @@ def test_every_config_of_every_plan_is_accepted(dataset: DatasetName, length: Le
     for step, config in [*plan.shared(), *plan.seeded("imagenet" if plan.pretrained else None)]:
         checked = check_config(step, config)
         assert check_config(step, checked.model_dump(mode="json")) == checked
+
+
+def test_what_is_published_is_what_its_results_give() -> None:
+    folder = Path(__file__).parent / "benchmarks"
+    assert (folder / "RESULTS.md").read_text(encoding="utf-8") == write_results(folder)
+    for dataset in DATASETS:
+        if (folder / f"results-{dataset}.json").is_file():
+            results = read_results((folder / f"results-{dataset}.json").read_bytes(), source=dataset)
+            assert (results["dataset"], results["length"] != "quick") == (dataset, True)
