@@ -389,7 +389,7 @@ def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset,
         imported(tmp_path / "there", path, data=str(tmp_path / "wrong.npz"))
     shutil.copy(template.parent / "shapes.npz", tmp_path / "moved.npz")
     there = imported(tmp_path / "there", path, data=str(tmp_path / "moved.npz"))
-    moved = {"source": str(tmp_path / "moved.npz"), "validation_share": None}
+    moved = {"source": str(tmp_path / "moved.npz")}
     assert there.project.dataset == place.project.dataset | moved
     assert missing_data(there.project.dataset) is None
     (tmp_path / "moved.npz").unlink()

@@ -124,7 +124,7 @@ def test_what_is_no_list_of_numbers_is_left_to_the_config_to_refuse(typed: str) 
 def test_what_is_left_out_is_neither_shown_nor_returned() -> None:
     app = show("classifier", leave_out=("weights", "training", "code_path"))
     assert sorted(given(app)) == [
-        "architecture", "channel_order", "image_size", "mean", "std", "trust_program",
+        "architecture", "channel_order", "image_size", "mean", "pretrained", "std", "trust_program",
     ]  # fmt: skip
     assert widgets(app).keys() == given(app).keys()
 
