@@ -48,6 +48,7 @@ def read_partial_resnet18(path: Path, images: Tensor) -> dict[str, Tensor]:
     network = resnet18(weights=None)
     modules = dict(network.named_modules())
     filled: set[str] = set()
+    norms: list[nn.Module] = []
     with torch.no_grad():
         for key, weight in stored.items():
             name, _, kind = key.rpartition(".")
@@ -61,13 +62,14 @@ def read_partial_resnet18(path: Path, images: Tensor) -> dict[str, Tensor]:
             module.weight.copy_(weight)
             norm = _norm_after(name)
             _as_identity(modules[norm], stored[f"{name}.bias"])
+            norms.append(modules[norm])
             filled |= {name, norm}
     if "conv1" not in filled:
         raise CheckpointError(
             f"{path} has no conv1.weight; it holds {', '.join(list(stored)[:3])}; fetch it again"
         )
     sample = images[torch.linspace(0, len(images) - 1, min(_N_IMAGES, len(images))).long()]
-    _fit_statistics(network, [modules[n] for n in sorted(filled) if "conv" not in n and n[-1] != "0"], sample)
+    _fit_statistics(network, norms, sample)
     return {k: v for k, v in network.state_dict().items() if k.rpartition(".")[0] in filled}
 
 

@@ -61,7 +61,7 @@ def results(folder: Path) -> dict[str, Any]:
     return read
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
     assert results["failure_regions"] >= 5
     assert results["before"]["region"] < 0.40
@@ -71,7 +71,7 @@ def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
     assert len(results["sweep"]) == 17
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None:
     counts = results["mistakes"]
     assert set(counts) == {"dataset", "reconstruction", "perturbation"}
@@ -81,7 +81,7 @@ def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None
     assert 0 < results["label_agreement"] < 1
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_the_demo_is_more_than_its_controls(results: dict[str, Any]) -> None:
     for name in ("lam=0", "random"):
         assert results["controls"][name]["region"][0] < 0.6 < results["defuse"]["region"]
@@ -92,7 +92,7 @@ def test_the_demo_is_more_than_its_controls(results: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_the_suite_fails_on_the_original_and_passes_on_the_corrected_model(
     folder: Path, results: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -113,7 +113,7 @@ def test_the_suite_fails_on_the_original_and_passes_on_the_corrected_model(
     assert check("corrected.safetensors", "--max-error", "0").returncode == 1
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_the_demo_is_runs_of_a_workspace(folder: Path, results: dict[str, Any]) -> None:
     workspace = Workspace(folder / "home")
     (project,) = workspace.projects()

@@ -67,7 +67,7 @@ def check_points(page: Page, server: Server) -> None:
         shown.update(page.evaluate(POINTS, f"tradeoff-{run.id}"))
         return {name: shown.get(name) for name in expected} == expected
 
-    eventually(equal, seconds=60)
+    eventually(equal, seconds=30)
     over_lambda = {
         name: [[p["lam"], p[part][0]] for p in of_regions]
         for name, part in (("regions tuned on", "region"), ("test", "test"))
@@ -77,10 +77,10 @@ def check_points(page: Page, server: Server) -> None:
         drawn = page.evaluate(POINTS, f"over-lambda-{run.id}")
         return {name: drawn.get(name) for name in over_lambda} == over_lambda
 
-    eventually(equal_over_lambda, seconds=60)
+    eventually(equal_over_lambda, seconds=30)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes_server: Server) -> None:
     page, server = shapes_page, shapes_server
     page.goto(f"{server.url}/correct?project=shapes")

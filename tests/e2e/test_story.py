@@ -29,7 +29,7 @@ def run_of(workspace: Workspace, step: str) -> Run:
     return run
 
 
-def wait_for(page: Page, title: str, *, seconds: float = 900) -> None:
+def wait_for(page: Page, title: str, *, seconds: float = 180) -> None:
     """Wait until a step is done, as the sidebar says."""
     done = page.get_by_test_id("stSidebar").get_by_text(f"{title} · done")
     expect(done).to_be_visible(timeout=seconds * SECONDS)
@@ -57,7 +57,7 @@ def answers(workspace: Workspace) -> tuple[int, list[int]]:
     raise AssertionError("no region is named as a whole")
 
 
-@pytest.mark.timeout(1800)  # 215 s on two cores with bfloat16, much longer without
+@pytest.mark.timeout(360)
 def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> None:
     workspace = server.workspace
     page.goto(server.url)
