@@ -101,7 +101,7 @@ class AnnotatorTraining(ClassifierTraining):
         1e-4, gt=0, description="Cosine decay to this rate; None keeps the rate"
     )
     augmentation: Literal["none", "affine", "elastic"] = Field(
-        "affine", description="Distortions of the training images; every annotator has its own, or none"
+        "affine", description="Distortions of the training images; affine suits photographs"
     )
 
 

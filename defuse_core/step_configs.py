@@ -163,10 +163,14 @@ class StabilityConfig(Config):
 class AnnotatorsConfig(Config):
     """Train the five networks that stand in for annotators, on training and validation images.
 
-    Each has an augmentation of its own, unless that of `training` is none.
     """
 
     training: AnnotatorTraining = AnnotatorTraining()
+    own_augmentation: bool = Field(
+        True,
+        description="Each annotator distorts the images in its own way, unless augmentation is none; else "
+        "all as augmentation says",
+    )
     shipped: bool = Field(False, description="Take the shipped ones, which know 28×28 digits, instead")
     more_data: str | None = Field(
         None,

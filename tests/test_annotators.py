@@ -246,14 +246,18 @@ def test_a_run_that_was_stopped_trains_only_those_that_are_missing(
         assert_equal(found[name], tensors)
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("asked", ["none", "affine", "elastic"])
-def test_each_has_an_augmentation_of_its_own_or_all_have_none(
-    there: Place, trained: Run, monkeypatch: pytest.MonkeyPatch, asked: str
+def test_each_has_an_augmentation_of_its_own_or_all_have_the_one_that_is_asked_for(
+    there: Place, trained: Run, monkeypatch: pytest.MonkeyPatch, asked: str, own: bool
 ) -> None:
     step = load_step(there.workspace, trained.id)
     assert isinstance(step, TrainAnnotators)
     step.config = step.config.model_copy(
-        update={"training": step.config.training.model_copy(update={"augmentation": asked})}
+        update={
+            "training": step.config.training.model_copy(update={"augmentation": asked}),
+            "own_augmentation": own,
+        }
     )
     given_: dict[str, Any] = {}
 
@@ -264,10 +268,11 @@ def test_each_has_an_augmentation_of_its_own_or_all_have_none(
     monkeypatch.setattr(annotators, "classifier_epochs", classifier_epochs)
     for task in step.tasks():
         list(step.run(task))
-    expected = ["none"] * 5 if asked == "none" else [own.augmentation for _, own in ANNOTATORS.values()]
+    each = [training.augmentation for _, training in ANNOTATORS.values()]
+    expected = each if own and asked != "none" else [asked] * 5
     assert [config.augmentation for config in given_.values()] == expected
     assert {config.epochs for config in given_.values()} == {1}
-    assert len(set(expected)) == (1 if asked == "none" else 2)
+    assert len(set(each)) == 2
 
 
 # More data

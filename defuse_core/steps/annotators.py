@@ -57,7 +57,7 @@ class TrainAnnotators(Step):
             yield from self._store(task, architecture, self.shipped[task].to(self._device))
             return
         training = self.config.training
-        if training.augmentation != "none":
+        if self.config.own_augmentation and training.augmentation != "none":
             training = training.model_copy(update={"augmentation": own.augmentation})
         seed = derive_seed(self.seed, "annotators", task)
         with torch.random.fork_rng():
