@@ -22,7 +22,7 @@ from defuse_core.reproduction import (
     run_reproduction,
 )
 from defuse_core.reproduction_plans import Length, Plan, make_plan
-from defuse_core.reproduction_results import Runs, collect, read_results
+from defuse_core.reproduction_results import Runs, all_seeds, collect, read_results
 from defuse_core.reproduction_tables import goals, write_comparison
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Project, Workspace
@@ -77,7 +77,7 @@ def reproduce(
         from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
 
         results = collect(workspace, project, dataset, length, done)
-        write_reproduction(workspace, results, done[0], folder)
+        write_reproduction(workspace, results, max(done, key=len), folder)
     if last.status != "done":
         told = f" {len(done)} of {seeds} seeds are done and written." if done else ""
         console.print(f"It stopped at {last.step}; the same command goes on with it.{told}")
@@ -125,10 +125,11 @@ def _check_earlier(path: Path, length: Length, seeds: int) -> None:
     if not path.is_file():
         return
     earlier = read_results(path.read_bytes(), source=str(path))
-    if earlier["length"] != length or len(earlier["seeds"]) > seeds:
+    there = len(all_seeds(earlier))
+    if earlier["length"] != length or there > seeds:
         raise ValueError(
-            f"{path} holds {len(earlier['seeds'])} seeds of length {earlier['length']}; give another --out, "
-            "or as many --seeds of the same length"
+            f"{path} holds {there} seeds of length {earlier['length']}; give another --out, or as many "
+            "--seeds of the same length"
         )
 
 
@@ -145,6 +146,9 @@ def _annotators(runs: Runs) -> str:
 
 
 def _told(workspace: Workspace, runs: Runs) -> str:
+    if "report" not in runs:
+        n = len(runs["distill"].summary["regions"])
+        return f"{n} scenarios, no failure, test {runs['classifier'].summary['accuracy']['test']:.3f}"
     path = workspace.artifact_path(runs["report"].id, "results.json")
     found = json.loads(path.read_bytes())
     was, now = found["before"], found["defuse"]

@@ -28,6 +28,8 @@ _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb
 _PARTIAL = "resnet18_imagenet_partial.npz"
 _QUICK = {"train": (400, math.ceil(1 / VALIDATION_SHARE)), "test": (200, 2)}  # images, and least of a class
 
+_OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
+
 Watch = Callable[[Run], Run]
 """Follows a live run to its end and returns it as it is then."""
 
@@ -151,6 +153,7 @@ def run_reproduction(
 ) -> Iterator[tuple[int | None, dict[StepName, Run]]]:  # fmt: skip
     """Run what is missing; yield the runs by step, of what all share (seed None), then of each seed.
 
+    A seed whose labels name no failure region has nothing to correct, and no run of the steps that do.
     Ends after the first run that does not end as done, which is then the last of those yielded.
     """
     shared: dict[StepName, Run] = {}
@@ -163,13 +166,32 @@ def run_reproduction(
             return
     for seed in range(n_seeds):
         runs = dict(shared)
+        failures = True
         for step, config in plan.seeded(pretrained):
+            if step == "correct":
+                failures = _is_any_failure(workspace, runs["annotate"], plan)
+            if step in _OF_FAILURES and not failures:
+                continue
             runs[step] = _make(workspace, project, step, config, seed, runs, resources, watch)
             if runs[step].status != "done":
                 break
         yield seed, runs
         if any(run.status != "done" for run in runs.values()):
             return
+
+
+def _is_any_failure(workspace: Workspace, annotate: Run, plan: Plan) -> bool:
+    """Whether the labels name a region that can be corrected."""
+    from defuse_core.steps.labels import answers_by_region, failing, judge
+    from defuse_core.steps.source import Source
+
+    source = Source(workspace, annotate.id)
+    threshold = plan.preset.labeling.disagreement_threshold
+    verdicts = judge(
+        source.classifier(), source.vae(), source.regions(), answers_by_region(source.labels(up_to=None)),
+        disagreement_threshold=threshold,
+    )  # fmt: skip
+    return bool(failing(verdicts))
 
 
 def _make(

@@ -19,7 +19,7 @@ from defuse_core.reproduction_figures import (
     draw_scores_over_seeds,
     draw_trade_off_over_seeds,
 )
-from defuse_core.reproduction_results import Runs, read_results
+from defuse_core.reproduction_results import Runs, all_seeds, read_results
 from defuse_core.reproduction_tables import write_section
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace import Workspace
@@ -43,20 +43,24 @@ def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: R
     results : mapping
         As `reproduction_results.collect` returns it.
     runs : mapping of str to Run
-        Of the first seed, of which figures 2 and 3 are.
+        Of one seed, of which figures 2 and 3 are: one with failure regions, where there is any.
     folder : Path
         Made where it is not there.
     """
     dataset, seeds = results["dataset"], results["seeds"]
     pictures = {
         "figure2-map": figure_bytes(_map(workspace, runs), "png"),
-        "figure3-regions": workspace.artifact_path(runs["report"].id, "figure1-regions.png").read_bytes(),
-        "figure4-accuracy": figure_bytes(draw_scores_over_seeds(seeds), "png"),
-        "figure5-trade-off": figure_bytes(draw_trade_off_over_seeds(seeds), "png"),
-        "figure6-novelty": figure_bytes(draw_novelty_over_seeds(seeds), "png"),
-        "figure7-agreement": figure_bytes(draw_agreement_over_seeds(seeds), "png"),
-        "kinds": figure_bytes(draw_kinds(seeds), "png"),
+        "kinds": figure_bytes(draw_kinds(all_seeds(results)), "png"),
     }
+    if seeds:
+        regions = workspace.artifact_path(runs["report"].id, "figure1-regions.png")
+        pictures |= {
+            "figure3-regions": regions.read_bytes(),
+            "figure4-accuracy": figure_bytes(draw_scores_over_seeds(seeds), "png"),
+            "figure5-trade-off": figure_bytes(draw_trade_off_over_seeds(seeds), "png"),
+            "figure6-novelty": figure_bytes(draw_novelty_over_seeds(seeds), "png"),
+            "figure7-agreement": figure_bytes(draw_agreement_over_seeds(seeds), "png"),
+        }
     for name, content in pictures.items():
         write_bytes(folder / "figures" / f"{dataset}-{name}.png", content)
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"

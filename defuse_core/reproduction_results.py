@@ -28,16 +28,18 @@ def collect(
     Parameters
     ----------
     seeds : sequence of mapping of str to Run
-        Of every seed, the runs of every step, those that are shared included; all done.
+        Of every seed, the runs of every step, those that are shared included; all done. A seed without
+        failure regions has none of the steps from `correct` on.
 
     Returns
     -------
     dict
         "seeds" is a list of what results.json of each seed holds, with "control" (ε = 0, by split),
         "failure_kinds" (the mistakes in failure regions, by kind), "paper_rule" (what the paper's choice
-        of λ would have given) and "seconds_by_step" beside it; the rest says what was run on what.
+        of λ would have given) and "seconds_by_step" beside it. "without_failures" lists what there is of
+        the seeds that had nothing to correct. The rest says what was run on what.
     """
-    first = seeds[0]
+    first = max(seeds, key=len)
     source = project.dataset["source"]
     kind, _, rest = source.partition(":")
     blobs = {f"blob:{blob.sha256}": blob.name for blob in workspace.blobs(project.id)}
@@ -55,7 +57,8 @@ def collect(
         "began_afresh": first["classifier"].summary.get("began_afresh", []),
         "machine": _machines([run for runs in seeds for run in runs.values()]),
         "seconds_shared": {step: round(first[step].seconds, 1) for step in ("annotators", "vae")},
-        "seeds": [_of_seed(workspace, runs) for runs in seeds],
+        "seeds": [_of_seed(workspace, runs) for runs in seeds if "report" in runs],
+        "without_failures": [_without_failures(runs) for runs in seeds if "report" not in runs],
     }
 
 
@@ -66,18 +69,33 @@ def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
     settings = {step: _without_folders(config) for step, config in results["settings"].items()}
     return {
         **results,
+        **_of_search(runs),
         "settings": settings,
-        "control": runs["control"].summary["control"],
         "failure_kinds": _sum_kinds(
             region["kinds"]
             for region in runs["distill"].summary["regions"]
             if region["region_id"] in failures
         ),
         "paper_rule": paper_rule(runs["correct"].summary),
-        "seconds_by_step": {
-            step: round(run.seconds, 1) for step, run in runs.items() if step not in ("annotators", "vae")
-        },
     }
+
+
+def _without_failures(runs: Runs) -> dict[str, Any]:
+    """What results.json would say of a seed that had nothing to correct."""
+    return {
+        "seed": runs["classifier"].seed,
+        "before": runs["classifier"].summary["accuracy"],
+        "scenarios": len(runs["distill"].summary["regions"]),
+        "failure_regions": 0,
+        "mistakes": runs["identify"].summary["mistakes"],
+        **_of_search(runs),
+    }
+
+
+def _of_search(runs: Runs) -> dict[str, Any]:
+    """What every seed has: the control ε = 0 by split, and the time of each step."""
+    seconds = {step: round(run.seconds, 1) for step, run in runs.items() if step not in ("annotators", "vae")}
+    return {"control": runs["control"].summary["control"], "seconds_by_step": seconds}
 
 
 def _machines(runs: Sequence[Run]) -> dict[str, Any]:
@@ -119,6 +137,11 @@ def paper_rule(sweep: Mapping[str, Any]) -> dict[str, float]:
     return {"lam": best["lam"], "test": best["test"][0], "region": best["region"][0]}
 
 
+def all_seeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What there is of every seed, in their order, those without a failure region included."""
+    return sorted([*results.get("seeds", ()), *results.get("without_failures", ())], key=lambda s: s["seed"])
+
+
 def read_results(content: bytes, *, source: str) -> dict[str, Any]:
     """Read a results-<dataset>.json.
 
@@ -131,6 +154,6 @@ def read_results(content: bytes, *, source: str) -> dict[str, Any]:
         found = json.loads(content)
     except (ValueError, UnicodeDecodeError) as error:
         raise WorkspaceError(f"{source} is not readable JSON ({error}); make it anew") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.get("seeds"):
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not all_seeds(found):
         raise WorkspaceError(f"{source} holds no reproduction; make it with: defuse reproduce")
     return found

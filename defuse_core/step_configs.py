@@ -161,9 +161,7 @@ class StabilityConfig(Config):
 
 
 class AnnotatorsConfig(Config):
-    """Train the five networks that stand in for annotators, on training and validation images.
-
-    """
+    """Train the five networks that stand in for annotators, on training and validation images."""
 
     training: AnnotatorTraining = AnnotatorTraining()
     own_augmentation: bool = Field(

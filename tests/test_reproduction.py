@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from defuse_core import reproduction
 from defuse_core.classifier import predict
 from defuse_core.data import Split
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
-from defuse_core.reproduction_files import write_results
+from defuse_core.reproduction_files import write_reproduction, write_results
 from defuse_core.reproduction_plans import Length, changes, make_plan
-from defuse_core.reproduction_results import paper_rule, read_results
+from defuse_core.reproduction_results import collect, paper_rule, read_results
 from defuse_core.reproduction_tables import goals, over_seeds, write_section
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
@@ -272,10 +273,17 @@ def test_results_are_not_overwritten_by_fewer_or_by_others(made: Made, tmp_path:
 
 @pytest.fixture
 def paper(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Runs a reproduction whose steps compute nothing; `ends` says how each ends, done by default."""
+    """Runs a reproduction whose steps compute nothing; `ends` says how each ends, done by default.
+
+    The labels of the seeds `without` name no failure region.
+    """
     monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
-    def go(*, n_seeds: int, ends: Mapping[str, str] | None = None) -> list[Any]:
+    def go(
+        *, n_seeds: int, ends: Mapping[str, str] | None = None, without: tuple[int, ...] = ()
+    ) -> list[Any]:
+        monkeypatch.setattr(reproduction, "_is_any_failure", lambda _, run, __: run.seed not in without)
+
         def watch(run: Run) -> Run:
             status: Any = (ends or {}).get(run.step, "done")
             place.workspace.runs.finish(run.id, status, summary={})
@@ -311,6 +319,47 @@ def test_each_seed_stands_on_its_own_runs_and_shares_the_generator(paper: Callab
             assert run.seed == (0 if step in shared else seed)
     assert seeds[0][1]["vae"].id == seeds[1][1]["vae"].id
     assert seeds[0][1]["classifier"].id != seeds[1][1]["classifier"].id
+
+
+def test_a_seed_without_a_failure_region_has_nothing_to_correct(paper: Callable[..., list[Any]]) -> None:
+    *_, (_, first), (seed, second) = paper(n_seeds=2, without=(0,))
+    assert seed == 1, "the next seed is run all the same"
+    assert set(second) - set(first) == {"correct", "evaluate", "report"}
+    assert all(run.status == "done" for run in first.values())
+
+
+def test_what_such_a_seed_found_is_told(made: Made, tmp_path: Path) -> None:
+    if made.dataset != "mnist":
+        pytest.skip("the fastest of the three tells")
+    workspace = made.workspace
+    (project,) = workspace.projects()
+    plan = make_plan("mnist", "quick")
+    done = list(
+        run_reproduction(
+            workspace, project, plan, pretrained=None, more_data=None, n_seeds=1,
+            resources=Resources(threads=1), watch=pytest.fail,
+        )
+    )[-1][1]  # fmt: skip
+    nothing = {step: run for step, run in done.items() if step not in ("correct", "evaluate", "report")}
+    results = collect(workspace, project, "mnist", "quick", [nothing])
+    write_reproduction(workspace, results, nothing, tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "No failure region, so nothing to correct, on seed 0." in text
+    regions, counts = done["distill"].summary["regions"], done["identify"].summary["mistakes"]
+    assert table(text, "Scenarios and failure regions")["seed 0"] == [f"{len(regions)}", "0"]
+    assert table(text, "Mistakes")["mistakes"] == [f"{sum(counts.values()):,}"]
+    before = done["classifier"].summary["accuracy"]["test"]
+    assert table(text, "Figure 4")["test"] == [f"{before:.3f}", "–", "–", "figure 4"]
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"mnist-figure2-map", "mnist-kinds"}
+    assert not any(goal.met for goal in goals(results))
+
+    alone, both = (
+        collect(workspace, project, "mnist", "quick", seeds) for seeds in ([done], [nothing, done])
+    )
+    assert both["seeds"] == alone["seeds"]
+    assert [goal.measured for goal in goals(both)] == [goal.measured for goal in goals(alone)]
+    assert "on seed 0." in write_section(both)
+    assert "on seed 0." not in write_section(alone)
 
 
 def test_what_failed_is_gone_on_with(paper: Callable[..., list[Any]]) -> None:

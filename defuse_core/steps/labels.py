@@ -119,6 +119,11 @@ def judge(
     ]
 
 
+def failing(verdicts: Sequence[Verdict]) -> dict[int, int]:
+    """The label that each failure region should have; one without a majority label cannot be corrected."""
+    return {v.region_id: v.label for v in verdicts if v.is_failure and v.label is not None}
+
+
 def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None]]:
     """Indices of the mistakes that were labelled one by one, ascending, and their majority labels."""
     of_mistake: dict[int, list[LabelEvent]] = {}

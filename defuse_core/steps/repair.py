@@ -39,7 +39,7 @@ from defuse_core.steps.base import (
     progress,
     tensors_file,
 )
-from defuse_core.steps.labels import answers_by_region, judge, mistake_images, single_labels
+from defuse_core.steps.labels import answers_by_region, failing, judge, mistake_images, single_labels
 from defuse_core.steps.search import sample_training
 from defuse_core.steps.source import Source
 
@@ -253,8 +253,7 @@ def _prepare(
     vae, regions, answers = source.vae(), source.regions(), answers_by_region(events)
     threshold = config.disagreement_threshold
     verdicts = judge(source.classifier(), vae, regions, answers, disagreement_threshold=threshold)
-    failures = {v.region_id: v.label for v in verdicts if v.is_failure and v.label is not None}
-    failures = _take_in(failures, config.regions)
+    failures = _take_in(failing(verdicts), config.regions)
     if not failures:
         raise ValueError(
             f"none of the {len(verdicts)} labelled regions is a failure; label more, or identify with "
