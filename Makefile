@@ -28,7 +28,8 @@ check: .venv/developer  ## Lint, formatting and types
 	$(BIN)/mypy
 
 test: .venv/developer browser  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not alone' -n auto --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 browser:
 	@command -v chromium google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \

@@ -13,7 +13,6 @@ from enum import IntEnum
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from torch import Tensor
 
 
@@ -184,6 +183,8 @@ class Interval:
             raise ValueError(f"successes must be in [0, n = {n}], got {successes}")
         if n == 0:
             return Interval(float("nan"), 0.0, 1.0, 0)
+        from scipy.stats import binomtest  # takes longer to import than numpy and torch.nn together
+
         found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
         return Interval(successes / n, float(found.low), float(found.high), n)
 

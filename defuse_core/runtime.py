@@ -138,9 +138,10 @@ def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
 
 
 def set_threads(n_threads: int | None = None) -> int:
-    """Set torch's threads once, to all cores unless told; return their number."""
+    """Set torch's threads once, to OMP_NUM_THREADS or all cores unless told; return their number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = n_threads or cores or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    count = n_threads or (int(asked) if asked.isdecimal() else 0) or cores or 1
     torch.set_num_threads(count)
     return count
 

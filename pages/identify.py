@@ -36,6 +36,7 @@ with st.expander("Search", expanded=run is None or run.status not in ("done", "r
                 "centred",
                 "noise_scale",
                 "max_mistakes_per_image",
+                "max_images",
             ),
         )
         first, second = st.columns(2)

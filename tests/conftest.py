@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 SIZE = 8
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # runs are processes of their own, and there is one a core already
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Networks this small are fastest on one thread, and do not suffer from a busy machine."""

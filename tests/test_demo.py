@@ -21,6 +21,8 @@ from defuse_core.step_configs import STEPS, check_config
 from defuse_core.workspace import Workspace
 from tests.workspaces import eventually
 
+pytestmark = pytest.mark.alone
+
 SHORT = PRESETS["demo"].model_copy(
     update={
         "identification": IdentificationConfig(n_perturbations=10, max_mistakes_per_image=5),

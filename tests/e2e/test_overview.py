@@ -28,6 +28,9 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     page.get_by_role("combobox", name="Start from").click(timeout=30 * SECONDS)
     page.get_by_role("option", name="the demo: digits on two cores").click()
     expect(page.get_by_role("spinbutton", name="n perturbations")).to_have_value("100")
+    page.get_by_role("spinbutton", name="max images").fill("1000")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1,000 images × Q = 100,000 codes")).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
     expect(main.get_by_text("Images a second")).to_be_visible(timeout=60 * SECONDS)
@@ -45,19 +48,25 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     expect(second.get_by_test_id("stSidebar").get_by_text("Mistakes · done")).to_be_visible(
         timeout=400 * SECONDS
     )
-    expect(main.get_by_text("16,597", exact=True)).to_be_visible(timeout=30 * SECONDS)
+    run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify", done=True)
+    assert run is not None
+    counts = run.summary["mistakes"]
+    n_found, n_reconstruction = sum(counts.values()), counts["reconstruction"]
+    assert 24 < n_reconstruction < n_found / 4
+    expect(main.get_by_text(f"{n_found:,}", exact=True)).to_be_visible(timeout=30 * SECONDS)
     expect(main.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
     main.get_by_role("combobox", name="Kind").click()
     page.get_by_role("option", name="reconstruction").click()
-    expect(main.get_by_text("of 460, in an order")).to_be_visible(timeout=10 * SECONDS)
+    told = f"of {n_reconstruction}, in an order"
+    expect(main.get_by_text(told)).to_be_visible(timeout=10 * SECONDS)
     assert "kind=reconstruction" in page.url
     second.goto(page.url)  # a link shows what was seen
-    expect(second.get_by_text("of 460, in an order")).to_be_visible(timeout=30 * SECONDS)
+    expect(second.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
     with page.expect_download() as download:
         main.get_by_role("button", name="as CSV").click()
-    assert len(download.value.path().read_text().splitlines()) == 461
+    assert len(download.value.path().read_text().splitlines()) == 1 + n_reconstruction
     with page.expect_download() as download:
         main.get_by_role("button", name="as npz").click()
     with np.load(download.value.path(), allow_pickle=False) as stored:
