@@ -26,11 +26,21 @@ def new_project_form() -> None:
     name = st.text_input("Name", key="new-name", placeholder="signs")
     way = st.segmented_control("Data set", _WAYS, default=_WAYS[0], required=True, key="new-way")
     source, size = _choose_source(way or _WAYS[0])
+    share = st.number_input(
+        "Set apart for validation",
+        0.0,
+        0.9,
+        value=0.0,
+        step=0.05,
+        key="new-validation",
+        help="Share of the training images of every class, the last ones, on which λ is chosen. For data "
+        "that has no validation split; without one, λ is chosen on the training images",
+    )
     if st.button("Create", icon=":material/add:", type="primary"):
         if not name.strip() or not source:
             st.error("Give a name and a data set.")
         else:
-            _begin(name.strip(), source, size)
+            _begin(name.strip(), source, size, share)
     _show_reading()
 
 
@@ -76,10 +86,12 @@ def _keep(name: str, pieces: Iterator[bytes]) -> None:
         note(str(error))
 
 
-def _begin(name: str, source: str | Blob, size: int | None) -> None:
+def _begin(name: str, source: str | Blob, size: int | None, share: float) -> None:
     options = ["--image-size", str(size)] if size else []
     if isinstance(source, Blob):
         source, options = f"blob:{source.sha256}", ["--upload-name", source.name]
+    if share:
+        options += ["--validation-share", f"{share:g}"]
     command = [sys.executable, "-P", "-m", "defuse_core.cli", "new", "--json", "--data", source]
     remember(_READING, (name, cache.on_thread(_create, [*command, *options, "--", name])))
 

@@ -21,6 +21,8 @@ from tests.workspaces import Place, copy_place, eventually
 
 Defuse = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.alone
+
 SEARCH = ("--n-perturbations", "60", "--centred", "--noise-scale", "6", "--max-mistakes-per-image", "4")
 ENDLESS = ("--n-perturbations", "30000")
 SWEEP = ("--lambdas", "0.1,1", "--epochs", "1", "--instances-per-region", "16", "--baseline-lambdas", "1")
@@ -131,7 +133,7 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     env, before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify")
     watching = subprocess.Popen(
-        command("identify", "--n-perturbations", "600", *SEARCH[2:]),  # seconds, lest it end before
+        command("identify", "--n-perturbations", "150", *SEARCH[2:]),  # seconds, lest it end before
         cwd=tmp_path,
         env=env,
         stderr=subprocess.PIPE,

@@ -236,6 +236,28 @@ def test_a_project_is_created_on_an_upload(
     assert app.sidebar.selectbox[0].value == "mine"
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_share_is_set_apart_for_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    app = opened(tmp_path / "home", monkeypatch)
+    app.number_input(key="new-validation").set_value(share)
+    until_read(create(app, "mine"))
+    (project,) = projects(tmp_path / "home")
+    apart = {"validation": round(share * 4000)} if share else {}
+    assert project.dataset["sizes"] == {"train": 4000 - sum(apart.values()), "test": 1000, **apart}
+
+
+def test_data_with_a_validation_split_has_none_set_apart(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = opened(place.workspace.home, monkeypatch)
+    app.number_input(key="new-validation").set_value(0.1)
+    app = until_read(create(app, "mine", way="Path", path=place.project.dataset["source"]))
+    assert ["has a validation split of its own" in error for error in errors(app)] == [True]
+    assert len(place.workspace.projects()) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "path", "message"),
     [

@@ -24,6 +24,8 @@ from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, eventually
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'defuse[cluster]'")
 
+pytestmark = pytest.mark.alone
+
 LOCAL = Resources(device="cpu", engine="ray", address="local", cpus=1.0)
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 LONG_SWEEP: dict[str, Any] = {

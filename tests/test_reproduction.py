@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +17,16 @@ from torch import Tensor
 
 from defuse_core import reproduction
 from defuse_core.classifier import predict
-from defuse_core.data import Split
+from defuse_core.config import CorrectionConfig, IdentificationConfig
+from defuse_core.controls import random_regions, sample_split
+from defuse_core.correction import apply_point, tune
+from defuse_core.data import Split, as_bytes
 from defuse_core.database import WorkspaceError
+from defuse_core.identification import identify
 from defuse_core.jobs import launcher
+from defuse_core.labeling import draw_latents, failure_instances
 from defuse_core.paper import PAPER, DatasetName
+from defuse_core.records import FailureInstances
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction_files import write_reproduction, write_results
 from defuse_core.reproduction_plans import Length, changes, make_plan
@@ -28,6 +36,7 @@ from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.source import Source
+from defuse_core.vae import decode_images, encode_means
 from defuse_core.workspace import Workspace
 from tests.paper_data import paper_data
 from tests.test_demo import run_defuse
@@ -102,6 +111,28 @@ def models(made: Made) -> Mapping[str, Any]:
     stored = {"identified mistakes": "baseline", "Defuse": "corrected"}
     tuned = {name: source.build(source.read("correct", of)[0], metadata) for name, of in stored.items()}
     return {"before": source.classifier(), **tuned}
+
+
+def answered(source: Source, images: Tensor) -> list[list[int | None]]:
+    """What each of the five says of every image, None where it is less sure than one half."""
+    said = []
+    for name in made_names(source):
+        annotator = source.build(*source.read("annotators", name))
+        with torch.inference_mode():
+            sure, best = torch.cat([annotator(part) for part in images.split(64)]).softmax(1).max(1)
+        said.append([b if s >= 0.5 else None for s, b in zip(sure.tolist(), best.tolist(), strict=True)])
+    return [list(each) for each in zip(*said, strict=True)]
+
+
+def made_names(source: Source) -> list[str]:
+    stored = source.workspace.runs.artifacts(source.upstream("annotators").id)
+    return sorted(name.removesuffix(".safetensors") for name in stored if ".said" not in name)
+
+
+def voted(votes: list[int | None]) -> int | None:
+    """The most frequent answer; None where two are."""
+    (first, n), *others = Counter(votes).most_common(2)
+    return None if others and others[0][1] == n else first
 
 
 def test_annotators_are_printed_first_and_are_what_they_score(made: Made) -> None:
@@ -182,35 +213,161 @@ def _log_density(region: Any, codes: Tensor) -> Tensor:
 
 
 def test_control_is_what_reconstruction_leaves(made: Made) -> None:
-    from defuse_core.data import as_bytes
-    from defuse_core.vae import decode_images, encode_means
-
     source = made.source("control")
-    classifier, vae, test = source.classifier(), source.vae(), source.dataset.test
-    read = test[predict(classifier, test.images) == test.labels]
-    decoded = as_bytes(decode_images(vae, encode_means(vae, read.images)))
+    classifier, vae = source.classifier(), source.vae()
     rows = table((made.out / "RESULTS.md").read_text(), "Mistakes")
-    assert rows["ε = 0: still read right, test"] == [f"{right(classifier, Split(decoded, read.labels)):.3f}"]
+    for name, split in (("training", source.dataset.train), ("test", source.dataset.test)):
+        read = split[predict(classifier, split.images) == split.labels]
+        decoded = as_bytes(decode_images(vae, encode_means(vae, read.images)))
+        still = right(classifier, Split(decoded, read.labels))
+        assert rows[f"ε = 0: still read right, {name}"] == [f"{still:.3f}"]
 
 
-def test_the_rest_of_the_tables_is_of_the_results(made: Made) -> None:
-    text, (seed,) = (made.out / "RESULTS.md").read_text(), made.results["seeds"]
-    rows = table(text, "Null controls")
-    assert rows["Defuse"] == [f"{seed['defuse'][part]:.3f}" for part in ("test", "region")]
-    for key, name in (
-        ("lam=0", "λ = 0: tuned on the data alone"),
-        ("random", "random regions of equal size"),
-    ):
-        assert rows[name] == [f"{seed['controls'][key][part][0]:.3f}" for part in ("test", "region")]
-    rows = table(text, "Choice of λ")
-    points = made.source("correct").run.summary["corrected"]["points"]
-    by_lam = {point["lam"]: point for point in points}
-    assert float(rows["λ chosen, by seed"][0]) == seed["defuse"]["lam"]
-    best = max(point["selection"] for point in points)
-    assert by_lam[float(rows["λ by the paper's rule, by seed"][0])]["selection"] == best
-    assert rows["test images fixed"] == [str(seed["flips"]["fixed"])]
-    rows = table(text, "Time")
-    assert all(re.fullmatch(r"[\d,]+ s", cells[0]) for cells in rows.values())
+def test_their_vote_is_that_of_their_answers(made: Made) -> None:
+    source = made.source("annotate")
+    images, labels = source.dataset.test.images, source.dataset.test.labels
+    said = answered(source, images)
+    rows = table((made.out / "RESULTS.md").read_text(), "Annotators")
+    votes = [voted(each) for each in said]
+    same = sum(vote == label for vote, label in zip(votes, labels.tolist(), strict=True))
+    assert rows["**vote of five**"] == [f"**{same / len(votes):.3f}**"]
+    told = f"none of the above to {votes.count(None) / len(votes):.1%} of"
+    assert told in (made.out / "RESULTS.md").read_text()
+
+
+def test_null_controls_are_what_tuning_again_gives(made: Made) -> None:
+    source = made.source("evaluate")
+    before, vae, dataset = source.classifier(), source.vae(), source.dataset
+    run = source.upstream("correct")
+    config = CorrectionConfig(**run.config["correction"])
+    drawn = source.read("correct", "failures")[0]
+    failures = FailureInstances.of_file(drawn, "tune")
+    tested = Split(drawn["test.images"], drawn["test.labels"])
+    wanted = dict(zip(failures.region_ids.tolist(), failures.labels.tolist(), strict=True))
+    regions = [region for region in source.regions() if region.region_id in wanted]
+    moved, labels = random_regions(
+        regions, wanted, classifier=before, vae=vae, train=dataset.train, seed=source.run.seed
+    )
+    tau = answers_by_region(source.labels(up_to=run.last_annotation))[regions[0].region_id].tau
+    random = failure_instances(
+        vae, moved, labels, config.instances_per_region, tau=tau, seed=run.seed, purpose="tune"
+    )
+    chosen = run.summary["corrected"]["chosen"]["lam"]
+    rows = table((made.out / "RESULTS.md").read_text(), "Null controls")
+    for name, instances, lam in (
+        ("λ = 0: tuned on the data alone", failures, 0.0), ("random regions of equal size", random, chosen),
+    ):  # fmt: skip
+        point = tune(
+            before, dataset.train, instances, lam=lam, config=config, seed=run.seed,
+            selection=dataset.selection,
+        )  # fmt: skip
+        tuned = apply_point(before, point)
+        assert rows[name] == [f"{right(tuned, split):.3f}" for split in (dataset.test, tested)]
+    assert rows["Defuse"] == [
+        f"{right(models(made)['Defuse'], split):.3f}" for split in (dataset.test, tested)
+    ]
+
+
+def test_lambdas_flips_and_label_agreement_are_what_the_models_say(made: Made) -> None:
+    source = made.source("evaluate")
+    run, dataset = source.upstream("correct"), source.dataset
+    metadata = source.read("classifier", "classifier")[1]
+    drawn = source.read("correct", "failures")[0]
+    tested = Split(drawn["test.images"], drawn["test.labels"])
+    by_lam = {
+        lam: source.build(source.read("correct", f"lam={lam:g}")[0], metadata)
+        for lam in run.config["correction"]["lambdas"]
+    }
+    rows = table((made.out / "RESULTS.md").read_text(), "Choice of λ")
+    first = max(by_lam.values(), key=lambda model: right(model, dataset.selection))  # the smaller of equals
+    told = by_lam[float(rows["λ by the paper's rule, by seed"][0])]
+    assert right(told, dataset.selection) == right(first, dataset.selection)
+    assert rows["… region accuracy there"] == [f"{right(told, tested):.3f}"]
+    assert rows["… test accuracy there"] == [f"{right(told, dataset.test):.3f}"]
+    chosen = by_lam[float(rows["λ chosen, by seed"][0])]
+    for split, name in ((dataset.test, "test"), (tested, "failure regions")):
+        assert right(chosen, split) == right(models(made)["Defuse"], split), name
+    was, now = (
+        predict(m, dataset.test.images) == dataset.test.labels for m in (models(made)["before"], chosen)
+    )
+    assert rows["test images fixed"] == [f"{int((~was & now).sum())}"]
+    assert rows["test images broken"] == [f"{int((was & ~now).sum())}"]
+    own = [voted(each) for each in answered(source, tested.images)]
+    same = sum(a == b for a, b in zip(own, tested.labels.tolist(), strict=True)) / len(own)
+    assert rows["draws whose own label is the region's"] == [f"{same:.3f}"]
+
+
+def test_agreement_is_that_of_the_label_events(made: Made) -> None:
+    source = made.source("correct")
+    answers: dict[tuple[int, int], list[int | None]] = {}
+    for event in source.labels(up_to=source.run.last_annotation):
+        if event.region_id >= 0:
+            assert event.sample_id is not None
+            answers.setdefault((event.region_id, event.sample_id), []).append(event.label)
+    assert {len(given) for given in answers.values()} == {5}
+    unanimous = sum(len(set(given)) == 1 for given in answers.values()) / len(answers)
+    pairs = [a == b for given in answers.values() for a, b in combinations(given, 2)]
+    rows = table((made.out / "RESULTS.md").read_text(), "Choice of λ")
+    assert rows["images on which all agree"] == [f"{unanimous:.3f}"]
+    assert rows["two annotators agree"] == [f"{sum(pairs) / len(pairs):.3f}"]
+
+
+def test_novelty_is_the_distance_to_the_nearest_misread_image(made: Made) -> None:
+    source = made.source("evaluate")
+    before, vae, dataset = source.classifier(), source.vae(), source.dataset
+    missed = {
+        name: split[predict(before, split.images) != split.labels]
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    reference = missed["train"] if len(missed["train"]) else dataset.train
+    run = source.upstream("correct")
+    drawn = source.read("correct", "failures")[0]
+    regions = {region.region_id: region for region in source.regions()}
+    tau = source.labels(up_to=run.last_annotation)[-1].tau
+    codes = [
+        draw_latents(regions[i], int((drawn["test.ids"] == i).sum()), tau=tau, seed=run.seed, purpose="test")
+        for i in drawn["test.ids"].unique_consecutive().tolist()
+    ]
+    spaces = {
+        "pixels": (reference.images / 255, drawn["test.images"] / 255, missed["test"].images / 255),
+        "latent": (
+            encode_means(vae, reference.images), torch.cat(codes), encode_means(vae, missed["test"].images),
+        ),
+    }  # fmt: skip
+    rows = table((made.out / "RESULTS.md").read_text(), "Choice of λ")
+    for space, (known, *groups) in spaces.items():
+        for name, group in zip(
+            ("draws of failure regions", "misclassified test images"), groups, strict=True
+        ):
+            apart = [cell for row, cell in rows.items() if row.startswith(f"ℓ2 in {space} ") and name in row]
+            assert len(apart) == (1 if len(group) else 0)
+            if len(group):
+                far = torch.cdist(group.flatten(1).double(), known.flatten(1).double()).amin(1)
+                assert float(apart[0][0]) == pytest.approx(float(far.quantile(0.5)), abs=0.0051)
+
+
+def test_noise_is_what_a_search_of_all_finds(made: Made) -> None:
+    source = made.source("evaluate")
+    search, seed = source.upstream("identify").config, source.run.seed
+    sample = sample_split(source.dataset.train, source.run.config["noise_images"], seed=seed)
+    rows = table((made.out / "RESULTS.md").read_text(), "Mistakes")
+    for noise in ("raw", "centred"):
+        every = {**search, "centred": noise == "centred", "max_mistakes_per_image": None}
+        found = identify(
+            source.classifier(), source.vae(), sample, config=IdentificationConfig(**every), seed=seed
+        )
+        share = len(found) / (len(sample) * search["n_perturbations"])
+        told = f"codes misread around the same {len(sample)} images, {noise} noise"
+        assert rows[told] == [f"{share:.3f}"]
+
+
+def test_times_are_those_of_the_runs(made: Made) -> None:
+    source = made.source("map")
+    rows = table((made.out / "RESULTS.md").read_text(), "Time")
+    for step, run in made.source("report").ancestry.items():
+        told = f"{step}, once" if step in ("annotators", "vae") else f"{step}, a seed"
+        assert rows[told] == [f"{run.seconds:,.0f} s"]
+    assert rows["map, a seed"] == [f"{source.run.seconds:,.0f} s"]
 
 
 def test_every_figure_is_there_and_linked(made: Made) -> None:
@@ -250,8 +407,11 @@ def test_a_second_time_computes_nothing_and_more_seeds_add(made: Made) -> None:
     values = [seed["defuse"]["test"] for seed in both]
     assert values[0] != values[1]
     rows = table((made.out / "RESULTS.md").read_text(), "Figure 4")
-    low, high = sorted(values)
-    assert rows["test"][2] == f"{sum(values) / 2:.3f} ({low:.3f}–{high:.3f})"
+    for part, name in (("validation", "validation"), ("test", "test"), ("region", "failure regions")):
+        for cell, model in zip(rows[name], ("before", "baseline", "defuse"), strict=False):
+            low, high = sorted(seed[model][part] for seed in both)
+            told = f"{(low + high) / 2:.3f}"
+            assert cell == (told if f"{low:.3f}" == f"{high:.3f}" else f"{told} ({low:.3f}–{high:.3f})")
 
 
 def test_results_are_not_overwritten_by_fewer_or_by_others(made: Made, tmp_path: Path) -> None:
@@ -387,13 +547,29 @@ def test_runs_of_others_in_between_change_nothing(place: Place, paper: Callable[
 def test_plans_are_the_papers_and_say_what_they_change(dataset: DatasetName) -> None:
     assert changes(dataset, "paper") == []
     plan = make_plan(dataset)
-    steps = dict(plan.seeded("imagenet"))
+    steps = dict(plan.seeded("imagenet" if plan.pretrained else None))
     sweep: Any = check_config("correct", steps["correct"])
     assert len(sweep.correction.lambdas) == len(sweep.baseline_lambdas) == 17
     search: Any = check_config("identify", steps["identify"])
     digits = dataset == "mnist"
     assert (search.noise_a, search.n_perturbations) == ((50, 500) if digits else (75, 100))
     assert search.max_mistakes_per_image == {"mnist": 100, "svhn": 10, "gtsrb": None}[dataset]
+    groups: Any = check_config("distill", steps["distill"])
+    assert (groups.n_components, groups.min_weight) == (100, 0.01)
+    shown: Any = check_config("annotate", steps["annotate"])
+    assert (shown.labeling.n_samples, shown.labeling.tau) == (10, 0.5 if digits else 0.01)
+    assert shown.labeling.disagreement_threshold == sweep.disagreement_threshold == 0.5
+    assert sweep.correction.epochs == (3 if digits else 5)
+    assert sweep.correction.instances_per_region == 256
+    assert (min(sweep.correction.lambdas), max(sweep.correction.lambdas)) == (1e-10, 1000.0)
+    vae: Any = check_config("vae", dict(plan.shared())["vae"])
+    assert vae.training.epochs == 800
+    training: Any = check_config("classifier", steps["classifier"])
+    if digits:
+        assert (training.architecture, training.pretrained) == ("mnist_cnn", None)
+        assert (training.training.optimizer, training.training.epochs) == ("adadelta", 5)
+    else:
+        assert (training.architecture, training.pretrained) == ("resnet18", "imagenet")
     for length in ("cpu", "quick"):
         told = {name for name, _, _ in changes(dataset, length)}
         assert "vae.training.epochs" in told

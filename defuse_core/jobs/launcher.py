@@ -232,7 +232,7 @@ def _start(workspace: Workspace, run: Run) -> None:
 
 
 def _environment(resources: Resources) -> dict[str, str]:
-    threads = str(resources.threads or available_cores())
+    threads = str(resources.threads or os.environ.get("OMP_NUM_THREADS") or available_cores())
     return {
         **os.environ,
         "OMP_NUM_THREADS": threads,
