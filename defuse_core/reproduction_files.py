@@ -73,12 +73,13 @@ def write_results(folder: Path) -> str:
     sections = []
     for dataset in PAPER:
         path, notes = folder / f"results-{dataset}.json", folder / f"notes-{dataset}.md"
+        told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
         if path.is_file():
             results = read_results(path.read_bytes(), source=str(path))
-            told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
             sections.append(write_section(results, told) + "\n" + _figures(folder, dataset))
         else:
-            sections.append(f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n")
+            unmeasured = f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n"
+            sections.append(unmeasured + (f"\n{told}" if told else ""))
     return _HEAD + "\n".join(sections)
 
 

@@ -691,3 +691,10 @@ def test_what_is_published_is_what_its_results_give() -> None:
         if (folder / f"results-{dataset}.json").is_file():
             results = read_results((folder / f"results-{dataset}.json").read_bytes(), source=dataset)
             assert (results["dataset"], results["length"] != "quick") == (dataset, True)
+
+
+def test_notes_are_told_before_there_are_results(tmp_path: Path) -> None:
+    (tmp_path / "notes-svhn.md").write_text("Only the generator is made.\n")
+    text = write_results(tmp_path)
+    assert "Not measured yet: `defuse reproduce svhn`.\n\nOnly the generator is made.\n" in text
+    assert text.count("Not measured yet") == 3
