@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from defuse_core.records import Verdict
 
 _MAIN = (
-    "epochs", "optimizer", "learning_rate", "held_out_share", "n_seeds", "instances_per_region", "rule",
-    "max_loss",
+    "epochs", "max_images", "optimizer", "learning_rate", "held_out_share", "n_seeds",
+    "instances_per_region", "rule", "max_loss",
 )  # fmt: skip
 _OWN = ("lambdas", "baseline_lambdas", "regions", "last_annotation", "disagreement_threshold")
 """Fields that the form does not show as the others: they have widgets of their own, or none."""

@@ -21,8 +21,6 @@ from tests.workspaces import Place, copy_place, eventually
 
 Defuse = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = pytest.mark.alone
-
 SEARCH = ("--n-perturbations", "60", "--centred", "--noise-scale", "6", "--max-mistakes-per-image", "4")
 ENDLESS = ("--n-perturbations", "30000")
 SWEEP = ("--lambdas", "0.1,1", "--epochs", "1", "--instances-per-region", "16", "--baseline-lambdas", "1")
@@ -55,6 +53,7 @@ def newest(place: Place, step: str) -> Run:
     return place.workspace.runs.of_project(place.project.id, step)[-1]
 
 
+@pytest.mark.timeout(600)
 def test_the_whole_method_from_the_command_line(
     template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

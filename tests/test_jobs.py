@@ -29,8 +29,6 @@ from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually, label
 
-pytestmark = pytest.mark.alone
-
 LONG_SEARCH = {**SEARCH, "n_perturbations": 300}
 LONG_SWEEP: dict[str, Any] = {
     "correction": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from defuse_core.jobs import launcher
 from defuse_core.workspace import Workspace
@@ -92,3 +94,10 @@ def browsing(path: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+def fill(page: Page, role: Any, name: str | re.Pattern[str], value: str) -> None:
+    """Type a value into a field of that name, and let the page have it."""
+    field = page.get_by_role(role, name=name, exact=True)
+    field.fill(value, timeout=60 * SECONDS)
+    field.press("Enter")

@@ -10,7 +10,7 @@ import safetensors.torch
 from playwright.sync_api import Page, expect
 
 from defuse_core.runs import Run
-from tests.e2e.serving import SECONDS, Server
+from tests.e2e.serving import SECONDS, Server, fill
 from tests.workspaces import eventually
 
 POINTS = """key => {
@@ -30,12 +30,6 @@ ON_SCREEN = """([key, name, place]) => {
 
 def correction(server: Server) -> Run:
     return server.workspace.runs.of_project(1, "correct")[-1]
-
-
-def fill(page: Page, role: Any, name: str, value: str) -> None:
-    field = page.get_by_role(role, name=name, exact=True)
-    field.fill(value)
-    field.press("Enter")
 
 
 def stored(server: Server) -> dict[str, dict[str, Any]]:

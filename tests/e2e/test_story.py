@@ -16,8 +16,10 @@ from defuse_core.runs import Run
 from defuse_core.shipped import load_shipped_classifier
 from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace
-from tests.e2e.serving import SECONDS, Server
+from tests.e2e.serving import SECONDS, Server, fill
 from tests.workspaces import eventually
+
+pytestmark = pytest.mark.alone
 
 LAMBDAS = [1.0, 10.0]
 IMAGES = 1000  # of the digits, around which is searched: a quarter of the demo's time
@@ -66,10 +68,9 @@ def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> Non
     expect(page.get_by_text("0.960")).to_be_visible(timeout=90 * SECONDS)
 
     go(page, "Identify")
-    page.get_by_role("spinbutton", name="n perturbations").fill("100", timeout=60 * SECONDS)
-    page.get_by_role("spinbutton", name="max mistakes per image").fill("20")
-    page.get_by_role("spinbutton", name="max images").fill(f"{IMAGES}")
-    page.keyboard.press("Enter")
+    fill(page, "spinbutton", "n perturbations", "100")
+    fill(page, "spinbutton", "max mistakes per image", "20")
+    fill(page, "spinbutton", "max images", f"{IMAGES}")
     expect(page.get_by_text("1,000 images × Q = 100,000 codes")).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     wait_for(page, "Mistakes")
@@ -101,9 +102,12 @@ def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> Non
     assert mine() == named
 
     go(page, "Correct")
-    field = page.get_by_role("textbox", name="λ, weights of the regions")
-    field.fill(", ".join(f"{lam:g}" for lam in LAMBDAS), timeout=60 * SECONDS)
-    field.press("Enter")
+    fill(page, "textbox", "λ, weights of the regions", ", ".join(f"{lam:g}" for lam in LAMBDAS))
+    fill(page, "spinbutton", "epochs", "2")
+    fill(page, "spinbutton", "max images", f"{IMAGES}")
+    fill(page, "textbox", re.compile("^λ of the baseline"), "1")
+    told = page.get_by_text(re.compile("2 λ and 1 of the baseline: 3 times 2 epochs"))
+    expect(told).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     wait_for(page, "Correction")
     correct = run_of(workspace, "correct")
