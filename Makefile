@@ -28,8 +28,10 @@ check: .venv/developer  ## Lint, formatting and types
 	$(BIN)/mypy
 
 test: .venv/developer browser  ## Run the tests
-	$(BIN)/python -m pytest -m 'not alone' -n auto --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	@failed=0; \
+	$(BIN)/python -m pytest -m 'not alone' -n logical --maxprocesses 8 --dist loadfile || failed=1; \
+	$(BIN)/python -m pytest -m alone || failed=1; \
+	exit $$failed
 
 browser:
 	@command -v chromium google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \

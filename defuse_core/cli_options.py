@@ -31,7 +31,7 @@ PresetName = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="Of every random stream")]
 RunNumber = Annotated[int, typer.Argument(min=1, max=LARGEST, help="Number of the run")]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
-Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes all cores")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes DEFUSE_THREADS, else all cores")]
 EngineName = Annotated[str, typer.Option(help="local, or ray")]
 Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or local to start one")]
 Cpus = Annotated[float, typer.Option(min=0, help="Ray: CPUs a task")]

@@ -168,8 +168,9 @@ def run_reproduction(
         runs = dict(shared)
         failures = True
         for step, config in plan.seeded(pretrained):
-            if step == "correct":
-                failures = _is_any_failure(workspace, runs["annotate"], plan)
+            if step == "correct":  # a correction that was begun had some, whoever labels meanwhile
+                begun = _find(workspace, project, step, check_config(step, config), seed, _ground(step, runs))
+                failures = begun is not None or _is_any_failure(workspace, runs["annotate"], plan)
             if step in _OF_FAILURES and not failures:
                 continue
             runs[step] = _make(workspace, project, step, config, seed, runs, resources, watch)
@@ -199,10 +200,8 @@ def _make(
     runs: Mapping[StepName, Run], resources: Resources, watch: Watch,
 ) -> Run:  # fmt: skip
     """Find a run that was made or begun, else submit it; watch it to its end."""
-    wanted = check_config(step, config)
-    spec = STEPS[step]
-    upstream = [runs[name] for name in (*spec.needs, *spec.optional) if name in runs]
-    run = _find(workspace, project, step, wanted, seed, [each.id for each in upstream])
+    upstream = _ground(step, runs)
+    run = _find(workspace, project, step, check_config(step, config), seed, upstream)
     if run is None:
         run = launcher.submit(
             workspace, project.id, step, config, seed=seed, resources=resources, upstream=upstream
@@ -212,15 +211,21 @@ def _make(
     return watch(run) if run.live else run
 
 
+def _ground(step: StepName, runs: Mapping[StepName, Run]) -> list[Run]:
+    """The runs that a step stands on."""
+    spec = STEPS[step]
+    return [runs[name] for name in (*spec.needs, *spec.optional) if name in runs]
+
+
 def _find(
-    workspace: Workspace, project: Project, step: StepName, wanted: Any, seed: int, upstream: Sequence[int]
+    workspace: Workspace, project: Project, step: StepName, wanted: Any, seed: int, upstream: Sequence[Run]
 ) -> Run | None:
     """The newest run of the same step, config and seed on the same runs."""
     same = [
         run
         for run in workspace.runs.of_project(project.id, step)
         if run.seed == seed
-        and set(run.upstream) == set(upstream)
+        and set(run.upstream) == {each.id for each in upstream}
         and check_config(step, run.config) == wanted  # older ones lack fields that came later
     ]
     return same[-1] if same else None

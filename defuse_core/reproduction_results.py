@@ -139,7 +139,8 @@ def paper_rule(sweep: Mapping[str, Any]) -> dict[str, float]:
 
 def all_seeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What there is of every seed, in their order, those without a failure region included."""
-    return sorted([*results.get("seeds", ()), *results.get("without_failures", ())], key=lambda s: s["seed"])
+    found = [*(results.get("seeds") or ()), *(results.get("without_failures") or ())]
+    return sorted(found, key=lambda seed: seed["seed"])
 
 
 def read_results(content: bytes, *, source: str) -> dict[str, Any]:

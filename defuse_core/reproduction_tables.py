@@ -42,7 +42,7 @@ def goals(results: Results) -> list[Goal]:
     told = (
         f"region accuracy after is at least {wanted:.2f}",
         f"test accuracy falls by at most {MAX_LOSS}",
-        "Defuse is above the baseline by more than their intervals, on every seed",
+        "Defuse is above the baseline by more than their intervals, on every seed with failure regions",
     )
     if not seeds:
         return [Goal(each, "no failure region on any seed", False) for each in told]

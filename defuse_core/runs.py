@@ -8,6 +8,7 @@ asked for. Imports no torch.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,16 @@ _HAND_OVER_SECONDS = 30.0  # by then a queued run has its runner, or never will
 _CLOCK_SLACK = 1.0  # seconds by which two looks at the same start may differ
 
 
+def available_cores() -> int:
+    """Return how many threads a run takes unless told: `DEFUSE_THREADS`, else all cores it may use.
+
+    Not OMP_NUM_THREADS: the dashboard sets that to 1 for itself, and the cores are the runs'.
+    """
+    asked = os.environ.get("DEFUSE_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (int(asked) if asked.isdecimal() else 0) or cores or 1
+
+
 @dataclass(frozen=True)
 class Resources:
     """Where a run computes.
@@ -33,7 +44,7 @@ class Resources:
     device : str
         auto, cpu, mps, cuda or cuda:<n>.
     threads : int
-        Of a local run; by default all cores.
+        Of a local run; 0 takes `available_cores`.
     engine : {"local", "ray"}
     address : str, optional
         Of the Ray cluster, HOST:PORT or "local".

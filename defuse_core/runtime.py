@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from defuse_core.config import Precision
+from defuse_core.runs import available_cores
 
 Result = TypeVar("Result")
 
@@ -138,10 +139,8 @@ def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
 
 
 def set_threads(n_threads: int | None = None) -> int:
-    """Set torch's threads once, to OMP_NUM_THREADS or all cores unless told; return their number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    count = n_threads or (int(asked) if asked.isdecimal() else 0) or cores or 1
+    """Set torch's threads once, to `runs.available_cores` unless told; return their number."""
+    count = n_threads or available_cores()
     torch.set_num_threads(count)
     return count
 

@@ -21,7 +21,7 @@ SIZE = 8
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # runs are processes of their own, and there is one a core already
+    os.environ["DEFUSE_THREADS"] = "1"  # runs are processes of their own, and there is one a core already
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from dashboard.server import has_login, is_loopback, server_command
+from defuse_core.jobs import launcher
+from defuse_core.runs import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +46,18 @@ def test_what_its_safety_rests_on_is_set_by_flags() -> None:
     ):  # fmt: skip
         assert flag in command
     assert not [flag for flag in command if flag.startswith("--server.allowedHosts=0.")]
+
+
+def test_the_servers_one_thread_is_not_that_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `serve` sets it
+    monkeypatch.delenv("DEFUSE_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+
+    def threads(resources: Resources) -> set[str]:
+        return {launcher._environment(resources)[name] for name in names}
+
+    assert threads(Resources()) == {"3"}
+    monkeypatch.setenv("DEFUSE_THREADS", "2")
+    assert threads(Resources()) == {"2"}
+    assert threads(Resources(threads=7)) == {"7"}

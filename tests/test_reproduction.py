@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from defuse_core import reproduction
+from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import predict
 from defuse_core.config import CorrectionConfig, IdentificationConfig
 from defuse_core.controls import random_regions, sample_split
@@ -24,7 +25,7 @@ from defuse_core.data import Split, as_bytes
 from defuse_core.database import WorkspaceError
 from defuse_core.identification import identify
 from defuse_core.jobs import launcher
-from defuse_core.labeling import draw_latents, failure_instances
+from defuse_core.labeling import draw_images, draw_latents, failure_instances
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.records import FailureInstances
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
@@ -366,8 +367,8 @@ def test_times_are_those_of_the_runs(made: Made) -> None:
     rows = table((made.out / "RESULTS.md").read_text(), "Time")
     for step, run in made.source("report").ancestry.items():
         told = f"{step}, once" if step in ("annotators", "vae") else f"{step}, a seed"
-        assert rows[told] == [f"{run.seconds:,.0f} s"]
-    assert rows["map, a seed"] == [f"{source.run.seconds:,.0f} s"]
+        assert rows[told] == [f"{round(run.seconds, 1):,.0f} s"]
+    assert rows["map, a seed"] == [f"{round(source.run.seconds, 1):,.0f} s"]
 
 
 def test_every_figure_is_there_and_linked(made: Made) -> None:
@@ -486,6 +487,22 @@ def test_a_seed_without_a_failure_region_has_nothing_to_correct(paper: Callable[
     assert seed == 1, "the next seed is run all the same"
     assert set(second) - set(first) == {"correct", "evaluate", "report"}
     assert all(run.status == "done" for run in first.values())
+
+
+def test_labels_that_agree_with_the_classifier_name_no_failure(place: Place) -> None:
+    plan = make_plan("mnist", "quick")
+    distill = place.workspace.runs.latest(place.project.id, "distill", done=True)
+    assert distill is not None
+    assert reproduction._is_any_failure(place.workspace, distill, plan), "Ada's labels, of the template"
+    source = Source(place.workspace, distill.id)
+    drawn = {r.region_id: draw_images(source.vae(), r, 10, tau=0.5, seed=0) for r in source.regions()}
+    agreeing = [
+        LabelEvent(region, "Ada", said, sample)
+        for region, images in drawn.items()
+        for sample, said in enumerate(predict(source.classifier(), images).tolist())
+    ]
+    place.workspace.annotations.append(distill.id, agreeing)  # she thought better of them
+    assert not reproduction._is_any_failure(place.workspace, distill, plan)
 
 
 def test_what_such_a_seed_found_is_told(made: Made, tmp_path: Path) -> None:

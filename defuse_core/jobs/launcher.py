@@ -20,7 +20,7 @@ from typing import Any
 
 from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.files import write_bytes
-from defuse_core.runs import Resources, Run, is_alive, process_started
+from defuse_core.runs import Resources, Run, available_cores, is_alive, process_started
 from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
 from defuse_core.workspace import Workspace
 
@@ -201,11 +201,6 @@ def probe(resources: Resources) -> None:
         ) from error
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start(workspace: Workspace, run: Run) -> None:
     """Start the runner of a queued run, and give the run over to it."""
     folder = workspace.run_folder(run.id)
@@ -232,7 +227,7 @@ def _start(workspace: Workspace, run: Run) -> None:
 
 
 def _environment(resources: Resources) -> dict[str, str]:
-    threads = str(resources.threads or os.environ.get("OMP_NUM_THREADS") or available_cores())
+    threads = str(resources.threads or available_cores())
     return {
         **os.environ,
         "OMP_NUM_THREADS": threads,
