@@ -6,10 +6,12 @@ import fcntl
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -316,7 +318,9 @@ def test_an_unknown_task_is_named(place: Place) -> None:
 def test_a_full_disk_fails_the_run_and_loses_nothing(place: Place) -> None:
     expected = place.run("correct", SWEEP)
     stored = place.workspace.runs.artifacts(expected.id)
-    size = stored["lam=0.safetensors"].size  # of the first: the database is to stay smaller
+    size = stored["lam=0.safetensors"].size  # of the first; the database's log is to stay smaller
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     code = (
         "import resource; from pathlib import Path\n"
         "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
