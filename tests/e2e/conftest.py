@@ -19,6 +19,14 @@ CORRECTION: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser, a server and its runs keep two cores busy, and a page is waited for only so long."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and not item.path.stem.endswith("_js"):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """Chromium, as the system's package installs it."""

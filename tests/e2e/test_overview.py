@@ -13,8 +13,6 @@ from defuse_core.jobs import launcher
 from tests.e2e.serving import SECONDS, Server
 from tests.workspaces import eventually
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.timeout(700)
 def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server(

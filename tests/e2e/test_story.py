@@ -19,8 +19,6 @@ from defuse_core.workspace import Workspace
 from tests.e2e.serving import SECONDS, Server, fill
 from tests.workspaces import eventually
 
-pytestmark = pytest.mark.alone
-
 LAMBDAS = [1.0, 10.0]
 IMAGES = 600  # of the digits, searched around and tuned on: less than a quarter of the demo's time
 ME = "Grace"
