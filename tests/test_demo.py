@@ -76,8 +76,7 @@ def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
 @pytest.mark.timeout(900)
 def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None:
     counts = results["mistakes"]
-    assert set(counts) == {"dataset", "reconstruction", "perturbation"}
-    assert min(counts.values()) > 0
+    assert counts == {"dataset": 620, "reconstruction": 460, "perturbation": 15_517}, "as the README tells"
     assert counts["perturbation"] > 0.8 * sum(counts.values())
     assert results["still_correct_after_reconstruction"] > 0.95
     assert 0 < results["label_agreement"] < 1
