@@ -22,7 +22,7 @@ from defuse_core.reproduction import (
     run_reproduction,
 )
 from defuse_core.reproduction_plans import Length, Plan, make_plan
-from defuse_core.reproduction_results import Runs, all_seeds, collect, read_results
+from defuse_core.reproduction_results import Runs, all_seeds, collect, count_scenarios, read_results
 from defuse_core.reproduction_tables import goals, write_comparison
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Project, Workspace
@@ -87,7 +87,7 @@ def reproduce(
         return
     console.print(write_comparison(results), soft_wrap=True)
     for goal in goals(results):
-        console.print(f"{'met    ' if goal.met else 'NOT met'}  {goal.told}: {goal.measured}")
+        console.print(f"{goal.answer:7}  {goal.told}: {goal.measured}")
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
 
 
@@ -147,7 +147,7 @@ def _annotators(runs: Runs) -> str:
 
 def _told(workspace: Workspace, runs: Runs) -> str:
     if "report" not in runs:
-        n = len(runs["distill"].summary["regions"])
+        n = count_scenarios(runs)
         return f"{n} scenarios, no failure, test {runs['classifier'].summary['accuracy']['test']:.3f}"
     path = workspace.artifact_path(runs["report"].id, "results.json")
     found = json.loads(path.read_bytes())

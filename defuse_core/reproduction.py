@@ -29,6 +29,8 @@ _PARTIAL = "resnet18_imagenet_partial.npz"
 _QUICK = {"train": (400, math.ceil(1 / VALIDATION_SHARE)), "test": (200, 2)}  # images, and least of a class
 
 _OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
+_OF_MISTAKES: tuple[StepName, ...] = ("distill", "annotate", *_OF_FAILURES)
+_LEAST_MISTAKES = 2  # that can be grouped
 
 Watch = Callable[[Run], Run]
 """Follows a live run to its end and returns it as it is then."""
@@ -153,7 +155,8 @@ def run_reproduction(
 ) -> Iterator[tuple[int | None, dict[StepName, Run]]]:  # fmt: skip
     """Run what is missing; yield the runs by step, of what all share (seed None), then of each seed.
 
-    A seed whose labels name no failure region has nothing to correct, and no run of the steps that do.
+    A seed whose labels name no failure region has nothing to correct, and no run of the steps that do; one
+    whose search finds fewer than two mistakes has no regions, either.
     Ends after the first run that does not end as done, which is then the last of those yielded.
     """
     shared: dict[StepName, Run] = {}
@@ -168,6 +171,8 @@ def run_reproduction(
         runs = dict(shared)
         failures = True
         for step, config in plan.seeded(pretrained):
+            if step in _OF_MISTAKES and _count_mistakes(runs["identify"]) < _LEAST_MISTAKES:
+                continue
             if step == "correct":  # a correction that was begun had some, whoever labels meanwhile
                 begun = _find(workspace, project, step, check_config(step, config), seed, _ground(step, runs))
                 failures = begun is not None or _is_any_failure(workspace, runs["annotate"], plan)
@@ -179,6 +184,10 @@ def run_reproduction(
         yield seed, runs
         if any(run.status != "done" for run in runs.values()):
             return
+
+
+def _count_mistakes(identify: Run) -> int:
+    return sum(identify.summary["mistakes"].values())
 
 
 def _is_any_failure(workspace: Workspace, annotate: Run, plan: Plan) -> bool:

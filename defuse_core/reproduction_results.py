@@ -29,7 +29,7 @@ def collect(
     ----------
     seeds : sequence of mapping of str to Run
         Of every seed, the runs of every step, those that are shared included; all done. A seed without
-        failure regions has none of the steps from `correct` on.
+        failure regions has none of the steps from `correct` on, one without mistakes none of `distill`.
 
     Returns
     -------
@@ -85,11 +85,16 @@ def _without_failures(runs: Runs) -> dict[str, Any]:
     return {
         "seed": runs["classifier"].seed,
         "before": runs["classifier"].summary["accuracy"],
-        "scenarios": len(runs["distill"].summary["regions"]),
+        "scenarios": count_scenarios(runs),
         "failure_regions": 0,
         "mistakes": runs["identify"].summary["mistakes"],
         **_of_search(runs),
     }
+
+
+def count_scenarios(runs: Runs) -> int:
+    """How many regions distillation kept; none where there was nothing to group."""
+    return len(runs["distill"].summary["regions"]) if "distill" in runs else 0
 
 
 def _of_search(runs: Runs) -> dict[str, Any]:
