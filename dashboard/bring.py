@@ -26,7 +26,7 @@ from defuse_core.workspace import Blob, Project
 
 _WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")
 _PENDING, _PROBLEM = "bring-pending", "bring-problem"
-_FORMATS = (
+FORMATS = (
     "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
     f"torch.export. Up to {MAX_UPLOAD_MB} MB; for a larger file give its path."
 )
@@ -75,15 +75,15 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
             inspect(project, {**stated, "weights": f"shipped:{name}"})
             st.rerun()
     elif way == "Upload":
-        upload_box("Checkpoint", take, key="bring-upload", told=_FORMATS)
-        st.caption(_FORMATS)
+        upload_box("Checkpoint", take, key="bring-upload", told=FORMATS)
+        st.caption(FORMATS)
     elif way == "Path on this machine":
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
             _take_path(project, typed.strip(), take)
             st.rerun()
     else:
-        blobs = {f"{b.name} · {b.size / 2**20:.1f} MB · {b.sha256[:8]}": b for b in _blobs(project)}
+        blobs = {f"{b.name} · {b.size / 2**20:.1f} MB · {b.sha256[:8]}": b for b in brought_blobs(project)}
         chosen = st.selectbox("Upload", list(blobs), key="bring-earlier", index=None)
         if st.button("Inspect", key="inspect-earlier", disabled=chosen is None) and chosen is not None:
             _admit(project, blobs[chosen], stated)
@@ -109,7 +109,7 @@ def _choose_shipped() -> str | None:
     return name if st.button("Inspect", key="inspect-shipped") else None
 
 
-def _blobs(project: Project) -> list[Blob]:
+def brought_blobs(project: Project) -> list[Blob]:
     """Uploads of the project, the newest first, without its data set."""
     blobs = cache.workspace().blobs(project.id)
     return [blob for blob in reversed(blobs) if f"blob:{blob.sha256}" != project.dataset["source"]]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dashboard import cache, charts
 from dashboard.components.image_grid import Tile, image_grid
-from dashboard.state import linked_choice, linked_page
+from dashboard.state import linked_choice, linked_page, plain
 from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
@@ -43,6 +43,8 @@ def show_classifier(project: Project, run: Run) -> None:
             f"{part.capitalize()} accuracy", f"{estimate:.3f}", help=f"[{low:.3f}, {high:.3f}], n = {n:,}"
         )
     columns[-1].metric("Architecture", found["architecture"])
+    if run.config.get("pretrained") is not None:
+        st.caption(_told_beginning(project, run))
     part = st.segmented_control(
         "Split", parts, default=parts[0], required=True, key="split", bind="query-params"
     )
@@ -61,6 +63,14 @@ def show_classifier(project: Project, run: Run) -> None:
         key="by-class",
     )
     _show_wrong(project, labels, predictions, said[f"{part}.confidence"], part)
+
+
+def _told_beginning(project: Project, run: Run) -> str:
+    """With which weights training began, and what they did not have."""
+    names = {f"blob:{blob.sha256}": blob.name for blob in cache.workspace().blobs(project.id)}
+    name = names.get(run.config["pretrained"], "ImageNet's weights, by torchvision")
+    afresh = ", ".join(run.summary["began_afresh"])
+    return plain(f"Training began with {name}." + (f" Begun afresh: {afresh}." if afresh else ""))
 
 
 def confusion(

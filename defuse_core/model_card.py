@@ -159,9 +159,12 @@ def _how_made(card: Card) -> list[str]:
     source += f", {tuning.instances_per_region} draws each"
     if card.task.startswith("baseline/"):
         source = "single labelled mistakes: the baseline"
+    data = "the training images"
+    if tuning.max_images is not None:
+        data = f"a stratified sample of at most {tuning.max_images:,} training images"
     return [
         "## How it was made",
-        "Fine-tuned on L(D) + λ·L(D_f): cross-entropy on the training images, and on labelled images that a "
+        f"Fine-tuned on L(D) + λ·L(D_f): cross-entropy on {data}, and on labelled images that a "
         "β-VAE decoded (Slack, Rauschmayr, Kenthapadi, *Defuse*, NeurIPS 2021 workshop).\n\n"
         f"- λ = {card.point['lam']:g}, {choice}\n"
         f"- Epoch {card.point['epoch']} of {tuning.epochs}, the best on the {split} images\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.beginning import choose_beginning
 from dashboard.bring import bring_classifier
 from dashboard.data_card import data_card
 from dashboard.forms import config_form
@@ -21,15 +22,16 @@ with st.expander("Bring or train a classifier", expanded=run is None or run.stat
     if way == "Bring one":
         bring_classifier(project)
     else:
+        pretrained = choose_beginning(project)
         config = config_form(
             "classifier",
             key=f"train-{project.id}",
             main=("architecture", "optimizer", "learning_rate", "epochs", "batch_size", "augmentation"),
-            leave_out=("weights", "code_path", "trust_program", "channel_order"),
+            leave_out=("weights", "pretrained", "code_path", "trust_program", "channel_order"),
         )
         seed = st.number_input("seed", 0, value=0, step=1, key="train-seed", help="Of every random stream")
         if st.button("Train", type="primary", icon=":material/play_arrow:"):
-            start(project, "classifier", config, seed=seed)
+            start(project, "classifier", {**config, "pretrained": pretrained}, seed=seed)
             st.rerun()
 
 if run is None:

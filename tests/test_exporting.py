@@ -229,9 +229,11 @@ def test_half_precision_without_counters_and_a_second_round(place: Place) -> Non
     }
     weights = bring(place, "signs.pt", {"model": uploaded})
     first = correct(place, {"weights": weights, "architecture": "resnet_small"})
-    second = correct(place, {"weights": f"corrected:{first.id}"})
+    second = correct(place, {"weights": f"corrected:{first.id}"}, max_images=600)
     assert second.id > first.id
-    for run in (first, second):
+    for run, data in (
+        (first, "the training images"), (second, "a stratified sample of at most 600 training images"),
+    ):  # fmt: skip
         content, card = corrected_checkpoint(place.workspace, run.id)
         tensors = safetensors.torch.load(content)
         assert tensors.keys() == uploaded.keys()
@@ -239,6 +241,7 @@ def test_half_precision_without_counters_and_a_second_round(place: Place) -> Non
         for name, tensor in tensors.items():
             assert torch.equal(tensor, stored[name.removeprefix("module.model.")].half())
         assert "rounded to float16" in card
+        assert f"cross-entropy on {data}, and on" in card
 
 
 def test_an_own_class_whose_names_begin_like_a_prefix(

@@ -293,6 +293,38 @@ def test_bad_input_is_told_in_one_message(
     assert not empty.workspace.runs.of_project(empty.project.id)
 
 
+@pytest.mark.timeout(120)
+def test_training_begins_with_the_weights_of_a_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(build_network("resnet_small", n_classes=7, channels=1).state_dict())
+    app = upload(opened(place, monkeypatch, how="Train one here"), f"{NASTY}.pt", content)
+    (blob,) = place.workspace.blobs(place.project.id)
+    begin_with = app.selectbox(key="begin-1")
+    assert begin_with.value == f"blob:{blob.sha256}"
+    assert begin_with.options[0] == "random weights"
+    app.text_input(key="train-1-architecture").set_value("resnet_small")
+    app.number_input(key="train-1-training.epochs").set_value(1)
+    app = click(app.run(), "Train")
+    run = latest(place, "classifier")
+    assert run.config["pretrained"] == f"blob:{blob.sha256}"
+    assert place.wait(run).status == "done"
+    app = opened(place, monkeypatch)
+    assert any(
+        words(c.value).startswith(f"Training began with {NASTY}.pt. Begun afresh: ") for c in app.caption
+    )
+    assert not has_markup(app)
+
+
+def test_what_training_cannot_begin_with_is_told(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened(empty, monkeypatch, how="Train one here")
+    app = upload(app, "notes.pt", b"no weights")
+    assert "notes.pt" in errors(app)[0]
+    app = upload(app, "signs.pt", scripted(TinyNetwork()))
+    assert errors(app) == ["signs.pt is a program; to begin with its weights, save its state_dict"]
+    assert app.selectbox(key="begin-1").value == ""
+    app = click(app, "Train")
+    assert latest(empty, "classifier").config["pretrained"] is None
+
+
 def test_a_training_under_way_is_drawn(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(place, "classifier", {"training": {"epochs": 8}})
     begin(place, run)
