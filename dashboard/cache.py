@@ -253,15 +253,17 @@ def drawn(run_id: int, region_id: int, *, tau: float, n: int) -> Draws:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opinions(
-    home: str, run_id: int, change: int, region_id: int, tau: float, n: int
+    home: str, run_id: int, change: int, region_id: int, tau: float, n: int, trained: int | None
 ) -> Future[list[list[int | None]]]:
     asked = _draws(home, run_id, change, region_id, tau, n)
-    return _threads().submit(_painter(run_id).ask_annotators, region_id, asked)
+    return _threads().submit(_painter(run_id).ask_annotators, region_id, asked, workspace(), trained)
 
 
-def opinions(run_id: int, region_id: int, *, tau: float, n: int) -> list[list[int | None]] | None:
-    """What the simulated annotators say of each draw; None while they are asked."""
-    asked = _opinions(*_region_key(run_id), region_id, tau, n)
+def opinions(
+    run_id: int, region_id: int, *, tau: float, n: int, trained: int | None
+) -> list[list[int | None]] | None:
+    """What annotators, of run `trained` or the shipped, say of each draw; None while they are asked."""
+    asked = _opinions(*_region_key(run_id), region_id, tau, n, trained)
     return _await(asked, "the annotators", _opinions.clear)
 
 

@@ -103,8 +103,9 @@ def show_opinion(
     project: Project, run: Run, subject: Subject, draws: Draws, mine: Sequence[LabelEvent], *, complete: bool
 ) -> None:
     """Offer what the simulated annotators say of these images, once the person has answered."""
+    trained = cache.workspace().runs.latest(project.id, "annotators", done=True)
     on_digits = project.class_names == list("0123456789") and draws.images.shape[1:] == (28, 28, 1)
-    if not on_digits:
+    if not on_digits and trained is None:
         return
     key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}"
     if not complete:
@@ -118,7 +119,10 @@ def show_opinion(
             help="Of the five simulated annotators, on these images; it does not count",
         )  # fmt: skip
         return
-    said = cache.opinions(run.id, subject.region, tau=subject.tau, n=subject.n_samples)
+    said = cache.opinions(
+        run.id, subject.region, tau=subject.tau, n=subject.n_samples,
+        trained=None if trained is None else trained.id,
+    )  # fmt: skip
     if said is None:
         return
     yours = _answers(mine, subject.n_samples)

@@ -140,17 +140,22 @@ class Painter:
         images = draw_images(self.vae.result(), self.regions.result()[region_id], n, tau=tau, seed=SEED)
         return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
 
-    def ask_annotators(self, region_id: int, draws: Future[Draws]) -> list[list[int | None]]:
-        """Let the simulated annotators label draws of digits; the answers on each, None for none."""
+    def ask_annotators(
+        self, region_id: int, draws: Future[Draws], store: Workspace, trained: int | None
+    ) -> list[list[int | None]]:
+        """Let annotators, those of run `trained` or else the shipped, label draws; their answers on each."""
         import torch
 
         from defuse_core.labeling import collect_votes, simulate_annotators
         from defuse_core.shipped import load_annotators
         from defuse_core.step_configs import AnnotationConfig
+        from defuse_core.steps.annotators import find_annotators
+        from defuse_core.steps.source import Source
 
+        annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
         images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
         threshold = AnnotationConfig().min_probability
-        answers = simulate_annotators(load_annotators(), images, region_id=region_id, threshold=threshold)
+        answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
         return collect_votes(answers, len(images))
 
     def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:

@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components.label_board import class_keys
 from dashboard.region_data import SEED
 from defuse_core.annotations import Annotations, LabelEvent
+from defuse_core.checkpoints import load_tensors
 from defuse_core.classifier import predict
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
@@ -750,7 +751,7 @@ def test_tasks_of_label_studio_carry_the_draws_that_were_labelled(
     assert toasts(app) == ["0 answers stored, 3 were known already"]
 
 
-# Simulated annotators, of digits only
+# Simulated annotators: the shipped of digits, or those trained on the project
 
 
 @pytest.fixture(scope="module")
@@ -810,6 +811,35 @@ def test_a_second_opinion_is_to_be_had_once_all_is_answered(
     )
     assert f"the simulated annotators' majority agrees with you on {same} of 10" in words(told(app))
     assert {e.annotator for e in answers_of(digits)} == {ME}  # it does not count
+
+
+@pytest.mark.timeout(120)
+def test_the_second_opinion_is_that_of_annotators_trained_on_other_images(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = done_here(place, "annotators", {"training": {"epochs": 1}})
+    source = source_of(place)
+    region = source.regions()[0]
+    answer(place, region.region_id, [1] * 10)
+    app = opened(place, monkeypatch, region=f"Region {region.region_id}")
+    app = click(app, "Ask for a second opinion")
+    trained = {
+        name.removesuffix(".safetensors"): source.build(
+            *load_tensors(place.workspace.artifact_path(run.id, name))
+        )
+        for name in place.workspace.runs.artifacts(run.id)
+        if ".said" not in name
+    }
+    assert len(trained) == 5
+    images = draw_images(source.vae(), region, 10, tau=0.5, seed=SEED)
+    answers = simulate_annotators(trained, images, region_id=region.region_id, threshold=0.5)
+    theirs: list[list[str]] = [[] for _ in range(10)]
+    for a in sorted(answers, key=lambda a: a.annotator):
+        theirs[a.sample_id or 0].append("–" if a.label is None else place.project.class_names[a.label])
+    assert [tile["caption"] for tile in tiles(app, "opinions")] == [
+        f"you {place.project.class_names[1]}\nthey {' '.join(votes)}" for votes in theirs
+    ]
+    assert {e.annotator for e in answers_of(place)} == {ME}  # it does not count
 
 
 def test_the_simulated_annotators_label_by_a_run(digits: Place, monkeypatch: pytest.MonkeyPatch) -> None:
