@@ -7,48 +7,64 @@ from collections.abc import Iterable
 import streamlit as st
 
 from dashboard import cache
-from dashboard.bring import FORMATS, brought_blobs
+from dashboard.bring import brought_blobs
+from dashboard.server import MAX_UPLOAD_MB
 from dashboard.state import forget, plain, recall, remember
 from dashboard.uploads import upload_box
 from defuse_core.database import WorkspaceError
-from defuse_core.sniffing import CheckpointError, sniff_format
-from defuse_core.workspace import Project
+from defuse_core.sniffing import PROGRAMS, SAVE_WEIGHTS, CheckpointError, sniff_format
+from defuse_core.workspace import Blob, Project
 
 _CHOICES = {"": "random weights", "imagenet": "ImageNet's weights, by torchvision"}
-_PROBLEM = "begin-problem"
+_FORMATS = (
+    f"safetensors; .pt or .pth with the weights alone, or in a training checkpoint. Up to {MAX_UPLOAD_MB} MB"
+)
 
 
 def choose_beginning(project: Project) -> str | None:
     """Ask what training begins with; return it as `ClassifierConfig.pretrained` takes it."""
-    key = f"begin-{project.id}"
-    names = _CHOICES | {f"blob:{b.sha256}": f"{b.name} · {b.sha256[:8]}" for b in brought_blobs(project)}
+    key, problem = f"begin-{project.id}", f"begin-problem-{project.id}"
 
     def take(name: str, pieces: Iterable[bytes]) -> None:
-        forget(_PROBLEM)
+        forget(problem)
         try:
             blob = cache.workspace().add_blob(project.id, name, pieces)
-            path = cache.workspace().blob_path(project.id, blob.sha256)
-            kind = sniff_format(path)
-        except CheckpointError as error:
-            remember(_PROBLEM, str(error).replace(str(path), name))
-            return
         except WorkspaceError as error:
-            remember(_PROBLEM, str(error))
+            remember(problem, str(error))
             return
-        if kind in ("torchscript", "exported"):
-            remember(_PROBLEM, f"{name} is a program; to begin with its weights, save its state_dict")
-        else:
+        if (told := _refusal(project, blob)) is None:
             remember(key, f"blob:{blob.sha256}")
+        else:
+            remember(problem, told)
 
+    usable = [blob for blob in brought_blobs(project) if _refusal(project, blob) is None]
+    names = _CHOICES | {f"blob:{blob.sha256}": f"{blob.name} · {blob.sha256[:8]}" for blob in usable}
     if recall(key) not in names:
         forget(key)
     chosen = st.selectbox(
-        "Begin with", list(names), key=key, format_func=names.__getitem__,
+        "Begin with", list(names), key=key, format_func=names.__getitem__, persist_state="session",
+        on_change=forget, args=(problem,),
         help="Layers that have other shapes there, such as the last, begin afresh. The architecture has to "
         "be the same: name it below",
     )  # fmt: skip
-    if (problem := recall(_PROBLEM)) is not None:
-        st.error(plain(problem))
     with st.popover("Weights from a file"):
-        upload_box("Checkpoint", take, key=f"begin-upload-{project.id}", told=FORMATS)
+        upload_box("Checkpoint", take, key=f"begin-upload-{project.id}", told=_FORMATS)
+        st.caption(_FORMATS)
+    with st.container():  # always there: nothing below moves when an error comes or goes
+        if (told := recall(problem)) is not None:
+            st.error(plain(told))
     return chosen or None
+
+
+def _refusal(project: Project, blob: Blob) -> str | None:
+    """Why training cannot begin with an upload; None where it can."""
+    try:
+        path = cache.workspace().blob_path(project.id, blob.sha256)
+        kind = sniff_format(path)
+    except WorkspaceError as error:
+        return str(error)
+    except CheckpointError as error:
+        return str(error).replace(str(path), blob.name)
+    if kind in PROGRAMS:
+        return f"{blob.name} is a program; bring its weights alone: {SAVE_WEIGHTS}"
+    return None

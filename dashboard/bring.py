@@ -20,13 +20,13 @@ from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
 from defuse_core.jobs import launcher
 from defuse_core.runs import Run
-from defuse_core.sniffing import CheckpointError, sniff_format
+from defuse_core.sniffing import PROGRAMS, CheckpointError, sniff_format
 from defuse_core.step_configs import ALLOW_LOCAL_CODE
 from defuse_core.workspace import Blob, Project
 
 _WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")
 _PENDING, _PROBLEM = "bring-pending", "bring-problem"
-FORMATS = (
+_FORMATS = (
     "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
     f"torch.export. Up to {MAX_UPLOAD_MB} MB; for a larger file give its path."
 )
@@ -75,8 +75,8 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
             inspect(project, {**stated, "weights": f"shipped:{name}"})
             st.rerun()
     elif way == "Upload":
-        upload_box("Checkpoint", take, key="bring-upload", told=FORMATS)
-        st.caption(FORMATS)
+        upload_box("Checkpoint", take, key="bring-upload", told=_FORMATS)
+        st.caption(_FORMATS)
     elif way == "Path on this machine":
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
@@ -135,7 +135,7 @@ def _admit(project: Project, blob: Blob, stated: dict[str, Any]) -> None:
     except CheckpointError as error:
         remember(_key(_PROBLEM, project), str(error).replace(str(path), blob.name))
         return
-    if kind in ("torchscript", "exported"):
+    if kind in PROGRAMS:
         remember(_key(_PENDING, project), blob)
     else:
         inspect(project, {**stated, "weights": f"blob:{blob.sha256}"})

@@ -255,8 +255,10 @@ def drawn(run_id: int, region_id: int, *, tau: float, n: int) -> Draws:
 def _opinions(
     home: str, run_id: int, change: int, region_id: int, tau: float, n: int, trained: int | None
 ) -> Future[list[list[int | None]]]:
+    from dashboard import region_data
+
     asked = _draws(home, run_id, change, region_id, tau, n)
-    return _threads().submit(_painter(run_id).ask_annotators, region_id, asked, workspace(), trained)
+    return _threads().submit(region_data.ask_annotators, workspace(), trained, region_id, asked)
 
 
 def opinions(

@@ -199,8 +199,9 @@ def _choose_baseline(key: str, n_single: int) -> list[str]:
     )  # fmt: skip
     if not n_single:
         right.caption(
-            "The baseline tunes on single mistakes, of which none is labelled. Import labels of them, or on "
-            "digits let the simulated annotators label some (page Label)."
+            "The baseline tunes on single mistakes, of which none is labelled. Import labels of them, or let "
+            "simulated annotators label some (page Label); on images other than digits, train such first: "
+            "defuse train-annotators."
         )
         return []
     default = ", ".join(f"{lam:g}" for lam in SweepConfig().baseline_lambdas)

@@ -11,6 +11,7 @@ from dashboard.components.image_grid import png_url
 from dashboard.jobs_panel import newest, start
 from dashboard.region_data import SEED, Regions
 from dashboard.region_detail import chosen_tau
+from dashboard.simulated import find_simulated
 from dashboard.state import annotator, note, refuse
 from dashboard.uploads import upload_box
 from defuse_core.annotations import LabelEvent
@@ -78,20 +79,17 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
 
 def show_simulated(project: Project, run: Run) -> None:
     """Offer to have every region labelled by the simulated annotators, as the demo does."""
-    digits = project.class_names == list("0123456789") and project.dataset["image_shape"] == [1, 28, 28]
-    trained = cache.workspace().runs.latest(project.id, "annotators", done=True)
-    if not digits and trained is None:
+    simulated = find_simulated(project)
+    if simulated is None:
         return
     annotate = newest(project, "annotate")
     if annotate is not None and run.id in annotate.upstream and annotate.live:
         st.caption("The simulated annotators are at work; see the left.")
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
-    who = "Five small networks, trained on all of MNIST,"
-    if trained is not None:
-        who = f"The five networks of run {trained.id}"
+    who = str(simulated)
     left.caption(
-        f"{who} can label every region and as many single mistakes, "
+        f"{who[0].upper()}{who[1:]} can label every region and as many single mistakes, "
         "which the baseline of the correction needs. Where a person has answered, theirs do not count."
     )
     if right.button("Let them label", icon=":material/smart_toy:"):

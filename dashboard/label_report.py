@@ -14,6 +14,7 @@ from dashboard.components.label_queue import Subject
 from dashboard.jobs_panel import duration
 from dashboard.region_data import RHO, Draws
 from dashboard.region_table import status_of
+from dashboard.simulated import find_simulated
 from dashboard.state import plain, recall, remember
 from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.runs import Run
@@ -103,11 +104,10 @@ def show_opinion(
     project: Project, run: Run, subject: Subject, draws: Draws, mine: Sequence[LabelEvent], *, complete: bool
 ) -> None:
     """Offer what the simulated annotators say of these images, once the person has answered."""
-    trained = cache.workspace().runs.latest(project.id, "annotators", done=True)
-    on_digits = project.class_names == list("0123456789") and draws.images.shape[1:] == (28, 28, 1)
-    if not on_digits and trained is None:
+    simulated = find_simulated(project)
+    if simulated is None:
         return
-    key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}"
+    key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}-{simulated.run}"
     if not complete:
         st.caption(
             "A second opinion, by five simulated annotators, is to be had once you have answered every image."
@@ -116,20 +116,18 @@ def show_opinion(
     if not recall(key):
         st.button(
             "Ask for a second opinion", icon=":material/group:", on_click=remember, args=(key, True),
-            help="Of the five simulated annotators, on these images; it does not count",
+            help=f"Of {simulated}, on these images; it does not count",
         )  # fmt: skip
         return
     said = cache.opinions(
         run.id, subject.region, tau=subject.tau, n=subject.n_samples,
-        trained=None if trained is None else trained.id,
+        trained=simulated.run,
     )  # fmt: skip
     if said is None:
         return
     yours = _answers(mine, subject.n_samples)
     same = sum(_majority_is(own, votes) for own, votes in zip(yours, said, strict=True))
-    st.markdown(
-        f"**Second opinion:** the simulated annotators' majority agrees with you on {same} of {len(said)}."
-    )
+    st.markdown(f"**Second opinion:** the majority of {simulated} agrees with you on {same} of {len(said)}.")
     names = project.class_names
     tiles = []
     for image, own, votes in zip(draws.images, yours, said, strict=True):

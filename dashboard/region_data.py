@@ -140,24 +140,6 @@ class Painter:
         images = draw_images(self.vae.result(), self.regions.result()[region_id], n, tau=tau, seed=SEED)
         return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
 
-    def ask_annotators(
-        self, region_id: int, draws: Future[Draws], store: Workspace, trained: int | None
-    ) -> list[list[int | None]]:
-        """Let annotators, those of run `trained` or else the shipped, label draws; their answers on each."""
-        import torch
-
-        from defuse_core.labeling import collect_votes, simulate_annotators
-        from defuse_core.shipped import load_annotators
-        from defuse_core.step_configs import AnnotationConfig
-        from defuse_core.steps.annotators import find_annotators
-        from defuse_core.steps.source import Source
-
-        annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
-        images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
-        threshold = AnnotationConfig().min_probability
-        answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
-        return collect_votes(answers, len(images))
-
     def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:
         """Reach the verdict on every region that is labelled."""
         from defuse_core.steps.labels import answers_by_region, judge
@@ -167,3 +149,22 @@ class Painter:
             answers_by_region(events), disagreement_threshold=RHO,
         )  # fmt: skip
         return {verdict.region_id: verdict for verdict in found}
+
+
+def ask_annotators(
+    store: Workspace, trained: int | None, region_id: int, draws: Future[Draws]
+) -> list[list[int | None]]:
+    """Let annotators, of run `trained` or the shipped, label draws; the answers on each, None for none."""
+    import torch
+
+    from defuse_core.labeling import collect_votes, simulate_annotators
+    from defuse_core.shipped import load_annotators
+    from defuse_core.step_configs import AnnotationConfig
+    from defuse_core.steps.annotators import find_annotators
+    from defuse_core.steps.source import Source
+
+    annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
+    images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
+    threshold = AnnotationConfig().min_probability
+    answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
+    return collect_votes(answers, len(images))

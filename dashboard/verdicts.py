@@ -13,6 +13,7 @@ from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
 PER_PAGE = 24
+_SHOWN_LAYERS = 8
 
 
 def show_training(run: Run) -> None:
@@ -67,10 +68,13 @@ def show_classifier(project: Project, run: Run) -> None:
 
 def _told_beginning(project: Project, run: Run) -> str:
     """With which weights training began, and what they did not have."""
-    names = {f"blob:{blob.sha256}": blob.name for blob in cache.workspace().blobs(project.id)}
-    name = names.get(run.config["pretrained"], "ImageNet's weights, by torchvision")
-    afresh = ", ".join(run.summary["began_afresh"])
-    return plain(f"Training began with {name}." + (f" Begun afresh: {afresh}." if afresh else ""))
+    blobs = {f"blob:{blob.sha256}": blob.name for blob in cache.workspace().blobs(project.id)}
+    begun = run.config["pretrained"]
+    name = "ImageNet's weights" if begun == "imagenet" else blobs.get(begun, "an upload that is gone")
+    afresh = run.summary["began_afresh"]
+    more = f" and {len(afresh) - _SHOWN_LAYERS} more" if len(afresh) > _SHOWN_LAYERS else ""
+    told = f" Begun afresh: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
+    return plain(f"Training began with {name}.{told}")
 
 
 def confusion(

@@ -21,9 +21,10 @@ from defuse_core.reproduction import (
     open_project,
     run_reproduction,
 )
+from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, Plan, make_plan
 from defuse_core.reproduction_results import Runs, all_seeds, collect, count_scenarios, read_results
-from defuse_core.reproduction_tables import goals, write_comparison
+from defuse_core.reproduction_tables import write_comparison
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Project, Workspace
 

@@ -24,8 +24,8 @@ from defuse_core.loading_code import loading_code
 from defuse_core.model_card import Card, RegionRow, write_card
 from defuse_core.records import Interval
 from defuse_core.runs import Run
+from defuse_core.sniffing import PROGRAMS
 from defuse_core.step_configs import SweepConfig
-from defuse_core.steps.networks import PROGRAMS
 from defuse_core.steps.repair import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace
@@ -96,7 +96,8 @@ def _card(
         file_name=f"{name}.safetensors", project=project.name, run=run.id, task=task,
         chosen=point == run.summary["corrected"]["chosen"], architecture=about["architecture"],
         preprocessing=Preprocessing.of_json(about["preprocessing"]), class_names=project.class_names,
-        config=SweepConfig.model_validate(run.config), seed=run.seed, point=point,
+        config=SweepConfig.model_validate(run.config), seed=run.seed,
+        n_training=project.dataset["sizes"]["train"], point=point,
         before=run.summary.get("before", {}), nested_under=about.get("nested_under"),
         rounded_to=rounded_to, code=code, version=version("defuse"), regions=_by_region(source, task),
         **_of_labels(source),

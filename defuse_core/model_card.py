@@ -55,6 +55,8 @@ class Card:
         Of the classifier.
     config, seed : SweepConfig, int
         Of the correct run.
+    n_training : int
+        Training images of the project.
     point, before : mapping
         What was measured after and before, as the run stores it; `before` is empty where it was not.
     n_regions, n_labelled, n_answers : int
@@ -83,6 +85,7 @@ class Card:
     class_names: Sequence[str]
     config: SweepConfig
     seed: int
+    n_training: int
     point: Mapping[str, Any]
     before: Mapping[str, Any]
     n_regions: int
@@ -159,9 +162,9 @@ def _how_made(card: Card) -> list[str]:
     source += f", {tuning.instances_per_region} draws each"
     if card.task.startswith("baseline/"):
         source = "single labelled mistakes: the baseline"
-    data = "the training images"
-    if tuning.max_images is not None:
-        data = f"a stratified sample of at most {tuning.max_images:,} training images"
+    data = f"all {card.n_training:,} training images"
+    if tuning.max_images is not None and tuning.max_images < card.n_training:
+        data = f"a stratified sample of {tuning.max_images:,} of the {card.n_training:,} training images"
     return [
         "## How it was made",
         f"Fine-tuned on L(D) + λ·L(D_f): cross-entropy on {data}, and on labelled images that a "

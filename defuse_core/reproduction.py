@@ -30,7 +30,7 @@ _QUICK = {"train": (400, math.ceil(1 / VALIDATION_SHARE)), "test": (200, 2)}  # 
 
 _OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
 _OF_MISTAKES: tuple[StepName, ...] = ("distill", "annotate", *_OF_FAILURES)
-_LEAST_MISTAKES = 2  # that can be grouped
+_LEAST_MISTAKES = 2  # that `distillation.fit_mixture` takes
 
 Watch = Callable[[Run], Run]
 """Follows a live run to its end and returns it as it is then."""

@@ -29,7 +29,8 @@ def collect(
     ----------
     seeds : sequence of mapping of str to Run
         Of every seed, the runs of every step, those that are shared included; all done. A seed without
-        failure regions has none of the steps from `correct` on, one without mistakes none of `distill`.
+        failure regions has none of `correct` and what stands on it, one with fewer than two mistakes none
+        of `distill` and `annotate`, either.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def _without_failures(runs: Runs) -> dict[str, Any]:
 
 
 def count_scenarios(runs: Runs) -> int:
-    """How many regions distillation kept; none where there was nothing to group."""
+    """How many regions distillation kept; 0 where fewer than two mistakes were found."""
     return len(runs["distill"].summary["regions"]) if "distill" in runs else 0
 
 

@@ -16,6 +16,9 @@ class CheckpointError(ValueError):
 
 CheckpointFormat = Literal["safetensors", "state_dict", "torchscript", "exported"]
 
+PROGRAMS: tuple[CheckpointFormat, ...] = ("torchscript", "exported")
+"""Formats that run code of their own."""
+
 SAVE_WEIGHTS = 'torch.save(model.state_dict(), "weights.pt")'
 """The remedy for most files: the weights alone."""
 

@@ -20,8 +20,9 @@ from defuse_core.checkpoints import CheckpointError, load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing, predict_logits
 from defuse_core.detection import Fit, detect
 from defuse_core.local_code import import_network
+from defuse_core.sniffing import PROGRAMS
 from defuse_core.step_configs import NetworkConfig
-from defuse_core.steps.networks import PROGRAMS, choose_fit
+from defuse_core.steps.networks import choose_fit
 from defuse_core.suite import Feeding, Suite
 
 _STATED = ("mean", "std", "image_size", "channel_order")

@@ -232,7 +232,8 @@ def test_half_precision_without_counters_and_a_second_round(place: Place) -> Non
     second = correct(place, {"weights": f"corrected:{first.id}"}, max_images=600)
     assert second.id > first.id
     for run, data in (
-        (first, "the training images"), (second, "a stratified sample of at most 600 training images"),
+        (first, "all 1,280 training images"),
+        (second, "a stratified sample of 600 of the 1,280 training images"),
     ):  # fmt: skip
         content, card = corrected_checkpoint(place.workspace, run.id)
         tensors = safetensors.torch.load(content)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
 REPRODUCTION = frozenset(
-    f"reproduction{part}" for part in ("", "_plans", "_results", "_tables", "_figures", "_files")
+    f"reproduction{part}" for part in ("", "_plans", "_results", "_goals", "_tables", "_figures", "_files")
 )
 
 LAYERS: tuple[frozenset[str], ...] = (

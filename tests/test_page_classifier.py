@@ -301,6 +301,9 @@ def test_training_begins_with_the_weights_of_a_file(place: Place, monkeypatch: p
     begin_with = app.selectbox(key="begin-1")
     assert begin_with.value == f"blob:{blob.sha256}"
     assert begin_with.options[0] == "random weights"
+    app.segmented_control(key="how").set_value("Bring one").run()
+    app.segmented_control(key="how").set_value("Train one here").run()
+    assert app.selectbox(key="begin-1").value == f"blob:{blob.sha256}", "kept, as all fields are"
     app.text_input(key="train-1-architecture").set_value("resnet_small")
     app.number_input(key="train-1-training.epochs").set_value(1)
     app = click(app.run(), "Train")
@@ -319,8 +322,12 @@ def test_what_training_cannot_begin_with_is_told(empty: Place, monkeypatch: pyte
     app = upload(app, "notes.pt", b"no weights")
     assert "notes.pt" in errors(app)[0]
     app = upload(app, "signs.pt", scripted(TinyNetwork()))
-    assert errors(app) == ["signs.pt is a program; to begin with its weights, save its state_dict"]
+    assert [error.partition(";")[0] for error in errors(app)] == ["signs.pt is a program"]
     assert app.selectbox(key="begin-1").value == ""
+    assert app.selectbox(key="begin-1").options == ["random weights", "ImageNet's weights, by torchvision"]
+    app.selectbox(key="begin-1").set_value("imagenet").run()
+    assert not errors(app), "what was refused is of no concern any more"
+    app.selectbox(key="begin-1").set_value("").run()
     app = click(app, "Train")
     assert latest(empty, "classifier").config["pretrained"] is None
 

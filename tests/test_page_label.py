@@ -809,7 +809,8 @@ def test_a_second_opinion_is_to_be_had_once_all_is_answered(
         all(votes.count(own) > votes.count(other) for other in {*votes} - {own}) and own in votes
         for own, votes in zip(yours, theirs, strict=True)
     )
-    assert f"the simulated annotators' majority agrees with you on {same} of 10" in words(told(app))
+    who = "five small networks that were trained on all of MNIST"
+    assert f"the majority of {who} agrees with you on {same} of 10" in words(told(app))
     assert {e.annotator for e in answers_of(digits)} == {ME}  # it does not count
 
 
@@ -817,7 +818,7 @@ def test_a_second_opinion_is_to_be_had_once_all_is_answered(
 def test_the_second_opinion_is_that_of_annotators_trained_on_other_images(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = done_here(place, "annotators", {"training": {"epochs": 1}})
+    run = done_here(place, "annotators", {"training": {"epochs": 3}})
     source = source_of(place)
     region = source.regions()[0]
     answer(place, region.region_id, [1] * 10)
@@ -839,7 +840,19 @@ def test_the_second_opinion_is_that_of_annotators_trained_on_other_images(
     assert [tile["caption"] for tile in tiles(app, "opinions")] == [
         f"you {place.project.class_names[1]}\nthey {' '.join(votes)}" for votes in theirs
     ]
+    assert {vote for votes in theirs for vote in votes} != {"–"}, "they do answer"
+    assert f"the majority of the five networks of run {run.id} agrees with you on " in words(told(app))
     assert {e.annotator for e in answers_of(place)} == {ME}  # it does not count
+
+
+def test_annotators_of_the_project_go_before_the_shipped(
+    digits: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = add_run(digits, "annotators", {"shipped": True})
+    digits.workspace.runs.finish(run.id, "done", summary={})
+    told_there = told(opened_wide(digits, monkeypatch, "exchange"))
+    assert f"The five networks of run {run.id} can label every region" in words(told_there)
+    assert "trained on all of MNIST" not in told_there
 
 
 def test_the_simulated_annotators_label_by_a_run(digits: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,10 @@ from defuse_core.paper import PAPER, DatasetName
 from defuse_core.records import FailureInstances
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction_files import write_reproduction, write_results
+from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, changes, make_plan
 from defuse_core.reproduction_results import collect, paper_rule, read_results
-from defuse_core.reproduction_tables import goals, over_seeds, write_section
+from defuse_core.reproduction_tables import over_seeds, write_section
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
 from defuse_core.steps.labels import answers_by_region
@@ -555,11 +556,28 @@ def test_what_such_a_seed_found_is_told(made: Made, tmp_path: Path) -> None:
     )
     assert both["seeds"] == alone["seeds"]
     assert [goal.measured for goal in goals(both)] == [goal.measured for goal in goals(alone)]
-    ungrouped = {step: run for step, run in nothing.items() if step not in ("distill", "annotate")}
-    section = write_section(collect(workspace, project, "mnist", "quick", [ungrouped]))
-    assert table(section, "Scenarios and failure regions")["seed 0"] == ["0", "0"]
     assert "on seed 0." in write_section(both)
     assert "on seed 0." not in write_section(alone)
+
+
+def test_what_a_seed_without_regions_found_is_told(made: Made, tmp_path: Path) -> None:
+    if made.dataset != "mnist":
+        pytest.skip("the fastest of the three tells")
+    made = made.copy(tmp_path)
+    workspace = made.workspace
+    (project,) = workspace.projects()
+    done = {run.step: run for run in workspace.runs.of_project(project.id)}
+    plan = dict(make_plan("mnist", "quick").seeded(None))
+    mapped = launcher.submit(
+        workspace, project.id, "map", plan["map"], resources=Resources(threads=1), upstream=[done["identify"]]
+    )  # fmt: skip
+    done["map"] = Place(workspace, project).wait(mapped)
+    runs = {s: done[s] for s in ("annotators", "vae", "classifier", "control", "identify", "map")}
+    results = collect(workspace, project, "mnist", "quick", [runs])
+    write_reproduction(workspace, results, runs, made.out)
+    text = (made.out / "RESULTS.md").read_text()
+    assert table(text, "Scenarios and failure regions")["seed 0"] == ["0", "0"]
+    assert {p.stem for p in (made.out / "figures").iterdir()} == {"mnist-figure2-map", "mnist-kinds"}
 
 
 def test_what_failed_is_gone_on_with(paper: Callable[..., list[Any]]) -> None:

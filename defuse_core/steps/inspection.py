@@ -23,10 +23,10 @@ from defuse_core.evaluation import reconstruction_control
 from defuse_core.identification import SHARD_IMAGES, identify_shard
 from defuse_core.records import FailureInstances, Interval
 from defuse_core.runtime import AdaptiveBatch, numpy_rng
+from defuse_core.sniffing import PROGRAMS
 from defuse_core.step_configs import ControlConfig, InspectConfig, ProbeConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.networks import (
-    PROGRAMS,
     Network,
     bring_network,
     build_fit,

@@ -26,10 +26,10 @@ from defuse_core.detection import Fit, describe_misfit, detect
 from defuse_core.local_code import import_network
 from defuse_core.runtime import derive_seed
 from defuse_core.shipped import load_shipped_classifier, read_card
+from defuse_core.sniffing import PROGRAMS
 from defuse_core.step_configs import ClassifierConfig, NetworkConfig
 from defuse_core.steps.source import Source
 
-PROGRAMS = ("torchscript", "exported")
 _FACTS = ("code_path", "program", "key_prefix", "nested_under")
 """What the metadata of a classifier holds of `Network.facts`."""
 
