@@ -113,17 +113,18 @@ _ON_CPU: dict[DatasetName, dict[str, dict[str, Any]]] = {
         "vae_training": {"epochs": 70, "batch_size": 32, "beta": 0.1, "kl_anneal_steps": 2_000},
         "classifier_training": {"batch_size": 128, "epochs": 8, "final_learning_rate": 1e-5},
         "identification": {"n_perturbations": 50},
-        "correction": {"max_images": 4_000, "epochs": 3},
+        "correction": {"max_images": 4_000, "epochs": 3, "learning_rate": 1e-4},
     },
     "gtsrb": {
         "vae": {"image_size": 32, "depth": 3},
         "vae_training": {"epochs": 40, "batch_size": 32, "beta": 0.1, "kl_anneal_steps": 2_000},
         "classifier_training": {"batch_size": 128, "epochs": 8, "final_learning_rate": 1e-5},
         "identification": {"n_perturbations": 50},
-        "correction": {"max_images": 4_000, "epochs": 3},
+        "correction": {"max_images": 4_000, "epochs": 3, "learning_rate": 1e-4},
     },
 }
-"""What two cores change of a preset, by data set. The paper's β is kept where a picture is left at it."""
+"""What two cores change of a preset, by data set. The paper's β is kept where a picture is left at it, the
+rate of a correction where tuning on the data alone (λ = 0) costs at most .01 of validation accuracy."""
 
 _ON_CPU_ANNOTATORS: dict[DatasetName, dict[str, Any]] = {
     "svhn": {"epochs": 20, "batch_size": 64, "learning_rate": 0.05},
