@@ -7,6 +7,7 @@ a mark.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,6 +30,7 @@ from defuse_core.records import Interval
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 PERCENT = PercentFormatter(1.0, decimals=0)
 _CELL = 0.62  # inches a thumbnail
+_IN_CORNER = 4  # letters of a class name that a thumbnail has room for
 _DPI = 160
 _FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _NAMED = 20  # classes up to which each has a colour of its own
@@ -262,8 +264,12 @@ def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> 
 
 
 def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
-    """Figures 1 and 3: each region's draws, before and after, the prediction in the corner."""
+    """Figures 1 and 3: each region's draws, before and after, the prediction in the corner.
+
+    Names that have no room there stand above the draws, and a mark in the corner says whether each is right.
+    """
     columns = max(len(p.images) for p in pictures)
+    long = any(len(name) > _IN_CORNER for p in pictures for name in (*p.before, *p.after))
     figure = Figure(figsize=(2 * columns * _CELL + 0.5, len(pictures) * (_CELL + 0.42) + 0.35))
     figure.set_layout_engine("none")
     width, height = figure.get_size_inches()
@@ -272,9 +278,10 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
         figure.text(x, 1 - 0.22 / height, name, fontsize=11, weight="bold", va="center")
         for row, picture in enumerate(pictures):
             top = height - 0.35 - row * (_CELL + 0.42)
-            if side == 0:
-                figure.text(x, (top - 0.16) / height, picture.title, fontsize=9, va="center")
             said = picture.before if side == 0 else picture.after
+            told = [picture.title] if side == 0 else []
+            told += [_told_readings(said)] if long else []
+            figure.text(x, (top - 0.16) / height, "; ".join(told), fontsize=9, va="center", parse_math=False)
             for column, (image, prediction) in enumerate(zip(picture.images, said, strict=True)):
                 left = x + column * _CELL / width
                 box = (
@@ -283,17 +290,25 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
                     0.94 * _CELL / width,
                     0.94 * _CELL / height,
                 )
-                _thumbnail(figure.add_axes(box), image, prediction, right=prediction == picture.label)
+                right = prediction == picture.label
+                corner = "" if long else prediction
+                _thumbnail(figure.add_axes(box), image, corner or "✓" * right, right=right)
     return figure
 
 
-def _thumbnail(axes: Axes, image: Tensor, prediction: str, *, right: bool) -> None:
+def _told_readings(said: Sequence[str]) -> str:
+    """What draws are read as, in the words of the most frequent prediction."""
+    (name, _), *others = Counter(said).most_common()
+    return f"read as {clip(name)}" + (" and others" if others else "")
+
+
+def _thumbnail(axes: Axes, image: Tensor, corner: str, *, right: bool) -> None:
     grey = image.shape[0] == 1
     pixels = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
     axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
     colour = GREEN if right else RED
     axes.text(
-        0.06, 0.93, prediction if right else f"✗{prediction}", transform=axes.transAxes, va="top",
+        0.06, 0.93, corner if right else f"✗{corner}", transform=axes.transAxes, va="top",
         fontsize=8, weight="bold", color="white", parse_math=False,
         bbox={"facecolor": colour, "pad": 1.2, "lw": 0},
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 from PIL import Image
@@ -98,6 +99,20 @@ def test_regions_show_all_images_with_predictions_as_plain_text(channels: int, t
     with Image.open(path) as written:
         assert written.width > 500
     assert path.with_suffix(".svg").stat().st_size > 1000
+
+
+def test_names_too_long_for_a_corner_stand_above_the_draws() -> None:
+    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    narrows, children = "Road narrows on the right side", "Children crossing"
+    picture = RegionPicture("region 40: $1", images, children, [narrows, narrows, children], [children] * 3)
+    figure = draw_regions([picture])
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["✗", "✗", "✓", "✓", "✓", "✓"]
+    told = [text.get_text() for text in figure.texts]
+    assert "region 40: $1; read as Road narrows on the rig… and others" in told
+    assert "read as Children crossing" in told
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        assert axes.texts[0].get_window_extent().x1 <= axes.get_window_extent().x1
 
 
 def places(n: int, seed: int = 0) -> NDArray[np.float32]:
