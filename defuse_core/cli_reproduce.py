@@ -24,7 +24,7 @@ from defuse_core.reproduction import (
 from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, Plan, make_plan
 from defuse_core.reproduction_results import Runs, all_seeds, collect, count_scenarios, read_results
-from defuse_core.reproduction_tables import write_comparison
+from defuse_core.reproduction_tables import write_comparison, write_differences
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Project, Workspace
 
@@ -71,7 +71,7 @@ def reproduce(
     if length == "paper" and not _has_gpu(device):
         console.print(
             f"{plan.preset.vae_training.epochs} epochs of the generator and 17 λ take days without a GPU; "
-            "--cpu does what two cores can in an hour or two.\n"
+            "--cpu does what a core can in one to three hours.\n"
         )
     done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
     if done:
@@ -86,7 +86,8 @@ def reproduce(
     if as_json:
         typer.echo(json.dumps(results))
         return
-    console.print(write_comparison(results), soft_wrap=True)
+    console.print(write_differences(results), soft_wrap=True, markup=False)
+    console.print(write_comparison(results), soft_wrap=True, markup=False)
     for goal in goals(results):
         console.print(f"{goal.answer:7}  {goal.told}: {goal.measured}")
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")

@@ -1,6 +1,6 @@
 """The plan of a reproduction: every step with its config, in the paper's length, for two cores, or quick.
 
-`paper` holds sections 4.1 and B.2–B.4. `cpu` shortens what two cores cannot do in an hour or two and lowers
+`paper` holds sections 4.1 and B.2–B.4. `cpu` shortens what a core cannot do in one to three hours and lowers
 β where the paper's leaves nothing of the picture after so few steps; `quick` shows within minutes that
 everything works, and nothing else. What a plan changes is told by `changes`, field by field.
 """

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from defuse_core.database import WorkspaceError
@@ -107,13 +110,21 @@ def _of_search(runs: Runs) -> dict[str, Any]:
 def _machines(runs: Sequence[Run]) -> dict[str, Any]:
     """On what the runs were computed, every device once, and with which versions."""
     attempts = [each for run in runs for each in run.record.get("attempts", ())]
-    devices = {(a.get("device", {}).get("name", "?"), a.get("machine", "?")) for a in attempts}
+    devices = {a.get("device", {}).get("name", "?") for a in attempts}
     versions = {tuple(sorted(a.get("versions", {}).items())) for a in attempts}
     return {
-        "devices": [" ".join(each) for each in sorted(devices)],
+        "devices": sorted(devices),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "versions": [dict(each) for each in sorted(versions)],
     }
+
+
+def _processor() -> str:
+    """Name of this machine's processor where Linux tells it, else the kind of machine."""
+    told = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", told.read_text() if told.is_file() else "", re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:

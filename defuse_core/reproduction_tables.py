@@ -50,7 +50,7 @@ def write_section(results: Results, notes: str = "") -> str:
         ),
         "### Annotators\n\n"
         + _annotators(results["annotators"], results["configs"]["annotators"]["more_data"]),
-        "### What differs from the paper\n\n" + _differences(results, paper),
+        write_differences(results),
         "### Figure 4: accuracies\n\n" + _figure4(results),
         "### Scenarios and failure regions\n\n" + _regions(all_seeds(results), paper),
         "### Mistakes: how many, of which kind, and what the generator has to do with them\n\n"
@@ -67,6 +67,20 @@ def write_comparison(results: Results) -> str:
     return f"\n{_figure4(results)}\n\n{regions}\n"
 
 
+def write_differences(results: Results) -> str:
+    """What was done otherwise than the paper tells, and what a shortened run shortens."""
+    parts = ["### What differs from the paper\n\n" + _differences(results, PAPER[results["dataset"]])]
+    rows = [
+        (f"`{name}`", _short(name, was), _short(name, now))
+        for name, was, now in changes(results["dataset"], results["length"])
+        if not name.startswith(_OURS)
+    ]
+    if rows:
+        heading = f"### What `--{results['length']}` shortens\n\n"
+        parts.append(heading + _table(("setting", "in the paper's length", "here"), rows))
+    return "\n\n".join(parts)
+
+
 def _told(results: Results) -> str:
     n, machine = len(all_seeds(results)), results["machine"]
     versions = ", ".join(sorted({f"torch {each.get('torch', '?')}" for each in machine["versions"]}))
@@ -78,7 +92,7 @@ def _told(results: Results) -> str:
     without = ", ".join(str(seed["seed"]) for seed in results.get("without_failures", ()))
     return (
         f"{n} seed{'s' if n > 1 else ''}, {length[results['length']]}; {results['data']['name']}; "
-        f"{', '.join(machine['devices'])}, {machine['cores']} cores, {versions}."
+        f"{' and '.join(machine['devices'])}; {machine['processor']}, {machine['cores']} cores, {versions}."
         + (f" No failure region, so nothing to correct, on seed {without}." if without else "")
     )
 
@@ -90,7 +104,7 @@ def _annotators(summary: Mapping[str, Any], more_data: str | None) -> str:
     told = "The shipped ones, trained on all 60,000 digits: their cards are in models/."
     if trained:
         extra = f" and those of {more_data}" if more_data else ""
-        told = f"Trained on {trained:,} images: the classifier's own, the validation images{extra}."
+        told = f"Trained on {trained:,} images: the classifier's own, and those for validation{extra}."
     return (
         _table(("annotator", "accuracy on the test images"), rows)
         + f"\n\n{told} Together they say none of the above to {summary['none_of_the_above']:.1%} "
@@ -111,11 +125,6 @@ def _differences(results: Results, paper: PaperResult) -> str:
         ("classifier", paper.classifier, _classifier(results)),
     ]  # fmt: skip
     rows += [(what, was, now) for sets, what, was, now in DECISIONS if results["dataset"] in sets]
-    rows += [
-        (f"`{name}`", _short(name, was), _short(name, now))
-        for name, was, now in changes(results["dataset"], results["length"])
-        if not name.startswith(_OURS)
-    ]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
 
 
@@ -152,8 +161,13 @@ def _regions(seeds: Sequence[Results], paper: PaperResult) -> str:
 
 def _mistakes(seeds: Sequence[Results]) -> str:
     rows = [
-        ("ε = 0: still read right, training", over_seeds([seed["control"]["train"][0] for seed in seeds])),
-        ("ε = 0: still read right, test", over_seeds([seed["control"]["test"][0] for seed in seeds])),
+        *(
+            (
+                f"ε = 0: of those read right, still read right, {told}",
+                over_seeds([s["control"][part][0] for s in seeds]),
+            )
+            for part, told in (("train", "training"), ("test", "test"))
+        ),
         ("mistakes", over_seeds([sum(seed["mistakes"].values()) for seed in seeds], "{:,.0f}")),
     ]
     for kind in KINDS:
@@ -197,6 +211,9 @@ def _rest(seeds: Sequence[Results]) -> str:
         ("images on which all agree", over_seeds([seed["agreement"]["unanimous"] for seed in seeds])),
         ("two annotators agree", over_seeds([seed["agreement"]["pairwise"] for seed in seeds])),
         ("draws whose own label is the region's", over_seeds([seed["label_agreement"] for seed in seeds])),
+        ("nearest real test images of the regions: with their label", over_seeds(map(_same_label, seeds))),
+        ("… read right before", over_seeds([seed["nearest"]["pooled"]["before"][0] for seed in seeds])),
+        ("… read right after", over_seeds([seed["nearest"]["pooled"]["after"][0] for seed in seeds])),
     ]  # fmt: skip
     for space in ("pixels", "latent"):
         curves = [seed["novelty"][space] for seed in seeds]
@@ -207,6 +224,11 @@ def _rest(seeds: Sequence[Results]) -> str:
             medians = [each[name]["median"] for each in curves if name in each]
             rows.append((told, over_seeds(medians, "{:.2f}")))
     return _table(("", "mean (range)"), rows)
+
+
+def _same_label(seed: Results) -> float:
+    regions = seed["nearest"]["regions"]
+    return float(sum(r["same_label"] for r in regions) / sum(len(r["index"]) for r in regions))
 
 
 def _lambdas(seeds: Sequence[Results], of: str) -> str:
