@@ -68,7 +68,7 @@ def write_comparison(results: Results) -> str:
 
 
 def write_differences(results: Results) -> str:
-    """What was done otherwise than the paper tells, and what a shortened run shortens."""
+    """What was done otherwise than the paper tells, and what a shortened run changes."""
     parts = ["### What differs from the paper\n\n" + _differences(results, PAPER[results["dataset"]])]
     rows = [
         (f"`{name}`", _short(name, was), _short(name, now))
@@ -76,7 +76,7 @@ def write_differences(results: Results) -> str:
         if not name.startswith(_OURS)
     ]
     if rows:
-        heading = f"### What `--{results['length']}` shortens\n\n"
+        heading = f"### What `--{results['length']}` changes\n\n"
         parts.append(heading + _table(("setting", "in the paper's length", "here"), rows))
     return "\n\n".join(parts)
 

@@ -413,7 +413,7 @@ def test_every_figure_is_there_and_linked(made: Made) -> None:
 
 def test_differences_are_told(made: Made) -> None:
     text = (made.out / "RESULTS.md").read_text()
-    assert table(text, "What `--quick` shortens")["`vae.training.epochs`"] == ["800", "8"]
+    assert table(text, "What `--quick` changes")["`vae.training.epochs`"] == ["800", "8"]
     rows = table(text, "What differs from the paper")
     assert rows["annotators"] == ["five people", "five networks"]
     assert "| annotators | five people | five networks |" in made.printed
