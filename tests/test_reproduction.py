@@ -33,7 +33,7 @@ from defuse_core.reproduction import find_data, more_annotator_data, open_projec
 from defuse_core.reproduction_files import write_reproduction, write_results
 from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, changes, make_plan
-from defuse_core.reproduction_results import collect, paper_rule, read_results
+from defuse_core.reproduction_results import all_seeds, collect, paper_rule, read_results
 from defuse_core.reproduction_tables import over_seeds, write_section
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
@@ -772,6 +772,24 @@ def test_what_is_published_is_what_its_results_give() -> None:
         if (folder / f"results-{dataset}.json").is_file():
             results = read_results((folder / f"results-{dataset}.json").read_bytes(), source=dataset)
             assert (results["dataset"], results["length"] != "quick") == (dataset, True)
+
+
+def test_the_readme_tells_what_was_measured() -> None:
+    root = Path(__file__).parent.parent
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for dataset in DATASETS:
+        path = root / "tests" / "benchmarks" / f"results-{dataset}.json"
+        results = read_results(path.read_bytes(), source=dataset)
+        (corrected,), found = results["seeds"], all_seeds(results)
+        scenarios = sorted({seed["scenarios"] for seed in found})
+        name = PAPER[dataset].title + (f", {len(found)} seeds" if len(found) > 1 else "")
+        row = [
+            name, f"{scenarios[0]}–{scenarios[-1]}" if len(scenarios) > 1 else str(scenarios[0]),
+            ", ".join(str(seed["failure_regions"]) for seed in found),
+            *(f"{corrected[model]['region']:.3f}" for model in ("before", "baseline", "defuse")),
+            f"{corrected['before']['test']:.3f} → {corrected['defuse']['test']:.3f}",
+        ]  # fmt: skip
+        assert f"| {' | '.join(row)} |" in readme
 
 
 def test_notes_are_told_before_there_are_results(tmp_path: Path) -> None:
