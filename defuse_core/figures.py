@@ -30,6 +30,7 @@ from defuse_core.records import Interval
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 PERCENT = PercentFormatter(1.0, decimals=0)
 _CELL = 0.62  # inches a thumbnail
+_LETTER = 0.068  # inches a letter of 9 points is wide at most, on average
 _IN_CORNER = 4  # letters of a class name that a thumbnail has room for
 _DPI = 160
 _FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
@@ -281,7 +282,14 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
             said = picture.before if side == 0 else picture.after
             told = [picture.title] if side == 0 else []
             told += [_told_readings(said)] if long else []
-            figure.text(x, (top - 0.16) / height, "; ".join(told), fontsize=9, va="center", parse_math=False)
+            figure.text(
+                x,
+                (top - 0.16) / height,
+                clip("; ".join(told), int(columns * _CELL / _LETTER)),
+                fontsize=9,
+                va="center",
+                parse_math=False,
+            )
             for column, (image, prediction) in enumerate(zip(picture.images, said, strict=True)):
                 left = x + column * _CELL / width
                 box = (

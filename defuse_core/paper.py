@@ -78,7 +78,7 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         ("mnist", "svhn", "gtsrb"),
         "images of the baseline",
         "not stated how many",
-        "as many labelled singly as in regions; the regions are tuned on 256 draws each",
+        "as many shown singly as in regions; the regions are tuned on 256 draws each",
     ),
     (
         ("svhn", "gtsrb"),

@@ -92,8 +92,8 @@ def _told(results: Results) -> str:
     without = ", ".join(str(seed["seed"]) for seed in results.get("without_failures", ()))
     return (
         f"{n} seed{'s' if n > 1 else ''}, {length[results['length']]}; {results['data']['name']}; "
-        f"{' and '.join(machine['devices'])}; {machine['processor']}, {machine['cores']} cores, {versions}."
-        + (f" No failure region, so nothing to correct, on seed {without}." if without else "")
+        f"{' and '.join(machine['devices'])}; {machine.get('processor', '?')}, {machine['cores']} cores, "
+        f"{versions}." + (f" No failure region, so nothing to correct, on seed {without}." if without else "")
     )
 
 

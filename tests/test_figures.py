@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,17 +103,24 @@ def test_regions_show_all_images_with_predictions_as_plain_text(channels: int, t
 
 
 def test_names_too_long_for_a_corner_stand_above_the_draws() -> None:
-    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
     narrows, children = "Road narrows on the right side", "Children crossing"
-    picture = RegionPicture("region 40: $1", images, children, [narrows, narrows, children], [children] * 3)
+    picture = RegionPicture(
+        "region 40: $1", images, children, [narrows] * 8 + [children] * 2, [children] * 10
+    )
     figure = draw_regions([picture])
-    assert [axes.texts[0].get_text() for axes in figure.axes] == ["✗", "✗", "✓", "✓", "✓", "✓"]
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["✗"] * 8 + ["✓"] * 12
     told = [text.get_text() for text in figure.texts]
     assert "region 40: $1; read as Road narrows on the rig… and others" in told
     assert "read as Children crossing" in told
     FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
         assert axes.texts[0].get_window_extent().x1 <= axes.get_window_extent().x1
+    words = "region 7: annotators say Right-of-way at next intersection; accuracy 0% → 100%"
+    figure = draw_regions([replace(picture, title=words)])
+    FigureCanvasAgg(figure).draw()
+    (title,) = (text for text in figure.texts if text.get_text().startswith("region 7"))
+    assert title.get_window_extent().x1 <= figure.axes[9].get_window_extent().x1
 
 
 def places(n: int, seed: int = 0) -> NDArray[np.float32]:
