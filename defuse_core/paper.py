@@ -45,6 +45,8 @@ PAPER: dict[DatasetName, PaperResult] = {
 }
 """By the name that `defuse reproduce` takes."""
 
+_ALL: tuple[DatasetName, ...] = ("mnist", "svhn", "gtsrb")
+
 DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
     (("mnist",), "β", "stated as 4 and as 0.4", "0.4: at 4 digits blur away"),
     (
@@ -54,28 +56,28 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         "28×28; padded for the generator, and what it draws is cropped",
     ),
     (
-        ("mnist", "svhn", "gtsrb"),
+        _ALL,
         "decoder",
         "three fully connected layers of 256, then transposed convolutions",
         "a linear layer between them, which makes the feature map",
     ),
-    (("mnist", "svhn", "gtsrb"), "initialisation of the generator", "not stated", "Kaiming's"),
+    (_ALL, "initialisation of the generator", "not stated", "Kaiming's"),
     (
-        ("mnist", "svhn", "gtsrb"),
+        _ALL,
         "decoded images",
         "go to the classifier as they are",
         "are normalised as real ones are",
     ),
     (
-        ("mnist", "svhn", "gtsrb"),
+        _ALL,
         "codes that the mixture is fitted to",
         "not stated",
         "a sample, 50,000 in the paper's length",
     ),
-    (("mnist", "svhn", "gtsrb"), "validation images", "not stated which", "the last tenth of every class"),
-    (("mnist", "svhn", "gtsrb"), "λ of the baseline", "not stated", "as many as the regions get"),
+    (_ALL, "validation images", "not stated which", "the last tenth of every class"),
+    (_ALL, "λ of the baseline", "not stated", "as many as the regions get"),
     (
-        ("mnist", "svhn", "gtsrb"),
+        _ALL,
         "images of the baseline",
         "not stated how many",
         "as many shown singly as in regions; the regions are tuned on 256 draws each",

@@ -108,7 +108,7 @@ def _of_search(runs: Runs) -> dict[str, Any]:
 
 
 def _machines(runs: Sequence[Run]) -> dict[str, Any]:
-    """On what the runs were computed, every device once, and with which versions."""
+    """Devices and versions of the runs, each once; processor and cores are those of this machine."""
     attempts = [each for run in runs for each in run.record.get("attempts", ())]
     devices = {a.get("device", {}).get("name", "?") for a in attempts}
     versions = {tuple(sorted(a.get("versions", {}).items())) for a in attempts}
