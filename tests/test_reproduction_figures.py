@@ -293,6 +293,7 @@ def test_novelty_shows_every_median_and_their_mean_in_both_spaces() -> None:
     told = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert told == [f"{DRAWS}\nn = 1,000 / 1,001 / 1,002", f"{REAL}\nn = 1,001 / 1,002 / 1,003"]
     assert "all training images" not in caption(figure)
+    assert figure.get_suptitle() == "median ℓ2 distance to the nearest misclassified training image"
 
 
 def test_novelty_of_one_seed_and_of_images_that_a_seed_lacks() -> None:
@@ -305,6 +306,7 @@ def test_novelty_of_one_seed_and_of_images_that_a_seed_lacks() -> None:
     figure = draw_novelty_over_seeds(seeds)
     assert dots(figure.axes[0], "o")[1] == [s["novelty"]["pixels"][REAL]["median"] for s in SEEDS[1:]]
     assert caption(figure).endswith("nearest of all training images, as none is misclassified: seed 2.")
+    assert figure.get_suptitle() == "median ℓ2 distance to the nearest training image"
 
 
 def test_agreement_shows_means_ranges_and_numbers_of_images() -> None:
