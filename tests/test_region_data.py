@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, find_regions
+from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_annotators, find_regions
 from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.config import PRESETS, LabelingConfig, VaeConfig
@@ -29,6 +29,7 @@ from defuse_core.regions import merge, select, split
 from defuse_core.runs import Run
 from defuse_core.shipped import load_annotators
 from defuse_core.step_configs import AnnotationConfig
+from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.vae import BetaVAE
@@ -146,17 +147,31 @@ def test_a_verdict_is_on_the_draws_that_were_labelled_last(source: Source, paint
     assert painter.reach_verdicts([]) == {}
 
 
-def test_simulated_annotators_answer_as_the_step_lets_them() -> None:
+def of_the_core(annotators: dict[str, Classifier], draws: Draws, region_id: int) -> list[list[int | None]]:
+    """What annotators answer on draws, through the core alone."""
+    pixels = torch.from_numpy(draws.images).permute(0, 3, 1, 2)
+    threshold = AnnotationConfig().min_probability
+    answers = simulate_annotators(annotators, pixels, region_id=region_id, threshold=threshold)
+    return collect_votes(answers, len(pixels))
+
+
+def test_shipped_annotators_answer_as_the_step_lets_them(source: Source) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
     draws = Draws(images, np.zeros(4, dtype=np.int64))
-    nothing: Future[None] = now(None)
-    votes = Painter(nothing, nothing, nothing).ask_annotators(7, now(draws))  # type: ignore[arg-type]
-    pixels = torch.from_numpy(images[..., 0])[:, None]
-    threshold = AnnotationConfig().min_probability
-    answers = simulate_annotators(load_annotators(), pixels, region_id=7, threshold=threshold)
-    assert votes == collect_votes(answers, 4)
+    votes = ask_annotators(source.workspace, None, 7, now(draws))
+    assert votes == of_the_core(load_annotators(), draws, 7)
     assert [len(of_image) for of_image in votes] == [5] * 4
     assert {label for of_image in votes for label in of_image} <= {None, *range(10)}
+
+
+def test_annotators_trained_on_the_project_answer_as_the_step_lets_them(place: Place) -> None:
+    run = done_here(place, "annotators", {"training": {"epochs": 1, "batch_size": 64}}, seed=2)
+    source = Source(place.workspace, run.id)
+    images = source.dataset.train.images[:6].permute(0, 2, 3, 1).numpy()
+    draws = Draws(images, np.zeros(6, dtype=np.int64))
+    votes = ask_annotators(place.workspace, run.id, 3, now(draws))
+    assert votes == of_the_core(find_annotators(source), draws, 3)
+    assert [len(of_image) for of_image in votes] == [5] * 6
 
 
 # Regions, as found and as edited
