@@ -12,13 +12,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 from streamlit.delta_generator import DeltaGenerator
@@ -40,10 +39,11 @@ if TYPE_CHECKING:
     from defuse_core.data import ImageDataset
     from defuse_core.manifold import Manifold
     from defuse_core.records import Verdict
+    from defuse_core.step_configs import StepName
     from defuse_core.vae import BetaVAE
 
 Result = TypeVar("Result")
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 _GLANCE = 0.3  # seconds that a page waits before it says what it waits for
 _PATIENCE = 10.0  # seconds that it waits while modules are imported
@@ -322,7 +322,7 @@ def _rounds(home: str, run_id: int, second: tuple[tuple[str, int], ...]) -> Futu
     return _threads().submit(second_round.compare, workspace(), run_id, dict(second))
 
 
-def rounds(run_id: int, second: dict[str, int]) -> Rounds | None:
+def rounds(run_id: int, second: Mapping[StepName, int]) -> Rounds | None:
     """What became of the regions of a correction in a second search; None while that is worked out."""
     key = str(workspace().home), run_id, tuple(second.items())
     return _await(_rounds(*key), "the second round", lambda: _rounds.clear(*key))

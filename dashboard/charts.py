@@ -95,7 +95,7 @@ def matrix(
         )
     )  # fmt: skip
     # All have a tick, which the hover text reads; where there are many, none has room for its label
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
+    ticks: dict[str, object] = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
     ticks |= {"showticklabels": few}
     figure.update_xaxes(title=x, **ticks, constrain="domain", showgrid=False)
     figure.update_yaxes(

@@ -86,6 +86,7 @@ def real_images_picture(near: Near, title: str) -> Figure:
     """Real images near a region."""
     from defuse_core.evidence_figures import RealImage, draw_real_images
 
-    before, after = (said or [None] * len(near.index) for said in (near.before, near.after))
+    unknown: Sequence[str | None] = [None] * len(near.index)
+    before, after = (unknown if said is None else said for said in (near.before, near.after))
     rows = zip(near.images, near.labels, before, after, strict=True)
     return draw_real_images([RealImage(*row) for row in rows], title=title)

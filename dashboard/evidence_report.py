@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard import cache
@@ -69,7 +71,7 @@ def _show_files(made: list[Run]) -> None:
     for name, (icon, mime, told) in _FILES.items():
         if name in there:
             st.download_button(
-                name, lambda name=name: _read(report, name), file_name=_called(report, name), mime=mime,
+                name, partial(_read, report, name), file_name=_called(report, name), mime=mime,
                 icon=icon, help=told, on_click="ignore", width="stretch",
                 type="primary" if name == "report.html" else "secondary",
             )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard import cache
@@ -44,7 +46,7 @@ def show_figure2(project: Project, run: Run, ground: Ground) -> None:
         st.caption(f"t-SNE, perplexity 30; diamonds are {drawn}, by their true class.")
         for kind in ("png", "svg"):
             st.download_button(
-                kind.upper(), lambda kind=kind: _picture(project, run, ground, kind),
+                kind.upper(), partial(_picture, project, run, ground, kind),
                 file_name=f"figure2-run{run.id}.{kind}", on_click="ignore", icon=":material/download:",
             )  # fmt: skip
 

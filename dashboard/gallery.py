@@ -41,7 +41,7 @@ class Found:
 
 def read_mistakes(run_id: int) -> Found:
     """Read what a search found; not to be changed."""
-    return Found(**cache.arrays(run_id, "mistakes"))  # type: ignore[arg-type]  # names and types are the step's
+    return Found(**cache.arrays(run_id, "mistakes"))  # names and types are the step's
 
 
 def spread_out(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -111,7 +111,7 @@ def mistakes_npz(table: pd.DataFrame, triples: NDArray[np.uint8]) -> bytes:
     images = {f"{name}_image": triples[:, i] for i, name in enumerate(_IMAGES)}
     columns = {name: np.array(values) for name, values in table.to_dict("list").items()}
     written = io.BytesIO()
-    np.savez_compressed(written, **columns, **images)
+    np.savez_compressed(written, **columns, **images)  # type: ignore[arg-type]  # a keyword of numpy's own
     return written.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -92,7 +92,7 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
                 "A classifier that is fed wrongly makes mistakes that are not its own."
             )
             break
-    kind = "secondary" if doubtful else "primary"
+    kind: Literal["primary", "secondary"] = "secondary" if doubtful else "primary"
     if st.button("Use this classifier", type=kind, key=f"use-{run.id}"):
         given = {name: chosen[name] for name in (*STATED, "architecture")}
         kept = {name: run.config[name] for name in ("weights", "code_path", "trust_program")}

@@ -67,7 +67,7 @@ def newest(project: Project, step: StepName) -> Run | None:
     return runs[-1] if runs else None
 
 
-def follow(run: Run, draw: Callable[[Run], None]) -> None:
+def follow(run: Run, draw: Callable[[Run], object]) -> None:
     """Draw a run, and again every second while it is live."""
 
     def again() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from dashboard import cache, charts
 from dashboard.gallery import KINDS, Found, export, read_mistakes, show_gallery
@@ -162,7 +163,7 @@ def _marked(key: str, kept: Indices) -> Selection:
     if of != shown or recall(key) is None:  # no chart of it in this tab yet
         marked = _selection(key)
         remember(_MARKED, (shown, marked))
-    return marked  # type: ignore[no-any-return]
+    return marked
 
 
 def _filter(project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]) -> Indices:
@@ -222,7 +223,7 @@ def colourings(
 def _selection(key: str) -> Selection:
     """What is selected on this map."""
     of, selection = recall(_SELECTED, ("", NOTHING))
-    return selection if of == key else NOTHING  # type: ignore[no-any-return]
+    return selection if of == key else NOTHING
 
 
 def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: Indices, key: str) -> None:
@@ -261,11 +262,11 @@ def sort_mistakes(mistakes: Indices, order: str, ground: Ground) -> Indices:
     found = ground.found
     if order == "mixed":
         return np.random.default_rng(0).permutation(mistakes)
-    values = {
+    by: dict[str, NDArray[Any]] = {
         "distance": found.noise_norm, "class": found.labels, "prediction": found.predictions,
         "region": ground.membership,
-    }[order]  # fmt: skip
-    return mistakes[np.argsort(values[mistakes], kind="stable")]
+    }  # fmt: skip
+    return mistakes[np.argsort(by[order][mistakes], kind="stable")]
 
 
 def _offer_region(ground: Ground, mistakes: Indices) -> None:

@@ -37,8 +37,9 @@ def open_demo() -> None:
     try:
         project = demo_project(workspace)
         open_project(project.name)
-        models = {step: config for step, config in demo_configs() if step in ("classifier", "vae")}
-        for step, config in {**models, "control": {}}.items():
+        control: tuple[StepName, dict[str, Any]] = ("control", {})
+        models = [(step, config) for step, config in demo_configs() if step in ("classifier", "vae")]
+        for step, config in (*models, control):
             if workspace.runs.latest(project.id, step) is None:
                 launcher.submit(workspace, project.id, step, config)
     except WorkspaceError as error:

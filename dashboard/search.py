@@ -124,8 +124,8 @@ def show_mistakes(project: Project, run: Run) -> None:
     columns[0].metric(
         "Mistakes kept", f"{sum(counts.values()):,}", help=f"around {run.summary['searched']:,} images"
     )
-    for column, kind in zip(columns[1:], charts.KINDS, strict=True):
-        column.metric(kind, f"{counts[kind]:,}", help=_TOLD[kind])
+    for column, called in zip(columns[1:], charts.KINDS, strict=True):
+        column.metric(called, f"{counts[called]:,}", help=_TOLD[called])
     if not sum(counts.values()):
         st.info(
             "No mistake was found. Search wider: a larger scale of the noise, or more perturbations an image."
@@ -140,20 +140,20 @@ def show_mistakes(project: Project, run: Run) -> None:
     with row[1]:
         label = linked_choice("True class", numbers, key="label", show=lambda i: names[int(i)])
     with row[2]:
-        said = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
+        prediction = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
     keep = np.ones(len(found.labels), dtype=bool)
     keep &= True if kind is None else found.kind == KINDS.index(kind)
     of_kind = keep.copy()
     keep &= True if label is None else found.labels == int(label)
-    keep &= True if said is None else found.predictions == int(said)
+    keep &= True if prediction is None else found.predictions == int(prediction)
     chosen = spread_out(np.nonzero(keep)[0])
     with row[3]:
         shown = chosen[linked_page(len(chosen), _PER_PAGE, key="page")]
     flow = confusion(found.labels[of_kind], found.predictions[of_kind], len(names))
-    row = st.container(horizontal=True)  # one under the other where the window is narrow
-    with row.container(width=360):
+    line = st.container(horizontal=True)  # one under the other where the window is narrow
+    with line.container(width=360):
         st.plotly_chart(charts.matrix(flow, names, title="Who is taken for whom"), key="flow")
-    with row.container(width=590):
+    with line.container(width=590):
         st.caption(f"{len(shown)} of {len(chosen):,}, in an order that mixes the source images")
         show_gallery(project, run, found, shown)
         export(project, run, found, np.sort(chosen), shown)

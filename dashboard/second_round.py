@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -158,7 +158,7 @@ def show_second_round(project: Project, run: Run) -> None:
             _show_rounds(rounds, run, done)
 
 
-def _show_rounds(rounds: Rounds, run: Run, second: dict[str, int]) -> None:
+def _show_rounds(rounds: Rounds, run: Run, second: Mapping[StepName, int]) -> None:
     closed = sum(now.status == "closed" for now in rounds.regions)
     new = sum(found.within is None for found in rounds.found)
     columns = st.columns(4)

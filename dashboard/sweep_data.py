@@ -249,7 +249,7 @@ def read_answers(run: Run, task: str, test_labels: Indices) -> dict[str, Answers
         return {}
     known = {"test": (test_labels, np.full(len(test_labels), -1)), **cache.draw_labels(run.id)}
     return {
-        name: Answers(labels, before[name], after[name], regions)  # type: ignore[arg-type]  # int64, all
+        name: Answers(labels, before[name], after[name], regions)
         for name, (labels, regions) in known.items()
         if name in before and name in after
     }

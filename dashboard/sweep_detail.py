@@ -177,7 +177,7 @@ def _show_flips(
 
 def _order(flipped: Indices, part: str) -> list[int]:
     """Test images in order; draws mixed, since those of one region come together."""
-    return (spread_out(flipped) if part in DRAWS else flipped).tolist()  # type: ignore[no-any-return]
+    return (spread_out(flipped) if part in DRAWS else flipped).tolist()
 
 
 def _with_images(

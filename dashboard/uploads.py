@@ -42,7 +42,7 @@ def _taken(key: str, take: Take) -> None:
     forget(key)
     context = get_script_run_ctx()
     if context is not None:
-        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)  # type: ignore[attr-defined]
 
 
 def pieces(file: UploadedFile) -> Iterator[bytes]:

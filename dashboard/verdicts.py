@@ -88,8 +88,8 @@ def confusion(
 
 
 def _show_wrong(
-    project: Project, labels: NDArray[np.generic], predictions: NDArray[np.generic],
-    confidence: NDArray[np.generic], part: str,
+    project: Project, labels: NDArray[np.int64], predictions: NDArray[np.int64],
+    confidence: NDArray[np.float32], part: str,
 ) -> None:  # fmt: skip
     names = project.class_names
     wrong = np.nonzero(labels != predictions)[0]

@@ -32,7 +32,11 @@ stage = st.container()  # one place, whatever loads above or below: what is bein
 correct, evaluate = find_correction(workspace, run)
 runs, key = workspace.runs.ancestry(run.id), f"slides-{run.id}"
 regions = cache.regions(run.id)
-exhibition = cache.exhibition(run.id, correct_id=correct and correct.id, evaluate_id=evaluate and evaluate.id)
+exhibition = cache.exhibition(
+    run.id,
+    correct_id=None if correct is None else correct.id,
+    evaluate_id=None if evaluate is None else evaluate.id,
+)
 if regions is not None and exhibition is not None:
     survey = survey_of(runs["classifier"].summary, runs["identify"].summary, ids=regions.ids, events=events)
     stale = correct is not None and correct.stale

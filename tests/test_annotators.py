@@ -21,7 +21,7 @@ from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.architectures import build_network
 from defuse_core.bringing import Bring
 from defuse_core.checkpoints import load_tensors
-from defuse_core.classifier import Classifier, Preprocessing
+from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.comparison import compare
 from defuse_core.data import Split, as_bytes, load_digits
 from defuse_core.database import WorkspaceError
@@ -219,16 +219,15 @@ def test_a_run_that_was_stopped_trains_only_those_that_are_missing(
     there: Place, trained: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names, begun = list(ANNOTATORS), []
-    epochs = annotators.classifier_epochs
 
     def until(n: int) -> Any:
-        def classifier_epochs(*args: Any, **options: Any) -> Iterator[Any]:
+        def stopping(*args: Any, **options: Any) -> Iterator[Any]:
             if len(begun) == n:
                 raise OSError("no space left")
             begun.append(args[0].network)
-            return epochs(*args, **options)
+            return classifier_epochs(*args, **options)
 
-        return classifier_epochs
+        return stopping
 
     monkeypatch.setattr(annotators, "classifier_epochs", until(2))
     run = run_here(there, "annotators", {"training": EPOCH}, seed=3)

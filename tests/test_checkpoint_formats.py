@@ -226,7 +226,7 @@ def test_weights_are_found_where_training_programs_put_them(tmp_path: Path, how:
 def test_real_wrappers_are_taken_off(tmp_path: Path) -> None:
     """What torch itself puts around a network."""
     plain = network()
-    compiled = torch.compile(plain)
+    compiled: Any = torch.compile(plain)
     parallel = nn.DataParallel(plain)
     averaged = torch.optim.swa_utils.AveragedModel(plain)
     for wrapped in (compiled, parallel, averaged):

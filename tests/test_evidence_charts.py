@@ -179,7 +179,7 @@ def test_the_change_is_told_as_mcnemar_has_it(fixed: int, broken: int) -> None:
 def test_regions_and_classes_come_worst_first_and_without_what_has_no_image() -> None:
     regions = region_changes(FOUND, NAMES)
     assert [(c.name, c.held_out) for c in regions] == [(f"Region 4 → {NASTY}", True), ("open → row", False)]
-    assert regions[1].after == Score(*wilson(32, 32)[:3], 32)  # type: ignore[arg-type]  # floats
+    assert regions[1].after == Score(*wilson(32, 32)[:3], 32)  # type: ignore[call-arg]
     assert [c.name for c in class_changes(FOUND)] == ["column", "row"]
     assert [c.name for c in nearest_changes(FOUND, NAMES)] == [
         f"Region 4 → {NASTY}", "open → row", "all of these", "whole test split",

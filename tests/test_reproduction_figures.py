@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -82,7 +83,8 @@ def bars(axes: Axes) -> list[tuple[str, float, float]]:
 
 def whiskers(axes: Axes) -> dict[float, tuple[float, float]]:
     """Lower and upper end of every whisker, by where it stands."""
-    lines: list[Any] = [c.lines[2][0] for c in axes.containers if hasattr(c, "has_yerr") and c.has_yerr]
+    bars = [c for c in axes.containers if isinstance(c, ErrorbarContainer) and c.has_yerr]
+    lines: list[Any] = [c.lines[2][0] for c in bars]
     ends = [segment for line in lines for segment in line.get_segments()]
     return {round(float(x[0]), 6): (float(y[0]), float(y[1])) for x, y in (end.T for end in ends)}
 
