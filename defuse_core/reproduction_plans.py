@@ -110,7 +110,7 @@ _ON_CPU: dict[DatasetName, dict[str, dict[str, Any]]] = {
         "correction": {"max_images": 10_000},
     },
     "svhn": {
-        "vae_training": {"epochs": 70, "batch_size": 32, "beta": 0.1, "kl_anneal_steps": 2_000},
+        "vae_training": {"epochs": 70, "batch_size": 32, "beta": 0.02, "kl_anneal_steps": 2_000},
         "classifier_training": {"batch_size": 128, "epochs": 8, "final_learning_rate": 1e-5},
         "identification": {"n_perturbations": 50},
         "correction": {"max_images": 4_000, "epochs": 3, "learning_rate": 1e-4},
