@@ -34,7 +34,7 @@ from defuse_core.cli_options import (
 from defuse_core.cli_projects import project_app
 from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
-from defuse_core.cli_runs import find_project, finish_run
+from defuse_core.cli_runs import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
@@ -79,13 +79,14 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
             values[name] = _bring(workspace, project, values[name])
         if values.get("more_data") is not None:
             values["more_data"] = absolute_source(values["more_data"])
-        run = launcher.submit(
-            workspace, project.id, step, values, seed=rest["seed"],
-            resources=given_resources(rest),
-        )  # fmt: skip
-        if run.stale:
-            typer.echo(f"note: run {run.id} stands on a run that is stale; see: defuse runs", err=True)
-        finish_run(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
+        with tell_on_interrupt(workspace, project.id):
+            run = launcher.submit(
+                workspace, project.id, step, values, seed=rest["seed"],
+                resources=given_resources(rest),
+            )  # fmt: skip
+            if run.stale:
+                typer.echo(f"note: run {run.id} stands on a run that is stale; see: defuse runs", err=True)
+            finish_run(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -219,10 +220,11 @@ def report(
     workspace = Workspace()
     _make_folder(out)
     chosen = find_project(workspace, project)
-    run = launcher.submit(
-        workspace, chosen.id, "report", {"n_regions": n_regions, "n_worst": n_worst}, seed=seed
-    )
-    run = finish_run(workspace, run, detach=False, as_json=as_json)
+    with tell_on_interrupt(workspace, chosen.id):
+        run = launcher.submit(
+            workspace, chosen.id, "report", {"n_regions": n_regions, "n_worst": n_worst}, seed=seed
+        )
+        run = finish_run(workspace, run, detach=False, as_json=as_json)
     results = write_evidence(workspace, run, out)
     if not as_json:
         shown.print_results(shown.make_console(), results)
@@ -333,15 +335,15 @@ def resume(
 ) -> None:
     """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
     workspace = Workspace()
-    before = workspace.runs.get(run).resources
+    before = workspace.runs.get(run)
     asked = {"device": device, "threads": threads, "engine": engine, "address": address}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if engine == "local":
         given["address"] = None
-    resources = given_resources({**vars(before), **given})
-    finish_run(
-        workspace, launcher.resume(workspace, run, resources=resources), detach=detach, as_json=as_json
-    )
+    resources = given_resources({**vars(before.resources), **given})
+    with tell_on_interrupt(workspace, before.project_id):
+        again = launcher.resume(workspace, run, resources=resources)
+        finish_run(workspace, again, detach=detach, as_json=as_json)
 
 
 @app.command()
@@ -357,7 +359,8 @@ def extend(
 ) -> None:
     """Go on with a correction under more λ, more seeds or another rule; what it has stays."""
     workspace = Workspace()
-    config = workspace.runs.get(run).config
+    before = workspace.runs.get(run)
+    config = before.config
     given = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if baseline_lambdas:
@@ -365,7 +368,8 @@ def extend(
     if lambdas:
         inner = config.get("correction", {})
         changes["correction"] = {"lambdas": more_lambdas(inner.get("lambdas", ()), lambdas)}
-    finish_run(workspace, launcher.extend(workspace, run, changes), detach=detach, as_json=as_json)
+    with tell_on_interrupt(workspace, before.project_id):
+        finish_run(workspace, launcher.extend(workspace, run, changes), detach=detach, as_json=as_json)
 
 
 app.command()(checkpoint)

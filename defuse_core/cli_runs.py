@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -33,19 +35,27 @@ def find_project(workspace: Workspace, name: str) -> Project:
     return projects[0]
 
 
+@contextmanager
+def tell_on_interrupt(workspace: Workspace, project_id: int) -> Iterator[None]:
+    """Where Ctrl-C ends what is inside, tell which runs of the project go on, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for run in workspace.runs.of_project(project_id):
+            if run.live:
+                typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
+        sys.exit(130)
+
+
 def finish_run(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
     """Watch a run unless detached, print it, and exit with its code unless it is done."""
     console = shown.make_console()
     if not detach:
-        try:
-            if as_json:
-                run = shown.watch(workspace, run, None)
-            else:
-                with shown.progress_bars(console) as bars:
-                    run = shown.watch(workspace, run, bars)
-        except KeyboardInterrupt:
-            typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
-            sys.exit(130)
+        if as_json:
+            run = shown.watch(workspace, run, None)
+        else:
+            with shown.progress_bars(console) as bars:
+                run = shown.watch(workspace, run, bars)
     if as_json:
         typer.echo(json.dumps(shown.run_json(run)))
     elif detach:

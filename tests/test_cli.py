@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from defuse_core.cli_runs import tell_on_interrupt
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
 from tests.workspaces import Place, copy_place, eventually
@@ -146,6 +147,22 @@ def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     run = newest(place, "identify")
     assert f"run {run.id} goes on; stop it with: defuse cancel {run.id}" in stderr
     assert place.wait(run).status == "done"
+
+
+def test_a_command_that_is_ended_before_it_watches_tells_what_goes_on_too(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        with tell_on_interrupt(place.workspace, place.project.id):
+            launcher.submit(place.workspace, place.project.id, "identify", {"n_perturbations": 150})
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        interrupted()
+    run = newest(place, "identify")
+    assert capsys.readouterr().err == f"run {run.id} goes on; stop it with: defuse cancel {run.id}\n"
+    place.workspace.runs.ask_to_cancel(run.id)
+    assert place.wait(run).status == "cancelled"
 
 
 def test_detached_cancelled_and_resumed(defuse: Defuse, place: Place) -> None:
