@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from defuse_core.jobs import launcher, runner
 from defuse_core.projects import new_project
@@ -51,18 +54,34 @@ def end_all(place: Place) -> None:
     assert not any(run.live for run in place.workspace.runs.of_project(place.project.id))
 
 
-def run_here(place: Place, step: StepName, config: Mapping[str, Any] | None = None, *, seed: int = 0) -> Run:
-    """Do a run to its end, good or bad, as `runner.main` does."""
-    run, workspace = add_run(place, step, config, seed=seed), place.workspace
+def compute_here(workspace: Workspace, run: Run) -> None:
+    """What `launcher` does with a run that is queued, and its runner then, in this process."""
     workspace.runs.hand_over(run.id, os.getpid())
     try:
         merged, done = runner._compute(workspace, run, runner.Guard(workspace, run.id))
     except Exception as error:
         workspace.runs.finish(run.id, "failed", error=f"{error}" or type(error).__name__)
-        return place.get(run)
+        return
     assert merged is not None
     forget = [f"{task}.safetensors" for task in done] if merged.replaces_tasks else []
-    workspace.runs.finish(run.id, "done", summary=merged.summary, forget=forget)
+    labels_of = workspace.runs.ancestry(run.id)["distill"].id if merged.labels else 0
+    workspace.runs.finish(
+        run.id, "done", summary=merged.summary, forget=forget, labels=merged.labels, labels_of=labels_of
+    )
+
+
+@contextmanager
+def runs_in_this_process() -> Iterator[None]:
+    """Whatever is submitted is done before `launcher` returns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_start", compute_here)
+        yield
+
+
+def run_here(place: Place, step: StepName, config: Mapping[str, Any] | None = None, *, seed: int = 0) -> Run:
+    """Do a run to its end, good or bad, as `runner.main` does."""
+    run = add_run(place, step, config, seed=seed)
+    compute_here(place.workspace, run)
     return place.get(run)
 
 

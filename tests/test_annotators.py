@@ -25,7 +25,7 @@ from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.comparison import compare
 from defuse_core.data import Split, as_bytes, load_digits
 from defuse_core.database import WorkspaceError
-from defuse_core.jobs import launcher, runner
+from defuse_core.jobs import runner
 from defuse_core.labeling import draw_images
 from defuse_core.manifest import make_manifest
 from defuse_core.manifest_reading import parse_manifest
@@ -38,9 +38,9 @@ from defuse_core.steps.base import File, Point
 from defuse_core.steps.source import Source
 from defuse_core.vae import decode_images
 from tests.conftest import bars
-from tests.in_process import add_run, done_here, fresh_place, run_here
+from tests.in_process import add_run, compute_here, done_here, fresh_place, run_here, runs_in_this_process
 from tests.test_manifest import SMALL, put
-from tests.test_replay import compute_here, stay
+from tests.test_replay import stay
 from tests.workspaces import Place, copy_place
 
 EPOCH: dict[str, Any] = {"epochs": 1, "batch_size": 32, "learning_rate": 0.05, "precision": "fp32"}
@@ -347,13 +347,7 @@ def voted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = copy_place(template, tmp_path_factory.mktemp("voted") / "home")
     done_here(place, "distill", {"n_components": 12}, seed=1)
     done_here(place, "annotators", {"training": {**EPOCH, "batch_size": 64}}, seed=2)
-    run = add_run(place, "annotate", seed=4)
-    place.workspace.runs.hand_over(run.id, os.getpid())
-    merged, _ = runner._compute(place.workspace, run, runner.Guard(place.workspace, run.id))
-    assert merged is not None
-    place.workspace.runs.finish(
-        run.id, "done", summary=merged.summary, labels=merged.labels, labels_of=newest(place, "distill").id
-    )
+    done_here(place, "annotate", seed=4)
     done_here(place, "correct", SMALL)
     done_here(place, "evaluate", {"controls": False, "noise_images": 0})
     return place
@@ -445,8 +439,7 @@ def test_a_replay_trains_the_annotators_again(voted: Place, tmp_path: Path) -> N
     manifest = parse_manifest(make_manifest(voted.workspace, newest(voted, "evaluate").id))
     steps = ["annotators", "classifier", "correct", "distill", "evaluate", "identify", "vae"]
     assert sorted(run.step for run in manifest.runs) == steps
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "_start", compute_here)
+    with runs_in_this_process():
         found = replay(place.workspace, manifest, name="again", watch=stay)
     assert found.done
     compared = compare(place.workspace, manifest, found.runs)
@@ -466,8 +459,7 @@ def test_a_replay_reads_more_data_from_where_the_user_says(there: Place, tmp_pat
     told = make_manifest(there.workspace, run.id)
     moved = parse_manifest(put(told, "runs.0.config.more_data", "/theirs/more.npz"))
     place = copy_place(there.workspace.home, tmp_path / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "_start", compute_here)
+    with runs_in_this_process():
         with pytest.raises(WorkspaceError, match=r"trained on /theirs/more\.npz, too, .* by --more-data"):
             replay(place.workspace, moved, name="again", watch=stay)
         assert [project.name for project in place.workspace.projects()] == ["fresh"]

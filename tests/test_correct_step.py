@@ -20,8 +20,7 @@ from defuse_core.steps import load_step
 from defuse_core.steps.repair import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
-from tests.in_process import done_here, run_here
-from tests.test_replay import compute_here
+from tests.in_process import done_here, run_here, runs_in_this_process
 from tests.workspaces import SWEEP, Place, copy_place
 
 LAMBDAS = [0.1, 1.0]
@@ -210,11 +209,12 @@ def test_only_corrections_go_on(there: Place) -> None:
 
 
 def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) -> None:
-    first = place.run("correct", {**QUICK, "n_seeds": 1})
-    evidence = place.run("evaluate", {"controls": False, "noise_images": 0})
+    first = done_here(place, "correct", {**QUICK, "n_seeds": 1})
+    evidence = done_here(place, "evaluate", {"controls": False, "noise_images": 0})
     before = place.workspace.runs.artifacts(first.id)
     changes = {"correction": {"lambdas": [10.0, 0.1, 1.0]}, "n_seeds": 2, "baseline_lambdas": [1.0, 5.0]}
-    run = place.wait(launcher.extend(place.workspace, first.id, changes))
+    with runs_in_this_process():
+        run = launcher.extend(place.workspace, first.id, changes)
     assert run.status == "done", run.error
     assert [p["lam"] for p in run.summary["corrected"]["points"]] == [0.1, 0.1, 1.0, 1.0, 10.0, 10.0]
     assert {p["lam"] for p in run.summary["baseline"]["points"]} == {1.0, 5.0}
@@ -226,11 +226,11 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
     assert all(after[name] == before[name] for name in kept)
     place.workspace.verify(run.id)
     assert place.get(evidence).stale
-    at_once = place.run("correct", {**QUICK, **run.config})
+    at_once = done_here(place, "correct", {**QUICK, **run.config})
     assert at_once.summary == run.summary
 
 
-def test_a_sample_of_the_training_images_is_tuned_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:
     correction = {**QUICK["correction"], "lambdas": [0.1], "max_images": 90}  # type: ignore[dict-item]
     config = {**QUICK, "correction": correction}
     first = done_here(place, "correct", config, seed=3)
@@ -252,11 +252,11 @@ def test_a_sample_of_the_training_images_is_tuned_on(place: Place, monkeypatch: 
         tuned = apply_point(source.classifier(), expected).network.state_dict()
         assert all(torch.equal(stored[name], tensor) for name, tensor in tuned.items()), task
 
-    monkeypatch.setattr(launcher, "_start", compute_here)
     with pytest.raises(ConfigError, match=r"correction\.max_images may not change from 90, got 91"):
         launcher.extend(place.workspace, first.id, {"correction": {"max_images": 91}})
     before = place.workspace.runs.artifacts(first.id)
-    extended = launcher.extend(place.workspace, first.id, {"correction": {"lambdas": [0.1, 1.0]}})
+    with runs_in_this_process():
+        extended = launcher.extend(place.workspace, first.id, {"correction": {"lambdas": [0.1, 1.0]}})
     assert (extended.id, extended.status) == (first.id, "done")
     assert extended.config["correction"]["max_images"] == 90
     after = place.workspace.runs.artifacts(first.id)
@@ -270,10 +270,11 @@ def test_a_sample_of_the_training_images_is_tuned_on(place: Place, monkeypatch: 
 
 
 def test_another_rule_computes_nothing_anew(place: Place) -> None:
-    first = place.run("correct", {**QUICK, "n_seeds": 1, "rule": "regions", "max_loss": 1.0})
+    first = done_here(place, "correct", {**QUICK, "n_seeds": 1, "rule": "regions", "max_loss": 1.0})
     points = {p["lam"]: p for p in first.summary["corrected"]["points"]}
     events = place.workspace.runs.events(first.id, kind="point")
-    run = place.wait(launcher.extend(place.workspace, first.id, {"rule": "paper"}))
+    with runs_in_this_process():
+        run = launcher.extend(place.workspace, first.id, {"rule": "paper"})
     assert place.workspace.runs.events(run.id, kind="point") == events
     best = max(points.values(), key=lambda p: (p["selection"], -p["lam"]))
     assert run.summary["corrected"]["chosen"] == best

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from defuse_core.annotations import LabelEvent
 from defuse_core.bringing import Bring, find_more_data, find_source, find_uploads
 from defuse_core.comparison import compare, differences
 from defuse_core.database import WorkspaceError
-from defuse_core.jobs import launcher, runner
+from defuse_core.jobs import launcher
 from defuse_core.manifest import make_manifest
 from defuse_core.manifest_reading import parse_manifest
 from defuse_core.projects import new_project
@@ -25,27 +25,15 @@ from defuse_core.replay import Replay, replay
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
 from tests.conftest import bars
-from tests.in_process import done_here, run_here, store_run
+from tests.in_process import compute_here, done_here, run_here, runs_in_this_process, store_run
 from tests.test_manifest import SMALL, newest, put
 from tests.workspaces import ONE_THREAD, Place, copy_place
 
 
-def compute_here(workspace: Workspace, run: Run) -> None:
-    """What `launcher` does with a run that is queued, and its runner then, in this process."""
-    workspace.runs.hand_over(run.id, os.getpid())
-    try:
-        merged, done = runner._compute(workspace, run, runner.Guard(workspace, run.id))
-    except Exception as error:
-        workspace.runs.finish(run.id, "failed", error=str(error))
-        return
-    assert merged is not None
-    replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks else []
-    workspace.runs.finish(run.id, "done", summary=merged.summary, forget=replaced)
-
-
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_start", compute_here)
+def in_this_process() -> Iterator[None]:
+    with runs_in_this_process():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +67,7 @@ def again(
 ) -> tuple[Workspace, Replay]:
     """The evidence made again, in a copy of the workspace, after the place of the data was lost and found."""
     place = copy_place(made.workspace.home, tmp_path_factory.mktemp("again") / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "_start", compute_here)
+    with runs_in_this_process():
         return place.workspace, replay(place.workspace, parse_manifest(whole), name="again", watch=stay)
 
 
@@ -335,8 +322,7 @@ def test_the_share_set_apart_for_validation_is_so_again(elsewhere: Workspace, tm
     run = done_here(place, "classifier", {"architecture": "resnet_small", "training": {"epochs": 1}})
     assert run.summary["intervals"]["validation"][3] == 18
     told = make_manifest(workspace, run.id)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "_start", compute_here)
+    with runs_in_this_process():
         bring = Bring(data=str(path))
         found = replay(elsewhere, parse_manifest(told), name="again", watch=stay, bring=bring)
         assert compare(elsewhere, parse_manifest(told), found.runs).same

@@ -37,8 +37,7 @@ from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
 from defuse_core.vae import decode_images, encode_means
-from tests.in_process import done_here, run_here
-from tests.test_replay import compute_here
+from tests.in_process import compute_here, done_here, run_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
 QUICK: dict[str, Any] = {"controls": False, "noise_images": 0}
@@ -49,11 +48,11 @@ QUICK: dict[str, Any] = {"controls": False, "noise_images": 0}
 def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace in which every step was run, but the annotators' who know digits only."""
     place = copy_place(template, tmp_path_factory.mktemp("whole") / "home")
-    place.run("map", {"method": "tsne", "n_codes": 100, "n_mistakes": 50})
-    place.run("draw", {"n_draws": 4, "taus": [0.0, 0.5]})
-    place.run("correct", SWEEP)
-    place.run("evaluate")
-    place.run("report")
+    done_here(place, "map", {"method": "tsne", "n_codes": 100, "n_mistakes": 50})
+    done_here(place, "draw", {"n_draws": 4, "taus": [0.0, 0.5]})
+    done_here(place, "correct", SWEEP)
+    done_here(place, "evaluate")
+    done_here(place, "report")
     return place
 
 
@@ -328,7 +327,7 @@ def test_failures_are_drawn_at_the_tau_of_their_labels(place: Place) -> None:
     place.workspace.annotations.append(
         regions.id, [LabelEvent(chosen.region_id, "Ada", chosen.label, None, tau=0.01, seed=5, n_samples=4)]
     )
-    run = place.run("correct", SWEEP)
+    run = done_here(place, "correct", SWEEP)
     stored = place.tensors(run)["failures.safetensors"]
     region = next(r for r in source.regions() if r.region_id == chosen.region_id)
     mine = stored["tune.images"][stored["tune.ids"] == chosen.region_id]
@@ -339,20 +338,20 @@ def test_failures_are_drawn_at_the_tau_of_their_labels(place: Place) -> None:
 
 
 def test_labels_that_come_later_make_the_correction_stale_and_do_not_change_it(place: Place) -> None:
-    run = place.run("correct", SWEEP)
+    run = done_here(place, "correct", SWEEP)
     regions = latest(place, "distill")
     assert not place.get(run).stale
     place.workspace.annotations.append(regions.id, [LabelEvent(0, "Bob", None, 0)])
     assert place.get(run).stale
-    evaluation = place.run("evaluate", QUICK)
+    evaluation = done_here(place, "evaluate", QUICK)
     assert evaluation.stale
-    again = place.run("correct", {**SWEEP, "last_annotation": run.last_annotation})
+    again = done_here(place, "correct", {**SWEEP, "last_annotation": run.last_annotation})
     assert again.summary == run.summary
 
 
 def test_regions_held_out_are_drawn_but_never_tuned_on(place: Place) -> None:
     sweep = {**SWEEP, "correction": {**SWEEP["correction"], "held_out_share": 0.5}}
-    run = place.run("correct", sweep)
+    run = done_here(place, "correct", sweep)
     stored = place.tensors(run)["failures.safetensors"]
     tuned, held_out = (set(stored[f"{name}.ids"].tolist()) for name in ("tune", "held_out"))
     assert tuned
@@ -367,7 +366,7 @@ def test_regions_held_out_are_drawn_but_never_tuned_on(place: Place) -> None:
         FailureInstances(*(stored[f"held_out.{part}"] for part in ("images", "labels", "ids"))),
     )
     assert point["held_out"] == [expected.estimate, expected.low, expected.high, expected.n]
-    results = place.run("evaluate", QUICK)
+    results = done_here(place, "evaluate", QUICK)
     told = json.loads(place.workspace.artifact_path(results.id, "results.json").read_text())
     assert told["held_out"]["regions"] == len(held_out)
     assert told["held_out"]["after"] == expected.estimate
@@ -414,9 +413,9 @@ def test_the_report_holds_the_figures_and_the_table(whole: Place) -> None:
 
 
 def test_a_correction_without_a_baseline_is_reported(place: Place) -> None:
-    place.run("correct", {**SWEEP, "baseline_lambdas": []})
-    place.run("evaluate", QUICK)
-    report = place.run("report")
+    done_here(place, "correct", {**SWEEP, "baseline_lambdas": []})
+    done_here(place, "evaluate", QUICK)
+    report = done_here(place, "report")
     assert report.summary["results"]["baseline"] is None
     table = place.workspace.artifact_path(report.id, "figure4.md").read_text()
     assert "identified mistakes" not in table
@@ -425,7 +424,7 @@ def test_a_correction_without_a_baseline_is_reported(place: Place) -> None:
 
 @pytest.mark.parametrize("method", ["umap", "pca"])
 def test_other_maps(place: Place, method: Any) -> None:
-    run = place.run("map", {"method": method, "n_codes": 60, "n_mistakes": 20})
+    run = done_here(place, "map", {"method": method, "n_codes": 60, "n_mistakes": 20})
     points = place.tensors(run)[f"{method}.safetensors"]["points"]
     assert points.shape == (80, 2)
     assert bool(points.isfinite().all())
@@ -435,11 +434,13 @@ def test_weights_can_be_brought(place: Place) -> None:
     trained = latest(place, "classifier")
     content = place.workspace.artifact_path(trained.id, "classifier.safetensors").read_bytes()
     blob = place.workspace.add_blob(place.project.id, "mine.safetensors", [content])
-    brought = place.run("classifier", {"architecture": "resnet_small", "weights": f"blob:{blob.sha256}"})
+    brought = done_here(
+        place, "classifier", {"architecture": "resnet_small", "weights": f"blob:{blob.sha256}"}
+    )
     assert brought.summary == trained.summary
     vae = place.workspace.artifact_path(latest(place, "vae").id, "vae.safetensors").read_bytes()
     blob = place.workspace.add_blob(place.project.id, "vae.safetensors", [vae])
-    again = place.run("vae", {"weights": f"blob:{blob.sha256}"})  # the file says how it is built
+    again = done_here(place, "vae", {"weights": f"blob:{blob.sha256}"})  # the file says how it is built
     stored = place.tensors(again)["vae.safetensors"]
     assert all(torch.equal(stored[name], tensor) for name, tensor in safetensors.torch.load(vae).items())
 
@@ -470,22 +471,22 @@ def test_what_cannot_be_run_says_why(place: Place, step: Any, config: dict[str, 
         content = place.workspace.artifact_path(latest(place, "classifier").id, "classifier.safetensors")
         blob = place.workspace.add_blob(place.project.id, "x", [content.read_bytes()])
         config = {**config, "weights": f"blob:{blob.sha256}"}
-    run = place.wait(place.submit(step, config))
+    run = run_here(place, step, config)
     assert run.status == "failed"
     assert run.error is not None
     assert told in run.error
 
 
 def test_a_correction_without_labels_names_the_remedy(place: Place) -> None:
-    place.run("distill", {"n_components": 12}, seed=1)
-    run = place.wait(place.submit("correct", SWEEP))
+    done_here(place, "distill", {"n_components": 12}, seed=1)
+    run = run_here(place, "correct", SWEEP)
     assert run.status == "failed"
     assert run.error is not None
     assert "no region is labelled; label some" in run.error
 
 
 def test_a_correction_without_failures_names_the_remedy(place: Place) -> None:
-    run = place.run("distill", {"n_components": 12}, seed=1)
+    run = done_here(place, "distill", {"n_components": 12}, seed=1)
     source = Source(place.workspace, run.id)
     right = [
         LabelEvent(region.region_id, "Ada", label, sample)
@@ -495,7 +496,7 @@ def test_a_correction_without_failures_names_the_remedy(place: Place) -> None:
         )
     ]
     place.workspace.annotations.append(run.id, right)
-    ended = place.wait(place.submit("correct", SWEEP))
+    ended = run_here(place, "correct", SWEEP)
     assert ended.status == "failed"
     assert ended.error is not None
     assert "labelled regions is a failure; label more" in ended.error
