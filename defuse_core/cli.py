@@ -13,35 +13,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from defuse_core import console as shown
 from defuse_core.bringing import absolute_source
+from defuse_core.cli_jobs import cancel, extend, resume, runs
+from defuse_core.cli_labels import label_app
 from defuse_core.cli_options import (
-    LARGEST,
     RUN_OPTIONS,
     AsJson,
-    Detach,
     Device,
     ProjectName,
-    RunNumber,
     Seed,
     config_options,
     given_config,
     given_resources,
-    more_lambdas,
 )
-from defuse_core.cli_projects import project_app
+from defuse_core.cli_projects import delete, project_app, projects
 from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
 from defuse_core.cli_runs import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli_suite import checkpoint, suite_app
-from defuse_core.database import WorkspaceError
-from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
-from defuse_core.label_files import from_csv, to_csv
-from defuse_core.region_edits import ids_ever
-from defuse_core.runs import Resources, Run
+from defuse_core.runs import Resources
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
 
@@ -57,9 +50,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-)
-label_app = typer.Typer(
-    help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True
 )
 app.add_typer(label_app, name="label")
 app.add_typer(project_app, name="project")
@@ -157,52 +147,6 @@ _add_step(app, "correct", "correct", "Fine-tune the classifier on the failures f
 _add_step(app, "evaluate", "evaluate", "Measure what the correction changed.")
 
 
-@label_app.command("export")
-def label_export(
-    project: ProjectName = "",
-    out: Annotated[Path | None, typer.Option(help="File to write; by default the terminal")] = None,
-) -> None:
-    """Write the labels that count as CSV."""
-    workspace = Workspace()
-    chosen = find_project(workspace, project)
-    run = _regions(workspace, chosen)
-    text = to_csv(workspace.annotations.counting(run.id), chosen.class_names)
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_bytes(out, text.encode())
-
-
-@label_app.command("import")
-def label_import(
-    file: Annotated[Path, typer.Argument(help="CSV with the columns region, annotator, label; - is stdin")],
-    project: ProjectName = "",
-    as_json: AsJson = False,
-) -> None:
-    """Add the labels of a CSV, all or none."""
-    workspace = Workspace()
-    chosen = find_project(workspace, project)
-    run = _regions(workspace, chosen)
-    found = [region["region_id"] for region in run.summary["regions"]]
-    ids = ids_ever(found, workspace.annotations.edits(run.id))
-    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{file} is not a readable CSV in UTF-8 ({error}); save it as one") from error
-    events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
-    workspace.annotations.append(run.id, events)
-    told = f"{len(events)} labels added to the regions of run {run.id}"
-    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else told)
-
-
-def _regions(workspace: Workspace, project: Project) -> Run:
-    run = workspace.runs.latest(project.id, "distill", done=True)
-    if run is None:
-        raise WorkspaceError("there are no regions to label yet; run: defuse distill")
-    return run
-
-
 @app.command()
 def report(
     project: ProjectName = "",
@@ -231,147 +175,12 @@ def report(
         typer.echo(f"report.html, figures and results.json are in {out}/")
 
 
-@app.command()
-def projects(as_json: AsJson = False) -> None:
-    """List the projects."""
-    workspace = Workspace()
-    if as_json:
-        typer.echo(json.dumps([{**vars(p), "runs": _n_runs(workspace, p)} for p in workspace.projects()]))
-        return
-    table = Table("project", "data", "images", "runs")
-    for p in workspace.projects():
-        sizes = " + ".join(f"{n:,}" for n in p.dataset["sizes"].values())
-        table.add_row(p.name, p.dataset["source"], sizes, str(_n_runs(workspace, p)))
-    shown.make_console().print(table)
-
-
-def _n_runs(workspace: Workspace, project: Project) -> int:
-    return len(workspace.runs.of_project(project.id))
-
-
-@app.command()
-def delete(
-    name: Annotated[str, typer.Argument(help="The project")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
-) -> None:
-    """Delete a project with its runs, labels and files."""
-    workspace = Workspace()
-    project = workspace.project(name)
-    if not yes:
-        n_runs = len(workspace.runs.of_project(project.id))
-        typer.confirm(f"Delete project {project.name} with {n_runs} runs and its labels?", abort=True)
-    workspace.delete_project(project.id)
-    typer.echo(f"project {project.name} is deleted")
-
-
-@app.command()
-def runs(
-    run: Annotated[int | None, typer.Argument(min=1, max=LARGEST, help="Show this run whole")] = None,
-    project: Annotated[
-        str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default all projects")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """List runs with their state, or show one with its tasks."""
-    workspace = Workspace()
-    if run is not None:
-        _show(workspace, workspace.runs.get(run), as_json=as_json)
-        return
-    chosen = [workspace.project(project)] if project else workspace.projects()
-    found = [r for p in chosen for r in workspace.runs.of_project(p.id)]
-    if as_json:
-        typer.echo(json.dumps([shown.run_json(r) for r in found]))
-    else:
-        shown.make_console().print(shown.runs_table(workspace, found))
-
-
-def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
-    tasks = workspace.runs.tasks(run.id)
-    log = workspace.run_folder(run.id) / "log.txt"
-    if as_json:
-        about = {"record": run.record, "tasks": [vars(task) for task in tasks], "log": str(log)}
-        typer.echo(json.dumps({**shown.run_json(run), **about}))
-        return
-    console = shown.make_console()
-    console.print(shown.runs_table(workspace, [run]))
-    console.print_json(json.dumps(run.config))
-    table = Table("task", "status", "progress", "")
-    for task in tasks[:200]:
-        progress = f"{task.step} of {task.steps}" if task.steps else ""
-        table.add_row(task.name, task.status, progress, task.error or "")
-    console.print(table)
-    console.print(f"log: {log}")
-
-
-@app.command()
-def cancel(
-    run: RunNumber,
-    task: Annotated[str | None, typer.Option(help="Only this task, such as lam=0.1")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Stop a run, or one of its tasks; what is done is kept."""
-    workspace = Workspace()
-    found = launcher.cancel(workspace, run, task)
-    state = next((t.status for t in workspace.runs.tasks(run) if t.name == task), None)
-    if as_json:
-        typer.echo(json.dumps(shown.run_json(found)))
-    elif state == "done":
-        typer.echo(f"{task} of run {run} is done already")
-    elif task is not None and found.live:
-        typer.echo(f"{task} of run {run} is asked to stop; the other tasks go on")
-    else:
-        typer.echo(f"run {run} is {found.status}")
-
-
-@app.command()
-def resume(
-    run: RunNumber,
-    device: Annotated[str | None, typer.Option(help="Another device than before")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
-    engine: Annotated[str | None, typer.Option(help="local, or ray")] = None,
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster, where it has changed")] = None,
-    detach: Detach = False,
-    as_json: AsJson = False,
-) -> None:
-    """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
-    workspace = Workspace()
-    before = workspace.runs.get(run)
-    asked = {"device": device, "threads": threads, "engine": engine, "address": address}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if engine == "local":
-        given["address"] = None
-    resources = given_resources({**vars(before.resources), **given})
-    with tell_on_interrupt(workspace, before.project_id):
-        again = launcher.resume(workspace, run, resources=resources)
-        finish_run(workspace, again, detach=detach, as_json=as_json)
-
-
-@app.command()
-def extend(
-    run: RunNumber,
-    lambdas: Annotated[str, typer.Option(help="λ to add, such as 0.5,3")] = "",
-    baseline_lambdas: Annotated[str, typer.Option(help="λ of the baseline to add")] = "",
-    n_seeds: Annotated[int | None, typer.Option(min=1, help="Times that every λ is tuned")] = None,
-    rule: Annotated[str | None, typer.Option(help="How λ is chosen: paper, or regions")] = None,
-    max_loss: Annotated[float | None, typer.Option(help="Accuracy that rule regions may give up")] = None,
-    detach: Detach = False,
-    as_json: AsJson = False,
-) -> None:
-    """Go on with a correction under more λ, more seeds or another rule; what it has stays."""
-    workspace = Workspace()
-    before = workspace.runs.get(run)
-    config = before.config
-    given = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if baseline_lambdas:
-        changes["baseline_lambdas"] = more_lambdas(config.get("baseline_lambdas", ()), baseline_lambdas)
-    if lambdas:
-        inner = config.get("correction", {})
-        changes["correction"] = {"lambdas": more_lambdas(inner.get("lambdas", ()), lambdas)}
-    with tell_on_interrupt(workspace, before.project_id):
-        finish_run(workspace, launcher.extend(workspace, run, changes), detach=detach, as_json=as_json)
-
-
+app.command()(projects)
+app.command()(delete)
+app.command()(runs)
+app.command()(cancel)
+app.command()(resume)
+app.command()(extend)
 app.command()(checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""The commands `defuse project …`: a project as one file, out and in."""
+"""`defuse projects`, `delete`, and `project export` and `import`: a project as one file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from defuse_core import console as shown
 from defuse_core.archive import data_note, export_project, import_project, missing_data
 from defuse_core.cli_options import AsJson, ProjectName
 from defuse_core.cli_runs import find_project
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import Project, Workspace
 
 project_app = typer.Typer(
     help="A project as one file: export it, import it elsewhere or under another name.", no_args_is_help=True
@@ -71,3 +73,34 @@ def project_import(
         typer.echo(f"project {made.name}: {len(runs)} runs{told}")
     if missing is not None:
         typer.echo(f"note: {missing}", err=True)
+
+
+def projects(as_json: AsJson = False) -> None:
+    """List the projects."""
+    workspace = Workspace()
+    if as_json:
+        typer.echo(json.dumps([{**vars(p), "runs": _n_runs(workspace, p)} for p in workspace.projects()]))
+        return
+    table = Table("project", "data", "images", "runs")
+    for p in workspace.projects():
+        sizes = " + ".join(f"{n:,}" for n in p.dataset["sizes"].values())
+        table.add_row(p.name, p.dataset["source"], sizes, str(_n_runs(workspace, p)))
+    shown.make_console().print(table)
+
+
+def _n_runs(workspace: Workspace, project: Project) -> int:
+    return len(workspace.runs.of_project(project.id))
+
+
+def delete(
+    name: Annotated[str, typer.Argument(help="The project")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+) -> None:
+    """Delete a project with its runs, labels and files."""
+    workspace = Workspace()
+    project = workspace.project(name)
+    if not yes:
+        n_runs = len(workspace.runs.of_project(project.id))
+        typer.confirm(f"Delete project {project.name} with {n_runs} runs and its labels?", abort=True)
+    workspace.delete_project(project.id)
+    typer.echo(f"project {project.name} is deleted")

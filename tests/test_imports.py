@@ -45,7 +45,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"exporting", "suite_export", "suite_model"}),
     frozenset({"jobs"}),
     frozenset({"demo", "console", "cli_options", "replay", *REPRODUCTION}),
-    frozenset({"cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}),
+    frozenset(
+        {"cli_jobs", "cli_labels", "cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}
+    ),
     frozenset({"cli"}),
 )
 """A module imports from its own layer or below; the steps of the paper never import each other."""

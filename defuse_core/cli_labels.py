@@ -1,0 +1,69 @@
+"""`defuse label export` and `label import`: the labels of regions as CSV."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from defuse_core.cli_options import AsJson, ProjectName
+from defuse_core.cli_runs import find_project
+from defuse_core.database import WorkspaceError
+from defuse_core.files import write_bytes
+from defuse_core.label_files import from_csv, to_csv
+from defuse_core.region_edits import ids_ever
+from defuse_core.runs import Run
+from defuse_core.workspace import Project, Workspace
+
+label_app = typer.Typer(
+    help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True
+)
+
+
+@label_app.command("export")
+def label_export(
+    project: ProjectName = "",
+    out: Annotated[Path | None, typer.Option(help="File to write; by default the terminal")] = None,
+) -> None:
+    """Write the labels that count as CSV."""
+    workspace = Workspace()
+    chosen = find_project(workspace, project)
+    run = _regions(workspace, chosen)
+    text = to_csv(workspace.annotations.counting(run.id), chosen.class_names)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(out, text.encode())
+
+
+@label_app.command("import")
+def label_import(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns region, annotator, label; - is stdin")],
+    project: ProjectName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add the labels of a CSV, all or none."""
+    workspace = Workspace()
+    chosen = find_project(workspace, project)
+    run = _regions(workspace, chosen)
+    found = [region["region_id"] for region in run.summary["regions"]]
+    ids = ids_ever(found, workspace.annotations.edits(run.id))
+    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{file} is not a readable CSV in UTF-8 ({error}); save it as one") from error
+    events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
+    workspace.annotations.append(run.id, events)
+    told = f"{len(events)} labels added to the regions of run {run.id}"
+    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else told)
+
+
+def _regions(workspace: Workspace, project: Project) -> Run:
+    run = workspace.runs.latest(project.id, "distill", done=True)
+    if run is None:
+        raise WorkspaceError("there are no regions to label yet; run: defuse distill")
+    return run
