@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from defuse_core.bringing import absolute_source
-from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz, set_validation_apart
+from defuse_core.data import DataError, ImageDataset, set_validation_apart
+from defuse_core.data_sources import load_dataset, load_npz
 from defuse_core.database import WorkspaceError
 from defuse_core.workspace import Blob, Project, Workspace
 
@@ -24,7 +25,7 @@ def new_project(
     Parameters
     ----------
     source : str
-        As `data.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
+        As `data_sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
     validation_share : float, optional

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.models import ResNet, resnet18
 
-from defuse_core.data import load_digits
+from defuse_core.data_sources import load_digits
 
 
 def paper_data(folder: Path) -> Path:

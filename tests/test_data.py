@@ -25,14 +25,10 @@ from defuse_core.data import (
     Split,
     as_bytes,
     as_pixels,
-    load_dataset,
-    load_digits,
-    load_image_folder,
-    load_npz,
-    load_torchvision,
     set_validation_apart,
     shuffled_batches,
 )
+from defuse_core.data_sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}
     ),
-    frozenset({"workspace", "data", "checkpoints", "architectures", "common_networks"}),
+    frozenset({"workspace", "data", "data_sources", "checkpoints", "architectures", "common_networks"}),
     frozenset({"programs", "checkpoint_formats", "detection", "local_code"}),
     frozenset({"manifest_models", "manifest", "manifest_reading", "pipeline"}),
     frozenset({"bringing", "comparison", "relabeling"}),

@@ -13,7 +13,8 @@ import torch
 from defuse_core.checkpoints import CheckpointError
 from defuse_core.classifier import accuracy, predict
 from defuse_core.config import ClassifierTraining
-from defuse_core.data import ImageDataset, load_digits, load_npz
+from defuse_core.data import ImageDataset
+from defuse_core.data_sources import load_digits, load_npz
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.shipped import (
     ANNOTATORS,

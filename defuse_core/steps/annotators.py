@@ -15,7 +15,8 @@ from torch import Tensor
 
 from defuse_core.architectures import build_network
 from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs, predict
-from defuse_core.data import ImageDataset, Split, load_dataset
+from defuse_core.data import ImageDataset, Split
+from defuse_core.data_sources import load_dataset
 from defuse_core.labeling import majority, simulate_annotators
 from defuse_core.records import Interval
 from defuse_core.runtime import derive_seed

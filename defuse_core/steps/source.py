@@ -14,7 +14,8 @@ from defuse_core.checkpoint_formats import load_program
 from defuse_core.checkpoints import load_tensors, load_weights
 from defuse_core.classifier import Classifier, Preprocessing
 from defuse_core.config import VaeConfig
-from defuse_core.data import DataError, ImageDataset, load_dataset, load_npz, set_validation_apart
+from defuse_core.data import DataError, ImageDataset, set_validation_apart
+from defuse_core.data_sources import load_dataset, load_npz
 from defuse_core.database import WorkspaceError
 from defuse_core.local_code import import_network
 from defuse_core.records import Mistakes, Mixture, Region

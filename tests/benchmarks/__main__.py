@@ -27,7 +27,8 @@ from defuse_core.architectures import ByteDropout
 from defuse_core.classifier import Classifier
 from defuse_core.config import PAPER_LAMBDAS, PRESETS, CorrectionConfig
 from defuse_core.correction import sweep_lambdas
-from defuse_core.data import Split, load_digits
+from defuse_core.data import Split
+from defuse_core.data_sources import load_digits
 from defuse_core.identification import identify, sample_beta_noise
 from defuse_core.records import FailureInstances
 from defuse_core.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
