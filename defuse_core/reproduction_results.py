@@ -120,9 +120,8 @@ def _machines(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _processor(told: Path = Path("/proc/cpuinfo")) -> str:
     """Name of this machine's processor where Linux tells it, else the kind of machine."""
-    told = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", told.read_text() if told.is_file() else "", re.MULTILINE)
     return found[1] if found else platform.machine()
 

@@ -201,7 +201,9 @@ def _controls(seeds: Sequence[Results]) -> str:
 
 def _rest(seeds: Sequence[Results]) -> str:
     misread = all(seed["novelty"]["reference"]["misclassified"] for seed in seeds)
+    singles = [baseline["labelled_images"] for seed in seeds if (baseline := seed.get("baseline"))]
     rows = [
+        ("single mistakes that the baseline is tuned on", over_seeds(singles, "{:,.0f}")),
         ("λ chosen", _lambdas(seeds, "defuse")),
         ("λ by the paper's rule", _lambdas(seeds, "paper_rule")),
         ("… region accuracy there", over_seeds([seed["paper_rule"]["region"] for seed in seeds])),

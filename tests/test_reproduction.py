@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 from collections import Counter
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from defuse_core import reproduction
+from defuse_core import reproduction, reproduction_results
 from defuse_core.annotations import LabelEvent
 from defuse_core.classifier import predict
 from defuse_core.cli import app
@@ -327,15 +328,18 @@ def test_lambdas_flips_and_label_agreement_are_what_the_models_say(made: Made) -
 
 def test_agreement_is_that_of_the_label_events(made: Made) -> None:
     source = made.source("correct")
-    answers: dict[tuple[int, int], list[int | None]] = {}
+    every: dict[tuple[int, int], list[int | None]] = {}
     for event in source.labels(up_to=source.run.last_annotation):
-        if event.region_id >= 0:
-            assert event.sample_id is not None
-            answers.setdefault((event.region_id, event.sample_id), []).append(event.label)
+        assert event.sample_id is not None
+        every.setdefault((event.region_id, event.sample_id), []).append(event.label)
+    answers = {key: given for key, given in every.items() if key[0] >= 0}
+    singles = [given for (region_id, _), given in every.items() if region_id < 0]
     assert {len(given) for given in answers.values()} == {5}
     unanimous = sum(len(set(given)) == 1 for given in answers.values()) / len(answers)
     pairs = [a == b for given in answers.values() for a, b in combinations(given, 2)]
     rows = table((made.out / "RESULTS.md").read_text(), "Choice of λ")
+    named = sum(voted(given) is not None for given in singles)
+    assert rows["single mistakes that the baseline is tuned on"] == [f"{named:,}"]
     assert rows["images on which all agree"] == [f"{unanimous:.3f}"]
     assert rows["two annotators agree"] == [f"{sum(pairs) / len(pairs):.3f}"]
 
@@ -744,6 +748,25 @@ def test_the_papers_rule_takes_the_best_validation_accuracy() -> None:
 def test_results_that_are_none_are_refused_in_words(content: bytes) -> None:
     with pytest.raises(WorkspaceError, match=r"here.json (is not readable JSON|holds no reproduction)"):
         read_results(content, source="here.json")
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: AMD EPYC 7B13\ncores\t: 2\nmodel name\t: AMD EPYC 7B13\n",
+            "AMD EPYC 7B13",
+        ),
+        ("processor\t: 0\nBogoMIPS\t: 243.75\n", platform.machine()),
+        (None, platform.machine()),
+    ],
+)
+def test_the_processor_has_its_name_where_the_system_tells_it(
+    tmp_path: Path, told: str | None, name: str
+) -> None:
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert reproduction_results._processor(tmp_path / "cpuinfo") == name
 
 
 def test_goals_are_met_only_where_they_are(made: Made) -> None:
