@@ -87,10 +87,11 @@ def _keep(name: str, pieces: Iterator[bytes]) -> None:
 
 
 def _begin(name: str, source: str | Blob, size: int | None, share: float) -> None:
-    options = ["--image-size", str(size)] if size else []
     if isinstance(source, Blob):
-        options += ["--upload-name", source.name]
+        options = ["--upload-name", source.name]
         source = f"blob:{source.sha256}"
+    else:
+        options = ["--image-size", str(size)] if size else []
     if share:
         options += ["--validation-share", f"{share:g}"]
     command = [sys.executable, "-P", "-m", "defuse_core.cli", "new", "--json", "--data", source]

@@ -16,7 +16,7 @@ import typer
 
 from defuse_core import console as shown
 from defuse_core.bringing import absolute_source
-from defuse_core.cli_jobs import cancel, extend, resume, runs
+from defuse_core.cli_common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli_labels import label_app
 from defuse_core.cli_options import (
     RUN_OPTIONS,
@@ -31,7 +31,7 @@ from defuse_core.cli_options import (
 from defuse_core.cli_projects import delete, project_app, projects
 from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
-from defuse_core.cli_runs import find_project, finish_run, tell_on_interrupt
+from defuse_core.cli_runs import cancel, extend, resume, runs
 from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources

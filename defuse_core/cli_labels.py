@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from defuse_core.cli_common import find_project
 from defuse_core.cli_options import AsJson, ProjectName
-from defuse_core.cli_runs import find_project
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.label_files import from_csv, to_csv

@@ -1,4 +1,4 @@
-"""`defuse projects`, `delete`, and `project export` and `import`: a project as one file."""
+"""`defuse projects` and `delete`; `project export` and `import`: a project as one file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from defuse_core import console as shown
 from defuse_core.archive import data_note, export_project, import_project, missing_data
+from defuse_core.cli_common import find_project
 from defuse_core.cli_options import AsJson, ProjectName
-from defuse_core.cli_runs import find_project
 from defuse_core.workspace import Project, Workspace
 
 project_app = typer.Typer(

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from defuse_core import console as shown
+from defuse_core.cli_common import finish_run
 from defuse_core.cli_options import AsJson, Device, Threads
-from defuse_core.cli_runs import finish_run
 from defuse_core.jobs import launcher
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.reproduction import (

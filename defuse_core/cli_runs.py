@@ -1,69 +1,120 @@
-"""What commands have in common: the project they are about, and a run that is watched to its end."""
+"""`defuse runs`, `cancel`, `resume` and `extend`: what is done with runs that there are."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from defuse_core import console as shown
-from defuse_core.database import WorkspaceError
+from defuse_core.cli_common import finish_run, tell_on_interrupt
+from defuse_core.cli_options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
+from defuse_core.jobs import launcher
 from defuse_core.runs import Run
-from defuse_core.workspace import Project, Workspace
-
-EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
+from defuse_core.workspace import Workspace
 
 
-def find_project(workspace: Workspace, name: str) -> Project:
-    """Return the project of this name; of no name, the only one that there is.
-
-    Raises
-    ------
-    WorkspaceError
-        If there is none, or several.
-    """
-    if name:
-        return workspace.project(name)
-    projects = workspace.projects()
-    if len(projects) != 1:
-        known = ", ".join(p.name for p in projects)
-        told = f"choose one with --project: {known}" if known else "create one with: defuse new NAME"
-        raise WorkspaceError(f"there are {len(projects)} projects; {told}")
-    return projects[0]
-
-
-@contextmanager
-def tell_on_interrupt(workspace: Workspace, project_id: int) -> Iterator[None]:
-    """Where Ctrl-C ends what is inside, tell which runs of the project go on, and exit with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        for run in workspace.runs.of_project(project_id):
-            if run.live:
-                typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
-        sys.exit(130)
-
-
-def finish_run(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
-    """Watch a run unless detached, print it, and exit with its code unless it is done."""
-    console = shown.make_console()
-    if not detach:
-        if as_json:
-            run = shown.watch(workspace, run, None)
-        else:
-            with shown.progress_bars(console) as bars:
-                run = shown.watch(workspace, run, bars)
+def runs(
+    run: Annotated[int | None, typer.Argument(min=1, max=LARGEST, help="Show this run whole")] = None,
+    project: Annotated[
+        str, typer.Option("--project", "-p", envvar="DEFUSE_PROJECT", help="By default all projects")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List runs with their state, or show one with its tasks."""
+    workspace = Workspace()
+    if run is not None:
+        _show(workspace, workspace.runs.get(run), as_json=as_json)
+        return
+    chosen = [workspace.project(project)] if project else workspace.projects()
+    found = [r for p in chosen for r in workspace.runs.of_project(p.id)]
     if as_json:
-        typer.echo(json.dumps(shown.run_json(run)))
-    elif detach:
-        console.print(f"run {run.id} ({run.step}) goes on by itself; see: defuse runs")
+        typer.echo(json.dumps([shown.run_json(r) for r in found]))
     else:
-        shown.print_run(console, run)
-        if run.status == "failed":
-            console.print(f"log: {workspace.run_folder(run.id) / 'log.txt'}; then: defuse resume {run.id}")
-    if not run.live and (code := EXIT_CODES[run.status]):
-        sys.exit(code)
-    return run
+        shown.make_console().print(shown.runs_table(workspace, found))
+
+
+def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
+    tasks = workspace.runs.tasks(run.id)
+    log = workspace.run_folder(run.id) / "log.txt"
+    if as_json:
+        about = {"record": run.record, "tasks": [vars(task) for task in tasks], "log": str(log)}
+        typer.echo(json.dumps({**shown.run_json(run), **about}))
+        return
+    console = shown.make_console()
+    console.print(shown.runs_table(workspace, [run]))
+    console.print_json(json.dumps(run.config))
+    table = Table("task", "status", "progress", "")
+    for task in tasks[:200]:
+        progress = f"{task.step} of {task.steps}" if task.steps else ""
+        table.add_row(task.name, task.status, progress, task.error or "")
+    console.print(table)
+    console.print(f"log: {log}")
+
+
+def cancel(
+    run: RunNumber,
+    task: Annotated[str | None, typer.Option(help="Only this task, such as lam=0.1")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run, or one of its tasks; what is done is kept."""
+    workspace = Workspace()
+    found = launcher.cancel(workspace, run, task)
+    state = next((t.status for t in workspace.runs.tasks(run) if t.name == task), None)
+    if as_json:
+        typer.echo(json.dumps(shown.run_json(found)))
+    elif state == "done":
+        typer.echo(f"{task} of run {run} is done already")
+    elif task is not None and found.live:
+        typer.echo(f"{task} of run {run} is asked to stop; the other tasks go on")
+    else:
+        typer.echo(f"run {run} is {found.status}")
+
+
+def resume(
+    run: RunNumber,
+    device: Annotated[str | None, typer.Option(help="Another device than before")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster, where it has changed")] = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
+    workspace = Workspace()
+    before = workspace.runs.get(run)
+    asked = {"device": device, "threads": threads, "engine": engine, "address": address}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if engine == "local":
+        given["address"] = None
+    resources = given_resources({**vars(before.resources), **given})
+    with tell_on_interrupt(workspace, before.project_id):
+        again = launcher.resume(workspace, run, resources=resources)
+        finish_run(workspace, again, detach=detach, as_json=as_json)
+
+
+def extend(
+    run: RunNumber,
+    lambdas: Annotated[str, typer.Option(help="λ to add, such as 0.5,3")] = "",
+    baseline_lambdas: Annotated[str, typer.Option(help="λ of the baseline to add")] = "",
+    n_seeds: Annotated[int | None, typer.Option(min=1, help="Times that every λ is tuned")] = None,
+    rule: Annotated[str | None, typer.Option(help="How λ is chosen: paper, or regions")] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Accuracy that rule regions may give up")] = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a correction under more λ, more seeds or another rule; what it has stays."""
+    workspace = Workspace()
+    before = workspace.runs.get(run)
+    config = before.config
+    given = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if baseline_lambdas:
+        changes["baseline_lambdas"] = more_lambdas(config.get("baseline_lambdas", ()), baseline_lambdas)
+    if lambdas:
+        inner = config.get("correction", {})
+        changes["correction"] = {"lambdas": more_lambdas(inner.get("lambdas", ()), lambdas)}
+    with tell_on_interrupt(workspace, before.project_id):
+        finish_run(workspace, launcher.extend(workspace, run, changes), detach=detach, as_json=as_json)

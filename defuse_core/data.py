@@ -1,8 +1,8 @@
 """Data sets: uint8 images with labels, split into train, validation and test.
 
 A data set that fits is held once as uint8 tensors and indexed by batch; `as_pixels` turns a batch
-into [0, 1] where it is needed. `data_sources` reads them; what cannot be used is a `DataError` that names
-the file and the remedy.
+into [0, 1] where it is needed. `data_sources` reads data sets; what cannot be used is a `DataError`
+that says why and names the remedy.
 """
 
 from __future__ import annotations
@@ -168,7 +168,13 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
 
 
 def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Split, Split]:
-    """Divide in order: of each class the last `share` of its images is the other split, called `name`."""
+    """Divide in order: of each class the last `share` of its images is the other split, called `name`.
+
+    Raises
+    ------
+    DataError
+        If no class has enough images to give one away.
+    """
     is_apart = torch.zeros(len(split), dtype=torch.bool)
     for label in split.labels.unique():
         members = torch.nonzero(split.labels == label).flatten()

@@ -94,7 +94,7 @@ def identify(
     Examples
     --------
     >>> from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
-    >>> from defuse_core.data import load_digits
+    >>> from defuse_core.data_sources import load_digits
     >>> found = identify(load_shipped_classifier(), load_shipped_vae(), load_digits().train[:64],
     ...                  config=IdentificationConfig(n_perturbations=5), seed=0)
     >>> bool((found.predictions != found.labels).all())

@@ -18,6 +18,8 @@ from defuse_core.step_configs import StepName
 from defuse_core.workspace import Project, Workspace
 
 FORMAT = "defuse-reproduction"
+_CPUINFO = Path("/proc/cpuinfo")  # Linux
+
 KINDS = ("dataset", "reconstruction", "perturbation")
 
 Runs = Mapping[StepName, Run]
@@ -120,9 +122,10 @@ def _machines(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _processor(told: Path = Path("/proc/cpuinfo")) -> str:
+def _processor() -> str:
     """Name of this machine's processor where Linux tells it, else the kind of machine."""
-    found = re.search(r"^model name\s*: (.+)$", told.read_text() if told.is_file() else "", re.MULTILINE)
+    told = _CPUINFO.read_text() if _CPUINFO.is_file() else ""
+    found = re.search(r"^model name\s*: (.+)$", told, re.MULTILINE)
     return found[1] if found else platform.machine()
 
 

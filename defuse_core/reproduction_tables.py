@@ -34,7 +34,7 @@ def write_section(results: Results, notes: str = "") -> str:
     paper, seeds = PAPER[results["dataset"]], results["seeds"]
     corrected = {
         "Null controls": _controls,
-        "Choice of λ, novelty (figure 6), agreement (figure 7)": _rest,
+        "Choice of λ, baseline, novelty (figure 6), agreement (figure 7)": _rest,
     }
     parts = [
         f"## {paper.title}",

@@ -1,4 +1,4 @@
-"""Runs in the process of the test: all that a runner does but the process, in a tenth of the time."""
+"""Runs in the process of the test: what a runner computes and stores, in a tenth of the time."""
 
 from __future__ import annotations
 
@@ -55,31 +55,31 @@ def end_all(place: Place) -> None:
 
 
 def compute_here(workspace: Workspace, run: Run) -> None:
-    """What `launcher` does with a run that is queued, and its runner then, in this process."""
+    """Compute a queued run and end it, as its runner does; without log, config.json, lock and beats."""
     workspace.runs.hand_over(run.id, os.getpid())
+    guard = runner.Guard(workspace, run.id)
     try:
-        merged, done = runner._compute(workspace, run, runner.Guard(workspace, run.id))
+        merged, done = runner._compute(workspace, run, guard)
     except Exception as error:
         workspace.runs.finish(run.id, "failed", error=f"{error}" or type(error).__name__)
         return
+    finally:
+        os.close(guard._reading)
+        os.close(guard._writing)
     assert merged is not None
-    forget = [f"{task}.safetensors" for task in done] if merged.replaces_tasks else []
-    labels_of = workspace.runs.ancestry(run.id)["distill"].id if merged.labels else 0
-    workspace.runs.finish(
-        run.id, "done", summary=merged.summary, forget=forget, labels=merged.labels, labels_of=labels_of
-    )
+    workspace.runs.finish(run.id, "done", **runner._told_at_end(workspace, run.id, merged, done))
 
 
 @contextmanager
 def runs_in_this_process() -> Iterator[None]:
-    """Whatever is submitted is done before `launcher` returns."""
+    """Whatever is submitted has ended before `launcher` returns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "_start", compute_here)
         yield
 
 
 def run_here(place: Place, step: StepName, config: Mapping[str, Any] | None = None, *, seed: int = 0) -> Run:
-    """Do a run to its end, good or bad, as `runner.main` does."""
+    """Do a run to its end, good or bad."""
     run = add_run(place, step, config, seed=seed)
     compute_here(place.workspace, run)
     return place.get(run)

@@ -90,7 +90,7 @@ def take(browser: Browser, server: Server, out: Path) -> None:
         for width in (1440, 1024):
             context = browser.new_context(
                 viewport={"width": width, "height": 900},
-                color_scheme=scheme,  # type: ignore[arg-type]
+                color_scheme=scheme,
                 reduced_motion="reduce",  # no picture of a slide that fades in
             )
             page = context.new_page()
@@ -98,7 +98,7 @@ def take(browser: Browser, server: Server, out: Path) -> None:
                 page.goto(f"{server.url}/{path}?project=demo")
                 expect(page.get_by_text(text).first).to_be_visible(timeout=60 * SECONDS)
                 settle(page)
-                height = page.get_by_test_id("stMainBlockContainer").bounding_box()["height"]  # type: ignore[index]
+                height = page.get_by_test_id("stMainBlockContainer").bounding_box()["height"]
                 page.set_viewport_size({"width": width, "height": max(900, min(4000, int(height) + 20))})
                 settle(page)
                 page.screenshot(path=out / f"{name}-{scheme}-{width}.png")
@@ -126,7 +126,7 @@ def report(page: Page, server: Server, path: Path) -> None:
     size = page.viewport_size
     assert size is not None
     clip = {"x": 0.0, "y": 0.0, "width": float(size["width"]), "height": 2.0 * size["height"]}
-    page.screenshot(path=path, clip=clip, full_page=True)  # type: ignore[arg-type]
+    page.screenshot(path=path, clip=clip, full_page=True)
 
 
 def settle(page: Page) -> None:

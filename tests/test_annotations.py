@@ -462,7 +462,7 @@ def corrected(workspace: Workspace) -> Run:
     """A correction on the labels and edits that there are of run 1, done."""
     newest = workspace.annotations.last_id(1)
     given = {"seed": 0, "resources": Resources(), "upstream": [1], "last_annotation": newest}
-    run = workspace.runs.add(1, "correct", {}, **given)  # type: ignore[arg-type]
+    run = workspace.runs.add(1, "correct", {}, **given)
     workspace.runs.finish(run.id, "done")
     assert not workspace.runs.get(run.id).stale
     return run

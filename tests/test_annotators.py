@@ -62,7 +62,7 @@ def save(path: Path, **parts: Split) -> Path:
     arrays = {}
     for part, split in parts.items():
         arrays |= {f"x_{part}": split.images.permute(0, 2, 3, 1).numpy(), f"y_{part}": split.labels.numpy()}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
     return path
 
 
@@ -95,7 +95,7 @@ def rebuilt(place: Place, run: Run, name: str) -> Classifier:
 def shares(annotator: Classifier, images: Tensor) -> list[list[float]]:
     """Probabilities of the classes by one plain forward pass."""
     with torch.inference_mode():
-        return torch.nn.functional.softmax(annotator(images), dim=1).tolist()  # type: ignore[no-any-return]
+        return torch.nn.functional.softmax(annotator(images), dim=1).tolist()
 
 
 def best(annotator: Classifier, images: Tensor) -> list[int]:

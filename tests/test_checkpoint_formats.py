@@ -689,7 +689,7 @@ def test_weights_are_no_program(tmp_path: Path) -> None:
 def test_weights_are_a_record() -> None:
     found = Weights({}, "", None, "safetensors")
     with pytest.raises(AttributeError):
-        found.prefix = "x"  # type: ignore[misc]
+        found.prefix = "x"
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:

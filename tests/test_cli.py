@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from defuse_core.cli_runs import tell_on_interrupt
+from defuse_core import console
+from defuse_core.cli import app
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
+from defuse_core.workspace import Workspace
+from tests.in_process import add_run, begin, done_here, run_here
 from tests.workspaces import Place, copy_place, eventually
 
 Defuse = Callable[..., subprocess.CompletedProcess[str]]
@@ -48,6 +52,16 @@ def in_workspace(place: Place, folder: Path) -> Defuse:
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def swept(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The template with a sweep, its evidence and a run that failed; read it only."""
+    place = copy_place(template, tmp_path_factory.mktemp("swept") / "home")
+    done_here(place, "correct", {"correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16}})
+    done_here(place, "evaluate", {"controls": False, "noise_images": 0})
+    assert run_here(place, "vae", {"weights": "blob:" + 64 * "0"}).status == "failed"
+    return place
 
 
 def newest(place: Place, step: str) -> Run:
@@ -149,20 +163,30 @@ def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     assert place.wait(run).status == "done"
 
 
-def test_a_command_that_is_ended_before_it_watches_tells_what_goes_on_too(
-    place: Place, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("moment", ["submitted", "handed over", "watched"])
+@pytest.mark.parametrize("words", ["identify", "report", "resume 7", "extend 5 --lambdas 3"])
+def test_ctrl_c_tells_what_goes_on_at_any_moment(
+    swept: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, moment: str
 ) -> None:
-    def interrupted() -> None:
-        with tell_on_interrupt(place.workspace, place.project.id):
-            launcher.submit(place.workspace, place.project.id, "identify", {"n_perturbations": 150})
-            raise KeyboardInterrupt
+    """In this process, where the moment can be chosen; runs 5 to 7: a sweep, its evidence, a failed one."""
+    place = copy_place(swept.workspace.home, tmp_path / "home")
+    live_before = add_run(place, "draw")
+    begin(place, live_before)
 
-    with pytest.raises(SystemExit, match="130"):
-        interrupted()
-    run = newest(place, "identify")
-    assert capsys.readouterr().err == f"run {run.id} goes on; stop it with: defuse cancel {run.id}\n"
-    place.workspace.runs.ask_to_cancel(run.id)
-    assert place.wait(run).status == "cancelled"
+    def end(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def hand_over(workspace: Workspace, run: Run) -> None:
+        workspace.runs.hand_over(run.id, os.getpid())
+
+    monkeypatch.setattr(launcher, "_start", end if moment == "submitted" else hand_over)
+    monkeypatch.setattr(console, "make_console" if moment == "handed over" else "watch", end)
+    done = CliRunner().invoke(app, words.split(), env={"DEFUSE_HOME": str(place.workspace.home)})
+    assert done.exit_code == 130, done.output
+    live = [run for run in place.workspace.runs.of_project(place.project.id) if run.live]
+    (run,) = (run for run in live if run.id != live_before.id)
+    told = f"run {run.id} goes on; stop it with: defuse cancel {run.id}\n"
+    assert done.stderr == (told if run.has_runner else "")
 
 
 def test_detached_cancelled_and_resumed(defuse: Defuse, place: Place) -> None:

@@ -97,8 +97,8 @@ class Outer(BaseModel):
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> dict[str, ConfigOption]:
     """Options of a step whose fields have names in common."""
-    monkeypatch.setitem(STEPS, "crowd", StepSpec(Outer))  # type: ignore[arg-type, misc]
-    return config_options("crowd")  # type: ignore[arg-type]
+    monkeypatch.setitem(STEPS, "crowd", StepSpec(Outer))
+    return config_options("crowd")
 
 
 def test_a_name_that_is_taken_gets_the_outer_one_before_it(crowded: dict[str, ConfigOption]) -> None:

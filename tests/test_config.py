@@ -219,7 +219,7 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
         ("identify", "", preset.identification),
         ("distill", "", preset.distillation),
     ):
-        config = check_config(step, preset_values(preset, step))  # type: ignore[arg-type]
+        config = check_config(step, preset_values(preset, step))
         assert (getattr(config, path) if path else config) == expected, (step, path)
     shape = preset_values(preset, "vae")
     assert shape.pop("training")

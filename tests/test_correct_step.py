@@ -209,12 +209,11 @@ def test_only_corrections_go_on(there: Place) -> None:
 
 
 def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) -> None:
-    first = done_here(place, "correct", {**QUICK, "n_seeds": 1})
+    first = place.run("correct", {**QUICK, "n_seeds": 1})
     evidence = done_here(place, "evaluate", {"controls": False, "noise_images": 0})
     before = place.workspace.runs.artifacts(first.id)
     changes = {"correction": {"lambdas": [10.0, 0.1, 1.0]}, "n_seeds": 2, "baseline_lambdas": [1.0, 5.0]}
-    with runs_in_this_process():
-        run = launcher.extend(place.workspace, first.id, changes)
+    run = place.wait(launcher.extend(place.workspace, first.id, changes))
     assert run.status == "done", run.error
     assert [p["lam"] for p in run.summary["corrected"]["points"]] == [0.1, 0.1, 1.0, 1.0, 10.0, 10.0]
     assert {p["lam"] for p in run.summary["baseline"]["points"]} == {1.0, 5.0}
@@ -231,7 +230,7 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
 
 
 def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:
-    correction = {**QUICK["correction"], "lambdas": [0.1], "max_images": 90}  # type: ignore[dict-item]
+    correction = {**QUICK["correction"], "lambdas": [0.1], "max_images": 90}
     config = {**QUICK, "correction": correction}
     first = done_here(place, "correct", config, seed=3)
     source, sets = Source(place.workspace, first.id), sets_of(place, first)
@@ -275,6 +274,7 @@ def test_another_rule_computes_nothing_anew(place: Place) -> None:
     events = place.workspace.runs.events(first.id, kind="point")
     with runs_in_this_process():
         run = launcher.extend(place.workspace, first.id, {"rule": "paper"})
+    assert run.status == "done", run.error
     assert place.workspace.runs.events(run.id, kind="point") == events
     best = max(points.values(), key=lambda p: (p["selection"], -p["lam"]))
     assert run.summary["corrected"]["chosen"] == best

@@ -223,7 +223,7 @@ def arrays(channels: int = 1, *, last: bool = False) -> Arrays:
 
 
 def save(path: Path, content: Arrays) -> Path:
-    np.savez(path, **content)  # type: ignore[arg-type]
+    np.savez(path, **content)
     return path
 
 
@@ -294,7 +294,7 @@ def npy_bytes() -> bytes:
 
 def zip_bytes() -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays())  # type: ignore[arg-type]
+    np.savez(buffer, **arrays())
     return buffer.getvalue()
 
 

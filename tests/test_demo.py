@@ -191,7 +191,7 @@ def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(tmp_path: Pat
     assert copy.name == "again"
     for step in ("identify", "distill", "correct", "evaluate"):
         (run,) = made.runs.of_project(copy.id, step)
-        assert run.summary == found[step].summary  # type: ignore[index]
+        assert run.summary == found[step].summary
 
 
 def _stop(_run: Run) -> Run:

@@ -81,7 +81,7 @@ def test_real_images_are_shown_with_what_is_said_of_them(channels: int) -> None:
     assert told[11] == "is 7"
     assert to_hex(shown[0].xaxis.label.get_color()).lower() == RED.lower()
     expected = pixels[0, ..., 0] if channels == 1 else pixels[0]
-    np.testing.assert_array_equal(shown[0].images[0].get_array(), expected)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(shown[0].images[0].get_array(), expected)
     figure_bytes(figure, "png")
 
 
@@ -95,7 +95,7 @@ def test_a_caption_gets_room_of_its_own() -> None:
     assert after[1] > before[1] + 0.3
     (caption,) = figure.texts
     top = caption.get_window_extent().y1
-    assert all(axes.get_tightbbox().y0 >= top for axes in figure.axes)  # type: ignore[union-attr]
+    assert all(axes.get_tightbbox().y0 >= top for axes in figure.axes)
     assert caption.get_window_extent().x1 <= figure.bbox.width
 
 

@@ -75,13 +75,13 @@ def test_labels_of_lambdas_do_not_run_into_each_other() -> None:
 def test_novelty_shares_sum_to_one() -> None:
     axes = draw_novelty({"draws": np.linspace(1, 8, 50), "test": np.linspace(2, 9, 20)}).axes[0]
     filled = axes.containers[0]
-    assert sum(bar.get_height() for bar in filled) == pytest.approx(1)  # type: ignore[attr-defined]
+    assert sum(bar.get_height() for bar in filled) == pytest.approx(1)
 
 
 def test_agreement_counts_images() -> None:
     found = agreement([[1, 1, 1, 1, 1], [1, 1, 1, 2, 3], [0, 0, 0, 0, 0], []])
     axes = draw_agreement(found, n_annotators=5).axes[0]
-    assert [bar.get_height() for bar in axes.containers[0]] == pytest.approx([0, 0, 1 / 3, 0, 2 / 3])  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in axes.containers[0]] == pytest.approx([0, 0, 1 / 3, 0, 2 / 3])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -151,7 +151,7 @@ def test_every_class_has_a_colour_of_its_own_and_its_name_outside_of_the_map(n_c
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [*names, "mistake, by true class"]
-    shown = [handle.get_markerfacecolor() for handle in legend.legend_handles]  # type: ignore[union-attr]
+    shown = [handle.get_markerfacecolor() for handle in legend.legend_handles]
     drawn = np.asarray(axes.collections[0].get_facecolor())[:, :3]
     np.testing.assert_allclose(np.array([to_rgba(colour)[:3] for colour in shown[:-1]]), drawn)
     assert len(np.unique(drawn, axis=0)) == n_classes

@@ -185,7 +185,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path, error: type[Ba
 
 def test_a_chunk_that_is_not_bytes_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        store_chunks(tmp_path, [b"bytes", "text"])  # type: ignore[list-item]
+        store_chunks(tmp_path, [b"bytes", "text"])
     assert names(tmp_path) == []
 
 

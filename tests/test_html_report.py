@@ -71,7 +71,7 @@ def figures() -> dict[str, bytes]:
     drawn.add_subplot().plot([0, 1], [0, 1])
     names = ("figure4-accuracy", "figure5-trade-off", "figure6-novelty", "figure7-agreement")
     kinds = ("svg", "png", "svg", "svg")
-    return {name: figure_bytes(drawn, kind) for name, kind in zip(names, kinds, strict=True)}  # type: ignore[arg-type]
+    return {name: figure_bytes(drawn, kind) for name, kind in zip(names, kinds, strict=True)}
 
 
 def tiles(n: int, *shape: int, names: tuple[str, str] = ("7", "1")) -> list[Tile]:

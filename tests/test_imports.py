@@ -46,7 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"jobs"}),
     frozenset({"demo", "console", "cli_options", "replay", *REPRODUCTION}),
     frozenset(
-        {"cli_jobs", "cli_labels", "cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}
+        {"cli_common", "cli_labels", "cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}
     ),
     frozenset({"cli"}),
 )

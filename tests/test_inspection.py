@@ -72,7 +72,7 @@ def own_weights(place: Place) -> dict[str, Tensor]:
 def classifier_of(place: Place, run: Run) -> Classifier:
     """The classifier that a run left."""
     source = Source(place.workspace, run.id)
-    return source.build(*source.own("classifier"))  # type: ignore[misc]
+    return source.build(*source.own("classifier"))
 
 
 def scripted(network: nn.Module) -> bytes:
@@ -552,7 +552,7 @@ def test_what_training_cannot_begin_with_is_told(
     there: Place, name: str, content: Callable[[], bytes] | None, config: Mapping[str, Any], told: str
 ) -> None:
     given = {"imagenet": "imagenet", "nothing": "blob:" + "0" * 64}.get(name)
-    pretrained = given or bring(there, name, content())  # type: ignore[misc]
+    pretrained = given or bring(there, name, content())
     run = run_here(there, "classifier", {**config, "pretrained": pretrained})
     assert run.status == "failed"
     assert told in str(run.error)

@@ -355,10 +355,10 @@ def test_two_processes_submit_one_run(place: Place) -> None:
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     both = [subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) for _ in range(2)]
     for process in both:
-        assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+        assert process.stdout.readline() == "ready\n"
     for process in both:
-        process.stdin.write("\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
+        process.stdin.write("\n")
+        process.stdin.flush()
     errors = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
     assert "LiveRunError: identify is already" in "".join(errors)

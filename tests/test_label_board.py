@@ -76,7 +76,7 @@ def test_a_queue_is_read_as_it_was_sent() -> None:
         "seconds": 60,
     }
     found = read_queue({"items": [ITEM, undo, whole], "attempt": 3})
-    assert found[0] == QueueItem("a1", 1, None, 0, 7, 1.5, Subject(**SUBJECT))  # type: ignore[arg-type]
+    assert found[0] == QueueItem("a1", 1, None, 0, 7, 1.5, Subject(**SUBJECT))
     assert (found[1].undoes, found[1].sample, found[1].label) == ("a1", 0, 7)
     assert (found[2].sample, found[2].label, found[2].subject.tau) == (None, None, 1.0)
     assert [item.key for item in found] == ["a1", "b", "c"]
@@ -177,7 +177,7 @@ def data(app: AppTest) -> Any:
 def test_the_browser_is_given_what_python_has() -> None:
     answers = [("k1", 0, 1), ("k2", None, None)]
     found = data(show(["cat", "dog"], answers=answers, saved=["k0"], trouble="full", whole=True, moved=3))
-    assert found["subject"] == asdict(Subject(**SUBJECT))  # type: ignore[arg-type]
+    assert found["subject"] == asdict(Subject(**SUBJECT))
     assert data(show(["cat"]))["moved"] == 0
     assert found["classes"] == [{"name": "cat", "key": "1"}, {"name": "dog", "key": "2"}]
     assert [tuple(answer.values()) for answer in found["answers"]] == answers

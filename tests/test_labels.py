@@ -130,7 +130,7 @@ def test_self_agreement_hand_worked() -> None:
 def test_agreement_is_about_the_same_draws_in_passes_one_and_two(changed: dict[str, object]) -> None:
     first, second = passes((0, 0, 7, 1), (0, 0, 7, 2))
     assert self_agreement([first, second], "ann") == Interval.wilson(1, 1)
-    assert math.isnan(self_agreement([first, replace(second, **changed)], "ann").estimate)  # type: ignore[arg-type]
+    assert math.isnan(self_agreement([first, replace(second, **changed)], "ann").estimate)
 
 
 @given(events=st.lists(ANSWERS, max_size=16))

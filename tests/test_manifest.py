@@ -104,7 +104,7 @@ def test_a_log_is_stored_again_with_undos_and_edits(place: Place, tmp_path: Path
     entries, ids = read_log(workspace, regions.id)
     log = Log(regions=3, entries=tuple(entries))
     assert [type(entry) for entry in log.entries[-5:]] == [Answer, Answer, Edit, Edit, UndoneEdit]
-    assert log.entries[-4].undoes == ids.index(taken_back.id)  # type: ignore[union-attr]
+    assert log.entries[-4].undoes == ids.index(taken_back.id)
 
     other = copy_place(place.workspace.home, tmp_path / "other")
     fresh = store_run(other, "distill", regions.summary)
@@ -133,7 +133,7 @@ def test_a_second_round_brings_the_first_along(place: Place) -> None:
     classifier = store_run(place, "classifier", {}, {"weights": f"corrected:{first.id}"})
     store_run(place, "vae", {})
     for step in ("identify", "distill", "correct"):
-        last = store_run(place, step, {})  # type: ignore[arg-type]
+        last = store_run(place, step, {})
     made = make_manifest(place.workspace, last.id)
     steps = [(run["step"], run["stands_on"], run["starts_from"]) for run in made["runs"]]
     assert steps == [

@@ -419,7 +419,7 @@ def test_names_that_are_markup_are_shown_as_text(tmp_path: Path, monkeypatch: py
 
 def test_exported_images_stand_beside_the_numbers_of_their_mistakes(place: Place) -> None:
     tensors = place.tensors(latest(place, "identify"))["mistakes.safetensors"]
-    found = Found(**{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    found = Found(**{name: tensor.numpy() for name, tensor in tensors.items()})
     shown = np.array([3, 1, 7])
     triples = np.arange(3 * 3 * 8 * 8, dtype=np.uint64).astype(np.uint8).reshape(3, 3, 8, 8, 1)
     content = mistakes_npz(mistakes_table(place.project, found, shown), triples)

@@ -112,7 +112,7 @@ def board(app: AppTest) -> dict[str, Any]:
 def shown(app: AppTest) -> tuple[int, float, int, str, int]:
     """What is labelled: region, τ, number of images, annotator and pass."""
     subject = board(app)["subject"]
-    return tuple(subject[name] for name in ("region", "tau", "n_samples", "annotator", "round"))  # type: ignore[return-value]
+    return tuple(subject[name] for name in ("region", "tau", "n_samples", "annotator", "round"))
 
 
 def item(app: AppTest, number: int, label: int | None, **more: Any) -> dict[str, Any]:
@@ -600,13 +600,8 @@ def test_agreement_is_of_the_draws_that_two_have_answered(
     answer(place, second, [1] * 10, by="Eve")
     place.workspace.annotations.append(latest(place, "distill").id, [LabelEvent(-1, "Zoe", 1, 0)])
     app = opened_wide(place, monkeypatch, "agreement")
-    votes: list[list[int | None]] = [
-        [0] * 3,
-        [1] * 3,
-        [1, None, 2],
-        [None] * 3,
-        [2, 1],
-    ]  # of each image of the first region
+    votes: list[list[int | None]]  # of each image of the first region
+    votes = [[0] * 3, [1] * 3, [1, None, 2], [None] * 3, [2, 1]]
     share = [max(map(v.count, v)) / len(v) for v in votes]
     (bars,) = figure(app, "agreement")["data"]
     values, counts = np.unique(np.round(share, 3), return_counts=True)

@@ -149,7 +149,7 @@ def searched(tmp_path: Path, template: Path) -> Iterator[Place]:
     """A workspace whose runs up to the mistakes are done, without having computed."""
     place = fresh_place(tmp_path / "home", template.parent / "shapes.npz")
     for step in ("classifier", "vae", "identify"):
-        store_run(place, step, {"mistakes": {"dataset": 9}})  # type: ignore[arg-type]
+        store_run(place, step, {"mistakes": {"dataset": 9}})
     yield place
     end_all(place)
 

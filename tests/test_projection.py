@@ -93,4 +93,4 @@ def test_bad_codes_name_the_remedy(codes: Tensor) -> None:
 
 def test_unknown_method(clusters: Tensor) -> None:
     with pytest.raises(ValueError, match="tsne, umap or pca, got 'mds'"):
-        project(clusters, method="mds", seed=0)  # type: ignore[arg-type]
+        project(clusters, method="mds", seed=0)

@@ -227,7 +227,7 @@ def test_regions_follow_an_edit_and_its_undo(place: Place, kind: str, make: Make
     before, run = regions_of(place)
     latents = Source(place.workspace, run.id).mistakes().latents
     gone, into = make(before, latents)
-    edit = RegionEdit(kind, tuple(gone), tuple(into))  # type: ignore[arg-type]
+    edit = RegionEdit(kind, tuple(gone), tuple(into))
     place.workspace.annotations.edit(run.id, edit)
     after, _ = regions_of(place)
     new = [made.region_id for made in into]

@@ -147,4 +147,4 @@ def test_an_undo_brings_back_and_is_a_change_itself() -> None:
 def test_an_edit_says_itself_in_words(
     kind: EditKind, regions: tuple[int, ...], into: tuple[int, ...], told: dict[str, object], words: str
 ) -> None:
-    assert str(RegionEdit(kind, regions, made(*into), **told)) == words  # type: ignore[arg-type]
+    assert str(RegionEdit(kind, regions, made(*into), **told)) == words

@@ -69,7 +69,7 @@ def parts(template: Path) -> tuple[Regions, Found]:
     workspace = Workspace(template)
     runs = {run.step: run for run in workspace.runs.of_project(1)}
     path = workspace.artifact_path(runs["identify"].id, "mistakes.safetensors")
-    found = Found(**safetensors.numpy.load_file(path))  # type: ignore[arg-type]
+    found = Found(**safetensors.numpy.load_file(path))
     return find_regions(workspace, runs["distill"].id), found
 
 

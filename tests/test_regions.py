@@ -49,7 +49,7 @@ def codes_of(region: Region, n: int, *, seed: int = 0) -> Tensor:
 
 
 def made_into(kind: str, gone: Sequence[Region], into: Sequence[Gaussian]) -> RegionEdit:
-    return RegionEdit(kind, tuple(r.region_id for r in gone), tuple(into))  # type: ignore[arg-type]
+    return RegionEdit(kind, tuple(r.region_id for r in gone), tuple(into))
 
 
 def facts(regions: Sequence[Region]) -> list[tuple[int, float, bytes, bytes]]:

@@ -79,8 +79,8 @@ class Made:
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
-    def again(self, *words: str) -> str:
-        """The same command in this process, which spares the start of each run."""
+    def here(self, *words: str) -> str:
+        """The command, or with more words, in this process, which spares the start of each run."""
         with runs_in_this_process():
             done = CliRunner().invoke(app, [*self.command, *words], env=self.env)
         assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
@@ -114,10 +114,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=DATASETS)
 def made(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Each data set once, digits from the command line."""
+    """Each data set once, digits from the command line, the others in this process."""
     folder = tmp_path_factory.mktemp(request.param)
     unmade = Made(request.param, data, folder / "home", folder / "out", "")
-    once = replace(unmade, printed=unmade.commanded() if request.param == "mnist" else unmade.again())
+    once = replace(unmade, printed=unmade.commanded() if request.param == "mnist" else unmade.here())
     assert once.results["seeds"], f"no failure region in {request.param}: lengthen its --quick plan"
     return once
 
@@ -452,10 +452,10 @@ def test_a_second_time_computes_nothing_and_more_seeds_add(made: Made, tmp_path:
     (project,) = made.workspace.projects()
     before = [run.id for run in made.workspace.runs.of_project(project.id)]
     first = made.results
-    made.again()
+    made.here()
     assert [run.id for run in made.workspace.runs.of_project(project.id)] == before
     assert made.results == first
-    made.again("--seeds", "2")
+    made.here("--seeds", "2")
     added = [run for run in made.workspace.runs.of_project(project.id) if run.id not in before]
     assert [run.step for run in added] == [step for step, _ in make_plan("mnist", "quick").seeded(None)]
     assert {run.seed for run in added} == {1}
@@ -762,11 +762,12 @@ def test_results_that_are_none_are_refused_in_words(content: bytes) -> None:
     ],
 )
 def test_the_processor_has_its_name_where_the_system_tells_it(
-    tmp_path: Path, told: str | None, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, name: str
 ) -> None:
+    monkeypatch.setattr(reproduction_results, "_CPUINFO", tmp_path / "cpuinfo")
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
-    assert reproduction_results._processor(tmp_path / "cpuinfo") == name
+    assert reproduction_results._processor() == name
 
 
 def test_goals_are_met_only_where_they_are(made: Made) -> None:
@@ -813,10 +814,11 @@ def test_what_is_published_is_what_its_results_give() -> None:
         if (folder / f"results-{dataset}.json").is_file():
             results = read_results((folder / f"results-{dataset}.json").read_bytes(), source=dataset)
             assert (results["dataset"], results["length"] != "quick") == (dataset, True)
-
-
-def mean(seeds: list[Any], model: str, part: str) -> str:
-    return f"{sum(seed[model][part] for seed in seeds) / len(seeds):.3f}"
+            for name, _, now in changes(dataset, results["length"]):  # the table is of the plan as it is now
+                done = results["configs"]
+                for part in name.split("."):
+                    done = done[part]
+                assert done == (list(now) if isinstance(now, tuple) else now), f"{dataset}: {name}"
 
 
 def test_the_readme_tells_what_was_measured() -> None:
@@ -831,8 +833,11 @@ def test_the_readme_tells_what_was_measured() -> None:
         row = [
             name, f"{scenarios[0]}–{scenarios[-1]}" if len(scenarios) > 1 else str(scenarios[0]),
             ", ".join(str(seed["failure_regions"]) for seed in found),
-            *(mean(corrected, model, "region") for model in ("before", "baseline", "defuse")),
-            " → ".join(mean(corrected, model, "test") for model in ("before", "defuse")),
+            *(
+                over_seeds([seed[model]["region"] for seed in corrected])
+                for model in ("before", "baseline", "defuse")
+            ),
+            " → ".join(over_seeds([s[model]["test"] for s in corrected]) for model in ("before", "defuse")),
         ]  # fmt: skip
         assert f"| {' | '.join(row)} |" in readme
 

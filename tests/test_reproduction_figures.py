@@ -211,7 +211,7 @@ def test_the_lambda_that_each_seed_chose_is_ringed_and_named() -> None:
     axes = draw_trade_off_over_seeds(SEEDS).axes[0]
     (rings,) = [line for line in axes.lines if line.get_markeredgecolor() == RED]
     points, _, _ = crosses(axes, "Defuse, one λ a point")
-    np.testing.assert_allclose(rings.get_xydata(), points[[1, 2]])  # type: ignore[arg-type]
+    np.testing.assert_allclose(rings.get_xydata(), points[[1, 2]])
     assert rings.get_markerfacecolor() == "none"
     assert "chosen: λ = 1, 100, 1" in names(axes)
 
@@ -243,9 +243,7 @@ def test_lambdas_are_written_at_their_points_and_do_not_run_into_each_other() ->
 
 def stacked(axes: Axes) -> NDArray[np.float64]:
     """Left end and width of every bar, (n_kinds, n_rows, 2)."""
-    return np.array(
-        [[(b.get_x(), b.get_width()) for b in bars] for bars in axes.containers]  # type: ignore[attr-defined]
-    )
+    return np.array([[(b.get_x(), b.get_width()) for b in bars] for bars in axes.containers])
 
 
 def test_kinds_are_shares_of_each_seed_and_their_mean() -> None:

@@ -650,12 +650,12 @@ def test_a_task_that_cannot_be_ended_names_no_files(workspace: Workspace) -> Non
     workspace.runs.plan_tasks(run.id, ["a"])
     with pytest.raises(sqlite3.IntegrityError):
         workspace.runs.finish_task(
-            run.id, "a", "finished", artifacts=[Artifact("a", "0", 1)]  # type: ignore[arg-type]
+            run.id, "a", "finished", artifacts=[Artifact("a", "0", 1)]
         )  # fmt: skip
     with pytest.raises(sqlite3.IntegrityError):
         workspace.runs.finish_task(
             run.id, "a", "done",
-            artifacts=[Artifact("a", "0", 1), Artifact(None, "0", 1)],  # type: ignore[arg-type]
+            artifacts=[Artifact("a", "0", 1), Artifact(None, "0", 1)],
         )  # fmt: skip
     assert workspace.runs.artifacts(run.id) == {}
     assert workspace.runs.tasks(run.id)[0].status == "queued"

@@ -197,7 +197,7 @@ def test_no_share_is_written_as_all_or_nothing_unless_it_is(n: int) -> None:
 def show(*shown: Slide) -> AppTest:
     """Show slides in an app of their own."""
 
-    def script(shown: tuple) -> None:  # type: ignore[type-arg]  # it runs without this file's imports
+    def script(shown: tuple) -> None:  # it runs without this file's imports
         from dashboard.components.slides import slides
 
         slides(shown, about="signs", key="show")

@@ -172,9 +172,7 @@ def test_the_manifest_says_what_is_true(there: Place, made: Suite) -> None:
         unnamed = region.region_id == newest(there, "distill").summary["regions"][0]["region_id"]
         assert region.name == ("" if unnamed else f"bars of {region.region_id}")
     assert not {r.region_id for r in manifest.regions} ^ {
-        v["region_id"]
-        for v in source.own("failures")[1]["verdicts"]
-        if v["is_failure"]  # type: ignore[index]
+        v["region_id"] for v in source.own("failures")[1]["verdicts"] if v["is_failure"]
     }
 
 

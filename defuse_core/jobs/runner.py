@@ -122,14 +122,20 @@ def main(home: Path, run_id: int) -> int:
     if merged is None:
         guard.end("cancelled")
         return 1
-    whole = len(done) == len(workspace.runs.tasks(run_id))
-    replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks and whole else []
-    labels_of = workspace.runs.ancestry(run_id)["distill"].id if merged.labels else 0
-    guard.end("done", summary=merged.summary, forget=replaced, labels=merged.labels, labels_of=labels_of)
-    for name in replaced:  # rows first: a file without a row is garbage, a row without a file is a lie
+    told = _told_at_end(workspace, run_id, merged, done)
+    guard.end("done", **told)
+    for name in told["forget"]:  # rows first: a file without a row is garbage, a row without a file is a lie
         (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
     shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
     return 0
+
+
+def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[str]) -> dict[str, Any]:
+    """What `RunStore.finish` is told of a run whose tasks `done` are merged."""
+    whole = len(done) == len(workspace.runs.tasks(run_id))
+    replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks and whole else []
+    labels_of = workspace.runs.ancestry(run_id)["distill"].id if merged.labels else 0
+    return {"summary": merged.summary, "forget": replaced, "labels": merged.labels, "labels_of": labels_of}
 
 
 def _take_over(workspace: Workspace, run_id: int) -> Run:

@@ -100,7 +100,7 @@ def image_by_image(classifier: Classifier, vae: BetaVAE, split: Split) -> int:
 def bare_forward(classifier: Classifier, vae: BetaVAE, n: int, *, precision: str) -> int:
     """Decode and classify random codes, and nothing else."""
     latents = torch.randn(n, vae.latent_dim)
-    with autocast(CPU, precision):  # type: ignore[arg-type]
+    with autocast(CPU, precision):
         for part in latents.split(IDENTIFICATION.batch_size):
             classifier(vae.decode(part)).argmax(1)
     return n

@@ -92,11 +92,11 @@ def _resume(workspace: Workspace, project: Project) -> float:
         _run(workspace, project, "identify", SEARCH)
         whole.append(time.perf_counter() - started)
         run = launcher.submit(workspace, project.id, "identify", SEARCH)
-        _until(lambda run=run: _share(workspace, run) >= 0.5)  # type: ignore[misc]
+        _until(lambda run=run: _share(workspace, run) >= 0.5)
         launcher.cancel(workspace, run.id)
         started = time.perf_counter()
         launcher.resume(workspace, run.id)
-        _until(lambda run=run: not workspace.runs.get(run.id).live)  # type: ignore[misc]
+        _until(lambda run=run: not workspace.runs.get(run.id).live)
         rest.append(time.perf_counter() - started)
     print(f"  whole search: {median(whole):.1f} s, resumed at the half: {median(rest):.1f} s")
     return median(whole) / median(rest)

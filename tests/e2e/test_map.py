@@ -125,7 +125,7 @@ def test_a_click_shows_the_code_as_the_core_decodes_it(shapes_page: Page, shapes
     page = shapes_page
     source, points, numbers = stored(shapes_server)
     open_map(page, shapes_server)
-    everything = np.concatenate([points, source.own("pca")[0]["points"].numpy()])  # type: ignore[index]
+    everything = np.concatenate([points, source.own("pca")[0]["points"].numpy()])
     on_screen = np.array(page.evaluate(TO_PIXELS, everything.tolist()))
     apart = [
         i for i in range(len(points)) if np.sort(np.linalg.norm(on_screen - on_screen[i], axis=1))[2] > 12

@@ -29,7 +29,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("report")
     place: Place = copy_place(template, folder / "home")
     for step, config in (("correct", SWEEP), ("evaluate", {"noise_images": 64}), ("report", {})):
-        run = done_here(place, step, config)  # type: ignore[arg-type]
+        run = done_here(place, step, config)
     path = folder / "report.html"
     path.write_bytes(place.workspace.artifact_path(run.id, "report.html").read_bytes())
     results = json.loads(place.workspace.artifact_path(run.id, "results.json").read_text())
@@ -113,7 +113,7 @@ def test_nothing_is_wider_than_the_window(page: Page, width: int) -> None:
 def test_dark_and_light_are_both_readable(page: Page) -> None:
     colours = []
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         style = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
         colours.append([brightness(c) for c in page.eval_on_selector("body", style)])
     (ink, paper), (dark_ink, dark_paper) = colours

@@ -1,0 +1,70 @@
+"""What commands have in common: the project they are about, and a run that is watched to its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from defuse_core import console as shown
+from defuse_core.database import WorkspaceError
+from defuse_core.runs import Run
+from defuse_core.workspace import Project, Workspace
+
+EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
+
+
+def find_project(workspace: Workspace, name: str) -> Project:
+    """Return the project of this name; of no name, the only one that there is.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is none, or several.
+    """
+    if name:
+        return workspace.project(name)
+    projects = workspace.projects()
+    if len(projects) != 1:
+        known = ", ".join(p.name for p in projects)
+        told = f"choose one with --project: {known}" if known else "create one with: defuse new NAME"
+        raise WorkspaceError(f"there are {len(projects)} projects; {told}")
+    return projects[0]
+
+
+@contextmanager
+def tell_on_interrupt(workspace: Workspace, project_id: int) -> Iterator[None]:
+    """Where Ctrl-C ends what is inside, tell which run that it began goes on, and exit with 130."""
+    before = {run.id for run in workspace.runs.of_project(project_id) if run.live}
+    try:
+        yield
+    except KeyboardInterrupt:
+        for run in workspace.runs.of_project(project_id):
+            if run.live and run.has_runner and run.id not in before:
+                typer.echo(f"run {run.id} goes on; stop it with: defuse cancel {run.id}", err=True)
+        sys.exit(130)
+
+
+def finish_run(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> Run:
+    """Watch a run unless detached, print it, and exit with its code unless it is done."""
+    console = shown.make_console()
+    if not detach:
+        if as_json:
+            run = shown.watch(workspace, run, None)
+        else:
+            with shown.progress_bars(console) as bars:
+                run = shown.watch(workspace, run, bars)
+    if as_json:
+        typer.echo(json.dumps(shown.run_json(run)))
+    elif detach:
+        console.print(f"run {run.id} ({run.step}) goes on by itself; see: defuse runs")
+    else:
+        shown.print_run(console, run)
+        if run.status == "failed":
+            console.print(f"log: {workspace.run_folder(run.id) / 'log.txt'}; then: defuse resume {run.id}")
+    if not run.live and (code := EXIT_CODES[run.status]):
+        sys.exit(code)
+    return run
