@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import settings
 
 from defuse_core.classifier import Classifier, Preprocessing, train_classifier
 from defuse_core.config import ClassifierTraining, VaeConfig, VaeTraining
@@ -22,6 +23,10 @@ SIZE = 8
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DEFUSE_THREADS"] = "1"  # runs are processes of their own, and there is one a core already
+
+
+settings.register_profile("patient", settings.default, deadline=None)  # CI may be slow at any example
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True, scope="session")

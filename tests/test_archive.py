@@ -740,9 +740,7 @@ def imports_or_refuses(workspace: Workspace, path: Path) -> None:
     workspace.delete_project(made.id)
 
 
-quickly = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quickly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quickly

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision import models
@@ -46,7 +46,6 @@ def some_images(n: int, channels: int = 1, size: int = 8, seed: int = 0) -> Tens
 # Preprocessing
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 6), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
 def test_preprocessing_has_the_mean_and_deviation_of_the_images(n: int, channels: int, seed: int) -> None:
     images = some_images(n, channels, seed=seed)

@@ -352,7 +352,7 @@ VALUES = st.recursive(
 
 
 @given(data=st.data(), step=st.sampled_from(list(RUNS)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_comes_is_taken_or_refused_in_words(data: st.DataObject, step: StepName) -> None:
     """No value breaks the check itself, and what it takes it takes again from JSON."""
     fields = st.sampled_from([*RUNS[step].config.model_fields, "x"])

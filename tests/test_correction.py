@@ -56,7 +56,7 @@ def failures(shapes: ImageDataset) -> FailureInstances:
     return FailureInstances(255 - part.images, part.labels, torch.arange(60) % 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lam=st.floats(0, 1000),
     n=st.integers(1, 6),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -87,7 +87,6 @@ def test_the_fingerprint_is_the_same_between_two_loads(digits: ImageDataset) -> 
 # Pixels and batches
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
 def test_bytes_survive_the_way_through_pixels(levels: list[int]) -> None:
     images = torch.tensor(levels, dtype=torch.uint8)
@@ -97,7 +96,6 @@ def test_bytes_survive_the_way_through_pixels(levels: list[int]) -> None:
     assert torch.allclose(pixels.double(), torch.tensor(levels).double() / 255, atol=1e-7)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-2, 3, width=32), min_size=1, max_size=40))
 def test_as_bytes_is_the_nearest_level(values: list[float]) -> None:
     pixels = torch.tensor(values)
@@ -113,7 +111,6 @@ def test_pixels_pass_unchanged_and_bytes_are_not_overwritten() -> None:
     assert torch.equal(pixels, before)
 
 
-@settings(deadline=None)
 @given(n=st.integers(0, 50), batch_size=st.integers(1, 20), seed=st.integers(0, 99))
 def test_batches_are_a_permutation(n: int, batch_size: int, seed: int) -> None:
     batches = list(shuffled_batches(n, batch_size, torch.Generator().manual_seed(seed)))

@@ -134,7 +134,7 @@ def test_a_folder_in_the_way_stays_and_no_temporary_does(tmp_path: Path) -> None
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_chunks_are_stored_under_the_sha256_of_their_content(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
     with tempfile.TemporaryDirectory() as name:

@@ -180,7 +180,7 @@ def test_every_kept_code_is_a_mistake_in_order(
     assert found.latents.dtype == found.noise_norm.dtype == torch.float32
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(batch_size=st.integers(1, 300), cap=st.sampled_from([None, 2]))
 @example(batch_size=1, cap=2)
 @example(batch_size=300, cap=None)
@@ -199,7 +199,7 @@ def test_batch_size_changes_nothing(
 
 
 @needs_bf16
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     batch_size=st.integers(1, 300),
     cap=st.sampled_from([None, 1, 4]),
@@ -425,7 +425,7 @@ def test_cuda_finds_what_the_cpu_finds(
 
 
 @given(cap=st.integers(1, 14))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_cap_keeps_the_smallest_of_the_uncapped(
     trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, cap: int
 ) -> None:
@@ -442,7 +442,7 @@ def test_any_cap_keeps_the_smallest_of_the_uncapped(
 
 
 @given(first=st.integers(0, 10**6), second=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_results_agree_where_seeds_do(
     trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, first: int, second: int
 ) -> None:

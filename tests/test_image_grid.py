@@ -16,7 +16,7 @@ from dashboard.components.image_grid import png_bytes, png_url
 from tests.apps import NASTY, decode, tiles
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 20),
     width=st.integers(1, 20),

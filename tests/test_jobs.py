@@ -60,8 +60,12 @@ def no_process_is_left(tmp_path: Path) -> Iterator[None]:
     def zombies() -> list[psutil.Process]:
         return [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
 
-    eventually(lambda: not runners(), seconds=5)
-    eventually(lambda: not zombies(), seconds=2)
+    try:
+        eventually(lambda: not runners(), seconds=5)
+        eventually(lambda: not zombies(), seconds=2)
+    finally:
+        for left in runners():  # lest it slow what is tested next
+            left.kill()
 
 
 def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> bool:

@@ -138,7 +138,7 @@ def selections(draw: st.DrawFn) -> tuple[list[dict[str, Any]], LatentMap, NDArra
 
 
 @given(selections())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_selection_says_what_the_points_are(
     asked: tuple[list[dict[str, Any]], LatentMap, NDArray[np.int64]],
 ) -> None:

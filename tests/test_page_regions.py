@@ -372,7 +372,7 @@ def test_a_tau_that_is_chosen_is_kept(place: Place, monkeypatch: pytest.MonkeyPa
     run, (first, second, *others) = latest(place, "distill"), ids_of(place)
     app = opened(place, monkeypatch)
     key = f"tau-{run.id}-{first}"
-    send(app, key, tau=0.2)
+    settle(send(app, key, tau=0.2))
     assert [(e.kind, e.regions, e.tau) for e in edits_of(place)] == [("tau", (first,), 0.2)]
     assert "at τ = 0.2" in told(app)
     assert TAUS[component(app, key)["chosen"]] == 0.2
@@ -469,8 +469,8 @@ def test_whatever_a_tab_kept_of_a_choice_is_one_of_the_regions_or_none(
 def test_an_undone_name_leaves_the_field_as_well(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = ids_of(place)
     app = opened(place, monkeypatch, region=f"Region {ids[2]}")
-    name(app).set_value("loops").run()
-    name(app).set_value("hoops").run()
+    settle(name(app).set_value("loops").run())
+    settle(name(app).set_value("hoops").run())
     press(app, "Undo")
     assert toasts(app) == [f"Taken back: region {ids[2]} named 'hoops'"]
     assert looked_at(settle(app)) == f"Region {ids[2]} · loops"

@@ -56,11 +56,13 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         head = subprocess.Popen(
             command, env={**os.environ, **LOOPBACK}, stdout=log, stderr=log, start_new_session=True
         )
-    eventually(lambda: b"Ray runtime started" in (tmp_path / "ray.log").read_bytes(), seconds=60)
-    yield f"127.0.0.1:{port}", head
-    _kill_group(head)
-    eventually(lambda: not _mentions(str(folder)), seconds=30)
-    subprocess.run(["rm", "-r", str(folder)], check=False)
+    try:
+        eventually(lambda: b"Ray runtime started" in (tmp_path / "ray.log").read_bytes(), seconds=60)
+        yield f"127.0.0.1:{port}", head
+    finally:
+        _kill_group(head)
+        eventually(lambda: not _mentions(str(folder)), seconds=30)
+        subprocess.run(["rm", "-r", str(folder)], check=False)
 
 
 def _kill_group(head: subprocess.Popen[bytes]) -> None:

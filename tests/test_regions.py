@@ -74,7 +74,7 @@ def edit_at_random(mixture: Mixture, kind: str, draw: st.DataObject) -> RegionEd
 
 
 @given(kinds=st.lists(st.sampled_from([*STRUCTURAL, "undo", "rename"]), max_size=6), draw=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_sequence_of_edits_and_undos_keeps_a_mixture(kinds: list[str], draw: st.DataObject) -> None:
     edits: list[RegionEdit] = []
     before: list[list[tuple[int, float, bytes, bytes]]] = []  # one an edit that counts, to go back to

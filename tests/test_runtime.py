@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.runtime import (
@@ -91,7 +91,6 @@ def test_seeds_are_the_same_in_every_process() -> None:
     assert [int(word) for word in done.stdout.split()] == expected
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**64), st.lists(st.integers() | st.text(max_size=5), max_size=3))
 def test_a_seed_fits_every_generator(seed: int, stream: list[int | str]) -> None:
     derived = derive_seed(seed, *stream)
@@ -130,7 +129,6 @@ def squares(limit: int, sizes: list[int]) -> Callable[[int, int], torch.Tensor]:
     return function
 
 
-@settings(deadline=None)
 @given(n=st.integers(0, 60), size=st.integers(1, 40), limit=st.integers(1, 40))
 def test_batches_halve_when_memory_runs_out_and_go_on(n: int, size: int, limit: int) -> None:
     sizes: list[int] = []
@@ -181,7 +179,6 @@ def test_a_cpu_batch_does_not_grow() -> None:
     assert sizes == [3] * 4
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 64), limit=st.integers(1, 64))
 def test_batches_never_grow_to_a_size_that_failed(size: int, limit: int) -> None:
     sizes: list[int] = []

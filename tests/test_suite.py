@@ -56,9 +56,7 @@ SWEEP: dict[str, Any] = {
     "correction": {"lambdas": [1.0], "epochs": 3, "instances_per_region": 24, "precision": "fp32"},
     "baseline_lambdas": [],
 }
-each_file = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+each_file = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dashboard.components.tau_scrubber import Sprite, make_sprite, tau_scrubber
 from tests.apps import NASTY, decode
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n_taus=st.integers(1, 5),
     n_draws=st.integers(1, 6),

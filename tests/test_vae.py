@@ -54,7 +54,6 @@ def stop_after(epoch: int) -> Callable[[int, int, Mapping[str, float]], bool]:
 # The loss
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 999), n=st.integers(1, 5), latent_dim=st.integers(1, 6))
 def test_kl_divergence_is_that_of_torch_distributions(seed: int, n: int, latent_dim: int) -> None:
     rng = torch.Generator().manual_seed(seed)
@@ -92,7 +91,6 @@ def test_the_loss_is_computed_in_float32() -> None:
     assert {term.dtype for term in terms} == {torch.float32}
 
 
-@settings(deadline=None)
 @given(step=st.integers(0, 10**6), steps=st.integers(1, 10**6))
 def test_kl_weight_is_linear_and_clipped(step: int, steps: int) -> None:
     weight = kl_weight(step, steps)
@@ -103,7 +101,6 @@ def test_kl_weight_is_linear_and_clipped(step: int, steps: int) -> None:
         assert weight * steps == pytest.approx(step)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_kl_weight_is_one_where_there_is_no_annealing(step: int) -> None:
     assert kl_weight(step, 0) == 1
@@ -154,7 +151,7 @@ def test_layers_of_the_presets_are_those_of_the_figures(name: str, expected: lis
     assert strides == {(2, 2)}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     image_size=st.integers(4, 40),
     padding=st.integers(0, 10),

@@ -121,6 +121,7 @@ def cancel(workspace: Workspace, run_id: int, task: str | None = None) -> Run:
         workspace.runs.finish(run_id, "cancelled")
     elif is_alive(run.pid, run.pid_started, run.heartbeat_at):
         _stop(run.pid)
+        workspace.runs.finish(run_id, "cancelled")  # where it was killed, and may not be gone yet
     return workspace.runs.get(run_id)
 
 

@@ -37,6 +37,11 @@ _held: dict[str, Any] = {}  # of a worker: the step, by the reference that it ca
 
 
 @dataclass(frozen=True)
+class Asking:
+    """Ray is imported, which may take long; the cluster is asked next."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The cluster answers."""
 
@@ -53,6 +58,7 @@ def drive(pipe: Connection, resources: Resources) -> None:
     except ImportError:
         pipe.send("Ray is not installed; install it with: pip install 'defuse[cluster]'")
         return
+    pipe.send(Asking())
     with TemporaryDirectory(prefix="defuse-ray-", ignore_cleanup_errors=True) as folder:
         where: dict[str, Any] = {"include_dashboard": False, "_temp_dir": folder} if local else {}
         try:

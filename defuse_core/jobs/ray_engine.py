@@ -14,12 +14,13 @@ from multiprocessing.connection import Connection
 
 from defuse_core.jobs.engine import Cancelled, Ended, TaskEvent
 from defuse_core.jobs.launcher import probe
-from defuse_core.jobs.ray_driver import Ready, drive
+from defuse_core.jobs.ray_driver import Asking, Ready, drive
 from defuse_core.runs import Resources
 from defuse_core.steps.base import Step
 
 CONNECT_SECONDS = 5.0
-"""How long a cluster may take to answer; one of our own, with address "local", `START_SECONDS`."""
+"""How long a cluster may take to answer; one of our own, with address "local", `START_SECONDS`,
+as may Python with Ray."""
 START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
@@ -67,18 +68,18 @@ class RayEngine:
                 child.join()
 
     def _await_ready(self, pipe: Connection) -> None:
-        patience = START_SECONDS if self._resources.address == "local" else CONNECT_SECONDS
-        if not pipe.poll(patience):
-            raise ClusterError(
-                f"no Ray cluster answers {self._where} within {patience:.0f} s, though something listens; "
-                "check the address and, where the cluster uses tokens, RAY_AUTH_MODE=token"
-            )
-        try:
-            told = pipe.recv()
-        except EOFError:
-            told = "its driver ended; see the log"
+        told = _hear(pipe, START_SECONDS)
+        if isinstance(told, Asking):
+            patience = START_SECONDS if self._resources.address == "local" else CONNECT_SECONDS
+            told = _hear(pipe, patience)
+            if told is None:
+                raise ClusterError(
+                    f"no Ray cluster answers {self._where} within {patience:.0f} s, though something "
+                    "listens; check the address and, where the cluster uses tokens, RAY_AUTH_MODE=token"
+                )
         if not isinstance(told, Ready):
-            raise ClusterError(f"the Ray cluster {self._where} could not be used: {told}")
+            why = told or f"its driver did not start within {START_SECONDS:.0f} s"
+            raise ClusterError(f"the Ray cluster {self._where} could not be used: {why}")
 
     def _receive(self, pipe: Connection, tasks: Sequence[str], cancelled: Cancelled) -> Iterator[TaskEvent]:
         running, asked = set(tasks), set[str]()
@@ -98,3 +99,14 @@ class RayEngine:
             if isinstance(item, Ended):
                 running.discard(task)
             yield task, item
+
+
+def _hear(pipe: Connection, seconds: float) -> Asking | Ready | str | None:
+    """What the driver says next; None where it says nothing in time."""
+    if not pipe.poll(seconds):
+        return None
+    try:
+        told: Asking | Ready | str = pipe.recv()
+    except EOFError:
+        return "its driver ended; see the log"
+    return told

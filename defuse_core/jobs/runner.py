@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defuse_core.database import WorkspaceError
+from defuse_core.database import BUSY_SECONDS, WorkspaceError
 from defuse_core.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
 from defuse_core.step_configs import STEPS
 from defuse_core.workspace import Workspace
@@ -140,7 +140,7 @@ def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[s
 
 def _take_over(workspace: Workspace, run_id: int) -> Run:
     """Wait until the launcher has given the run to this process."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + BUSY_SECONDS + 10  # the launcher may wait for the database
     while time.monotonic() < deadline:
         run = workspace.runs.get(run_id)
         if run.has_runner and run.pid == os.getpid():

@@ -67,11 +67,17 @@ def serving(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Iter
         yield Server(url, home, process)
     finally:
         process.terminate()
-        process.wait(20)
-        workspace = Workspace(home)  # its runs outlive the server, as they should
-        for project in workspace.projects():
-            for run in workspace.runs.of_project(project.id):
-                launcher.cancel(workspace, run.id)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            workspace = Workspace(home)  # its runs outlive the server, as they should
+            for project in workspace.projects():
+                for run in workspace.runs.of_project(project.id):
+                    launcher.cancel(workspace, run.id)
 
 
 def _answers(url: str) -> bool:

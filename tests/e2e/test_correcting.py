@@ -15,6 +15,7 @@ from tests.workspaces import eventually
 
 POINTS = """key => {
   const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`)
+  if (!plot?.calcdata) return {}
   const of = ([first]) => first.trace.name
   return Object.fromEntries(plot.calcdata.map((trace) => [of(trace), trace.map(({ x, y }) => [x, y])]))
 }"""
@@ -81,10 +82,10 @@ def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes
     start = page.get_by_role("button", name="Start", exact=True)
     expect(start).to_be_enabled(timeout=60 * SECONDS)
     fill(page, "textbox", "λ, weights of the regions", "0.1, 1, 10, 100")
-    fill(page, "spinbutton", "epochs", "3")
+    fill(page, "spinbutton", "epochs", "20")  # long enough to be cut short
     fill(page, "spinbutton", "instances per region", "16")
     page.get_by_text("Baseline", exact=True).click()
-    expect(page.get_by_text(re.compile("^4 λ: 4 times 3 epochs"))).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_text(re.compile("^4 λ: 4 times 20 epochs"))).to_be_visible(timeout=30 * SECONDS)
     start.click()
 
     page.get_by_role("button", name="λ = 100", exact=True).click(timeout=60 * SECONDS)

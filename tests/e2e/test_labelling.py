@@ -86,17 +86,20 @@ def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_serv
     second = page.context.new_page()
     for tab in (page, second):
         open_board(tab, shapes_server, region)
-    for tab, key in ((page, "1"), (second, "2"), (page, "3")):
+
+    def labels() -> list[int | None]:
+        return [e.label for e in shapes_server.workspace.annotations.events(distill(shapes_server))]
+
+    before = len(labels())
+    for n, (tab, key) in enumerate(((page, "1"), (second, "2"), (page, "3")), 1):
         tab.bring_to_front()
         tab.keyboard.press(key)
-        expect(tab.get_by_text("saved", exact=False).first).to_be_visible(timeout=30 * SECONDS)
-    eventually(lambda: len(mine(shapes_server, region)) >= 2)
+        eventually(lambda n=n: len(labels()) == before + n, seconds=30)
     page.reload()
     answers = {e.sample_id: e.label for e in mine(shapes_server, region)}
     assert answers == {0: 1, 1: 2}  # the second tab was at the first image, too
     expect(page.get_by_text(f"{len(answers)} of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
-    stored = [e.label for e in shapes_server.workspace.annotations.events(distill(shapes_server))]
-    assert stored[-3:] == [0, 1, 2]  # as they came; the later on one image counts
+    assert labels()[before:] == [0, 1, 2]  # as they came; the later on one image counts
 
 
 @pytest.mark.timeout(300)
