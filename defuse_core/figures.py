@@ -255,7 +255,7 @@ def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> 
 
     def far(a: TradeOff, b: TradeOff) -> bool:
         x, y = a.region.estimate - b.region.estimate, a.test.estimate - b.test.estimate
-        return bool(abs(x) > 0.2 * width or abs(y) > 0.07 * height)
+        return bool(abs(x) > 0.2 * width or abs(y) > 0.05 * height)
 
     kept: list[TradeOff] = []
     for p in sorted(points, key=lambda p: (p.lam not in chosen, -p.lam)):

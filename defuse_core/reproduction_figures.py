@@ -102,15 +102,28 @@ def draw_trade_off_over_seeds(seeds: Sequence[Seed]) -> Figure:
     ringed = [(p.region.estimate, p.test.estimate) for p in points if p.lam in chosen]
     told = f"chosen: λ = {', '.join(f'{lam:g}' for lam in chosen)}"
     axes.plot(*np.reshape(ringed, (-1, 2)).T, "o", ms=13, mfc="none", mec=RED, mew=1.8, label=told)
-    for p in figures.apart(points, chosen, axes):
+    for p, lams in _labelled(points, chosen, axes):
         axes.annotate(
-            f"λ = {p.lam:g}", (p.region.estimate, p.test.estimate), xytext=(8, 6),
-            textcoords="offset points", fontsize=8, color=RED if p.lam in chosen else "black",
+            f"λ = {', '.join(f'{lam:g}' for lam in lams)}", (p.region.estimate, p.test.estimate),
+            xytext=(11, 0), va="center", textcoords="offset points", fontsize=8,
+            color=RED if p.lam in chosen else "black",
         )  # fmt: skip
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)
     return _told(figure, seeds)
+
+
+def _labelled(points: list[TradeOff], chosen: list[float], axes: Axes) -> list[tuple[TradeOff, list[float]]]:
+    """Points that have room for a label, each with its λ and any other chosen one that has none beside it."""
+    kept = figures.apart(points, chosen, axes)
+    lams = {p.lam: [p.lam] for p in kept}
+    for q in points:
+        if q.lam in chosen and q.lam not in lams:
+            ringed = (p for p in kept if p.lam in chosen)  # nothing but another chosen one stood in its way
+            near = min(ringed, key=lambda p: abs(p.test.estimate - q.test.estimate))
+            lams[near.lam].append(q.lam)
+    return [(p, sorted(lams[p.lam])) for p in kept]
 
 
 def draw_kinds(seeds: Sequence[Seed]) -> Figure:
@@ -160,7 +173,8 @@ def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
     panels[0].set_yticks(range(len(n)), [f"{name}\nn = {told}" for name, told in n.items()], fontsize=9)
     panels[0].set_ylim(len(n) - 0.5, -0.7)
     all_of = [f"{seed['seed']}" for seed in seeds if not seed["novelty"]["reference"]["misclassified"]]
-    more = f"; nearest of all training images, as none is misclassified: seed {', '.join(all_of)}"
+    which = f"seed{'s' if len(all_of) > 1 else ''} {', '.join(all_of)}"
+    more = f"; nearest of all training images, as none is misclassified: {which}"
     return _told(figure, seeds, more if all_of else "")
 
 

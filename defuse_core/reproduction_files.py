@@ -81,18 +81,20 @@ def write_results(folder: Path) -> str:
         told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
         if path.is_file():
             results = read_results(path.read_bytes(), source=str(path))
-            sections.append(write_section(results, told) + "\n" + _figures(folder, dataset))
+            sections.append(write_section(results, told) + "\n" + _figures(folder, dataset, results))
         else:
             unmeasured = f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n"
             sections.append(unmeasured + (f"\n{told}" if told else ""))
     return _HEAD + "\n".join(sections)
 
 
-def _figures(folder: Path, dataset: str) -> str:
-    """Links to the pictures of a data set that are in the folder."""
+def _figures(folder: Path, dataset: str, results: Mapping[str, Any]) -> str:
+    """Links to the pictures of a data set that are in the folder, and of which seed the regions' are."""
+    shown = (results["seeds"] or all_seeds(results))[0]["seed"]
+    told = f"Figures 2 and 3 are of seed {shown}.\n\n" if len(all_seeds(results)) > 1 else ""
     found = sorted((folder / "figures").glob(f"{dataset}-*.png"))
     links = [f"![{p.stem.partition('-')[2]}](figures/{p.name})" for p in found]
-    return "### Figures\n\n" + "\n\n".join(links) + "\n"
+    return f"### Figures\n\n{told}" + "\n\n".join(links) + "\n"
 
 
 def _map(workspace: Workspace, runs: Runs) -> Any:

@@ -241,6 +241,18 @@ def test_lambdas_are_written_at_their_points_and_do_not_run_into_each_other() ->
     assert not told["λ = 1"].get_window_extent().overlaps(told["λ = 1e-05"].get_window_extent())
 
 
+def test_chosen_lambdas_too_near_for_two_labels_share_one() -> None:
+    first, second = copy.deepcopy(SEEDS[0]), copy.deepcopy(SEEDS[0])
+    rows = [(0.1, 0.901), (1.0, 0.9), (10.0, 0.95), (100.0, 0.7)]
+    for seed, lam in ((first, 1.0), (second, 0.1)):
+        seed["defuse"]["lam"], seed["baseline"] = lam, None
+        seed["sweep"] = [{"lam": each, "repeat": 0, "test": test, "region": 0.95} for each, test in rows]
+    axes = draw_trade_off_over_seeds([first, second]).axes[0]
+    told = {text.get_text(): text for text in axes.texts}
+    assert set(told) == {"λ = 0.1, 1", "λ = 10", "λ = 100"}
+    assert [told[name].get_color() for name in ("λ = 0.1, 1", "λ = 10")] == [RED, "black"]
+
+
 def stacked(axes: Axes) -> NDArray[np.float64]:
     """Left end and width of every bar, (n_kinds, n_rows, 2)."""
     return np.array([[(b.get_x(), b.get_width()) for b in bars] for bars in axes.containers])
