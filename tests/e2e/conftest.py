@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A browser, a server and its runs keep two cores busy, and a page is waited for only so long."""
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and not item.path.stem.endswith("_js"):
             item.add_marker(pytest.mark.alone)
 
 
