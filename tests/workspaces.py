@@ -95,7 +95,7 @@ class Place:
             self.tensors(run)
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 30.0) -> float:
+def eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> float:
     """Wait until a condition holds; return the seconds it took."""
     started = time.monotonic()
     while not condition():

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-from tests.e2e.serving import SECONDS, Server, browsing, find_chromium, serving
+from tests.e2e.serving import Server, browsing, find_chromium, serving
 from tests.in_process import done_here
 from tests.workspaces import Place
 
@@ -17,9 +17,6 @@ CORRECTION: dict[str, Any] = {
     "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
     "baseline_lambdas": [1.0],
 }
-
-
-expect.set_options(timeout=30 * SECONDS)  # five are few for a page on a busy machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,11 +85,11 @@ def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes
     fill(page, "spinbutton", "epochs", "20")  # long enough to be cut short
     fill(page, "spinbutton", "instances per region", "16")
     page.get_by_text("Baseline", exact=True).click()
-    expect(page.get_by_text(re.compile("^4 λ: 4 times 20 epochs"))).to_be_visible()
+    expect(page.get_by_text(re.compile("^4 λ: 4 times 20 epochs"))).to_be_visible(timeout=30 * SECONDS)
     start.click()
 
     page.get_by_role("button", name="λ = 100", exact=True).click(timeout=60 * SECONDS)
-    expect(page.get_by_text(re.compile(r"^\d of 3 measured"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d of 3 measured"))).to_be_visible(timeout=30 * SECONDS)
     expect(page.get_by_text("is chosen")).to_be_visible(timeout=90 * SECONDS)
     run = correction(server)
     states = {task.name: task.status for task in server.workspace.runs.tasks(run.id)}
@@ -111,7 +111,7 @@ def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes
     page.mouse.move(x, y)
     page.mouse.click(x, y)
     opened = f"λ = {lams[place]:g}"
-    expect(page.get_by_role("heading", name=opened, exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name=opened, exact=True)).to_be_visible(timeout=30 * SECONDS)
     test = stored(server)[f"lam={lams[place]:g}"]["test"][0]
     expect(page.get_by_test_id("stMetric").first).to_contain_text(f"{test:.3f}")
     expect(page).to_have_url(re.compile("point=%CE%BB"))

@@ -49,7 +49,7 @@ def test_evidence_is_measured_shown_taken_and_reported(
     results: dict[str, Any] = json.loads(path.read_text())
 
     first = card(page, "Accuracy before and after")
-    expect(first.locator(".main-svg").first).to_be_visible()
+    expect(first.locator(".main-svg").first).to_be_visible(timeout=30 * SECONDS)
     bars = first.locator(".js-plotly-plot").evaluate(HEIGHTS)
     rows = {"before": "before", "identified mistakes": "baseline", "Defuse": "defuse"}
     shown = {rows[name]: heights for name, heights in bars}

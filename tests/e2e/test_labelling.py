@@ -60,12 +60,12 @@ def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(
         "new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true })))",
         [*"1231231x32"],
     )
-    expect(page.get_by_text("All 10 answers saved")).to_be_visible()
+    expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
     answers = mine(shapes_server, region)
     assert [e.sample_id for e in answers] == list(range(10))
     assert [e.label for e in answers] == [0, 1, 2, 0, 1, 2, 0, None, 2, 1]
     assert all(0 <= (e.seconds or 0.0) <= 60 and e.key for e in answers)
-    expect(page.get_by_text("95 % interval")).to_be_visible()
+    expect(page.get_by_text("95 % interval")).to_be_visible(timeout=10 * SECONDS)
 
     page.keyboard.press("u")
     expect(page.get_by_text("9 of 10 images answered")).to_be_visible()
@@ -73,10 +73,10 @@ def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(
     page.reload()
     expect(page.get_by_text("9 of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
     page.keyboard.press("3")  # the cursor is where an answer lacks
-    expect(page.get_by_text("All 10 answers saved")).to_be_visible()
+    expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
     assert {e.sample_id: e.label for e in mine(shapes_server, region)}[9] == 2
     page.keyboard.press("n")
-    expect(page.get_by_text("0 of 10 images answered")).to_be_visible()
+    expect(page.get_by_text("0 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
     expect(page).not_to_have_url(re.compile(rf"Region\+{region}\b"))
 
 
@@ -113,7 +113,7 @@ def test_a_killed_server_loses_no_answer_and_the_board_says_which_are_not_saved(
         region, port = heaviest(server), server.port
         open_board(page, server, region)
         page.keyboard.press("1")
-        expect(page.get_by_text("1 answer saved")).to_be_visible()
+        expect(page.get_by_text("1 answer saved")).to_be_visible(timeout=30 * SECONDS)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(10)
         for key in "23x":
@@ -141,7 +141,7 @@ def test_tau_is_scrubbed_kept_and_labelled_at(shapes_page: Page, shapes_server: 
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     expect(page.get_by_text("τ = 0.8", exact=True)).to_be_visible()
-    expect(page.get_by_text("Labels of this region are given at τ = 0.8")).to_be_visible()
+    expect(page.get_by_text("Labels of this region are given at τ = 0.8")).to_be_visible(timeout=30 * SECONDS)
     edits = shapes_server.workspace.annotations.edits(distill(shapes_server))
     assert [(e.regions, e.tau) for e in edits][-1] == ((region,), 0.8)
     page.get_by_role("link", name="Label it").click()
@@ -150,7 +150,7 @@ def test_tau_is_scrubbed_kept_and_labelled_at(shapes_page: Page, shapes_server: 
     open_board(page, shapes_server, region)
     page.get_by_role("button", name="Whole region").click()
     page.keyboard.press("2")
-    expect(page.get_by_text("10 of 10 images answered")).to_be_visible()
+    expect(page.get_by_text("10 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
     eventually(lambda: len(mine(shapes_server, region)) == 1)
     (answer,) = mine(shapes_server, region)
     assert (answer.label, answer.sample_id, answer.tau, answer.n_samples) == (1, None, 0.8, 10)

@@ -55,7 +55,7 @@ def lasso(page: Page, corners: NDArray[np.float64]) -> NDArray[np.float64]:
     for x, y in [*on_screen[1:], on_screen[0]]:
         page.mouse.move(x, y, steps=6)
     page.mouse.up()
-    expect(page.get_by_text("mistakes selected")).to_be_visible()
+    expect(page.get_by_text("mistakes selected")).to_be_visible(timeout=30 * SECONDS)
     return on_screen
 
 
@@ -107,13 +107,13 @@ def test_a_lasso_selects_what_lies_within_it_after_a_filter_and_after_a_sort(
     page.get_by_role("combobox", name="True class").click()  # a filter takes from the selection, alone
     page.get_by_role("option", name="row").click()
     left = [i for i in found if source.mistakes().labels[i] == 0]
-    expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible()
+    expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("radiogroup", name="Sort by").get_by_text("class").click()
     expect(page).to_have_url(re.compile("sort=class"), timeout=30 * SECONDS)
     expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible()
 
     page.get_by_role("button", name="Make a region of them").click()
-    expect(page.get_by_role("link", name="Label region")).to_be_visible()
+    expect(page.get_by_role("link", name="Label region")).to_be_visible(timeout=30 * SECONDS)
     run = shapes_server.workspace.runs.latest(1, "distill")
     assert run is not None
     (edit,) = shapes_server.workspace.annotations.edits(run.id)
@@ -134,7 +134,7 @@ def test_a_click_shows_the_code_as_the_core_decodes_it(shapes_page: Page, shapes
     page.mouse.move(*on_screen[row])
     page.mouse.click(*on_screen[row])
     number = int(numbers[row])
-    expect(page.get_by_text(f"Mistake {number:,}", exact=False)).to_be_visible()
+    expect(page.get_by_text(f"Mistake {number:,}", exact=False)).to_be_visible(timeout=30 * SECONDS)
     images = page.locator(".st-key-code img, [class*=st-key-code] img")
     expect(images).to_have_count(2, timeout=30 * SECONDS)
     latent = source.mistakes().latents[number : number + 1]
@@ -144,5 +144,5 @@ def test_a_click_shows_the_code_as_the_core_decodes_it(shapes_page: Page, shapes
         decode(images.nth(1).get_attribute("src") or "").astype(int), shown.astype(int), atol=1
     )
     top = predict_logits(source.classifier(), decoded).softmax(1)[0].max().item()
-    expect(page.locator(".js-plotly-plot").last.get_by_text(f"{top:.1%}")).to_be_visible()
-    expect(page.get_by_text("Nearest training images in latent space")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").last.get_by_text(f"{top:.1%}")).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_text("Nearest training images in latent space")).to_be_visible(timeout=30 * SECONDS)

@@ -30,19 +30,19 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     expect(page.get_by_role("spinbutton", name="n perturbations")).to_have_value("100")
     page.get_by_role("spinbutton", name="max images").fill("2000")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("2,000 images × Q = 200,000 codes")).to_be_visible()
+    expect(page.get_by_text("2,000 images × Q = 200,000 codes")).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
     expect(main.get_by_text("Images a second")).to_be_visible(timeout=60 * SECONDS)
 
     page.reload()
-    expect(main.get_by_text("Images a second")).to_be_visible()
+    expect(main.get_by_text("Images a second")).to_be_visible(timeout=30 * SECONDS)
     assert "/identify" in page.url
     second = page.context.new_page()
     second.goto(page.url)
     second.get_by_test_id("stSidebar").get_by_role("button", name="Cancel").click(timeout=30 * SECONDS)
-    expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible()
-    expect(main.get_by_text("What it had done is kept")).to_be_visible()
+    expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=10 * SECONDS)
+    expect(main.get_by_text("What it had done is kept")).to_be_visible(timeout=10 * SECONDS)
     sidebar.get_by_role("button", name="Resume").click()
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
     expect(second.get_by_test_id("stSidebar").get_by_text("Mistakes · done")).to_be_visible(
@@ -53,17 +53,17 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     counts = run.summary["mistakes"]
     n_found, n_reconstruction = sum(counts.values()), counts["reconstruction"]
     assert 24 < n_reconstruction < n_found / 4
-    expect(main.get_by_text(f"{n_found:,}", exact=True)).to_be_visible()
-    expect(main.get_by_role("img", name="read as").first).to_be_visible()
+    expect(main.get_by_text(f"{n_found:,}", exact=True)).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
     main.get_by_role("combobox", name="Kind").click()
     page.get_by_role("option", name="reconstruction").click()
     told = f"of {n_reconstruction}, in an order"
-    expect(main.get_by_text(told)).to_be_visible()
+    expect(main.get_by_text(told)).to_be_visible(timeout=10 * SECONDS)
     assert "kind=reconstruction" in page.url
     second.goto(page.url)  # a link shows what was seen
-    expect(second.get_by_text(told)).to_be_visible()
+    expect(second.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
     with page.expect_download() as download:
         main.get_by_role("button", name="as CSV").click()
     assert len(download.value.path().read_text().splitlines()) == 1 + n_reconstruction
@@ -106,7 +106,7 @@ def test_what_a_terminal_does_shows_in_the_page_and_runs_outlive_a_killed_server
     run = server.workspace.runs.latest(server.workspace.projects()[0].id, "identify")
     assert run is not None
     launcher.cancel(server.workspace, run.id)
-    expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible()
+    expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=10 * SECONDS)
     launcher.resume(server.workspace, run.id)
     expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=60 * SECONDS)
     page.goto("about:blank")

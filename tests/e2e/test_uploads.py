@@ -67,7 +67,7 @@ def open_classifier(page: Page, server: Server) -> None:
         timeout=60 * SECONDS
     )
     page.get_by_role("link", name="Classifier").click()
-    expect(page.get_by_text("No classifier yet")).to_be_visible()
+    expect(page.get_by_text("No classifier yet")).to_be_visible(timeout=30 * SECONDS)
 
 
 def upload(page: Page, path: Path) -> None:
@@ -84,13 +84,13 @@ def test_every_format_is_taken(
         save(weights, tmp_path / name)
         upload(page, tmp_path / name)
         if name.startswith(("script", "exported")):
-            expect(page.get_by_text("is a program, not only weights")).to_be_visible()
+            expect(page.get_by_text("is a program, not only weights")).to_be_visible(timeout=30 * SECONDS)
             page.get_by_role("button", name="I trust it: run it").click()
         expect(page.get_by_text(f"{name}: {told}")).to_be_visible(timeout=90 * SECONDS)
     page.get_by_role("button", name="Use this classifier").click()
     expect(page.get_by_text("0.960")).to_be_visible(timeout=60 * SECONDS)
-    expect(page.get_by_text("Misclassified: 40 of 1,000")).to_be_visible()
-    expect(page.get_by_role("img", name="read as").first).to_be_visible()
+    expect(page.get_by_text("Misclassified: 40 of 1,000")).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == 0
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_used_is_refused_in_words(
     with (tmp_path / "large.pt").open("wb") as file:
         file.truncate(501_000_000)
     upload(page, tmp_path / "large.pt")
-    expect(page.get_by_text("File must be 500.0MB or smaller")).to_be_visible()
+    expect(page.get_by_text("File must be 500.0MB or smaller")).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == 0
 
 
