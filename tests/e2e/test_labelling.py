@@ -95,6 +95,8 @@ def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_serv
         tab.bring_to_front()
         tab.keyboard.press(key)
         eventually(lambda n=n: len(labels()) == before + n, seconds=30)
+        saved = tab.get_by_text(re.compile(r"^(1 answer|All \d+ answers) saved$"))  # not "not saved yet"
+        expect(saved.first).to_be_visible(timeout=30 * SECONDS)
     page.reload()
     answers = {e.sample_id: e.label for e in mine(shapes_server, region)}
     assert answers == {0: 1, 1: 2}  # the second tab was at the first image, too
