@@ -27,11 +27,12 @@ check: .venv/developer  ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: .venv/developer browser  ## Run the tests
-	@failed=0; \
-	$(BIN)/python -m pytest -m 'not alone' -n logical --maxprocesses 8 --dist loadfile || failed=1; \
-	$(BIN)/python -m pytest -m alone || failed=1; \
-	exit $$failed
+test: .venv/developer browser  ## Run the tests, in minutes
+	$(BIN)/python -m pytest -m 'not verify' -n logical --maxprocesses 8
+
+verify: .venv/developer browser  ## Run what guards a release: the whole demo, kills, Ray, mutants; an hour or two
+	DEFUSE_KILLS=20 $(BIN)/python -m pytest -m verify --hypothesis-profile=verify --timeout 1800
+	$(BIN)/python -m tests.mutation
 
 browser:
 	@command -v chromium google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
@@ -44,4 +45,4 @@ screenshots: .venv/developer browser  ## Picture every page, light and dark, int
 bench: .venv/developer  ## Measure speed and memory as ratios, into bench.json
 	$(BIN)/python -m tests.benchmarks
 
-.PHONY: help demo run check test browser screenshots bench
+.PHONY: help demo run check test verify browser screenshots bench

@@ -3,30 +3,63 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from defuse_core.classifier import Classifier, Preprocessing, train_classifier
 from defuse_core.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.data import ImageDataset, Split
+from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.vae import BetaVAE, train_vae
 
 if TYPE_CHECKING:
     from tests.workspaces import Place
 
 SIZE = 8
-
+BROWSER_TESTS = "tests/e2e/"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DEFUSE_THREADS"] = "1"  # runs are processes of their own, and there is one a core already
+os.environ.setdefault(SPARE_RUNNER, "0")  # tests of the spare runner keep one themselves
+
+settings.register_profile("test", deadline=None, max_examples=30)  # CI may be slow at any example
+settings.register_profile("verify", deadline=None, max_examples=300)
+settings.load_profile("test")  # another one by --hypothesis-profile
 
 
-settings.register_profile("patient", settings.default, deadline=None)  # CI may be slow at any example
-settings.load_profile("patient")
+class BrowserTogether(LoadFileScheduling):
+    """Tests of a file on one worker, and those of all browser files, which share a server, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return BROWSER_TESTS if file.startswith(BROWSER_TESTS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BrowserTogether:
+    """Distribute the tests over the workers."""
+    return BrowserTogether(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell the total and the ten slowest files; pytest itself tells the ten slowest tests."""
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if len(seconds) < 2:
+        return
+    terminalreporter.section("slowest 10 files")
+    for file, each in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
+        terminalreporter.line(f"{each:.2f}s {file}")
+    terminalreporter.line(f"{sum(seconds.values()):.0f}s in all, on all workers")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -107,16 +140,30 @@ def development_data() -> Path:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Home of a workspace of shapes, labelled; read it only, or take a copy by `place`."""
-    from tests.workspaces import make_template
+    from tests.templates import make_labelled, make_once
 
-    home = tmp_path_factory.mktemp("template") / "home"
-    make_template(home)
-    return home
+    return make_once(tmp_path_factory, "labelled", make_labelled) / "home"
+
+
+@pytest.fixture(scope="session")
+def corrected_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of the same workspace with every step run, to the report; read it only, or take a copy."""
+    from tests.templates import make_corrected, make_once
+
+    return make_once(tmp_path_factory, "corrected", partial(make_corrected, template)) / "home"
 
 
 @pytest.fixture
 def place(template: Path, tmp_path: Path) -> Place:
-    """A workspace of one's own with all that the template holds."""
+    """A workspace of one's own with all that the labelled one holds."""
     from tests.workspaces import copy_place
 
     return copy_place(template, tmp_path / "home")
+
+
+@pytest.fixture
+def corrected_place(corrected_template: Path, tmp_path: Path) -> Place:
+    """A workspace of one's own with all that the corrected one holds."""
+    from tests.workspaces import copy_place
+
+    return copy_place(corrected_template, tmp_path / "home")

@@ -55,7 +55,8 @@ def end_all(place: Place) -> None:
 
 
 def compute_here(workspace: Workspace, run: Run) -> None:
-    """Compute a queued run and end it, as its runner does; without log, config.json, lock and beats."""
+    """Compute a queued run and end it, as its runner does; without lock and beats, its log stays empty."""
+    launcher.prepare_folder(workspace, run)
     workspace.runs.hand_over(run.id, os.getpid())
     guard = runner.Guard(workspace, run.id)
     try:
@@ -67,7 +68,9 @@ def compute_here(workspace: Workspace, run: Run) -> None:
         os.close(guard._reading)
         os.close(guard._writing)
     assert merged is not None
-    workspace.runs.finish(run.id, "done", **runner._told_at_end(workspace, run.id, merged, done))
+    told = runner._told_at_end(workspace, run.id, merged, done)
+    workspace.runs.finish(run.id, "done", **told)
+    runner._remove_files(workspace, run.id, told["forget"])
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from defuse_core.records import Interval
 from defuse_core.runs import Run
 from defuse_core.steps.source import Source
 from tests.in_process import done_here, run_here, store_run
-from tests.workspaces import Place, copy_place, label
+from tests.templates import label
+from tests.workspaces import Place, copy_place
 
 FEW: dict[str, Any] = {"n_perturbations": 4, "centred": True, "noise_scale": 6.0, "precision": "fp32"}
 SWEEP: dict[str, Any] = {

@@ -29,7 +29,8 @@ from defuse_core.projects import new_project
 from defuse_core.run_store import LiveRunError
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
-from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually, label
+from tests.templates import label
+from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually
 
 LONG_SEARCH = {**SEARCH, "n_perturbations": 300}
 LONG_SWEEP: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A workspace of small shapes with every step up to the labels done, made by real runs."""
+"""A workspace as a test holds it, the runs of small shapes in it, and waiting for them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.classifier import Classifier, Preprocessing, predict, train_classifier
-from defuse_core.config import ClassifierTraining
 from defuse_core.data import ImageDataset
 from defuse_core.jobs import launcher
-from defuse_core.labeling import draw_images
-from defuse_core.projects import new_project
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import StepName
-from defuse_core.steps.source import Source
 from defuse_core.workspace import Project, Workspace
-from tests.conftest import TinyNetwork, bars
 
 ONE_THREAD = Resources(device="cpu", threads=1)
 """A run gives the same bits as the process that compares with it."""
@@ -118,48 +110,3 @@ def save_npz(dataset: ImageDataset, path: Path) -> None:
         split = dataset.splits()[part]
         arrays |= {f"x_{name}": split.images[:, 0].numpy(), f"y_{name}": split.labels.numpy()}
     np.savez(path, class_names=np.array(dataset.class_names), **arrays)
-
-
-def make_template(home: Path) -> None:
-    """Classifier, generator, mistakes, regions and labels, by one real run after another."""
-    dataset = ImageDataset("shapes", bars(1280, 0), bars(120, 1), ("row", "column", "diagonal"), bars(60, 2))
-    save_npz(dataset, home.parent / "shapes.npz")
-    workspace = Workspace(home)
-    place = Place(workspace, new_project(workspace, "shapes", str(home.parent / "shapes.npz")))
-    training = {"optimizer": "adam", "learning_rate": 1e-4, "epochs": 1, "batch_size": 64}
-    place.run("classifier", {"architecture": "resnet_small", "training": training})
-    shape = {"hidden_channels": 16, "depth": 2, "hidden_units": 64, "latent_dim": 4}
-    place.run(
-        "vae",
-        {
-            **shape,
-            "training": {
-                "epochs": 20, "beta": 0.2, "kl_anneal_steps": 50, "batch_size": 32, "learning_rate": 3e-3,
-                "precision": "fp32",
-            },
-        },
-    )  # fmt: skip
-    place.run("identify", SEARCH)
-    label(place, place.run("distill", {"n_components": 12}))
-    workspace.close()
-
-
-def label(place: Place, regions: Run) -> None:
-    """Let a better network, trained on shapes of its own, label ten draws of every region."""
-    torch.manual_seed(10)
-    split = bars(960, 100)
-    annotator = Classifier(TinyNetwork(), Preprocessing.of(split.images))
-    config = ClassifierTraining(optimizer="adam", learning_rate=3e-3, epochs=12, batch_size=32)
-    train_classifier(annotator, split, config=config, seed=0)
-    source = Source(place.workspace, regions.id)
-    vae = source.vae()
-    events = [
-        LabelEvent(region.region_id, "Ada", said, sample)
-        for region in source.regions()
-        for sample, said in enumerate(
-            predict(annotator, draw_images(vae, region, 10, tau=0.5, seed=0)).tolist()
-        )
-    ]
-    mistakes = source.mistakes()
-    events += [LabelEvent(-1, "Ada", int(mistakes.labels[i]), i) for i in range(0, len(mistakes), 40)]
-    place.workspace.annotations.append(regions.id, events)

@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.files import write_bytes
+from defuse_core.jobs.spare import SpareKeeper
 from defuse_core.runs import Resources, Run, available_cores, is_alive, process_started
 from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
 from defuse_core.workspace import Workspace
@@ -28,6 +30,7 @@ CANCEL_SECONDS = 0.7
 """How long a runner may take to stop by itself before it is killed."""
 
 _PROBE_SECONDS = 3.0
+_SPARES = SpareKeeper()
 
 
 def submit(
@@ -202,29 +205,61 @@ def probe(resources: Resources) -> None:
         ) from error
 
 
+def keep_spare(resources: Resources | None = None) -> None:
+    """Keep a runner ready from now on, so that runs of these resources start at once; see `spare`."""
+    _SPARES.keep(_environment(resources or Resources()))
+
+
+def spare_runner(resources: Resources | None = None) -> AbstractContextManager[None]:
+    """Keep a runner ready while what is inside goes on, for commands that start several runs."""
+    return _SPARES.keeping(_environment(resources or Resources()))
+
+
 def _start(workspace: Workspace, run: Run) -> None:
-    """Start the runner of a queued run, and give the run over to it."""
-    folder = workspace.run_folder(run.id)
-    command = [sys.executable, "-P", "-m", "defuse_core.jobs.runner", str(workspace.home), str(run.id)]
+    """Start the runner of a queued run, or take the spare one, and give the run over to it."""
+    environment = _environment(run.resources)
     try:
-        about = {"step": run.step, "seed": run.seed, "config": run.config, "upstream": run.upstream}
-        write_bytes(folder / "config.json", (json.dumps(about, indent=2) + "\n").encode())
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env=_environment(run.resources), cwd=folder,
-            )  # fmt: skip
+        prepare_folder(workspace, run)
+        process = _SPARES.give(environment, workspace.home, run.id) or _start_runner(
+            workspace, run, environment
+        )
     except OSError as error:
-        told = explain_os_error(folder, error)
+        told = explain_os_error(workspace.run_folder(run.id), error)
         workspace.runs.finish(run.id, "failed", error=str(told))
         raise told from error
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
     try:
         workspace.runs.hand_over(run.id, process.pid)
     except BaseException as error:  # nobody would run it, and nobody else could
         process.kill()
         workspace.runs.finish(run.id, "failed", error=str(error))
         raise
+    _SPARES.renew(environment)
+
+
+def prepare_folder(workspace: Workspace, run: Run) -> None:
+    """Write down in the folder of a run what is to be done, and begin its log.
+
+    Raises
+    ------
+    OSError
+        If the disk is full, or the folder cannot be written to.
+    """
+    folder = workspace.run_folder(run.id)
+    about = {"step": run.step, "seed": run.seed, "config": run.config, "upstream": run.upstream}
+    write_bytes(folder / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+    (folder / "log.txt").touch()
+
+
+def _start_runner(workspace: Workspace, run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    folder = workspace.run_folder(run.id)
+    command = [sys.executable, "-P", "-m", "defuse_core.jobs.runner", str(workspace.home), str(run.id)]
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env=dict(environment), cwd=folder,
+        )  # fmt: skip
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    return process
 
 
 def _environment(resources: Resources) -> dict[str, str]:

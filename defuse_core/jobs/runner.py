@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -124,9 +124,7 @@ def main(home: Path, run_id: int) -> int:
         return 1
     told = _told_at_end(workspace, run_id, merged, done)
     guard.end("done", **told)
-    for name in told["forget"]:  # rows first: a file without a row is garbage, a row without a file is a lie
-        (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
-    shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
+    _remove_files(workspace, run_id, told["forget"])
     return 0
 
 
@@ -136,6 +134,13 @@ def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[s
     replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks and whole else []
     labels_of = workspace.runs.ancestry(run_id)["distill"].id if merged.labels else 0
     return {"summary": merged.summary, "forget": replaced, "labels": merged.labels, "labels_of": labels_of}
+
+
+def _remove_files(workspace: Workspace, run_id: int, names: Sequence[str]) -> None:
+    """Remove files whose rows are gone: a file without a row is garbage, a row without a file is a lie."""
+    for name in names:
+        (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
+    shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
 
 
 def _take_over(workspace: Workspace, run_id: int) -> Run:
