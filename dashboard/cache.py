@@ -24,6 +24,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.rerun import rerun
 from dashboard.text import plain
+from defuse_core.jobs import launcher
 from defuse_core.region_edits import newest_change
 from defuse_core.workspace import Project, Workspace
 
@@ -115,6 +116,7 @@ def _import_all() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    launcher.keep_spare()  # from now on a started step answers at once
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

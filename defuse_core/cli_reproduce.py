@@ -101,7 +101,7 @@ def _run_all(
     done: list[Runs] = []
     bars = shown.progress_bars(console)
     try:
-        with bars:
+        with bars, launcher.spare_runner(resources):
             for seed, runs in run_reproduction(
                 workspace, project, plan, n_seeds=seeds, resources=resources,
                 pretrained=find_pretrained(workspace, project, plan, data),

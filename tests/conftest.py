@@ -31,6 +31,7 @@ os.environ.setdefault(SPARE_RUNNER, "0")  # tests of the spare runner keep one t
 
 settings.register_profile("test", deadline=None, max_examples=30)  # CI may be slow at any example
 settings.register_profile("verify", deadline=None, max_examples=300)
+settings.register_profile("mutation", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("test")  # another one by --hypothesis-profile
 
 
