@@ -1,4 +1,8 @@
-"""The command line as people and scripts call it, each command a process of its own."""
+"""The command line as people and scripts call it.
+
+Commands and their runs are in this process but where a process is what is tested: that a run lives
+on by itself, that it is stopped, and with which code a command exits.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,15 @@ from defuse_core.cli import app
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
+from tests.commands import AROUND, Completed, checked, command, defuse_here, defuse_process
 from tests.in_process import add_run, begin, done_here, run_here
 from tests.workspaces import Place, copy_place, eventually
 
-Defuse = Callable[..., subprocess.CompletedProcess[str]]
+Defuse = Callable[..., Completed]
 
 SEARCH = ("--n-perturbations", "60", "--centred", "--noise-scale", "6", "--max-mistakes-per-image", "4")
 ENDLESS = ("--n-perturbations", "30000")
 SWEEP = ("--lambdas", "0.1,1", "--epochs", "1", "--instances-per-region", "16", "--baseline-lambdas", "1")
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "defuse_core.cli", *words]
 
 
 @pytest.fixture
@@ -41,27 +41,34 @@ def defuse(place: Place, tmp_path: Path) -> Defuse:
     return in_workspace(place, tmp_path)
 
 
-def in_workspace(place: Place, folder: Path) -> Defuse:
-    def run(*words: str, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "DEFUSE_HOME": str(place.workspace.home), "COLUMNS": "120"}
-        done = subprocess.run(
-            command(*words), cwd=folder, env=env, input=stdin, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done
+@pytest.fixture
+def process(place: Place, tmp_path: Path) -> Defuse:
+    """Runs `defuse` in the copied workspace, as a process of its own."""
+
+    def run(*words: str, code: int = 0) -> Completed:
+        return checked(defuse_process(*words, cwd=tmp_path, env=home_of(place)), code)
 
     return run
 
 
+def in_workspace(place: Place, folder: Path) -> Defuse:
+    def run(*words: str, code: int = 0, stdin: str | bytes | None = None) -> Completed:
+        return checked(defuse_here(*words, cwd=folder, env=home_of(place), stdin=stdin), code)
+
+    return run
+
+
+def home_of(place: Place) -> dict[str, str]:
+    return {"DEFUSE_HOME": str(place.workspace.home)}
+
+
 @pytest.fixture(scope="module")
-def swept(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The template with a sweep, its evidence and a run that failed; read it only."""
-    place = copy_place(template, tmp_path_factory.mktemp("swept") / "home")
-    done_here(place, "correct", {"correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16}})
-    done_here(place, "evaluate", {"controls": False, "noise_images": 0})
+def swept(corrected_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of a workspace with a sweep, its evidence and a run that failed; read it only."""
+    place = copy_place(corrected_template, tmp_path_factory.mktemp("swept") / "home")
     assert run_here(place, "vae", {"weights": "blob:" + 64 * "0"}).status == "failed"
-    return place
+    place.workspace.close()
+    return place.workspace.home
 
 
 def newest(place: Place, step: str) -> Run:
@@ -145,9 +152,9 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 
 
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
-    env, before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify")
+    env, before = {**os.environ, **AROUND, **home_of(place)}, newest(place, "identify")
     watching = subprocess.Popen(
-        command("identify", "--n-perturbations", "150", *SEARCH[2:]),  # seconds, lest it end before
+        command("identify", "--n-perturbations", "5", *SEARCH[2:]),  # its process takes seconds to start
         cwd=tmp_path,
         env=env,
         stderr=subprocess.PIPE,
@@ -164,12 +171,14 @@ def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["submitted", "handed over", "watched"])
-@pytest.mark.parametrize("words", ["identify", "report", "resume 7", "extend 5 --lambdas 3"])
+@pytest.mark.parametrize("words", ["identify", "report", "resume VAE", "extend CORRECT --lambdas 3"])
 def test_ctrl_c_tells_what_goes_on_at_any_moment(
-    swept: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, moment: str
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, moment: str
 ) -> None:
-    """In this process, where the moment can be chosen; runs 5 to 7: a sweep, its evidence, a failed one."""
-    place = copy_place(swept.workspace.home, tmp_path / "home")
+    """In this process, where the moment can be chosen; the newest VAE failed."""
+    place = copy_place(swept, tmp_path / "home")
+    for step in ("vae", "correct"):
+        words = words.replace(step.upper(), str(newest(place, step).id))
     live_before = add_run(place, "draw")
     begin(place, live_before)
 
@@ -181,7 +190,7 @@ def test_ctrl_c_tells_what_goes_on_at_any_moment(
 
     monkeypatch.setattr(launcher, "_start", end if moment == "submitted" else hand_over)
     monkeypatch.setattr(console, "make_console" if moment == "handed over" else "watch", end)
-    done = CliRunner().invoke(app, words.split(), env={"DEFUSE_HOME": str(place.workspace.home)})
+    done = CliRunner().invoke(app, words.split(), env=home_of(place))
     assert done.exit_code == 130, done.output
     live = [run for run in place.workspace.runs.of_project(place.project.id) if run.live]
     (run,) = (run for run in live if run.id != live_before.id)
@@ -189,21 +198,34 @@ def test_ctrl_c_tells_what_goes_on_at_any_moment(
     assert done.stderr == (told if run.has_runner else "")
 
 
-def test_detached_cancelled_and_resumed(defuse: Defuse, place: Place) -> None:
-    told = json.loads(defuse("correct", *SWEEP[:3], "8", *SWEEP[4:], "--detach", "--json").stdout)
+def test_detached_cancelled_and_resumed(process: Defuse, defuse: Defuse, place: Place) -> None:
+    told = json.loads(process("correct", *SWEEP, "--detach", "--json").stdout)
     assert told["status"] in ("queued", "running")
     run = place.workspace.runs.get(told["run"])
     eventually(lambda: place.get(run).status == "running", seconds=20)
-    assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout
+    assert f"run {run.id} is cancelled" in process("cancel", str(run.id)).stdout
     assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout  # again: no error
     listed = {r["run"]: r["status"] for r in json.loads(defuse("runs", "--json").stdout)}
     assert listed[run.id] == "cancelled"
-    resumed = json.loads(defuse("resume", str(run.id), "--json").stdout)
+    resumed = json.loads(process("resume", str(run.id), "--json").stdout)
     assert resumed["status"] == "done"
     assert "is done; submit the step again" in defuse("resume", str(run.id), code=1).stderr
 
 
-def test_exit_codes(defuse: Defuse, place: Place, tmp_path: Path) -> None:
+def test_a_command_and_its_run_are_processes(process: Defuse, place: Place) -> None:
+    """It is watched to its end; another one ends in words, with the code of a wrong call."""
+    told = process("draw", "--n-draws", "2", "--taus", "0.5").stdout
+    run = newest(place, "draw")
+    assert f"run {run.id} (draw) done in" in told
+    assert "100%" in told
+    assert (run.status, run.pid in (None, os.getpid())) == ("done", False)
+    refused = process("draw", "--n-draws", "0", code=2)
+    assert "n_draws should be greater than or equal to 1, got '0'" in refused.stderr
+    assert refused.stdout == ""
+    assert newest(place, "draw").id == run.id
+
+
+def test_exit_codes(defuse: Defuse) -> None:
     assert (
         "noise_a should be greater than 0, got '-1'" in defuse("identify", "--noise-a", "-1", code=2).stderr
     )
@@ -221,7 +243,9 @@ def test_exit_codes(defuse: Defuse, place: Place, tmp_path: Path) -> None:
     failed = defuse("draw", "--region-ids", "99", "--json", code=1)
     assert json.loads(failed.stdout)["error"].startswith("there is no region 99")
 
-    env, n_before = {**os.environ, "DEFUSE_HOME": str(place.workspace.home)}, newest(place, "identify").id
+
+def test_a_command_whose_run_is_cancelled_exits_with_3(place: Place, tmp_path: Path) -> None:
+    env, n_before = {**os.environ, **AROUND, **home_of(place)}, newest(place, "identify").id
     watching = subprocess.Popen(
         command("identify", *ENDLESS, "--json"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )
@@ -269,11 +293,10 @@ def test_several_projects_need_a_choice(defuse: Defuse, place: Place) -> None:
     )
 
 
-def test_a_preset_sets_what_is_not_given(defuse: Defuse, place: Place) -> None:
+def test_a_preset_sets_what_is_not_given(defuse: Defuse) -> None:
     words = ("identify", "--preset", "svhn", "--n-perturbations", "2", "--detach", "--json")
     told: dict[str, Any] = json.loads(defuse(*words).stdout)
     assert (told["config"]["noise_a"], told["config"]["n_perturbations"]) == (75, 2)
-    place.wait(place.workspace.runs.get(told["run"]))
 
 
 def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:
@@ -352,7 +375,7 @@ def test_labels_are_read_and_written_while_new_regions_are_made(defuse: Defuse, 
 
 
 def test_a_stale_ground_is_said(defuse: Defuse, place: Place) -> None:
-    place.run("identify", {"n_perturbations": 5}, seed=3)
+    done_here(place, "identify", {"n_perturbations": 5}, seed=3)
     done = defuse("draw", "--taus", "0.5", "--n-draws", "2")
     assert "stands on a run that is stale" in done.stderr
     assert "stale: what it stands on, or a label, has been redone since" in done.stdout
