@@ -19,6 +19,7 @@ from defuse_core.cli_options import LARGEST, AsJson, ProjectName
 from defuse_core.comparison import Comparison, RunComparison, compare
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
+from defuse_core.jobs import launcher
 from defuse_core.manifest import make_manifest
 from defuse_core.manifest_models import MadeStep
 from defuse_core.manifest_reading import read_manifest
@@ -102,7 +103,7 @@ def replay(
     bring = Bring(data, tuple(checkpoint or ()), code_path, trust_program, device, threads, more_data)
     bars = shown.progress_bars(console)
     try:
-        with bars:
+        with bars, launcher.spare_runner():
             found = make_again(
                 workspace, made, name=name, bring=bring, watch=lambda run: shown.watch(workspace, run, bars)
             )

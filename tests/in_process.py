@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,15 @@ def end_all(place: Place) -> None:
     assert not any(run.live for run in place.workspace.runs.of_project(place.project.id))
 
 
-def compute_here(workspace: Workspace, run: Run) -> None:
-    """Compute a queued run and end it, as its runner does; without lock and beats, its log stays empty."""
+def compute_here(workspace: Workspace, run: Run, *, cancelled: Iterable[str] = ()) -> None:
+    """Compute a queued run and end it, as its runner does; without lock and beats, its log stays empty.
+
+    As if somebody had cancelled these tasks.
+    """
     launcher.prepare_folder(workspace, run)
     workspace.runs.hand_over(run.id, os.getpid())
     guard = runner.Guard(workspace, run.id)
+    guard.cancelled = frozenset(cancelled)
     try:
         merged, done = runner._compute(workspace, run, guard)
     except Exception as error:

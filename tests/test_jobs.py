@@ -1,4 +1,8 @@
-"""Runs as real processes: killed, cancelled, out of disk, orphaned, and what is left of them."""
+"""Runs as real processes: killed, cancelled, out of disk, orphaned, and what is left of them.
+
+What a process is not needed for is computed here. Rules that a runner keeps are tested both ways: of one
+that is started for its run, and of the spare one that was there before.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import psutil
@@ -25,12 +30,15 @@ from torch import Tensor
 from defuse_core.annotations import LabelEvent
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
+from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.projects import new_project
 from defuse_core.run_store import LiveRunError
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import ConfigError, StepName
+from defuse_core.workspace import Workspace
+from tests.in_process import add_run, compute_here, done_here, run_here, runs_in_this_process
 from tests.templates import label
-from tests.workspaces import SEARCH, SWEEP, Place, copy_place, eventually
+from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, copy_place, eventually
 
 LONG_SEARCH = {**SEARCH, "n_perturbations": 300}
 LONG_SWEEP: dict[str, Any] = {
@@ -44,19 +52,26 @@ LONG_SWEEP: dict[str, Any] = {
 ENDLESS = {**SEARCH, "n_perturbations": 30_000}
 """A shard of this takes most of a minute."""
 
-N_KILLS = int(os.environ.get("DEFUSE_KILLS", "6"))
-"""Of each of two steps; more with DEFUSE_KILLS=20, at four seconds each."""
+N_KILLS = int(os.environ.get("DEFUSE_KILLS", "20"))
+"""Of each of two steps in the campaign, at four seconds each."""
+
+SPARE = "defuse_core.jobs.spare"
+
+Way = Literal["new runner", "spare runner"]
+both_ways = pytest.mark.parametrize("way", get_args(Way))
 
 
 @pytest.fixture(autouse=True)
 def no_process_is_left(tmp_path: Path) -> Iterator[None]:
     """Whatever a test does, its runners are gone after it, and reaped."""
     yield
+    launcher.drop_spare()
 
     def runners() -> list[psutil.Process]:
-        found = psutil.process_iter(["cmdline", "status"])
+        found = psutil.process_iter(["cmdline", "status", "ppid"])
         return [p for p in found if p.info["status"] != psutil.STATUS_ZOMBIE
-                and any(word.startswith(str(tmp_path)) for word in p.info["cmdline"] or [])]  # fmt: skip
+                and (any(word.startswith(str(tmp_path)) for word in p.info["cmdline"] or [])
+                     or (p.info["ppid"] == os.getpid() and SPARE in (p.info["cmdline"] or [])))]  # fmt: skip
 
     def zombies() -> list[psutil.Process]:
         return [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
@@ -67,6 +82,37 @@ def no_process_is_left(tmp_path: Path) -> Iterator[None]:
     finally:
         for left in runners():  # lest it slow what is tested next
             left.kill()
+
+
+def submit(place: Place, way: Way, step: StepName, config: dict[str, Any]) -> Run:
+    """Start a run in this way."""
+    if way == "new runner":
+        return place.submit(step, config)
+    with keeping_spare() as spare:
+        run = place.submit(step, config)
+    assert run.pid == spare
+    return run
+
+
+def resume(place: Place, way: Way, run: Run) -> Run:
+    """Go on with a run in this way."""
+    if way == "new runner":
+        return launcher.resume(place.workspace, run.id)
+    with keeping_spare() as spare:
+        run = launcher.resume(place.workspace, run.id)
+    assert run.pid == spare
+    return run
+
+
+@contextmanager
+def keeping_spare() -> Iterator[int]:
+    """Keep a spare runner that is ready; its process id."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SPARE_RUNNER, "1")
+        with launcher.spare_runner(ONE_THREAD):
+            spare = launcher.await_spare()
+            assert spare is not None
+            yield spare
 
 
 def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> bool:
@@ -87,7 +133,43 @@ def works(place: Place, run: Run) -> bool:
     return any(task.status == "running" for task in place.workspace.runs.tasks(run.id))
 
 
-@pytest.mark.timeout(600)
+def done_tasks(place: Place, run: Run) -> list[str]:
+    return [task.name for task in place.workspace.runs.tasks(run.id) if task.status == "done"]
+
+
+@pytest.mark.parametrize(
+    ("step", "config", "way"),
+    [
+        ("identify", SEARCH, "new runner"), ("correct", SWEEP, "new runner"),
+        ("correct", SWEEP, "spare runner"),
+    ],
+)  # fmt: skip
+def test_a_run_killed_in_the_middle_is_resumed_to_the_same_result(
+    step: StepName, config: dict[str, Any], way: Way, corrected_template: Path, place: Place
+) -> None:
+    undisturbed = Workspace(corrected_template)
+    expected = undisturbed.runs.latest(1, step)
+    assert expected is not None
+    run = submit(place, way, step, config)
+    for moment in (lambda _: True, lambda run: works(place, run), lambda run: bool(done_tasks(place, run))):
+        eventually(partial(moment, run), seconds=30)
+        os.kill(place.get(run).pid, signal.SIGKILL)
+        assert _state_after_death(place, run) == "interrupted"
+        place.check_integrity()
+        kept = done_tasks(place, run)
+        artifacts = place.workspace.runs.artifacts(run.id)
+        assert all(any(a.startswith(f"{name}.") for a in artifacts) for name in kept)
+        run = resume(place, way, run)
+    assert kept
+    ended = place.wait(run)
+    assert ended.status == "done", ended.error
+    assert same(place.tensors(ended), Place(undisturbed, undisturbed.project(1)).tensors(expected))
+    assert ended.summary == expected.summary
+    place.check_integrity()
+
+
+@pytest.mark.verify
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("step", "config"), [("identify", LONG_SEARCH), ("correct", LONG_SWEEP)])
 def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(
     step: StepName, config: dict[str, Any], template: Path, tmp_path: Path
@@ -115,7 +197,7 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(
                 break
             assert place.get(run).status == "interrupted"
             place.check_integrity()
-            done = [t.name for t in place.workspace.runs.tasks(run.id) if t.status == "done"]
+            done = done_tasks(place, run)
             artifacts = place.workspace.runs.artifacts(run.id)
             assert all(any(a.startswith(f"{name}.") for a in artifacts) for name in done)
             kept = max(kept, len(done))
@@ -131,14 +213,15 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(
 
 def test_a_resumed_run_computes_only_what_is_missing(place: Place) -> None:
     run = place.submit("correct", LONG_SWEEP)
-    eventually(lambda: sum(t.status == "done" for t in place.workspace.runs.tasks(run.id)) >= 3, seconds=30)
+    eventually(lambda: len(done_tasks(place, run)) >= 3, seconds=30)
     place_before = launcher.cancel(place.workspace, run.id)
     assert place_before.status == "cancelled"
     kept = {name: place.workspace.artifact_path(run.id, name).stat().st_mtime_ns
             for name in place.workspace.runs.artifacts(run.id)}  # fmt: skip
     assert len(kept) >= 4
     points = {e.key: e.id for e in place.workspace.runs.events(run.id, kind="point")}
-    assert place.wait(launcher.resume(place.workspace, run.id)).status == "done"
+    with runs_in_this_process():
+        assert launcher.resume(place.workspace, run.id).status == "done"
     for name, written in kept.items():
         assert place.workspace.artifact_path(run.id, name).stat().st_mtime_ns == written
     after = {e.key: e.id for e in place.workspace.runs.events(run.id, kind="point")}
@@ -149,18 +232,18 @@ def test_a_resumed_run_computes_only_what_is_missing(place: Place) -> None:
 def test_a_training_goes_on_from_its_last_epoch(place: Place) -> None:
     config = {
         **{"hidden_channels": 16, "depth": 2, "latent_dim": 4},
-        "training": {"epochs": 30, "batch_size": 32, "precision": "fp32"},
+        "training": {"epochs": 8, "batch_size": 32, "precision": "fp32"},
     }
-    expected = place.run("vae", config, seed=1)
+    expected = done_here(place, "vae", config, seed=1)
     run = place.submit("vae", config, seed=1)
-    eventually(lambda: len(place.workspace.runs.events(run.id, kind="point")) >= 5, seconds=30)
+    eventually(lambda: len(place.workspace.runs.events(run.id, kind="point")) >= 3, seconds=30)
     os.kill(place.get(run).pid, signal.SIGKILL)
     eventually(lambda: place.get(run).status == "interrupted", seconds=2)
     points = place.workspace.runs.events(run.id, kind="point")
     resumed = place.wait(launcher.resume(place.workspace, run.id))
     assert same(place.tensors(resumed), place.tensors(expected))
     after = place.workspace.runs.events(run.id, kind="point")
-    assert [int(e.key) for e in after] == list(range(1, 31))
+    assert [int(e.key) for e in after] == list(range(1, 9))
     rewritten = {e.key for e in points} - {e.key for e in after if e.id in {p.id for p in points}}
     assert len(rewritten) <= 1  # the epoch under way, whose point came before its checkpoint or after
 
@@ -182,11 +265,17 @@ def test_a_run_outlives_the_process_that_asked_for_it(place: Place) -> None:
     assert place.wait(run).status == "done"
 
 
+def await_beats(place: Place, run: Run) -> None:
+    """Wait until its runner is there and beats."""
+    seen: set[float] = set()
+    eventually(lambda: bool(seen.add(place.get(run).heartbeat_at) or len(seen) > 2), seconds=30)
+
+
 def test_a_queued_run_is_cancelled_and_never_starts(place: Place) -> None:
     with (place.workspace.home / "machine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run computes
         run = place.submit("identify", SEARCH)
-        time.sleep(0.5)
+        await_beats(place, run)
         assert place.get(run).status == "queued"
         took = _cancel(place, run)
         assert took < 1.0
@@ -210,35 +299,42 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def test_a_running_run_is_cancelled_within_a_second(place: Place) -> None:
-    run = place.submit("correct", LONG_SWEEP)
+@both_ways
+def test_a_running_run_is_cancelled_within_a_second(place: Place, way: Way) -> None:
+    run = submit(place, way, "correct", LONG_SWEEP)
     eventually(lambda: works(place, run), seconds=30)
     pid = place.get(run).pid
+    assert os.getsid(pid) == os.getpgid(pid) == pid
     assert _cancel(place, run) < 1.0
     assert place.get(run).status == "cancelled"
     eventually(lambda: has_ended(pid), seconds=10)  # it says so before it ends
     place.check_integrity()
 
 
-def test_a_run_in_one_long_native_call_is_cancelled_within_a_second(place: Place) -> None:
+@both_ways
+def test_a_run_in_one_long_native_call_is_cancelled_within_a_second(place: Place, way: Way) -> None:
     """A shard's noise is drawn in a single call of NumPy's: 77 million numbers, about three seconds."""
-    run = place.submit("identify", {**SEARCH, "n_perturbations": 300_000})
+    run = submit(place, way, "identify", {**SEARCH, "n_perturbations": 300_000})
     eventually(lambda: works(place, run), seconds=30)
-    time.sleep(0.5)
+    process = psutil.Process(place.get(run).pid)
+    busy = process.cpu_times().user
+    eventually(lambda: process.cpu_times().user > busy + 0.3, seconds=30)  # it draws
     assert _cancel(place, run) < 1.0
     assert place.get(run).status == "cancelled"
 
 
-def test_a_run_that_does_not_answer_is_killed_within_a_second(place: Place) -> None:
-    run = place.submit("identify", ENDLESS)
+@both_ways
+def test_a_run_that_does_not_answer_is_killed_within_a_second(place: Place, way: Way) -> None:
+    run = submit(place, way, "identify", ENDLESS)
     eventually(lambda: works(place, run), seconds=30)
     os.kill(place.get(run).pid, signal.SIGSTOP)  # as deaf as a call that never lets go
     assert _cancel(place, run) < 1.0
     assert place.get(run).status == "cancelled"
 
 
-def test_a_terminated_run_keeps_what_is_done_and_says_interrupted(place: Place) -> None:
-    run = place.submit("correct", LONG_SWEEP)
+@both_ways
+def test_a_terminated_run_keeps_what_is_done_and_says_interrupted(place: Place, way: Way) -> None:
+    run = submit(place, way, "correct", LONG_SWEEP)
     eventually(lambda: "lam=0.safetensors" in place.workspace.runs.artifacts(run.id), seconds=30)
     os.kill(place.get(run).pid, signal.SIGTERM)  # as at the machine's shutdown
     assert eventually(lambda: not place.get(run).live, seconds=2) < 1.0
@@ -255,18 +351,20 @@ def test_one_task_is_cancelled_and_the_others_go_on(place: Place) -> None:
     assert ended.summary["missing"] == ["lam=10"]
     assert "lam=10.safetensors" not in place.workspace.runs.artifacts(run.id)
     assert len(ended.summary["corrected"]["points"]) == len(LONG_SWEEP["correction"]["lambdas"]) - 1
-    whole = place.wait(launcher.resume(place.workspace, run.id))
+    with runs_in_this_process():
+        whole = launcher.resume(place.workspace, run.id)
+        assert whole.status == "done"
     assert "missing" not in whole.summary
-    assert whole.summary == place.run("correct", LONG_SWEEP).summary
+    assert len(whole.summary["corrected"]["points"]) == len(LONG_SWEEP["correction"]["lambdas"])
+    assert "lam=10.safetensors" in place.workspace.runs.artifacts(run.id)
 
 
 def test_what_others_stand_on_is_not_completed_under_them(place: Place) -> None:
     """Labels name mistakes by number: a search that grows would give them other images."""
-    search = place.submit("identify", SEARCH)
-    eventually(lambda: bool(place.workspace.runs.tasks(search.id)), seconds=30)
-    launcher.cancel(place.workspace, search.id, "shard=0019")
-    assert place.wait(search).summary["missing"] == ["shard=0019"]
-    regions = place.run("distill", {"n_components": 12})
+    search = add_run(place, "identify", SEARCH)
+    compute_here(place.workspace, search, cancelled=["shard=0019"])
+    assert place.get(search).summary["missing"] == ["shard=0019"]
+    regions = done_here(place, "distill", {"n_components": 12})
     with pytest.raises(WorkspaceError, match=f"run {regions.id} stands on what it left out"):
         launcher.resume(place.workspace, search.id)
     assert place.get(search).status == "done"
@@ -274,11 +372,12 @@ def test_what_others_stand_on_is_not_completed_under_them(place: Place) -> None:
 
 
 def test_a_correction_that_lacked_labels_takes_those_that_came_since(place: Place) -> None:
-    regions = place.run("distill", {"n_components": 12}, seed=1)
-    run = place.wait(place.submit("correct", SWEEP))
+    regions = done_here(place, "distill", {"n_components": 12}, seed=1)
+    run = run_here(place, "correct", SWEEP)
     assert run.status == "failed"
     label(place, regions)
-    resumed = place.wait(launcher.resume(place.workspace, run.id))
+    with runs_in_this_process():
+        resumed = launcher.resume(place.workspace, run.id)
     assert resumed.status == "done"
     assert resumed.last_annotation == place.workspace.annotations.last_id(regions.id)
     assert len(resumed.record["attempts"]) == 2
@@ -291,7 +390,7 @@ def test_a_correction_waits_for_annotators_at_work(place: Place) -> None:
         place.project.id, "annotate", {}, seed=0, resources=Resources(), upstream=[regions.id]
     )
     run = place.submit("correct", SWEEP)
-    time.sleep(1.0)
+    await_beats(place, run)
     assert place.get(run).status == "queued"
     place.workspace.annotations.append(regions.id, [LabelEvent(0, "late", 0, 0)])
     newest = place.workspace.annotations.last_id(regions.id)
@@ -310,7 +409,7 @@ def test_a_run_that_cannot_be_handed_over_does_not_stay_queued(
         place.submit("identify", SEARCH)
     monkeypatch.undo()
     assert place.workspace.runs.of_project(place.project.id, "identify")[-1].status == "failed"
-    assert place.run("identify", SEARCH).status == "done"
+    assert done_here(place, "identify", SEARCH).status == "done"
 
 
 def test_an_unknown_task_is_named(place: Place) -> None:
@@ -320,8 +419,10 @@ def test_an_unknown_task_is_named(place: Place) -> None:
         launcher.cancel(place.workspace, run.id, "lam=7")
 
 
-def test_a_full_disk_fails_the_run_and_loses_nothing(place: Place) -> None:
-    expected = place.run("correct", SWEEP)
+def test_a_full_disk_fails_the_run_and_loses_nothing(corrected_place: Place) -> None:
+    place = corrected_place
+    expected = place.workspace.runs.latest(place.project.id, "correct")
+    assert expected is not None
     stored = place.workspace.runs.artifacts(expected.id)
     size = stored["lam=0.safetensors"].size  # of the first; the database's log is to stay smaller
     with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as connection:
@@ -343,7 +444,8 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(place: Place) -> None:
     assert "then resume" in run.error
     place.check_integrity()
     assert not list(place.workspace.run_folder(run.id).glob(".*")), "a temporary file was left"
-    resumed = place.wait(launcher.resume(place.workspace, run.id))
+    with runs_in_this_process():
+        resumed = launcher.resume(place.workspace, run.id)
     assert resumed.status == "done"
     assert same(place.tensors(resumed), place.tensors(expected))
 
@@ -407,7 +509,7 @@ def test_a_run_whose_ground_is_cancelled_fails_with_the_remedy(place: Place) -> 
 
 def test_a_task_that_fails_leaves_the_others_done(place: Place) -> None:
     sweep = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [0.1, 1e39, 1.0]}}
-    run = place.wait(place.submit("correct", sweep))
+    run = run_here(place, "correct", sweep)
     assert run.status == "failed"
     assert run.error is not None
     assert "lower learning_rate" in run.error
@@ -439,14 +541,14 @@ def test_changed_data_are_noticed(place: Place, template: Path, tmp_path: Path) 
         changed = {name: arrays[name] for name in arrays.files}
     changed["x_train"] = changed["x_train"][::-1]
     np.savez(copy, **changed)
-    run = mine.wait(mine.submit("vae", {"training": {"epochs": 1}}))
+    run = run_here(mine, "vae", {"training": {"epochs": 1}})
     assert run.status == "failed"
     assert run.error is not None
     assert "has changed since project 'mine' was created; put the old data back" in run.error
 
 
 def test_a_run_records_what_made_it(place: Place) -> None:
-    run = place.run("identify", SEARCH, seed=7)
+    run = done_here(place, "identify", SEARCH, seed=7)
     record = run.record
     assert record["versions"]["torch"] == version("torch")
     assert torch.__version__.startswith(version("torch"))

@@ -45,15 +45,9 @@ QUICK: dict[str, Any] = {"controls": False, "noise_images": 0}
 
 
 @pytest.fixture(scope="module")
-def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def whole(corrected_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace in which every step was run, but the annotators' who know digits only."""
-    place = copy_place(template, tmp_path_factory.mktemp("whole") / "home")
-    done_here(place, "map", {"method": "tsne", "n_codes": 100, "n_mistakes": 50})
-    done_here(place, "draw", {"n_draws": 4, "taus": [0.0, 0.5]})
-    place.run("correct", SWEEP)  # a process of its own, as that which it is compared with
-    done_here(place, "evaluate")
-    done_here(place, "report")
-    return place
+    return copy_place(corrected_template, tmp_path_factory.mktemp("whole") / "home")
 
 
 def latest(place: Place, step: str) -> Run:

@@ -19,7 +19,7 @@ from defuse_core.data import ImageDataset
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace import DATABASE, Project, Workspace
 
 ONE_THREAD = Resources(device="cpu", threads=1)
 """A run gives the same bits as the process that compares with it."""
@@ -97,8 +97,13 @@ def eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> float
 
 
 def copy_place(template: Path, home: Path) -> Place:
-    """A workspace of its own with all that the template holds."""
-    shutil.copytree(template, home)
+    """A workspace of its own with all that the template holds, which others may read meanwhile."""
+    shutil.copytree(template, home, ignore=shutil.ignore_patterns(f"{DATABASE}*"))
+    with (
+        closing(sqlite3.connect(template / DATABASE)) as source,
+        closing(sqlite3.connect(home / DATABASE)) as copy,
+    ):
+        source.backup(copy)
     workspace = Workspace(home)
     return Place(workspace, workspace.projects()[0])
 

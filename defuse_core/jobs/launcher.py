@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from defuse_core.database import WorkspaceError, explain_os_error
@@ -210,9 +210,24 @@ def keep_spare(resources: Resources | None = None) -> None:
     _SPARES.keep(_environment(resources or Resources()))
 
 
-def spare_runner(resources: Resources | None = None) -> AbstractContextManager[None]:
+def await_spare() -> int | None:
+    """Wait until the spare runner could start a run at once; return its process id, None without one."""
+    return _SPARES.await_ready()
+
+
+def drop_spare() -> None:
+    """End the spare runner and keep none any more."""
+    _SPARES.stop()
+
+
+@contextmanager
+def spare_runner(resources: Resources | None = None) -> Iterator[None]:
     """Keep a runner ready while what is inside goes on, for commands that start several runs."""
-    return _SPARES.keeping(_environment(resources or Resources()))
+    keep_spare(resources)
+    try:
+        yield
+    finally:
+        drop_spare()
 
 
 def _start(workspace: Workspace, run: Run) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -53,15 +54,6 @@ class SpareKeeper:
         self._keeping = False
         self._spare: _Spare | None = None
 
-    @contextmanager
-    def keeping(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """Keep a spare while what is inside goes on."""
-        self.keep(environment)
-        try:
-            yield
-        finally:
-            self.stop()
-
     def keep(self, environment: Mapping[str, str]) -> None:
         """Start a spare for runs of this environment; every run that takes it is followed by another."""
         with self._lock:
@@ -75,7 +67,7 @@ class SpareKeeper:
             self._end()
 
     def await_ready(self) -> int | None:
-        """Wait until the spare has imported all it needs; return its process id, None where there is none."""
+        """Wait, once, until the spare has imported what it needs; return its process id, None without one."""
         with self._lock:
             spare = self._spare
         if spare is None or spare.process.stdout is None or spare.process.stdout.readline() != _READY:
@@ -89,6 +81,7 @@ class SpareKeeper:
             if spare is None:
                 return None
             if not spare.fits(environment):
+                spare.process.kill()
                 _close(spare)
                 return None
             assert spare.process.stdin is not None
@@ -118,6 +111,7 @@ class SpareKeeper:
 
     def _end(self) -> None:
         if self._spare is not None:
+            self._spare.process.kill()  # it has no run, and may still import
             _close(self._spare)
             self._spare = None
 
@@ -133,7 +127,7 @@ def _start(environment: Mapping[str, str]) -> _Spare:
 
 
 def _close(spare: _Spare) -> None:
-    """Let go of the pipes: a spare that was given nothing ends."""
+    """Let go of the pipes; a spare that was given nothing ends with them."""
     for pipe in (spare.process.stdin, spare.process.stdout):
         if pipe is not None:
             with suppress(OSError):
@@ -149,11 +143,11 @@ def _code() -> int:
 def wait_for_run() -> int:
     """Import, wait for a run, and do it; return its exit code, 0 where there is none."""
     from defuse_core.jobs import runner
-    from defuse_core.steps import STEP_CLASSES
 
-    import_module("defuse_core.jobs.engine")
-    for module, _ in STEP_CLASSES.values():
-        import_module(f"defuse_core.steps.{module}")
+    for name in ("defuse_core.jobs.engine", *_step_modules()):
+        if select.select([sys.stdin], [], [], 0)[0]:  # the run is there: it needs one step, not all
+            break
+        import_module(name)
     os.write(sys.stdout.fileno(), _READY)
     line = sys.stdin.readline()
     if not line:
@@ -166,6 +160,12 @@ def wait_for_run() -> int:
     os.close(nothing)
     os.close(log)
     return runner.main(Path(home), run_id)
+
+
+def _step_modules() -> list[str]:
+    from defuse_core.steps import STEP_CLASSES
+
+    return [f"defuse_core.steps.{module}" for module, _ in STEP_CLASSES.values()]
 
 
 if __name__ == "__main__":

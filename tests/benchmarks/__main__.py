@@ -45,6 +45,8 @@ GOALS = {
     "λ sweep / plain DataLoader loops": 2.0,
     "memory, 40,000 images / 4,000 images": 1.1,
     "submit to first event / a bare import of torch": 2.0,
+    "submit to first event with a spare runner / a bare import of torch": 0.3,
+    "the demo without a spare runner / with one": 1.0,
     "work with 100 events a second / without": 1.05,
     "starting again / resume at the half": 1.5,
     "bare decoding and classifying / a strip of τ": 0.8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,10 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 
 from defuse_core.jobs import launcher
 from defuse_core.jobs.runner import Recorder
+from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.projects import new_project
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import StepName
@@ -35,13 +38,14 @@ def bench_jobs() -> dict[str, float]:
         _run(workspace, project, "classifier", {"weights": "shipped:demo-classifier"})
         _run(workspace, project, "vae", {"weights": "shipped:demo-vae"})
         return {
-            "submit to first event / a bare import of torch": _start(workspace, project),
+            **_start(workspace, project),
+            "the demo without a spare runner / with one": _demo(Path(folder)),
             f"work with {EVENTS_A_SECOND} events a second / without": _events(workspace, project),
             "starting again / resume at the half": _resume(workspace, project),
         }
 
 
-def _start(workspace: Workspace, project: Project) -> float:
+def _start(workspace: Workspace, project: Project) -> dict[str, float]:
     """Seconds from the call to the first progress of a task, over those of `import torch` alone."""
 
     def submit() -> float:
@@ -52,13 +56,41 @@ def _start(workspace: Workspace, project: Project) -> float:
         _until(lambda: not workspace.runs.get(run.id).live)
         return seconds
 
+    def submit_to_spare() -> float:
+        with launcher.spare_runner():
+            spare = psutil.Process(launcher.await_spare() or 0)
+            memory.append(spare.memory_full_info().uss)
+            return submit()
+
     def import_torch() -> float:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
         return time.perf_counter() - started
 
-    seconds = _in_turn({"submit to first event": submit, "import torch": import_torch})
-    return seconds["submit to first event"] / seconds["import torch"]
+    memory: list[int] = []
+    spare, new, torch_alone = "with a spare runner", "submit to first event", "import torch"
+    seconds = _in_turn({new: submit, f"{new} {spare}": submit_to_spare, torch_alone: import_torch})
+    print(f"  memory of an idle spare runner that is its own: {median(memory) / 2**20:.0f} MB")
+    return {
+        f"{name} / a bare import of torch": seconds[name] / seconds[torch_alone]
+        for name in (new, f"{new} {spare}")
+    }
+
+
+def _demo(folder: Path) -> float:
+    """Time of the whole demo, eight runs, without a spare runner over that with one."""
+    seconds = {}
+    for told, switch in (("without", "0"), ("with", "1")):
+        environment = {**os.environ, "DEFUSE_HOME": str(folder / told), SPARE_RUNNER: switch}
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "defuse_core.cli", "demo", "--out", str(folder / f"{told}-evidence")],
+            check=True, env=environment, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        seconds[told] = time.perf_counter() - started
+    saved = seconds["without"] - seconds["with"]
+    print(f"  the demo: {seconds['without']:.0f} s without a spare runner, {saved:.1f} s less with one")
+    return seconds["without"] / seconds["with"]
 
 
 def _events(workspace: Workspace, project: Project) -> float:

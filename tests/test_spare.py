@@ -1,0 +1,163 @@
+"""The spare runner: when it is there, when a run takes it, and when a run is better started anew."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from defuse_core.jobs import launcher, spare
+from defuse_core.jobs.spare import FREE_MEMORY, SPARE_RUNNER
+from defuse_core.runs import Resources, Run
+from tests.workspaces import ONE_THREAD, SEARCH, Place, eventually
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(SPARE_RUNNER, "1")
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # part of the environment, and not the same in a fixture
+    yield
+    launcher.drop_spare()
+    eventually(lambda: not spares(), seconds=10)
+
+
+def spares() -> list[int]:
+    """Process ids of the spare runners of this process, those that took a run included."""
+    found = []
+    for process in psutil.Process().children():
+        try:
+            if "defuse_core.jobs.spare" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def start_and_cancel(place: Place, resources: Resources = ONE_THREAD) -> Run:
+    """Submit a run while another computes, and cancel it: who would have run it?"""
+    with (place.workspace.home / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = place.submit("identify", SEARCH, resources=resources)
+        launcher.cancel(place.workspace, run.id)
+    assert place.get(run).status == "cancelled"
+    return run
+
+
+def test_a_run_takes_the_spare_and_the_next_one_is_started(place: Place) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    assert os.getsid(kept) == os.getpgid(kept) == kept
+    run = start_and_cancel(place)
+    assert run.pid == kept
+    eventually(lambda: kept not in spares())
+    (following,) = spares()
+    assert following != kept
+    assert start_and_cancel(place).pid == following
+
+
+def test_a_ready_spare_sleeps_and_holds_no_file() -> None:
+    launcher.keep_spare(ONE_THREAD)
+    kept = launcher.await_spare()
+    assert kept is not None
+    process = psutil.Process(kept)
+    eventually(lambda: process.status() == psutil.STATUS_SLEEPING)
+    assert process.open_files() == []
+    seconds, woken = process.cpu_times().user, process.num_ctx_switches()
+    time.sleep(0.3)  # nothing is to happen
+    assert process.cpu_times().user == seconds
+    assert process.num_ctx_switches() == woken
+
+
+def test_it_ends_with_the_process_that_keeps_it() -> None:
+    code = (
+        "import sys; from defuse_core.jobs import launcher\n"
+        "launcher.keep_spare(); print(launcher._SPARES._spare.process.pid, flush=True); sys.stdin.read()"
+    )
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert keeper.stdout is not None
+    process = psutil.Process(int(keeper.stdout.readline()))
+    os.kill(keeper.pid, signal.SIGKILL)
+    keeper.wait()
+    eventually(lambda: not process.is_running(), seconds=30)  # it may have to import what it was about to
+
+
+def test_a_run_of_another_environment_is_started_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    run = start_and_cancel(place, Resources(device="cpu", threads=2))
+    assert run.pid != kept
+    (for_two,) = spares()  # what was started last is the likelier to be started again
+    monkeypatch.setenv("DEFUSE_SOMETHING", "1")
+    assert start_and_cancel(place, Resources(device="cpu", threads=2)).pid != for_two
+    (renewed,) = spares()
+    assert start_and_cancel(place, Resources(device="cpu", threads=2)).pid == renewed
+
+
+def test_a_run_of_other_code_is_started_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    module = tmp_path / "code" / "module.py"
+    module.write_text("x = 1\n")
+    monkeypatch.setattr(spare, "_PACKAGE", tmp_path / "code")
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    launcher.keep_spare(ONE_THREAD)
+    assert spares() == [kept], "it is still the right one"
+    module.write_text("x = 22\n")
+    assert start_and_cancel(place).pid != kept
+    (renewed,) = spares()
+    module.unlink()
+    launcher.keep_spare(ONE_THREAD)
+    eventually(lambda: renewed not in spares())
+    assert len(spares()) == 1
+
+
+def test_where_it_was_killed_a_run_starts_as_without(place: Place) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    os.kill(kept, signal.SIGKILL)
+    eventually(lambda: not spares())
+    assert start_and_cancel(place).pid != kept
+
+
+def test_where_it_cannot_be_started_a_run_starts_as_without(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        launcher.keep_spare(ONE_THREAD)
+    assert not spares()
+    assert launcher.await_spare() is None
+    assert start_and_cancel(place).has_runner
+
+
+@pytest.mark.parametrize("why", ["switched off", "short of memory"])
+def test_none_is_kept_where_it_is_not_wanted(place: Place, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    if why == "switched off":
+        monkeypatch.setenv(SPARE_RUNNER, "0")
+    else:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE_MEMORY - 1))
+    launcher.keep_spare(ONE_THREAD)
+    assert not spares()
+    assert start_and_cancel(place).has_runner
+    assert not spares()
+
+
+def test_none_is_kept_once_it_is_dropped(place: Place) -> None:
+    with launcher.spare_runner(ONE_THREAD):
+        assert len(spares()) == 1
+    eventually(lambda: not spares())
+    start_and_cancel(place)
+    assert not spares()
