@@ -30,7 +30,9 @@ from tests.in_process import done_here, run_here, store_run
 from tests.templates import label
 from tests.workspaces import Place, copy_place
 
-FEW: dict[str, Any] = {"n_perturbations": 4, "centred": True, "noise_scale": 6.0, "precision": "fp32"}
+FEW: dict[str, Any] = {
+    "n_perturbations": 4, "centred": True, "noise_scale": 6.0, "max_images": 320, "precision": "fp32",
+}  # fmt: skip
 SWEEP: dict[str, Any] = {
     "correction": {
         "lambdas": [0.0, 1.0], "epochs": 1, "instances_per_region": 8, "precision": "fp32",
@@ -211,7 +213,7 @@ def test_resnet18_from_data_parallel_keeps_its_names(
     network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     uploaded = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     weights = bring(place, "signs.pth", {"epoch": 3, "state_dict": uploaded})
-    run = correct(place, {"weights": weights}, batch_size=256)
+    run = correct(place, {"weights": weights}, batch_size=128, max_images=256)
     content, card = corrected_checkpoint(place.workspace, run.id)
     tensors = safetensors.torch.load(content)
     assert tensors.keys() == uploaded.keys()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.annotations import NONE_OF_THE_ABOVE, Annotations, LabelEvent
@@ -110,7 +110,6 @@ def votes_of(events: Sequence[LabelEvent], region: int, tau: float, round_: int)
 
 
 @given(told=labelled(), away=st.booleans())
-@settings(max_examples=100)
 def test_what_is_said_of_every_draw_is_the_same_after_label_studio(
     told: tuple[list[str], list[LabelEvent]], away: bool
 ) -> None:
@@ -419,7 +418,6 @@ JSON = st.recursive(
 
 
 @given(data=st.data(), junk=JSON)
-@settings(max_examples=300)
 def test_any_part_may_be_anything_and_is_read_or_refused_in_words(data: st.DataObject, junk: Any) -> None:
     tasks = json.loads(to_label_studio([LabelEvent(0, "Ada", 1, 0, 0.1, 0, N)], CLASSES, IMAGES))[:1]
     tasks[0]["annotations"][0] |= {"completed_by": {"email": "a@b"}, "updated_at": "2026-11-24T12:00:00Z"}

@@ -24,18 +24,16 @@ from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.relabeling import store_log
 from defuse_core.runs import Run
 from defuse_core.workspace import Workspace
-from tests.in_process import add_run, begin, done_here, store_run
+from tests.in_process import add_run, begin, store_run
 from tests.workspaces import ONE_THREAD, SWEEP, Place, copy_place
 
 SMALL = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [0.1, 1.0], "epochs": 1}}
 
 
 @pytest.fixture(scope="module")
-def corrected(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def corrected(corrected_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace that is corrected; read it only."""
-    place = copy_place(template, tmp_path_factory.mktemp("manifest") / "home")
-    done_here(place, "correct", SMALL)
-    return place
+    return copy_place(corrected_template, tmp_path_factory.mktemp("manifest") / "home")
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,11 @@ from defuse_core.projects import new_project
 from defuse_core.replay import Replay, replay
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
+from tests.commands import checked, defuse_here
 from tests.conftest import bars
 from tests.in_process import compute_here, done_here, run_here, runs_in_this_process, store_run
 from tests.test_manifest import SMALL, newest, put
-from tests.workspaces import ONE_THREAD, Place, copy_place
+from tests.workspaces import ONE_THREAD, SEARCH, Place, copy_place
 
 
 @pytest.fixture
@@ -161,8 +159,12 @@ def test_what_may_explain_a_difference_is_said(
 def test_a_replay_that_was_stopped_goes_on(
     whole: dict[str, Any], made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = copy_place(made.workspace.home, tmp_path / "home").workspace
-    manifest = parse_manifest({**whole, "runs": whole["runs"][:4], "logs": []})
+    """It stops at the generator, of which an epoch will do."""
+    place = copy_place(made.workspace.home, tmp_path / "home")
+    workspace, generator = place.workspace, whole["runs"][1]["config"]
+    done_here(place, "vae", {**generator, "training": {**generator["training"], "epochs": 1}})
+    found_here = done_here(place, "identify", {**SEARCH, "n_perturbations": 2})
+    manifest = parse_manifest(make_manifest(workspace, found_here.id))
 
     def until_the_generator(place: Workspace, run: Run) -> None:
         if run.step == "vae":
@@ -186,7 +188,8 @@ def test_other_runs_in_the_project_are_not_stood_on(
     whole: dict[str, Any], made: Place, tmp_path: Path
 ) -> None:
     workspace = copy_place(made.workspace.home, tmp_path / "home").workspace
-    manifest = parse_manifest({**whole, "runs": whole["runs"][:3], "logs": []})
+    shorter = put({**whole, "runs": whole["runs"][:3], "logs": []}, "runs.1.config.training.epochs", 1)
+    manifest = parse_manifest(shorter)
     one = manifest.model_copy(update={"runs": manifest.runs[:2]})
     project = replay(workspace, one, name="again", watch=stay).project
     store_run(Place(workspace, project), "vae", {})
@@ -418,6 +421,7 @@ def test_a_cluster_of_the_manifest_is_not_called(whole: dict[str, Any], made: Pl
     changed = put({**whole, "runs": whole["runs"][1:2], "logs": []}, "runs.0.resources.engine", "ray")
     changed = put(changed, "runs.0.resources.cpus", 2.0)
     changed = put(changed, "runs.0.config.training.epochs", 1)
+    changed = put(changed, "runs.0.config.training.batch_size", 1280)  # one step
     (run,) = replay(place.workspace, parse_manifest(changed), name="again", watch=stay).runs
     assert run.resources == Resources(device="cpu", threads=2)
     bring = Bring(device="cpu", threads=1)
@@ -426,11 +430,15 @@ def test_a_cluster_of_the_manifest_is_not_called(whole: dict[str, Any], made: Pl
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_second_round_begins_with_the_correction_made_again(made: Place, tmp_path: Path) -> None:
-    place = copy_place(made.workspace.home, tmp_path / "home")
+def test_a_second_round_begins_with_the_correction_made_again(
+    made: Place, whole: dict[str, Any], again: tuple[Workspace, Replay], tmp_path: Path
+) -> None:
+    """The first round was made again already, from a manifest that ended with it."""
+    place = Place(copy_place(again[0].home, tmp_path / "home").workspace, made.project)
     first = newest(place, "correct")
     second = done_here(place, "classifier", {"weights": f"corrected:{first.id}"})
-    manifest = parse_manifest(make_manifest(place.workspace, second.id))
+    told = make_manifest(place.workspace, second.id)
+    manifest = parse_manifest(put(told, "made_at", whole["made_at"]))
     found = replay(place.workspace, manifest, name="again", watch=stay)
     assert [run.step for run in found.runs] == [
         "classifier",
@@ -440,6 +448,7 @@ def test_a_second_round_begins_with_the_correction_made_again(made: Place, tmp_p
         "correct",
         "classifier",
     ]
+    assert found.runs[:-1] == again[1].runs[:5]
     assert found.runs[-1].config["weights"] == f"corrected:{found.runs[-2].id}" != second.config["weights"]
     compared = compare(place.workspace, manifest, found.runs)
     assert compared.same, compared
@@ -461,13 +470,8 @@ def test_values_of_one_workspace_are_not_compared() -> None:
 
 
 def defuse(*words: str, home: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "defuse_core.cli", *words],
-        env={**os.environ, "DEFUSE_HOME": str(home), "COLUMNS": "160"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
+    done = defuse_here(*words, cwd=home.parent, env={"DEFUSE_HOME": str(home), "COLUMNS": "160"})
+    checked(done, code)
     return done.stdout + done.stderr
 
 

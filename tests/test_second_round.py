@@ -40,7 +40,7 @@ def run(there: Place) -> Run:
 def second(there: Place, run: Run) -> dict[str, Run]:
     """Every step of the second round, done."""
     done_here(there, "classifier", {"weights": f"corrected:{run.id}"})
-    done_here(there, "identify", SEARCH)
+    done_here(there, "identify", {**SEARCH, "n_perturbations": 12})
     done_here(there, "distill", {"n_components": 12})
     return next_round(there.workspace, run)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +46,7 @@ from defuse_core.suite import (
 )
 from defuse_core.suite_export import contact_sheet, make_suite, newest_state, write_suite
 from defuse_core.suite_model import open_model
+from tests.commands import checked, defuse_here, defuse_process
 from tests.in_process import done_here
 from tests.workspaces import Place, copy_place
 
@@ -56,7 +55,7 @@ SWEEP: dict[str, Any] = {
     "correction": {"lambdas": [1.0], "epochs": 3, "instances_per_region": 24, "precision": "fp32"},
     "baseline_lambdas": [],
 }
-each_file = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+each_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -191,10 +190,14 @@ def test_seed_and_n_are_those_asked_for(there: Place, made: Suite) -> None:
     assert not torch.equal(other.instances.images[:5], first)
 
 
-def test_the_newest_state_is_the_corrections_until_labels_change(place: Place) -> None:
-    regions = newest(place, "distill")
-    assert newest_state(place.workspace, place.project.id).id == regions.id
-    run = done_here(place, "correct", SWEEP, seed=SEED)
+def test_the_newest_state_is_the_corrections_until_labels_change(
+    template: Path, there: Place, tmp_path: Path
+) -> None:
+    before_it = copy_place(template, tmp_path / "before")
+    regions = newest(before_it, "distill")
+    assert newest_state(before_it.workspace, before_it.project.id).id == regions.id
+    place = copy_place(there.workspace.home, tmp_path / "home")
+    run = newest(place, "correct")
     assert newest_state(place.workspace, place.project.id).id == run.id
     before = make_suite(place.workspace, run.id, n=2).manifest
     gone = before.regions[0].region_id
@@ -206,8 +209,9 @@ def test_the_newest_state_is_the_corrections_until_labels_change(place: Place) -
     assert make_suite(place.workspace, run.id, n=2).manifest == before
 
 
-def test_a_further_round_without_labels_leaves_the_corrections_suite(place: Place) -> None:
-    run = done_here(place, "correct", SWEEP, seed=SEED)
+def test_a_further_round_without_labels_leaves_the_corrections_suite(there: Place, tmp_path: Path) -> None:
+    place = copy_place(there.workspace.home, tmp_path / "home")
+    run = newest(place, "correct")
     done_here(place, "distill", {"n_components": 12}, seed=1)
     assert newest_state(place.workspace, place.project.id).id == run.id
 
@@ -600,17 +604,12 @@ def check_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_a_line_in_ci(kept: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    """A process of its own, with no workspace: 1 for the classifier before, 0 for the corrected one."""
-    env = {**os.environ, "DEFUSE_HOME": str(tmp_path / "none"), "COLUMNS": "100"}
+    """There is no workspace: 1 for the classifier before, of a process, 0 for the corrected one."""
+    env = {"DEFUSE_HOME": str(tmp_path / "none"), "COLUMNS": "100"}
     told = {}
-    for name, code in (("before", 1), ("after", 0)):
-        words = ["suite", "check", "--model", str(models[name]), "--suite", str(kept), "--max-error", "0.3"]
-        done = subprocess.run(
-            [sys.executable, "-m", "defuse_core.cli", *words], env=env, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        told[name] = done.stdout
+    for name, call, code in (("before", defuse_process, 1), ("after", defuse_here, 0)):
+        words = ("suite", "check", "--model", str(models[name]), "--suite", str(kept), "--max-error", "0.3")
+        told[name] = checked(call(*words, cwd=tmp_path, env=env), code).stdout
     regions = read_manifest(kept).regions
     assert "preprocessing of the suite" in told["before"]
     assert "preprocessing of the checkpoint" in told["after"]
