@@ -31,7 +31,7 @@ test: .venv/developer browser  ## Run the tests, in minutes
 	$(BIN)/python -m pytest -m 'not verify' -n logical --maxprocesses 8
 
 verify: .venv/developer browser  ## Run what guards a release: the whole demo, kills, Ray, mutants; an hour or two
-	DEFUSE_KILLS=20 $(BIN)/python -m pytest -m verify --hypothesis-profile=verify --timeout 1800
+	DEFUSE_KILLS=20 $(BIN)/python -m pytest -m 'verify or hypothesis' --hypothesis-profile=verify --timeout 1800
 	$(BIN)/python -m tests.mutation
 
 browser:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from defuse_core.jobs import launcher, runner
 from defuse_core.projects import new_project
@@ -63,12 +64,14 @@ def compute_here(workspace: Workspace, run: Run, *, cancelled: Iterable[str] = (
     workspace.runs.hand_over(run.id, os.getpid())
     guard = runner.Guard(workspace, run.id)
     guard.cancelled = frozenset(cancelled)
+    threads = torch.get_num_threads()
     try:
         merged, done = runner._compute(workspace, run, guard)
     except Exception as error:
         workspace.runs.finish(run.id, "failed", error=f"{error}" or type(error).__name__)
         return
     finally:
+        torch.set_num_threads(threads)
         os.close(guard._reading)
         os.close(guard._writing)
     assert merged is not None

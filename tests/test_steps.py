@@ -416,10 +416,9 @@ def test_a_correction_without_a_baseline_is_reported(place: Place) -> None:
     assert "| before |" in table
 
 
-@pytest.mark.parametrize("method", ["umap", "pca"])
-def test_other_maps(place: Place, method: Any) -> None:
-    run = done_here(place, "map", {"method": method, "n_codes": 60, "n_mistakes": 20})
-    points = place.tensors(run)[f"{method}.safetensors"]["points"]
+def test_a_map_by_another_method(place: Place) -> None:
+    run = done_here(place, "map", {"method": "pca", "n_codes": 60, "n_mistakes": 20})
+    points = place.tensors(run)["pca.safetensors"]["points"]
     assert points.shape == (80, 2)
     assert bool(points.isfinite().all())
 
