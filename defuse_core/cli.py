@@ -33,6 +33,7 @@ from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
 from defuse_core.cli_runs import cancel, extend, resume, runs
 from defuse_core.cli_suite import checkpoint, suite_app
+from defuse_core.config import PRESETS
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources
 from defuse_core.step_configs import ConfigError, StepName
@@ -196,42 +197,53 @@ def gc(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few hundred digits, in a minute: whether all works, no more")
+    ] = False,
     device: Device = "auto",
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for report.html, figures and results.json")] = Path(
-        "defuse-demo"
-    ),
-    project: Annotated[str, typer.Option("--project", "-p", help="Project to run in")] = "demo",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.html, figures and results.json (default: defuse-demo…)"),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="Project to run in (default: demo…)")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole method on 5,000 embedded digits: a few minutes on two cores.
 
-    A demo that was stopped goes on where it was.
+    A demo that was stopped goes on where it was; one that is --quick has a project and a folder of its own.
     """
-    from defuse_core.demo import demo_project, run_demo, write_evidence
+    from defuse_core.demo import QUICK, demo_project, quick_project, run_demo, write_evidence
 
     console = shown.make_console(quiet=as_json)
+    again, digits, length = "defuse demo", "5,000", ""
+    if quick:
+        again, digits, length = "defuse demo --quick", "a few hundred", "-quick"
+    out = out or Path(f"defuse-demo{length}")
     _make_folder(out)
     console.print(
-        "Defuse on 5,000 handwritten digits: what does its classifier get wrong that no test shows?\n"
+        f"Defuse on {digits} handwritten digits: what does its classifier get wrong that no test shows?\n"
     )
     resources = Resources(device=device)
     launcher.probe(resources)
     workspace = Workspace()
-    chosen = demo_project(workspace, project)
+    chosen = (quick_project if quick else demo_project)(workspace, project or f"demo{length}")
     bars = shown.progress_bars(console)
     try:
-        with bars:
+        with bars, launcher.spare_runner(resources):
             found = run_demo(
                 workspace, chosen, seed=seed, resources=resources,
                 watch=lambda run: shown.watch(workspace, run, bars),
+                preset=QUICK if quick else PRESETS["demo"],
             )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo("the step goes on; see: defuse runs. To go on with the demo: defuse demo", err=True)
+        typer.echo(f"the step goes on; see: defuse runs. To go on with the demo: {again}", err=True)
         sys.exit(130)
     last = list(found.values())[-1]
     if last.status != "done":
-        console.print(f"The demo stopped at {last.step}; to go on with it: defuse demo")
+        console.print(f"The demo stopped at {last.step}; to go on with it: {again}")
         finish_run(workspace, last, detach=False, as_json=as_json)
     results = write_evidence(workspace, found["report"], out)
     if as_json:

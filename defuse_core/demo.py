@@ -2,6 +2,7 @@
 
 Every step is a run in the workspace, in a project of its own; a demo that was stopped goes on where
 it was. Labels come from five simulated annotators (see `shipped`), ten images a region, who vote.
+`QUICK` is the same in a minute, on a few hundred digits: it shows that everything works, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from defuse_core.config import PRESETS, Preset
+from defuse_core.config import PRESETS, CorrectionConfig, DistillationConfig, IdentificationConfig, Preset
 from defuse_core.database import WorkspaceError
 from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
+from defuse_core.reproduction import few_images
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import StepName, check_config, preset_values
 from defuse_core.workspace import Project, Workspace
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 PROJECT = "demo"
+
+QUICK: Preset = PRESETS["demo"].model_copy(
+    update={
+        "identification": IdentificationConfig(n_perturbations=10, max_mistakes_per_image=5),
+        "distillation": DistillationConfig(n_components=30),
+        "correction": CorrectionConfig(lambdas=(1.0,), epochs=1, batch_size=32, instances_per_region=32),
+    }
+)
+"""The demo's preset for a few hundred digits; what is found in them stays few, so that a minute is enough."""
 
 _STEPS: tuple[StepName, ...] = ("identify", "distill", "annotate", "correct", "evaluate", "report")
 
@@ -77,6 +88,29 @@ def demo_project(workspace: Workspace, name: str = PROJECT) -> Project:
     if project.dataset["source"] != "digits":
         raise WorkspaceError(
             f"project {name!r} is on {project.dataset['source']}, the demo on digits; give another --project"
+        )
+    return project
+
+
+def quick_project(workspace: Workspace, name: str = f"{PROJECT}-quick") -> Project:
+    """Return the quick demo's project, created on a few hundred of the digits where it does not exist.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is a project of this name on other data.
+    """
+    from defuse_core.projects import new_project  # torch: slow to import
+
+    upload = workspace.store_upload("digits-quick.npz", [few_images("digits")])
+    source = f"blob:{upload.sha256}"
+    if name not in {project.name for project in workspace.projects()}:
+        return new_project(workspace, name, source, upload_name=upload.name)
+    project = workspace.project(name)
+    if project.dataset["source"] != source:
+        raise WorkspaceError(
+            f"project {name!r} is on other data than the quick demo, which takes a few hundred digits; give "
+            "another --project"
         )
     return project
 

@@ -26,7 +26,7 @@ from defuse_core.workspace import Project, Workspace
 _FILES: dict[DatasetName, str] = {"mnist": "mnist.npz", "svhn": "svhn.npz", "gtsrb": "gtsrb32.npz"}
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb": "GTSRB"}
 _PARTIAL = "resnet18_imagenet_partial.npz"
-_QUICK = {"train": (400, math.ceil(1 / VALIDATION_SHARE)), "test": (200, 2)}  # images, and least of a class
+_QUICK = {"train": (300, math.ceil(1 / VALIDATION_SHARE)), "test": (100, 2)}  # images, and least of a class
 
 _OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
 _OF_MISTAKES: tuple[StepName, ...] = ("distill", "annotate", *_OF_FAILURES)
@@ -77,7 +77,7 @@ def open_project(workspace: Workspace, dataset: DatasetName, length: Length, dat
             )
         return there
     if length == "quick":
-        upload = workspace.store_upload(f"{dataset}-quick.npz", [_few_images(source, size)])
+        upload = workspace.store_upload(f"{dataset}-quick.npz", [few_images(source, size)])
         return new_project(
             workspace, name, f"blob:{upload.sha256}", validation_share=VALIDATION_SHARE,
             upload_name=upload.name,
@@ -96,8 +96,8 @@ def find_data(dataset: DatasetName, length: Length, data: Path | None) -> tuple[
     return f"torchvision:{_TORCHVISION[dataset]}:{root.resolve()}", size
 
 
-def _few_images(source: str, size: int | None) -> bytes:
-    """A few hundred images of a data set as an .npz, as many of every class."""
+def few_images(source: str, size: int | None = None) -> bytes:
+    """Return a few hundred images of a data set as an .npz, as many of every class."""
     from defuse_core.data_sources import load_dataset
 
     found = load_dataset(source, image_size=size)

@@ -162,18 +162,21 @@ def _quick(dataset: DatasetName) -> Plan:
         preset=_changed(
             preset,
             vae=vae,
-            vae_training=_changed(preset.vae_training, epochs=8, beta=0.1, kl_anneal_steps=0),
-            classifier_training=_changed(preset.classifier_training, epochs=2),
-            identification=_changed(preset.identification, n_perturbations=10, max_mistakes_per_image=5),
-            distillation=_changed(preset.distillation, n_components=6, max_iter=20),
-            correction=CorrectionConfig(lambdas=(0.1, 10.0), epochs=1, instances_per_region=16),
+            vae_training=_changed(preset.vae_training, epochs=8, batch_size=16, beta=0.1, kl_anneal_steps=0),
+            classifier_training=_changed(preset.classifier_training, epochs=2, batch_size=16),
+            identification=_changed(preset.identification, n_perturbations=5, max_mistakes_per_image=5),
+            distillation=_changed(preset.distillation, n_components=12, max_iter=20),
+            correction=CorrectionConfig(
+                lambdas=(0.1, 10.0), epochs=1, max_images=128, batch_size=16, instances_per_region=16
+            ),
         ),
         annotators=_changed(
-            plan.annotators, training=_changed(plan.annotators.training, epochs=3, augmentation="none")
+            plan.annotators,
+            training=_changed(plan.annotators.training, epochs=2, batch_size=16, augmentation="none"),
         ),
         min_probability=0.0,  # so little training leaves nobody sure
         baseline_lambdas=(0.1, 10.0),
-        evaluation=EvaluationConfig(noise_images=32),
+        evaluation=EvaluationConfig(noise_images=16),
         map=MapConfig(method="pca", n_codes=200, n_mistakes=200),
     )
 

@@ -1,4 +1,4 @@
-"""The paper's data sets in miniature: digits, digits in colour, signs of 43 kinds, a partial ResNet-18.
+"""The paper's data sets in miniature: digits, digits in colour, signs of 20 kinds, a partial ResNet-18.
 
 Made of the embedded digits and of drawn shapes. Where DEFUSE_DATA names a folder with the real ones, tests
 take those.
@@ -11,33 +11,45 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torchvision.models import ResNet, resnet18
 
+from defuse_core.data import Split
 from defuse_core.data_sources import load_digits
+from tests.templates import make_once
+
+_N_SIGNS = 20
 
 
-def paper_data(folder: Path) -> Path:
-    """The folder of real data, or one of data made here."""
+def paper_data(factory: pytest.TempPathFactory) -> Path:
+    """The folder of real data, or one of data made here, once for all workers."""
     real = os.environ.get("DEFUSE_DATA")
-    if real:
-        return Path(real)
+    return Path(real) if real else make_once(factory, "paper-data", write_paper_data)
+
+
+def write_paper_data(folder: Path) -> None:
+    """Write all four files, some hundred images each."""
     digits = load_digits()
-    grey = {"train": digits.train, "test": digits.test}
-    arrays = {f"x_{name}": split.images[:, 0].numpy() for name, split in grey.items()}
-    labels = {f"y_{name}": split.labels.numpy() for name, split in grey.items()}
-    np.savez(folder / "mnist.npz", **arrays, **labels, class_names=np.array(list("0123456789")))
-    rng = np.random.default_rng(0)
-    coloured = {name: _coloured(images, rng) for name, images in arrays.items()}
-    np.savez(folder / "svhn.npz", **coloured, **labels, class_names=np.array(list("0123456789")))
-    names = np.array([f"sign {number}" for number in range(43)])
-    signs = {**_signs("train", 10, rng), **_signs("test", 4, rng)}
-    np.savez(folder / "gtsrb32.npz", **signs, class_names=names)
+    rng, names = np.random.default_rng(0), np.array(list("0123456789"))
+    grey = {**_first("train", digits.train, 30), **_first("test", digits.test, 10)}
+    np.savez(folder / "mnist.npz", **grey, class_names=names)
+    few = {**_first("train", digits.train, 20), **_first("test", digits.test, 10)}
+    coloured = {name: _coloured(value, rng) if name[0] == "x" else value for name, value in few.items()}
+    np.savez(folder / "svhn.npz", **coloured, class_names=names)
+    signs = {**_signs("train", 10, rng), **_signs("test", 5, rng)}
+    np.savez(folder / "gtsrb32.npz", **signs, class_names=np.array([f"sign {i}" for i in range(_N_SIGNS)]))
     torch.manual_seed(0)
     write_partial_resnet18(folder / "resnet18_imagenet_partial.npz", resnet18(weights=None))
-    return folder
+
+
+def _first(part: str, split: Split, each: int) -> dict[str, NDArray[np.generic]]:
+    """The first images of every class, (10 · each, 28, 28), and their labels."""
+    labels = split.labels.numpy()
+    index = np.concatenate([np.flatnonzero(labels == label)[:each] for label in range(10)])
+    return {f"x_{part}": split.images[:, 0].numpy()[index], f"y_{part}": labels[index]}
 
 
 def _coloured(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -48,12 +60,12 @@ def _coloured(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 
 
 def _signs(part: str, each: int, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-    """Discs of 43 hues and sizes, (43 · each, 32, 32, 3)."""
-    labels = np.repeat(np.arange(43), each)
+    """Discs of 20 hues and sizes, (20 · each, 32, 32, 3)."""
+    labels = np.repeat(np.arange(_N_SIGNS), each)
     y, x = np.mgrid[:32, :32] - 15.5
     images = np.empty((len(labels), 32, 32, 3))
     for index, label in enumerate(labels):
-        colour = np.array(colorsys.hsv_to_rgb(label / 43, 0.9, 0.9)) * 255
+        colour = np.array(colorsys.hsv_to_rgb(label / _N_SIGNS, 0.9, 0.9)) * 255
         inside = np.hypot(x - rng.uniform(-2, 2), y - rng.uniform(-2, 2)) < 6 + 8 * (label % 3) / 2
         images[index] = np.where(inside[..., None], colour, 60) + rng.normal(0, 8, (32, 32, 3))
     return {f"x_{part}": images.clip(0, 255).astype(np.uint8), f"y_{part}": labels}

@@ -1,70 +1,122 @@
-"""The demo as a stranger runs it, and a demo that is stopped in the middle."""
+"""The demo as a stranger runs it, whole and quick, and a demo that is stopped in the middle."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from defuse_core import demo
-from defuse_core.config import PRESETS, CorrectionConfig, DistillationConfig, IdentificationConfig
+from defuse_core.config import PRESETS
 from defuse_core.database import WorkspaceError
+from defuse_core.jobs import launcher
 from defuse_core.projects import new_project
+from defuse_core.reproduction import few_images
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
-from defuse_core.workspace import Workspace
-from tests.workspaces import eventually
+from defuse_core.workspace import DATABASE, Workspace
+from tests.commands import checked, command, defuse_here, defuse_process
+from tests.templates import make_once
+from tests.workspaces import copy_place, eventually
 
-pytestmark = pytest.mark.alone
-
-SHORT = PRESETS["demo"].model_copy(
-    update={
-        "identification": IdentificationConfig(n_perturbations=10, max_mistakes_per_image=5),
-        "distillation": DistillationConfig(),
-        "correction": CorrectionConfig(lambdas=(1.0,), epochs=1, instances_per_region=32),
-    }
-)
+ORDER = ["classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report"]
+HERE = Resources(device="cpu", threads=1)
 
 
-def run_defuse(
-    *words: str, cwd: Path, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "defuse_core.cli", *words]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
-    )
+WHOLE = (pytest.mark.verify, pytest.mark.timeout(900))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a demo was run: its evidence, and its workspace in home/."""
+
+    path: Path
+    project: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"DEFUSE_HOME": str(self.path / "home")}
+
+    @property
+    def results(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((self.path / "evidence" / "results.json").read_text())
+        return read
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.path / "home")
+
+    def runs(self, workspace: Workspace | None = None) -> list[Run]:
+        """Of the only project there is."""
+        workspace = workspace or self.workspace
+        (project,) = workspace.projects()
+        assert project.name == self.project
+        return workspace.runs.of_project(project.id)
+
+
+def run_to_end(folder: Path, *words: str) -> None:
+    """Run a demo in a process, whose runs are processes, too."""
+    env = Folder(folder, "").env
+    done = checked(defuse_process("demo", *words, "--out", "evidence", cwd=folder, env=env))
+    assert "Figure 4" in done.stdout
+
+
+def run_with_a_stop(folder: Path) -> None:
+    """Run the quick demo, stop it by Ctrl-C in the middle, and run it again."""
+    quick = Folder(folder, "demo-quick")
+    with (folder / "stopped.txt").open("wb") as log:
+        first = subprocess.Popen(
+            command("demo", "--quick", "--out", "evidence"), cwd=folder, env={**os.environ, **quick.env},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            eventually(lambda: (folder / "home" / DATABASE).is_file(), seconds=60)
+            workspace = quick.workspace
+            eventually(lambda: "identify" in [run.step for run in _runs(workspace)], seconds=120)
+            first.send_signal(signal.SIGINT)
+            code = first.wait(60)
+        finally:
+            first.kill()
+            first.wait()
+    begun = [run.id for run in _runs(workspace)]
+    workspace.close()
+    (folder / "stopped.json").write_text(json.dumps({"code": code, "begun": begun}))
+    run_to_end(folder, "--quick")
+
+
+def _runs(workspace: Workspace) -> list[Run]:
+    return [run for project in workspace.projects() for run in workspace.runs.of_project(project.id)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the evidence of the whole demo, run once, and its workspace in home/."""
-    found = tmp_path_factory.mktemp("demo")
-    env = {"DEFUSE_HOME": str(found / "home")}
-    done = run_defuse("demo", "--out", "evidence", cwd=found, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "Figure 4" in done.stdout
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The whole demo; read it only."""
+    return Folder(make_once(tmp_path_factory, "demo", run_to_end), "demo")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The quick one, stopped and gone on with; read it only."""
+    return Folder(make_once(tmp_path_factory, "demo-quick", run_with_a_stop), "demo-quick")
+
+
+@pytest.fixture(params=[pytest.param("whole", marks=WHOLE), "quick"])
+def either(request: pytest.FixtureRequest) -> Folder:
+    """The whole demo where there are minutes, and the quick one everywhere."""
+    found: Folder = request.getfixturevalue(request.param)
     return found
 
 
-@pytest.fixture(scope="module")
-def results(folder: Path) -> dict[str, Any]:
-    """results.json of the whole demo."""
-    read: dict[str, Any] = json.loads((folder / "evidence" / "results.json").read_text())
-    written = {path.name for path in (folder / "evidence").iterdir()}
-    assert {
-        f"figure{n}.png" for n in ("1-regions", "4-accuracy", "5-trade-off", "6-novelty", "7-agreement")
-    } <= written
-    return read
-
-
+@pytest.mark.verify
 @pytest.mark.timeout(900)
-def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
+def test_the_demo_finds_and_repairs_bugs(whole: Folder) -> None:
+    results = whole.results
     assert results["failure_regions"] >= 5
     assert results["before"]["region"] < 0.40
     assert results["defuse"]["region"] >= 0.90
@@ -73,8 +125,10 @@ def test_the_demo_finds_and_repairs_bugs(results: dict[str, Any]) -> None:
     assert len(results["sweep"]) == 17
 
 
+@pytest.mark.verify
 @pytest.mark.timeout(900)
-def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None:
+def test_the_demo_tells_kinds_of_mistakes_apart(whole: Folder) -> None:
+    results = whole.results
     counts = results["mistakes"]
     assert counts == {"dataset": 620, "reconstruction": 460, "perturbation": 15_517}, "as the README tells"
     assert counts["perturbation"] > 0.8 * sum(counts.values())
@@ -82,8 +136,10 @@ def test_the_demo_tells_kinds_of_mistakes_apart(results: dict[str, Any]) -> None
     assert 0 < results["label_agreement"] < 1
 
 
+@pytest.mark.verify
 @pytest.mark.timeout(900)
-def test_the_demo_is_more_than_its_controls(results: dict[str, Any]) -> None:
+def test_the_demo_is_more_than_its_controls(whole: Folder) -> None:
+    results = whole.results
     for name in ("lam=0", "random"):
         assert results["controls"][name]["region"][0] < 0.6 < results["defuse"]["region"]
     raw, centred = (results["noise"][name]["misread"] for name in ("raw", "centred"))
@@ -93,35 +149,47 @@ def test_the_demo_is_more_than_its_controls(results: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.timeout(900)
+def test_the_quick_demo_finds_and_repairs_bugs_in_a_few_digits(quick: Folder) -> None:
+    results = quick.results
+    assert results["failure_regions"] >= 1
+    assert results["before"]["region"] < 0.7 < 0.9 < results["defuse"]["region"]
+    assert [row["lam"] for row in results["sweep"]] == [1.0]
+    assert results["mistakes"]["perturbation"] > 100
+    assert 0 < results["label_agreement"] < 1
+    assert {"lam=0", "random"} <= set(results["controls"])
+    assert quick.workspace.project("demo-quick").dataset["sizes"] == {"train": 300, "test": 100}
+
+
+def test_its_figures_and_its_page_are_in_the_folder(either: Folder) -> None:
+    evidence = either.path / "evidence"
+    names = [f"figure{n}" for n in ("1-regions", "4-accuracy", "5-trade-off", "6-novelty", "7-agreement")]
+    for name in names:
+        assert (evidence / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (evidence / f"{name}.svg").read_text()
+    assert "</html>" in (evidence / "report.html").read_text()
+
+
 def test_the_suite_fails_on_the_original_and_passes_on_the_corrected_model(
-    folder: Path, results: dict[str, Any], tmp_path: Path
+    either: Folder, tmp_path: Path
 ) -> None:
-    env = {"DEFUSE_HOME": str(folder / "home"), "COLUMNS": "120"}
+    def defuse(*words: str, code: int = 0) -> str:
+        return checked(defuse_here(*words, cwd=tmp_path, env=either.env), code).stdout
 
-    def check(model: str, *more: str) -> subprocess.CompletedProcess[str]:
-        words = ("suite", "check", "--model", model, "--suite", "bugs", *more)
-        return run_defuse(*words, cwd=tmp_path, env=env)
+    def check(model: str, *more: str, code: int) -> str:
+        return defuse("suite", "check", "--model", model, "--suite", "bugs", *more, code=code)
 
-    assert run_defuse("suite", "export", "--out", "bugs", cwd=tmp_path, env=env).returncode == 0
-    written = run_defuse("checkpoint", "--out", "corrected.safetensors", cwd=tmp_path, env=env)
-    assert written.returncode == 0, written.stderr
-    original = check(str(demo.MODELS / "demo-classifier.safetensors"))
-    assert original.returncode == 1, original.stderr
-    assert original.stdout.count("FAIL") >= results["failure_regions"]
-    corrected = check("corrected.safetensors")
-    assert corrected.returncode == 0, corrected.stdout
-    assert check("corrected.safetensors", "--max-error", "0").returncode == 1
+    defuse("suite", "export", "--out", "bugs", *(("--n", "64") if either.project == "demo-quick" else ()))
+    defuse("checkpoint", "--out", "corrected.safetensors")
+    failed = check(str(demo.MODELS / "demo-classifier.safetensors"), code=1)
+    assert failed.count("FAIL") >= either.results["failure_regions"]
+    assert "FAIL" not in check("corrected.safetensors", code=0)
+    check("corrected.safetensors", "--max-error", "0", code=1)
 
 
-@pytest.mark.timeout(900)
-def test_the_demo_is_runs_of_a_workspace(folder: Path, results: dict[str, Any]) -> None:
-    workspace = Workspace(folder / "home")
-    (project,) = workspace.projects()
-    runs = workspace.runs.of_project(project.id)
-    assert [run.step for run in runs] == [
-        "classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report",
-    ]  # fmt: skip
+def test_the_demo_is_runs_of_a_workspace(either: Folder) -> None:
+    workspace, results = either.workspace, either.results
+    runs = either.runs(workspace)
+    assert [run.step for run in runs] == ORDER
     assert {run.status for run in runs} == {"done"}
     assert not any(run.stale for run in runs)
     by_step = {run.step: run for run in runs}
@@ -132,70 +200,56 @@ def test_the_demo_is_runs_of_a_workspace(folder: Path, results: dict[str, Any]) 
         workspace.verify(run.id)
     labels = workspace.annotations.counting(by_step["distill"].id)
     assert len({event.annotator for event in labels}) == 5
-    assert len(labels) == 5 * 2 * 10 * results["scenarios"]  # draws, and as many single mistakes
+    draws, mistakes = 10 * results["scenarios"], sum(results["mistakes"].values())
+    assert len(labels) == 5 * (draws + min(draws, mistakes))  # draws, and as many single mistakes
 
 
-def follow(workspace: Workspace, run: Run) -> Run:
-    eventually(lambda: not workspace.runs.get(run.id).live, seconds=120)
-    return workspace.runs.get(run.id)
+def test_a_demo_that_was_stopped_goes_on_where_it_was(quick: Folder) -> None:
+    stopped = json.loads((quick.path / "stopped.json").read_text())
+    said = (quick.path / "stopped.txt").read_text()
+    assert stopped["code"] == 130
+    assert "the step goes on; see: defuse runs. To go on with the demo: defuse demo --quick" in said
+    assert "Traceback" not in said
+    runs = quick.runs()
+    assert [run.id for run in runs[: len(stopped["begun"])]] == stopped["begun"]
+    assert 3 <= len(stopped["begun"]) < len(runs) == 8, "no step was begun a second time"
 
 
-@pytest.mark.timeout(400)
-def test_a_demo_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "home")
-    project = demo.demo_project(workspace)
-    resources = Resources(device="cpu")
-
-    def until_regions(run: Run) -> Run:
-        if run.step == "annotate":
-            raise KeyboardInterrupt
-        return follow(workspace, run)
-
+def test_a_demo_that_is_done_is_run_anew(
+    quick: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_place(quick.path / "home", tmp_path / "home")
+    monkeypatch.setattr(launcher, "_start", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
-        demo.run_demo(workspace, project, seed=0, resources=resources, watch=until_regions, preset=SHORT)
-    begun = [run.id for run in workspace.runs.of_project(project.id)]
-    assert len(begun) == 5
-    found = demo.run_demo(
-        workspace, project, seed=0, resources=resources,
-        watch=lambda run: follow(workspace, run), preset=SHORT,
-    )  # fmt: skip
-    assert [run.status for run in found.values()] == ["done"] * 8
-    assert [found[step].id for step in list(found)[:5]] == begun
-    out = demo.write_evidence(workspace, found["report"], tmp_path / "out")
-    assert out["settings"]["identify"]["n_perturbations"] == 10
-    assert out["failure_regions"] == found["correct"].summary["failures"]
-
-    with pytest.raises(KeyboardInterrupt):  # a demo that is done is run anew
-        demo.run_demo(workspace, project, seed=0, resources=resources, watch=_stop, preset=SHORT)
-    newest = workspace.runs.of_project(project.id)[-1]
-    assert newest.step == "classifier"
-    assert newest.id > found["report"].id
-    follow(workspace, newest)
-
-
-@pytest.mark.timeout(600)
-def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(tmp_path: Path) -> None:
-    workspace, resources = Workspace(tmp_path / "home"), Resources(device="cpu")
-    project = demo.demo_project(workspace)
-    found = demo.run_demo(
-        workspace, project, seed=0, resources=resources,
-        watch=lambda run: follow(workspace, run), preset=SHORT,
-    )  # fmt: skip
-    demo.write_evidence(workspace, found["report"], tmp_path / "out")
-    workspace.close()
-    env = {"DEFUSE_HOME": str(tmp_path / "another"), "COLUMNS": "120"}
-    again = run_defuse("replay", "out/manifest.json", "--name", "again", "--json", cwd=tmp_path, env=env)
-    assert again.returncode == 0, again.stdout + again.stderr
-    made = Workspace(tmp_path / "another")
-    (copy,) = made.projects()
-    assert copy.name == "again"
-    for step in ("identify", "distill", "correct", "evaluate"):
-        (run,) = made.runs.of_project(copy.id, step)
-        assert run.summary == found[step].summary
+        demo.run_demo(
+            place.workspace, place.project, seed=0, resources=HERE, watch=_stop, preset=demo.QUICK
+        )  # fmt: skip
+    *before, newest = place.workspace.runs.of_project(place.project.id)
+    assert (newest.step, newest.status) == ("classifier", "queued")
+    assert [run.id for run in before] == [run.id for run in quick.runs()]
 
 
 def _stop(_run: Run) -> Run:
     raise KeyboardInterrupt
+
+
+@pytest.mark.timeout(1800)
+def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(either: Folder, tmp_path: Path) -> None:
+    words = ["replay", "manifest.json", "--name", "again", "--json"]
+    again = Folder(tmp_path, "again")
+    checked(defuse_here("manifest", "--out", "manifest.json", cwd=tmp_path, env=either.env))
+    if either.project == "demo":
+        checked(defuse_process(*words, cwd=tmp_path, env=again.env))
+    else:
+        digits = tmp_path / "digits.npz"
+        digits.write_bytes(few_images("digits"))
+        env = {**again.env, "DEFUSE_THREADS": os.environ.get("DEFUSE_THREADS", "0")}
+        checked(defuse_here(*words, "--data", str(digits), cwd=tmp_path, env=env))
+    found = {run.step: run for run in again.runs()}
+    before = {run.step: run for run in either.runs()}
+    assert before.keys() - found.keys() == {"annotate"}, "labels come with the manifest"
+    for step in ("identify", "distill", "correct", "evaluate"):
+        assert found[step].summary == before[step].summary
 
 
 def test_every_config_of_the_demo_is_valid() -> None:
@@ -203,8 +257,9 @@ def test_every_config_of_the_demo_is_valid() -> None:
     assert set(steps) == set(STEPS) - {
         "inspect", "control", "probe", "map", "draw", "stability", "annotators",
     }  # fmt: skip
-    for step, config in demo.demo_configs():
-        check_config(step, config)
+    for preset in (PRESETS["demo"], demo.QUICK):
+        for step, config in demo.demo_configs(preset):
+            check_config(step, config)
 
 
 def test_the_cards_say_what_reading_the_digits_says(tmp_path: Path) -> None:
@@ -219,24 +274,33 @@ def test_a_project_of_the_same_name_on_other_data_is_left_alone(tmp_path: Path) 
         demo.demo_project(workspace)
 
 
+def test_the_whole_demo_and_the_quick_one_do_not_mix(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    whole, quick = demo.demo_project(workspace), demo.quick_project(workspace)
+    assert (whole.name, quick.name) == ("demo", "demo-quick")
+    assert demo.quick_project(workspace) == quick
+    with pytest.raises(WorkspaceError, match=r"'demo' is on other data than the quick demo, .* --project"):
+        demo.quick_project(workspace, "demo")
+    with pytest.raises(WorkspaceError, match=r"'demo-quick' is on blob:.*, the demo on digits; give another"):
+        demo.demo_project(workspace, "demo-quick")
+
+
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
         (("demo", "--device", "quantum"), "device must be auto, cpu, mps, cuda", 2),
         (("demo", "--device", "cuda:99"), "use --device cpu", 1),
-        (("demo", "--out", "taken"), "taken is a file; give another name", 1),
+        (("demo", "--quick", "--out", "taken"), "taken is a file; give another name", 1),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(
     words: tuple[str, ...], told: str, code: int, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("")
-    done = run_defuse(*words, cwd=tmp_path, env={"DEFUSE_HOME": str(tmp_path / "home")})
-    assert done.returncode == code
+    done = checked(defuse_here(*words, cwd=tmp_path, env={"DEFUSE_HOME": str(tmp_path / "home")}), code)
     assert told in " ".join((done.stdout + done.stderr).split())
-    assert "Traceback" not in done.stderr
 
 
 def test_wrong_calls_exit_with_2(tmp_path: Path) -> None:
-    assert run_defuse("demo", "--seed", "-1", cwd=tmp_path).returncode == 2
-    assert run_defuse("dmeo", cwd=tmp_path).returncode == 2
+    checked(defuse_here("demo", "--seed", "-1", cwd=tmp_path), 2)
+    checked(defuse_here("dmeo", cwd=tmp_path), 2)
