@@ -1,4 +1,7 @@
-"""The same tasks on a real Ray cluster: same points, cancelled, orphaned, and the cluster lost midway."""
+"""The same tasks on a real Ray cluster: same points, cancelled, orphaned, and the cluster lost midway.
+
+One run on Ray, and an address that is none, are tested by `make test`; all the rest by `make verify`.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ import pytest
 
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
+from tests.commands import checked, defuse_process
+from tests.in_process import done_here
 from tests.test_jobs import same
 from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, eventually
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'defuse[cluster]'")
-
-pytestmark = pytest.mark.alone
 
 LOCAL = Resources(device="cpu", engine="ray", address="local", cpus=1.0)
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -100,10 +103,8 @@ def _in_the_middle(place: Place, run: Run) -> list[str]:
     return [t.name for t in tasks if t.status == "running" and 0 < t.step < t.steps]
 
 
-@pytest.mark.parametrize(("step", "config"), [("identify", SEARCH), ("correct", SWEEP)])
-def test_same_seeds_give_the_same_points_as_locally(step: Any, config: dict[str, Any], place: Place) -> None:
-    expected = place.run(step, config, resources=ONE_THREAD)
-    found = place.run(step, config, resources=LOCAL)
+def check_same(place: Place, found: Run, expected: Run) -> None:
+    """What a run on a cluster of its own found is what was found locally."""
     assert same(place.tensors(found), place.tensors(expected))
     assert found.summary == expected.summary
 
@@ -114,6 +115,28 @@ def test_same_seeds_give_the_same_points_as_locally(step: Any, config: dict[str,
     assert found.record["device"] == {"engine": "ray", "address": "local"}
 
 
+def test_a_command_with_ray_gives_the_same_points_as_locally(place: Place, tmp_path: Path) -> None:
+    sweep = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [0.1, 1.0], "epochs": 1}}
+    expected = done_here(place, "correct", sweep)
+    words = [
+        "--lambdas", "0.1,1", "--baseline-lambdas", "1", "--epochs", "1", "--instances-per-region", "16",
+        "--precision", "fp32", "--engine", "ray", "--address", "local", "--cpus", "1", "--device", "cpu",
+    ]  # fmt: skip
+    env = {"DEFUSE_HOME": str(place.workspace.home)}
+    checked(defuse_process("correct", *words, cwd=tmp_path, env=env))
+    found = place.workspace.runs.of_project(place.project.id, "correct")[-1]
+    assert found.id != expected.id
+    assert found.config == expected.config
+    check_same(place, found, expected)
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize(("step", "config"), [("identify", SEARCH), ("correct", SWEEP)])
+def test_same_seeds_give_the_same_points_as_locally(step: Any, config: dict[str, Any], place: Place) -> None:
+    check_same(place, place.run(step, config, resources=LOCAL), place.run(step, config, resources=ONE_THREAD))
+
+
+@pytest.mark.verify
 def test_a_run_on_a_cluster_by_address_is_the_same(
     place: Place, cluster: tuple[str, subprocess.Popen[bytes]]
 ) -> None:
@@ -122,6 +145,7 @@ def test_a_run_on_a_cluster_by_address_is_the_same(
     assert same(place.tensors(found), place.tensors(expected))
 
 
+@pytest.mark.verify
 def test_a_cluster_lost_midway_fails_the_run_which_resumes(
     place: Place, cluster: tuple[str, subprocess.Popen[bytes]]
 ) -> None:
@@ -140,6 +164,7 @@ def test_a_cluster_lost_midway_fails_the_run_which_resumes(
     assert same(place.tensors(resumed), place.tensors(place.run("correct", LONG_SWEEP)))
 
 
+@pytest.mark.verify
 def test_one_task_is_cancelled_and_the_others_go_on(place: Place) -> None:
     run = place.submit("correct", LONG_SWEEP, resources=LOCAL)
     seen: list[str] = []
@@ -156,6 +181,7 @@ def test_one_task_is_cancelled_and_the_others_go_on(place: Place) -> None:
     assert ended.summary["missing"] == [running]
 
 
+@pytest.mark.verify
 def test_a_cancelled_run_leaves_no_process(place: Place) -> None:
     run = place.submit("correct", LONG_SWEEP, resources=LOCAL)
     eventually(lambda: bool(_in_the_middle(place, run)), seconds=60)
@@ -169,6 +195,7 @@ def test_a_cancelled_run_leaves_no_process(place: Place) -> None:
     eventually(lambda: not _in_session(session), seconds=10)
 
 
+@pytest.mark.verify
 def test_a_killed_runner_leaves_no_process(place: Place) -> None:
     run = place.submit("correct", LONG_SWEEP, resources=LOCAL)
     eventually(lambda: bool(_in_the_middle(place, run)), seconds=60)
@@ -179,6 +206,7 @@ def test_a_killed_runner_leaves_no_process(place: Place) -> None:
     place.check_integrity()
 
 
+@pytest.mark.verify
 def test_a_task_that_fails_on_a_worker_says_why(place: Place) -> None:
     sweep = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [1e39, 1.0]}, "baseline_lambdas": []}
     run = place.wait(place.submit("correct", sweep, resources=LOCAL))
