@@ -42,7 +42,7 @@ from tests.conftest import bars
 from tests.in_process import add_run, compute_here, done_here, fresh_place, run_here, runs_in_this_process
 from tests.test_manifest import SMALL, put
 from tests.test_replay import stay
-from tests.workspaces import Place, copy_place
+from tests.workspaces import SEARCH, Place, copy_place
 
 EPOCH: dict[str, Any] = {"epochs": 1, "batch_size": 32, "learning_rate": 0.05, "precision": "fp32"}
 """Enough to be right more often than not, too little to be right always."""
@@ -346,6 +346,10 @@ def test_the_shipped_ones_know_digits_only(there: Place) -> None:
 def voted(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Regions that nobody but annotators trained here has labelled, corrected and evaluated."""
     place = copy_place(template, tmp_path_factory.mktemp("voted") / "home")
+    generator = place.workspace.artifact_path(newest(place, "vae").id, "vae.safetensors").read_bytes()
+    blob = place.workspace.add_blob(place.project.id, "vae.safetensors", [generator])
+    done_here(place, "vae", {"weights": f"blob:{blob.sha256}"})  # brought, so that no replay trains it
+    done_here(place, "identify", {**SEARCH, "max_images": 320})
     done_here(place, "distill", {"n_components": 12}, seed=1)
     done_here(place, "annotators", {"training": {**EPOCH, "batch_size": 64}}, seed=2)
     done_here(place, "annotate", seed=4)
