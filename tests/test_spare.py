@@ -64,6 +64,15 @@ def test_a_run_takes_the_spare_and_the_next_one_is_started(place: Place) -> None
     assert start_and_cancel(place).pid == following
 
 
+def test_a_run_that_is_given_before_the_spare_is_ready_is_done(place: Place) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    run = place.submit("map", {"method": "pca"})
+    assert run.pid == kept
+    run = place.wait(run)
+    assert run.status == "done", place.log(run)
+
+
 def test_a_ready_spare_sleeps_and_holds_no_file() -> None:
     launcher.keep_spare(ONE_THREAD)
     kept = launcher.await_spare()

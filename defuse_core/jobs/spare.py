@@ -148,7 +148,8 @@ def wait_for_run() -> int:
         if select.select([sys.stdin], [], [], 0)[0]:  # the run is there: it needs one step, not all
             break
         import_module(name)
-    os.write(sys.stdout.fileno(), _READY)
+    with suppress(BrokenPipeError):  # the keeper has given it a run, and does not listen any more
+        os.write(sys.stdout.fileno(), _READY)
     line = sys.stdin.readline()
     if not line:
         return 0
