@@ -209,11 +209,12 @@ def test_only_corrections_go_on(there: Place) -> None:
 
 
 def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) -> None:
-    first = place.run("correct", {**QUICK, "n_seeds": 1})
+    first = done_here(place, "correct", {**QUICK, "n_seeds": 1})
     evidence = done_here(place, "evaluate", {"controls": False, "noise_images": 0})
     before = place.workspace.runs.artifacts(first.id)
     changes = {"correction": {"lambdas": [10.0, 0.1, 1.0]}, "n_seeds": 2, "baseline_lambdas": [1.0, 5.0]}
-    run = place.wait(launcher.extend(place.workspace, first.id, changes))
+    with runs_in_this_process():
+        run = launcher.extend(place.workspace, first.id, changes)
     assert run.status == "done", run.error
     assert [p["lam"] for p in run.summary["corrected"]["points"]] == [0.1, 0.1, 1.0, 1.0, 10.0, 10.0]
     assert {p["lam"] for p in run.summary["baseline"]["points"]} == {1.0, 5.0}
