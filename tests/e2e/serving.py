@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,13 +13,18 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from defuse_core.jobs import launcher
-from defuse_core.workspace import Workspace
+from defuse_core.jobs.spare import SPARE_RUNNER
+from defuse_core.runs import Run
+from defuse_core.step_configs import StepName
+from defuse_core.workspace import Project, Workspace
 from tests.workspaces import eventually
 
 SECONDS = 1000  # Playwright counts in milliseconds
@@ -30,7 +36,7 @@ FLAGS = [
 
 @dataclass(frozen=True)
 class Server:
-    """A dashboard of its own workspace."""
+    """A dashboard, and the workspace that it shows."""
 
     url: str
     home: Path
@@ -41,25 +47,69 @@ class Server:
         """Where it listens on 127.0.0.1."""
         return int(self.url.rpartition(":")[2])
 
-    @property
+    @cached_property
     def workspace(self) -> Workspace:
         """Its workspace, seen from here."""
         return Workspace(self.home)
 
+    def clear(self) -> None:
+        """End what runs, and delete every project."""
+        cancel_all(self.workspace)
+        for project in self.workspace.projects():
+            self.workspace.delete_project(project.id)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A project in a dashboard."""
+
+    server: Server
+    project: Project
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace that it is in."""
+        return self.server.workspace
+
+    def link(self, page: str, **query: str) -> str:
+        """Where a page of the dashboard shows it."""
+        return f"{self.server.url}/{page}?{urlencode({'project': self.project.name, **query})}"
+
+    def newest(self, step: StepName, *, done: bool = False) -> Run:
+        """The newest run of a step."""
+        run = self.workspace.runs.latest(self.project.id, step, done=done)
+        assert run is not None
+        return run
+
+
+@contextmanager
+def held(site: Site, step: StepName) -> Iterator[None]:
+    """Stop the process of a run after its next point, so that there is time to look at it."""
+    runs, run = site.workspace.runs, site.newest(step)
+    before = len(runs.events(run.id, kind="point"))
+    eventually(lambda: len(runs.events(run.id, kind="point")) > before, seconds=60)
+    pid = runs.get(run.id).pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
 
 @contextmanager
 def serving(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Iterator[Server]:
-    """Serve a dashboard whose workspace is `folder/home`; its live runs are cancelled at the end."""
+    """Serve a dashboard as a user has it, with its workspace at `folder/home`; end its runs with it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port), "--no-browser"]
     home = folder / "home"
+    environment = {name: value for name, value in os.environ.items() if name != SPARE_RUNNER}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *options], cwd=folder, stdout=log, stderr=log,
-            env={**os.environ, "DEFUSE_HOME": str(home)},
+            env={**environment, "DEFUSE_HOME": str(home)},
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
@@ -74,10 +124,14 @@ def serving(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Iter
             process.wait()
             raise
         finally:
-            workspace = Workspace(home)  # its runs outlive the server, as they should
-            for project in workspace.projects():
-                for run in workspace.runs.of_project(project.id):
-                    launcher.cancel(workspace, run.id)
+            cancel_all(Workspace(home))  # its runs outlive the server, as they should
+
+
+def cancel_all(workspace: Workspace) -> None:
+    """Cancel every run that is live."""
+    for project in workspace.projects():
+        for run in workspace.runs.of_project(project.id):
+            launcher.cancel(workspace, run.id)
 
 
 def _answers(url: str) -> bool:

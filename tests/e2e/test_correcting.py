@@ -10,7 +10,7 @@ import safetensors.torch
 from playwright.sync_api import Page, expect
 
 from defuse_core.runs import Run
-from tests.e2e.serving import SECONDS, Server, fill
+from tests.e2e.serving import SECONDS, Site, fill, held
 from tests.workspaces import eventually
 
 POINTS = """key => {
@@ -29,23 +29,23 @@ ON_SCREEN = """([key, name, place]) => {
 }"""
 
 
-def correction(server: Server) -> Run:
-    return server.workspace.runs.of_project(1, "correct")[-1]
+def correction(site: Site) -> Run:
+    return site.workspace.runs.of_project(site.project.id, "correct")[-1]
 
 
-def stored(server: Server) -> dict[str, dict[str, Any]]:
+def stored(site: Site) -> dict[str, dict[str, Any]]:
     """The points of the newest correction, by task, ascending by λ."""
-    run = correction(server)
-    tasks = {task.name: task.status for task in server.workspace.runs.tasks(run.id)}
-    events = server.workspace.runs.events(run.id, kind="point")
+    run = correction(site)
+    tasks = {task.name: task.status for task in site.workspace.runs.tasks(run.id)}
+    events = site.workspace.runs.events(run.id, kind="point")
     found = {event.task: event.data for event in events if tasks[event.task] == "done"}
     return dict(sorted(found.items(), key=lambda item: item[1]["lam"] or 0.0))
 
 
-def check_points(page: Page, server: Server) -> None:
+def check_points(page: Page, site: Site) -> None:
     """The chart's points are the stored ones, as soon as the page has looked."""
-    run = correction(server)
-    points = stored(server)
+    run = correction(site)
+    points = stored(site)
     before = points["before"]
     of_regions = [p for task, p in points.items() if task.startswith("lam=")]
     expected = {
@@ -76,23 +76,24 @@ def check_points(page: Page, server: Server) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes_server: Server) -> None:
-    page, server = shapes_page, shapes_server
-    page.goto(f"{server.url}/correct?project=shapes")
+def test_a_correction_from_its_start_to_its_checkpoint(page: Page, labelled: Site) -> None:
+    page.goto(labelled.link("correct"))
     start = page.get_by_role("button", name="Start", exact=True)
     expect(start).to_be_enabled(timeout=60 * SECONDS)
     fill(page, "textbox", "λ, weights of the regions", "0.1, 1, 10, 100")
-    fill(page, "spinbutton", "epochs", "20")  # long enough to be cut short
+    fill(page, "spinbutton", "epochs", "2")
     fill(page, "spinbutton", "instances per region", "16")
     page.get_by_text("Baseline", exact=True).click()
-    expect(page.get_by_text(re.compile("^4 λ: 4 times 20 epochs"))).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_text(re.compile("^4 λ: 4 times 2 epochs"))).to_be_visible(timeout=30 * SECONDS)
     start.click()
 
-    page.get_by_role("button", name="λ = 100", exact=True).click(timeout=60 * SECONDS)
-    expect(page.get_by_text(re.compile(r"^\d of 3 measured"))).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_role("button", name="λ = 100", exact=True)).to_be_visible(timeout=60 * SECONDS)
+    with held(labelled, "correct"):
+        page.get_by_role("button", name="λ = 100", exact=True).click(timeout=60 * SECONDS)
+        expect(page.get_by_text(re.compile(r"^\d of 3 measured"))).to_be_visible(timeout=30 * SECONDS)
     expect(page.get_by_text("is chosen")).to_be_visible(timeout=90 * SECONDS)
-    run = correction(server)
-    states = {task.name: task.status for task in server.workspace.runs.tasks(run.id)}
+    run = correction(labelled)
+    states = {task.name: task.status for task in labelled.workspace.runs.tasks(run.id)}
     assert states == {
         "before": "done",
         "lam=0.1": "done",
@@ -102,9 +103,9 @@ def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes
     }
     assert run.summary["missing"] == ["lam=100"]
     expect(page.get_by_text("Not measured: λ = 100.")).to_be_visible()
-    check_points(page, server)
+    check_points(page, labelled)
 
-    lams = [point["lam"] for task, point in stored(server).items() if task != "before"]
+    lams = [point["lam"] for task, point in stored(labelled).items() if task != "before"]
     chosen = run.summary["corrected"]["chosen"]["lam"]
     place = next(i for i, lam in enumerate(lams) if lam != chosen)
     x, y = page.evaluate(ON_SCREEN, [f"over-lambda-{run.id}", "regions tuned on", place])
@@ -112,25 +113,25 @@ def test_a_correction_from_its_start_to_its_checkpoint(shapes_page: Page, shapes
     page.mouse.click(x, y)
     opened = f"λ = {lams[place]:g}"
     expect(page.get_by_role("heading", name=opened, exact=True)).to_be_visible(timeout=30 * SECONDS)
-    test = stored(server)[f"lam={lams[place]:g}"]["test"][0]
+    test = stored(labelled)[f"lam={lams[place]:g}"]["test"][0]
     expect(page.get_by_test_id("stMetric").first).to_contain_text(f"{test:.3f}")
     expect(page).to_have_url(re.compile("point=%CE%BB"))
 
     page.get_by_role("button", name="Add λ").click()
     fill(page, "textbox", "More λ", "5")
     page.get_by_role("button", name="Compute them").click()
-    eventually(lambda: "lam=5" in stored(server) and correction(server).status == "done", seconds=90)
-    check_points(page, server)
+    eventually(lambda: "lam=5" in stored(labelled) and correction(labelled).status == "done", seconds=90)
+    check_points(page, labelled)
     over = page.evaluate(POINTS, f"over-lambda-{run.id}")
     assert [x for x, _ in over["regions tuned on"]] == [0.1, 1, 5, 10, 100]
-    assert "lam=100" in stored(server)  # what was cancelled is computed, too
+    assert "lam=100" in stored(labelled)  # what was cancelled is computed, too
     expect(page.get_by_role("heading", name=opened, exact=True)).to_be_visible()  # still open
 
     with page.expect_download() as download:
         page.get_by_role("button", name="Corrected checkpoint").click()
     assert download.value.suggested_filename == f"corrected-run{run.id}-lam-{lams[place]:g}.safetensors"
     tensors = safetensors.torch.load_file(download.value.path())
-    kept = server.workspace.artifact_path(run.id, f"lam={lams[place]:g}.safetensors")
+    kept = labelled.workspace.artifact_path(run.id, f"lam={lams[place]:g}.safetensors")
     expected = safetensors.torch.load_file(kept)
     assert tensors.keys() == expected.keys()
     assert all(tensors[name].equal(expected[name]) for name in tensors)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.serving import SECONDS, Server
+from tests.e2e.serving import SECONDS, Site
 
 HEIGHTS = """plot => plot.calcdata
   .filter((points) => points[0].trace.type === "bar")
@@ -36,16 +36,12 @@ def card(page: Page, title: str) -> Locator:
 
 
 @pytest.mark.timeout(240)
-def test_evidence_is_measured_shown_taken_and_reported(
-    corrected_page: Page, corrected_server: Server
-) -> None:
-    page, runs = corrected_page, corrected_server.workspace.runs
-    page.goto(f"{corrected_server.url}/evidence?project=shapes")
+def test_evidence_is_measured_shown_taken_and_reported(page: Page, corrected: Site) -> None:
+    page.goto(corrected.link("evidence"))
     page.get_by_role("button", name="Measure", exact=True).click(timeout=60 * SECONDS)
     expect(page.get_by_role("heading", name="The report")).to_be_visible(timeout=120 * SECONDS)
-    run = runs.latest(1, "evaluate", done=True)
-    assert run is not None
-    path = corrected_server.workspace.artifact_path(run.id, "results.json")
+    run = corrected.newest("evaluate", done=True)
+    path = corrected.workspace.artifact_path(run.id, "results.json")
     results: dict[str, Any] = json.loads(path.read_text())
 
     first = card(page, "Accuracy before and after")
@@ -70,8 +66,7 @@ def test_evidence_is_measured_shown_taken_and_reported(
     expect(button).to_be_visible(timeout=90 * SECONDS)
     with page.expect_download(timeout=30 * SECONDS) as download:
         button.click()
-    report = runs.latest(1, "report", done=True)
-    assert report is not None
-    stored = corrected_server.workspace.artifact_path(report.id, "report.html").read_bytes()
+    report = corrected.newest("report", done=True)
+    stored = corrected.workspace.artifact_path(report.id, "report.html").read_bytes()
     assert download.value.path().read_bytes() == stored
     assert stored.startswith(b"<!doctype html>") or stored.startswith(b"<!DOCTYPE html>")

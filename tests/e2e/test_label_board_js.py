@@ -16,6 +16,7 @@ from dashboard.components.image_grid import png_url
 from dashboard.components.label_queue import read_queue
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS
+from tests.workspaces import eventually
 
 URL = "http://127.0.0.1/"  # localStorage needs an origin; nothing listens there
 SCRIPT = Path(label_board.__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -232,6 +233,7 @@ def test_ten_keys_in_a_blink_arrive_in_order(tab: Page) -> None:
 
 
 def test_what_is_acknowledged_is_saved_and_leaves_the_queue_and_the_storage(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab)
     board.press("7", "2")
     items = board.items(2)
@@ -246,16 +248,18 @@ def test_what_is_acknowledged_is_saved_and_leaves_the_queue_and_the_storage(tab:
     board.says("All 2 answers saved")
     assert board.stored() == {}
     sent = len(board.queues())
-    tab.wait_for_timeout(2300)
+    tab.clock.run_for(10 * SECONDS)
     assert len(board.queues()) == sent  # nothing is left to send
     board.press("1")
-    tab.wait_for_function("n => hosts.one.queues.length === n", arg=sent + 2, timeout=3 * SECONDS)
+    tab.clock.run_for(2300)
+    assert len(board.queues()) == sent + 2
 
 
 def test_what_is_not_acknowledged_is_sent_again(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab)
     board.press("7")
-    tab.wait_for_function("() => hosts.one.queues.length === 2", timeout=3 * SECONDS)
+    tab.clock.run_for(2300)
     first, second = board.queues()
     assert second == first | {"attempt": first["attempt"] + 1}
     waited = tab.evaluate("() => hosts.one.queues[1].at - hosts.one.queues[0].at")
@@ -263,12 +267,14 @@ def test_what_is_not_acknowledged_is_sent_again(tab: Page) -> None:
 
 
 def test_a_lost_connection_costs_nothing(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab)
     tab.evaluate("() => { hosts.one.connected = false }")
     board.press("7", "2")
     assert board.queues() == []
     assert board.marks()[:2] == ["7 pending", "2 pending"]
     tab.evaluate("() => { hosts.one.connected = true }")
+    tab.clock.run_for(2300)
     assert [item["label"] for item in board.items(2)] == [7, 2]
 
 
@@ -440,9 +446,12 @@ def test_undo_brings_back_what_was_there_before(tab: Page) -> None:
 
 def test_the_cursor_moves_by_keys_and_clicks(tab: Page) -> None:
     board = mount(tab)
-    tops = board.host.get_by_role("listitem").evaluate_all("cells => cells.map((cell) => cell.offsetTop)")
-    columns = tops.count(tops[0])
-    assert columns == 5
+
+    def columns() -> int:
+        tops = board.host.get_by_role("listitem").evaluate_all("cells => cells.map((cell) => cell.offsetTop)")
+        return int(tops.count(tops[0]))
+
+    assert columns() == 5
     for key, expected in [
         ("ArrowRight", 1), ("ArrowDown", 6), ("ArrowDown", 6), ("ArrowLeft", 5), ("ArrowLeft", 4),
         ("ArrowUp", 4), ("ArrowDown", 9), ("ArrowRight", 9), ("ArrowUp", 4),
@@ -457,7 +466,7 @@ def test_the_cursor_moves_by_keys_and_clicks(tab: Page) -> None:
     assert board.cursor() == 0  # round the corner
     assert [item["sample"] for item in board.items(2)] == [8, 9]
     tab.set_viewport_size({"width": 420, "height": 900})
-    tab.wait_for_timeout(100)
+    eventually(lambda: columns() == 3)
     board.press("ArrowDown")
     assert board.cursor() == 3
 
@@ -548,6 +557,7 @@ def test_another_region_keeps_the_queue_and_starts_anew(tab: Page) -> None:
 
 
 def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab)
     board.press("7", "n", "2", "u")
     assert tab.evaluate("() => hosts.one.moves") == [["move", 1]]
@@ -562,7 +572,8 @@ def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
     assert tab.evaluate("() => hosts.one.moves.at(-1)") == ["move", -1]
     board.press("3")
     assert len(board.items(4)) == 4
-    expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false", timeout=6 * SECONDS)
+    tab.clock.run_for(6 * SECONDS)
+    expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false")
     assert board.items(5)[-1]["label"] == 3  # there was no other
 
 
@@ -585,6 +596,7 @@ def test_keys_typed_ahead_over_several_regions_arrive_in_order(tab: Page) -> Non
 
 
 def test_a_move_that_leads_nowhere_ends(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab, data=board_data(moved=4))
     board.press("n", "7", "n", "2")
     board.give(moved=4)
@@ -593,7 +605,7 @@ def test_a_move_that_leads_nowhere_ends(tab: Page) -> None:
     assert board.items(1)[0]["label"] == 7
     board.give(moved=6)
     assert [item["label"] for item in board.items(2)] == [7, 2]
-    tab.wait_for_timeout(2100)
+    tab.clock.run_for(2100)
     assert tab.evaluate("() => hosts.one.moves") == [["move", 1], ["move", 1]]
     assert len(board.items(2)) == 2
 
@@ -862,13 +874,14 @@ def test_another_subject_leaves_the_focus_in_the_search(tab: Page) -> None:
 
 
 def test_a_board_that_comes_back_on_its_place_has_one_hint(tab: Page) -> None:
+    tab.clock.install()
     board = mount(tab)
     tab.evaluate("() => hosts.one.cleanup()")
     board.give()
     expect(board.host.locator(".hint")).to_have_count(1)
     board.press("n", "7")
     tab.evaluate("() => hosts.one.cleanup()")
-    tab.wait_for_timeout(2100)  # what waited ends with the board
+    tab.clock.run_for(10 * SECONDS)  # what waited ends with the board
     assert board.queues() == []
 
 

@@ -17,51 +17,43 @@ from defuse_core.annotations import LabelEvent
 from defuse_core.data_sources import load_npz
 from defuse_core.steps.source import Source
 from tests.apps import NASTY
-from tests.e2e.serving import SECONDS, Server, serving
+from tests.e2e.serving import SECONDS, Site, serving
 from tests.workspaces import Place, eventually
 
 ME = "Grace"
 
 
-def distill(server: Server) -> int:
-    run = server.workspace.runs.latest(1, "distill")
-    assert run is not None
-    return run.id
-
-
-def mine(server: Server, region: int, *, round: int = 1) -> list[LabelEvent]:
+def mine(site: Site, region: int, *, round: int = 1) -> list[LabelEvent]:
     """What counts of my answers on a region."""
     return [
         e
-        for e in server.workspace.annotations.counting(distill(server))
+        for e in site.workspace.annotations.counting(site.newest("distill").id)
         if (e.annotator, e.region_id, e.round) == (ME, region, round)
     ]
 
 
-def heaviest(server: Server) -> int:
-    return Source(server.workspace, distill(server)).regions()[0].region_id
+def heaviest(site: Site) -> int:
+    return Source(site.workspace, site.newest("distill").id).regions()[0].region_id
 
 
-def open_board(page: Page, server: Server, region: int) -> None:
+def open_board(page: Page, site: Site, region: int) -> None:
     """Open the board of a region by its link, as ME."""
-    page.goto(f"{server.url}/label?project=shapes&region=Region+{region}&annotator={ME}")
+    page.goto(site.link("label", region=f"Region {region}", annotator=ME))
     expect(page.get_by_text("No answers yet")).to_be_visible(timeout=60 * SECONDS)
     page.get_by_role("group", name="Label the images").focus()
 
 
 @pytest.mark.timeout(200)
-def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(
-    shapes_page: Page, shapes_server: Server
-) -> None:
-    page, region = shapes_page, heaviest(shapes_server)
-    open_board(page, shapes_server, region)
+def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(page: Page, labelled: Site) -> None:
+    region = heaviest(labelled)
+    open_board(page, labelled, region)
     page.evaluate(
         "keys => keys.forEach((key) => document.dispatchEvent("
         "new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true })))",
         [*"1231231x32"],
     )
     expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
-    answers = mine(shapes_server, region)
+    answers = mine(labelled, region)
     assert [e.sample_id for e in answers] == list(range(10))
     assert [e.label for e in answers] == [0, 1, 2, 0, 1, 2, 0, None, 2, 1]
     assert all(0 <= (e.seconds or 0.0) <= 60 and e.key for e in answers)
@@ -69,26 +61,26 @@ def test_ten_keys_at_once_arrive_in_order_and_outlast_a_reload(
 
     page.keyboard.press("u")
     expect(page.get_by_text("9 of 10 images answered")).to_be_visible()
-    eventually(lambda: len(mine(shapes_server, region)) == 9)
+    eventually(lambda: len(mine(labelled, region)) == 9)
     page.reload()
     expect(page.get_by_text("9 of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
     page.keyboard.press("3")  # the cursor is where an answer lacks
     expect(page.get_by_text("All 10 answers saved")).to_be_visible(timeout=30 * SECONDS)
-    assert {e.sample_id: e.label for e in mine(shapes_server, region)}[9] == 2
+    assert {e.sample_id: e.label for e in mine(labelled, region)}[9] == 2
     page.keyboard.press("n")
     expect(page.get_by_text("0 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
     expect(page).not_to_have_url(re.compile(rf"Region\+{region}\b"))
 
 
 @pytest.mark.timeout(200)
-def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_server: Server) -> None:
-    page, region = shapes_page, heaviest(shapes_server)
+def test_two_tabs_see_each_other_and_lose_nothing(page: Page, labelled: Site) -> None:
+    region = heaviest(labelled)
     second = page.context.new_page()
     for tab in (page, second):
-        open_board(tab, shapes_server, region)
+        open_board(tab, labelled, region)
 
     def labels() -> list[int | None]:
-        return [e.label for e in shapes_server.workspace.annotations.events(distill(shapes_server))]
+        return [e.label for e in labelled.workspace.annotations.events(labelled.newest("distill").id)]
 
     before = len(labels())
     for n, (tab, key) in enumerate(((page, "1"), (second, "2"), (page, "3")), 1):
@@ -98,7 +90,7 @@ def test_two_tabs_see_each_other_and_lose_nothing(shapes_page: Page, shapes_serv
         saved = tab.get_by_text(re.compile(r"^(1 answer|All \d+ answers) saved$"))  # not "not saved yet"
         expect(saved.first).to_be_visible(timeout=30 * SECONDS)
     page.reload()
-    answers = {e.sample_id: e.label for e in mine(shapes_server, region)}
+    answers = {e.sample_id: e.label for e in mine(labelled, region)}
     assert answers == {0: 1, 1: 2}  # the second tab was at the first image, too
     expect(page.get_by_text(f"{len(answers)} of 10 images answered")).to_be_visible(timeout=60 * SECONDS)
     assert labels()[before:] == [0, 1, 2]  # as they came; the later on one image counts
@@ -112,8 +104,9 @@ def test_a_killed_server_loses_no_answer_and_the_board_says_which_are_not_saved(
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     with serving(tmp_path) as server:
-        region, port = heaviest(server), server.port
-        open_board(page, server, region)
+        site = Site(server, place.project)
+        region, port = heaviest(site), server.port
+        open_board(page, site, region)
         page.keyboard.press("1")
         expect(page.get_by_text("1 answer saved")).to_be_visible(timeout=30 * SECONDS)
         server.process.send_signal(signal.SIGKILL)
@@ -121,22 +114,22 @@ def test_a_killed_server_loses_no_answer_and_the_board_says_which_are_not_saved(
         for key in "23x":
             page.keyboard.press(key)
         expect(page.get_by_text("3 answers not saved")).to_be_visible(timeout=20 * SECONDS)
-        assert len(mine(server, region)) == 1
-    with serving(tmp_path, port=port) as server:
+        assert len(mine(site, region)) == 1
+    with serving(tmp_path, port=port):
         page.on("dialog", lambda dialog: dialog.accept())  # leave, though answers are not saved
         page.reload()
-        eventually(lambda: len(mine(server, region)) == 4, seconds=60)
-        assert [e.label for e in mine(server, region)] == [0, 1, 2, None]
+        eventually(lambda: len(mine(site, region)) == 4, seconds=60)
+        assert [e.label for e in mine(site, region)] == [0, 1, 2, None]
         expect(page.get_by_text("All 4 answers saved")).to_be_visible(timeout=60 * SECONDS)
         page.keyboard.press("u")
-        eventually(lambda: len(mine(server, region)) == 3, seconds=30)
+        eventually(lambda: len(mine(site, region)) == 3, seconds=30)
     context.close()
 
 
 @pytest.mark.timeout(200)
-def test_tau_is_scrubbed_kept_and_labelled_at(shapes_page: Page, shapes_server: Server) -> None:
-    page, region = shapes_page, heaviest(shapes_server)
-    page.goto(f"{shapes_server.url}/regions?project=shapes&region=Region+{region}")
+def test_tau_is_scrubbed_kept_and_labelled_at(page: Page, labelled: Site) -> None:
+    region = heaviest(labelled)
+    page.goto(labelled.link("regions", region=f"Region {region}"))
     slider = page.get_by_role("slider", name="τ")
     expect(slider).to_be_visible(timeout=60 * SECONDS)
     slider.focus()
@@ -144,55 +137,49 @@ def test_tau_is_scrubbed_kept_and_labelled_at(shapes_page: Page, shapes_server: 
         page.keyboard.press("ArrowRight")
     expect(page.get_by_text("τ = 0.8", exact=True)).to_be_visible()
     expect(page.get_by_text("Labels of this region are given at τ = 0.8")).to_be_visible(timeout=30 * SECONDS)
-    edits = shapes_server.workspace.annotations.edits(distill(shapes_server))
+    edits = labelled.workspace.annotations.edits(labelled.newest("distill").id)
     assert [(e.regions, e.tau) for e in edits][-1] == ((region,), 0.8)
     page.get_by_role("link", name="Label it").click()
     expect(page.get_by_text("No answers yet")).to_be_visible(timeout=60 * SECONDS)
     assert f"Region+{region}" in page.url
-    open_board(page, shapes_server, region)
+    open_board(page, labelled, region)
     page.get_by_role("button", name="Whole region").click()
     page.keyboard.press("2")
     expect(page.get_by_text("10 of 10 images answered")).to_be_visible(timeout=30 * SECONDS)
-    eventually(lambda: len(mine(shapes_server, region)) == 1)
-    (answer,) = mine(shapes_server, region)
+    eventually(lambda: len(mine(labelled, region)) == 1)
+    (answer,) = mine(labelled, region)
     assert (answer.label, answer.sample_id, answer.tau, answer.n_samples) == (1, None, 0.8, 10)
 
 
 @pytest.mark.timeout(200)
 def test_a_class_that_is_markup_is_text_on_every_page(
-    chromium: Browser, place: Place, template: Path, tmp_path: Path
+    page: Page, labelled: Site, template: Path, tmp_path: Path
 ) -> None:
     with np.load(template.parent / "shapes.npz") as arrays:
         changed = {**arrays, "class_names": np.array([NASTY, "column", "diagonal"])}
     np.savez(tmp_path / "nasty.npz", **changed)
-    place.workspace.close()
-    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database:
-        (stored,) = database.execute("SELECT dataset FROM projects").fetchone()
-        dataset = json.loads(stored) | {
-            "source": str(tmp_path / "nasty.npz"), "class_names": [NASTY, "column", "diagonal"],
-            "fingerprint": load_npz(tmp_path / "nasty.npz").fingerprint,
-        }  # fmt: skip
+    dataset = labelled.project.dataset | {
+        "source": str(tmp_path / "nasty.npz"), "class_names": [NASTY, "column", "diagonal"],
+        "fingerprint": load_npz(tmp_path / "nasty.npz").fingerprint,
+    }  # fmt: skip
+    with closing(sqlite3.connect(labelled.server.home / "defuse.sqlite")) as database:
         database.execute("UPDATE projects SET dataset = ?", (json.dumps(dataset),))
         database.commit()
-    context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    with serving(tmp_path) as server:
-        region = heaviest(server)
-        for path, shown in (
-            (f"label?region=Region+{region}", page.get_by_role("button", name=NASTY)),
-            (f"regions?region=Region+{region}", page.get_by_role("slider", name="τ")),
-            ("map", page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
-            ("identify", page.get_by_text("Who is taken for whom")),
-            ("classifier", page.get_by_text("Misclassified")),
-            ("generator", page.get_by_text("A traversal")),
-            ("", page.get_by_text("Regions labelled")),
-        ):
-            page.goto(f"{server.url}/{path}{'&' if '?' in path else '?'}project=shapes")
-            expect(shown.first).to_be_visible(timeout=60 * SECONDS)
-            expect(page.get_by_text("Loading ")).to_have_count(0, timeout=60 * SECONDS)
-            assert page.locator("img[src='x']").count() == 0
-            assert page.get_by_test_id("stException").count() == 0
-        assert not dialogs
-        context.close()
+    region = f"Region {heaviest(labelled)}"
+    for link, shown in (
+        (labelled.link("label", region=region), page.get_by_role("button", name=NASTY)),
+        (labelled.link("regions", region=region), page.get_by_role("slider", name="τ")),
+        (labelled.link("map"), page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
+        (labelled.link("identify"), page.get_by_text("Who is taken for whom")),
+        (labelled.link("classifier"), page.get_by_text("Misclassified")),
+        (labelled.link("generator"), page.get_by_text("A traversal")),
+        (labelled.link(""), page.get_by_text("Regions labelled")),
+    ):
+        page.goto(link)
+        expect(shown.first).to_be_visible(timeout=60 * SECONDS)
+        expect(page.get_by_text("Loading ")).to_have_count(0, timeout=60 * SECONDS)
+        assert page.locator("img[src='x']").count() == 0
+        assert page.get_by_test_id("stException").count() == 0
+    assert not dialogs

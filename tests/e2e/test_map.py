@@ -16,7 +16,9 @@ from defuse_core.records import MistakeKind
 from defuse_core.steps.source import Source
 from defuse_core.vae import decode_images
 from tests.apps import decode
-from tests.e2e.serving import SECONDS, Server
+from tests.e2e.serving import SECONDS, Site
+from tests.in_process import done_here
+from tests.workspaces import Place
 
 KIND = MistakeKind.PERTURBATION
 CORNERS = np.array(
@@ -30,17 +32,22 @@ TO_PIXELS = """points => {
 """Where points lie on the screen, by the chart's own axes."""
 
 
-def open_map(page: Page, server: Server, query: str = "") -> None:
-    page.goto(f"{server.url}/map?project=shapes{query}")
+@pytest.fixture
+def mapped(labelled: Site) -> Site:
+    """The project of shapes with a map by PCA."""
+    done_here(Place(labelled.workspace, labelled.project), "map", {"method": "pca"})
+    return labelled
+
+
+def open_map(page: Page, site: Site, **query: str) -> None:
+    page.goto(site.link("map", **query))
     expect(page.get_by_text("mistakes shown")).to_be_visible(timeout=60 * SECONDS)
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=60 * SECONDS)
 
 
-def stored(server: Server) -> tuple[Source, NDArray[np.float32], NDArray[np.int64]]:
+def stored(site: Site) -> tuple[Source, NDArray[np.float32], NDArray[np.int64]]:
     """What the map stands on, and where which mistakes lie on it."""
-    run = server.workspace.runs.latest(1, "map")
-    assert run is not None
-    source = Source(server.workspace, run.id)
+    source = Source(site.workspace, site.newest("map").id)
     tensors, _ = source.own("pca") or ({}, {})
     points = tensors["points"][len(tensors["train_index"]) :].numpy()
     return source, points, tensors["mistake_index"].numpy()
@@ -87,17 +94,16 @@ def check(
 
 @pytest.mark.timeout(300)
 def test_a_lasso_selects_what_lies_within_it_after_a_filter_and_after_a_sort(
-    shapes_page: Page, shapes_server: Server
+    page: Page, mapped: Site
 ) -> None:
-    page = shapes_page
-    source, points, numbers = stored(shapes_server)
+    source, points, numbers = stored(mapped)
     low, high = np.percentile(points, 5, axis=0), np.percentile(points, 95, axis=0)
     corners = low + CORNERS * (high - low)
-    open_map(page, shapes_server)
+    open_map(page, mapped)
     check(page, points, numbers, lasso(page, corners))
 
     kept = (source.mistakes().kind[numbers] == KIND).numpy()
-    open_map(page, shapes_server, f"&kind={KIND.name.lower()}&sort=distance")
+    open_map(page, mapped, kind=KIND.name.lower(), sort="distance")
     found = check(page, points[kept], numbers[kept], lasso(page, corners))
     distances = source.mistakes().noise_norm[found].tolist()
     assert distances == sorted(distances)
@@ -114,17 +120,14 @@ def test_a_lasso_selects_what_lies_within_it_after_a_filter_and_after_a_sort(
 
     page.get_by_role("button", name="Make a region of them").click()
     expect(page.get_by_role("link", name="Label region")).to_be_visible(timeout=30 * SECONDS)
-    run = shapes_server.workspace.runs.latest(1, "distill")
-    assert run is not None
-    (edit,) = shapes_server.workspace.annotations.edits(run.id)
+    (edit,) = mapped.workspace.annotations.edits(mapped.newest("distill").id)
     assert (edit.kind, edit.mistakes) == ("select", tuple(sorted(left)))
 
 
 @pytest.mark.timeout(200)
-def test_a_click_shows_the_code_as_the_core_decodes_it(shapes_page: Page, shapes_server: Server) -> None:
-    page = shapes_page
-    source, points, numbers = stored(shapes_server)
-    open_map(page, shapes_server)
+def test_a_click_shows_the_code_as_the_core_decodes_it(page: Page, mapped: Site) -> None:
+    source, points, numbers = stored(mapped)
+    open_map(page, mapped)
     everything = np.concatenate([points, source.own("pca")[0]["points"].numpy()])
     on_screen = np.array(page.evaluate(TO_PIXELS, everything.tolist()))
     apart = [

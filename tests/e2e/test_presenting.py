@@ -10,28 +10,27 @@ from playwright.sync_api import Page, WebSocket, expect
 from defuse_core.annotations import LabelEvent
 from defuse_core.region_edits import RegionEdit
 from tests.apps import NASTY
-from tests.e2e.serving import SECONDS, Server
+from tests.e2e.serving import SECONDS, Site
 
 
-def begin(page: Page, server: Server, sent: list[Any]) -> None:
+def begin(page: Page, site: Site, sent: list[Any]) -> None:
     """Open the page by its link, and start; what the browser sends from then on is kept."""
 
     def listen(socket: WebSocket) -> None:
         socket.on("framesent", lambda frame: sent.append(frame))
 
     page.on("websocket", listen)
-    page.goto(f"{server.url}/present?project=shapes")
+    page.goto(site.link("present"))
     page.get_by_role("button", name="Present", exact=True).click(timeout=60 * SECONDS)
     expect(page.get_by_role("dialog", name="Presentation")).to_be_visible()
 
 
 @pytest.mark.timeout(200)
 def test_a_presentation_covers_the_dashboard_and_outlasts_what_happens_on_the_server(
-    corrected_page: Page, corrected_server: Server
+    page: Page, corrected: Site
 ) -> None:
-    page = corrected_page
     sent: list[Any] = []
-    begin(page, corrected_server, sent)
+    begin(page, corrected, sent)
     dialog, title = page.get_by_role("dialog", name="Presentation"), page.locator(".cover .title")
     expect(title).to_have_text("shapes")
     assert dialog.bounding_box() == {"x": 0, "y": 0, "width": 1440, "height": 900}
@@ -48,13 +47,11 @@ def test_a_presentation_covers_the_dashboard_and_outlasts_what_happens_on_the_se
     expect(page.locator(".panel.after img")).to_have_count(10)
     place = page.locator(".place").inner_text()
 
-    workspace = corrected_server.workspace
-    run = workspace.runs.latest(1, "distill", done=True)
-    assert run is not None
+    workspace, run = corrected.workspace, corrected.newest("distill", done=True)
     over = page.locator(".over").inner_text()
     region = int(over.partition("region ")[2].split()[0])
     workspace.annotations.edit(run.id, RegionEdit("rename", (region,), name=NASTY, by="Ada"))
-    workspace.runs.add(1, "map", {}, seed=0, resources=run.resources, upstream=[])
+    workspace.runs.add(corrected.project.id, "map", {}, seed=0, resources=run.resources, upstream=[])
     expect(title).to_have_text(NASTY, timeout=30 * SECONDS)  # the sidebar saw the run: the page ran again
     expect(page.locator(".place")).to_have_text(place)
     expect(dialog).to_be_visible()
@@ -72,10 +69,9 @@ def test_a_presentation_covers_the_dashboard_and_outlasts_what_happens_on_the_se
 
 
 @pytest.mark.timeout(200)
-def test_no_key_asks_anything_of_the_server(corrected_page: Page, corrected_server: Server) -> None:
-    page = corrected_page
+def test_no_key_asks_anything_of_the_server(page: Page, corrected: Site) -> None:
     sent: list[Any] = []
-    begin(page, corrected_server, sent)
+    begin(page, corrected, sent)
     expect(page.locator(".place")).to_contain_text("1 / ")
     page.wait_for_load_state("networkidle")
     before = len(sent)
