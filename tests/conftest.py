@@ -36,11 +36,15 @@ settings.load_profile("test")  # another one by --hypothesis-profile
 
 
 class BrowserTogether(LoadFileScheduling):
-    """Tests of a file on one worker, and those of all browser files, which share a server, too."""
+    """Tests of a file on one worker, and those of all files that share a dashboard, too.
+
+    Files of a component's script, `…_js.py`, need a browser alone.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        return BROWSER_TESTS if file.startswith(BROWSER_TESTS) else file
+        shares = file.startswith(BROWSER_TESTS) and not file.endswith("_js.py")
+        return BROWSER_TESTS if shares else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BrowserTogether:

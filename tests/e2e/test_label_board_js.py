@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Locator, Page, expect
 
 from dashboard.components import label_board
 from dashboard.components.image_grid import png_url
@@ -153,39 +154,85 @@ class Board:
         )
 
 
-@pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    """A browser profile of its own in which 127.0.0.1 serves an empty page."""
+@contextmanager
+def profile(chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser profile in which 127.0.0.1 serves an empty page."""
     context = chromium.new_context(viewport={"width": 1000, "height": 900})
     context.route(f"{URL}**", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
     yield context
     context.close()
 
 
-@pytest.fixture
-def open_tab(context: BrowserContext) -> Iterator[Callable[[], Page]]:
-    """Opens tabs that leave when they are told to; an error or an alert in one of them fails the test."""
-    errors: list[str] = []
+@pytest.fixture(scope="module")
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """The profile of the whole file, since one of its own for each test takes a second."""
+    with profile(chromium) as context:
+        yield context
+
+
+def answering(errors: list[str]) -> Callable[[Dialog], None]:
+    """Lets a tab leave, and keeps what any other dialog says."""
 
     def answer(dialog: Dialog) -> None:
         if dialog.type != "beforeunload":
             errors.append(dialog.message)
         dialog.accept()
 
+    return answer
+
+
+@pytest.fixture
+def open_tab(context: BrowserContext) -> Iterator[Callable[[], Page]]:
+    """Opens tabs that leave when they are told to; an error or an alert in one of them fails the test.
+
+    Nothing is left in the profile.
+    """
+    errors: list[str] = []
+    opened: list[Page] = []
+
+    def fail(error: Error) -> None:
+        errors.append(str(error))
+
+    answer = answering(errors)
+
     def open_one() -> Page:
-        tab = context.new_page()
-        tab.on("pageerror", lambda error: errors.append(str(error)))
+        left = [] if opened else context.pages  # the tab of the test before
+        tab = left[0] if left else context.new_page()
+        opened.append(tab)
+        tab.on("pageerror", fail)
         tab.on("dialog", answer)
         load(tab)
         return tab
 
     yield open_one
+    for number, tab in enumerate(context.pages):
+        if number:
+            tab.close()
+            continue
+        tab.goto(URL)  # the lives of its boards end
+        tab.evaluate("localStorage.clear(), sessionStorage.clear()")
+        tab.remove_listener("pageerror", fail)
+        tab.remove_listener("dialog", answer)
     assert not errors
 
 
 @pytest.fixture
 def tab(open_tab: Callable[[], Page]) -> Page:
     return open_tab()
+
+
+@pytest.fixture
+def still_tab(chromium: Browser) -> Iterator[Page]:
+    """A tab whose clock goes on only as it is told; in a profile of its own, since that has the clock."""
+    errors: list[str] = []
+    with profile(chromium) as context:
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("dialog", answering(errors))
+        load(tab)
+        tab.clock.install()
+        yield tab
+    assert not errors
 
 
 def load(tab: Page) -> None:
@@ -232,9 +279,8 @@ def test_ten_keys_in_a_blink_arrive_in_order(tab: Page) -> None:
     board.says("10 answers not saved yet")
 
 
-def test_what_is_acknowledged_is_saved_and_leaves_the_queue_and_the_storage(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab)
+def test_what_is_acknowledged_is_saved_and_leaves_the_queue_and_the_storage(still_tab: Page) -> None:
+    board = mount(still_tab)
     board.press("7", "2")
     items = board.items(2)
     (entry,) = board.stored().items()
@@ -248,33 +294,31 @@ def test_what_is_acknowledged_is_saved_and_leaves_the_queue_and_the_storage(tab:
     board.says("All 2 answers saved")
     assert board.stored() == {}
     sent = len(board.queues())
-    tab.clock.run_for(10 * SECONDS)
+    still_tab.clock.run_for(10 * SECONDS)
     assert len(board.queues()) == sent  # nothing is left to send
     board.press("1")
-    tab.clock.run_for(2300)
+    still_tab.clock.run_for(2300)
     assert len(board.queues()) == sent + 2
 
 
-def test_what_is_not_acknowledged_is_sent_again(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab)
+def test_what_is_not_acknowledged_is_sent_again(still_tab: Page) -> None:
+    board = mount(still_tab)
     board.press("7")
-    tab.clock.run_for(2300)
+    still_tab.clock.run_for(2300)
     first, second = board.queues()
     assert second == first | {"attempt": first["attempt"] + 1}
-    waited = tab.evaluate("() => hosts.one.queues[1].at - hosts.one.queues[0].at")
+    waited = still_tab.evaluate("() => hosts.one.queues[1].at - hosts.one.queues[0].at")
     assert 1900 < waited < 3000
 
 
-def test_a_lost_connection_costs_nothing(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab)
-    tab.evaluate("() => { hosts.one.connected = false }")
+def test_a_lost_connection_costs_nothing(still_tab: Page) -> None:
+    board = mount(still_tab)
+    still_tab.evaluate("() => { hosts.one.connected = false }")
     board.press("7", "2")
     assert board.queues() == []
     assert board.marks()[:2] == ["7 pending", "2 pending"]
-    tab.evaluate("() => { hosts.one.connected = true }")
-    tab.clock.run_for(2300)
+    still_tab.evaluate("() => { hosts.one.connected = true }")
+    still_tab.clock.run_for(2300)
     assert [item["label"] for item in board.items(2)] == [7, 2]
 
 
@@ -556,11 +600,10 @@ def test_another_region_keeps_the_queue_and_starts_anew(tab: Page) -> None:
     assert board.marks()[:3] == ["3 saved", "5 saved", ""]
 
 
-def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab)
+def test_moving_holds_answers_until_the_other_region_is_here(still_tab: Page) -> None:
+    board = mount(still_tab)
     board.press("7", "n", "2", "u")
-    assert tab.evaluate("() => hosts.one.moves") == [["move", 1]]
+    assert still_tab.evaluate("() => hosts.one.moves") == [["move", 1]]
     assert board.marks()[:2] == ["7 pending", ""]
     board.give(subject=SUBJECT | {"region": 4})
     assert board.marks()[:2] == ["", ""]  # answered and taken back
@@ -569,10 +612,10 @@ def test_moving_holds_answers_until_the_other_region_is_here(tab: Page) -> None:
     assert [(item["region"], item["label"]) for item in items] == [(3, 7), (4, 2), (4, 2), (4, 2)]
     assert [item["undoes"] for item in items] == [None, None, items[1]["key"], None]
     board.host.get_by_role("button", name="Previous region").click()
-    assert tab.evaluate("() => hosts.one.moves.at(-1)") == ["move", -1]
+    assert still_tab.evaluate("() => hosts.one.moves.at(-1)") == ["move", -1]
     board.press("3")
     assert len(board.items(4)) == 4
-    tab.clock.run_for(6 * SECONDS)
+    still_tab.clock.run_for(6 * SECONDS)
     expect(board.host.get_by_role("list")).to_have_attribute("aria-busy", "false")
     assert board.items(5)[-1]["label"] == 3  # there was no other
 
@@ -595,9 +638,8 @@ def test_keys_typed_ahead_over_several_regions_arrive_in_order(tab: Page) -> Non
     assert (board.items(31)[-1]["region"], board.items(31)[-1]["sample"]) == (6, None)
 
 
-def test_a_move_that_leads_nowhere_ends(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab, data=board_data(moved=4))
+def test_a_move_that_leads_nowhere_ends(still_tab: Page) -> None:
+    board = mount(still_tab, data=board_data(moved=4))
     board.press("n", "7", "n", "2")
     board.give(moved=4)
     assert board.queues() == []
@@ -605,8 +647,8 @@ def test_a_move_that_leads_nowhere_ends(tab: Page) -> None:
     assert board.items(1)[0]["label"] == 7
     board.give(moved=6)
     assert [item["label"] for item in board.items(2)] == [7, 2]
-    tab.clock.run_for(2100)
-    assert tab.evaluate("() => hosts.one.moves") == [["move", 1], ["move", 1]]
+    still_tab.clock.run_for(2100)
+    assert still_tab.evaluate("() => hosts.one.moves") == [["move", 1], ["move", 1]]
     assert len(board.items(2)) == 2
 
 
@@ -873,15 +915,14 @@ def test_another_subject_leaves_the_focus_in_the_search(tab: Page) -> None:
     assert (board.items(1)[0]["region"], board.items(1)[0]["label"]) == (4, 12)
 
 
-def test_a_board_that_comes_back_on_its_place_has_one_hint(tab: Page) -> None:
-    tab.clock.install()
-    board = mount(tab)
-    tab.evaluate("() => hosts.one.cleanup()")
+def test_a_board_that_comes_back_on_its_place_has_one_hint(still_tab: Page) -> None:
+    board = mount(still_tab)
+    still_tab.evaluate("() => hosts.one.cleanup()")
     board.give()
     expect(board.host.locator(".hint")).to_have_count(1)
     board.press("n", "7")
-    tab.evaluate("() => hosts.one.cleanup()")
-    tab.clock.run_for(10 * SECONDS)  # what waited ends with the board
+    still_tab.evaluate("() => hosts.one.cleanup()")
+    still_tab.clock.run_for(10 * SECONDS)  # what waited ends with the board
     assert board.queues() == []
 
 
