@@ -27,7 +27,7 @@ SPARE_RUNNER = "DEFUSE_SPARE_RUNNER"
 """Set to 0 in the environment, no spare is kept."""
 
 FREE_MEMORY = 2 * 2**30
-"""Bytes that have to be available for a spare to be started; idle, it holds about a fifth of that."""
+"""Bytes that have to be available for a spare to be started; idle, it holds about a quarter of that."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READY = b"ready\n"
