@@ -45,6 +45,12 @@ def open_map(page: Page, site: Site, **query: str) -> None:
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=60 * SECONDS)
 
 
+def settle(page: Page) -> None:
+    """Wait until the page has run to its end, as somebody does who looks before the next click."""
+    app = page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    expect(app).to_be_visible(timeout=30 * SECONDS)
+
+
 def stored(site: Site) -> tuple[Source, NDArray[np.float32], NDArray[np.int64]]:
     """What the map stands on, and where which mistakes lie on it."""
     source = Source(site.workspace, site.newest("map").id)
@@ -114,9 +120,11 @@ def test_a_lasso_selects_what_lies_within_it_after_a_filter_and_after_a_sort(
     page.get_by_role("option", name="row").click()
     left = [i for i in found if source.mistakes().labels[i] == 0]
     expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible(timeout=30 * SECONDS)
+    settle(page)
     page.get_by_role("radiogroup", name="Sort by").get_by_text("class").click()
     expect(page).to_have_url(re.compile("sort=class"), timeout=30 * SECONDS)
-    expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible()
+    settle(page)
+    expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible(timeout=30 * SECONDS)
 
     page.get_by_role("button", name="Make a region of them").click()
     expect(page.get_by_role("link", name="Label region")).to_be_visible(timeout=30 * SECONDS)
