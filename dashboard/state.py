@@ -32,12 +32,19 @@ Option = TypeVar("Option")
 
 
 def choose_project(projects: Sequence[Project]) -> Project | None:
-    """Show the choice of project; return the one chosen, None where there is none."""
+    """Show the choice of project; return the one chosen, None where there is none.
+
+    It stays open until another one is chosen. A tab that goes to another page before the first has loaded
+    sends an empty choice and an address without it (Streamlit 1.67).
+    """
     names = [project.name for project in projects]
     if soon := st.session_state.pop(_SOON, None):
         st.session_state[PROJECT] = soon
     if st.session_state.get(PROJECT) not in names:
         st.session_state.pop(PROJECT, None)
+    known = st.session_state.get(PROJECT, st.session_state.get(_BEFORE))
+    if known in names and (PROJECT not in st.session_state or PROJECT not in st.query_params):
+        st.session_state[PROJECT] = known
     if st.session_state.get(_BEFORE) not in (None, st.session_state.get(PROJECT)):
         for key in _OF_PROJECT:  # another project's
             st.session_state[key] = None

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from defuse_core.demo import demo_configs, demo_project
 from defuse_core.jobs import launcher
+from defuse_core.projects import new_project
 from defuse_core.step_configs import StepName, check_config
 from defuse_core.workspace import Project, Workspace
 from tests.apps import (
@@ -190,6 +191,18 @@ def test_the_project_that_is_open_stands_in_the_link(place: Place, monkeypatch: 
     app = opened(place.workspace.home, monkeypatch, project="shapes")
     assert app.sidebar.selectbox[0].value == "shapes"
     assert "**Mistakes** · done" in told(app)
+
+
+def test_a_project_stays_open_until_another_is_chosen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tab that goes on before its page has loaded sends an empty choice, and no query parameter."""
+    new_project(place.workspace, "other", str(place.project.dataset["source"]))
+    app = opened(place.workspace.home, monkeypatch, project="shapes")
+    choice = app.sidebar.selectbox[0]
+    assert choice.set_value(None).run().sidebar.selectbox[0].value == "shapes"
+    del app.query_params["project"]
+    assert app.run().sidebar.selectbox[0].value == "shapes"
+    assert app.query_params["project"] == "shapes"
+    assert choice.set_value("other").run().sidebar.selectbox[0].value == "other"
 
 
 def test_what_was_redone_below_reads_as_stale(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,14 @@ Workspaces are prepared once and brought in as archives, which takes a fifth of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, expect
 
 from defuse_core.archive import export_project, import_project
 from defuse_core.data_sources import load_dataset
@@ -27,6 +27,20 @@ CORRECTION: dict[str, Any] = {
     "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
     "baseline_lambdas": [1.0],
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell with a failed test what its tab showed, as a screen reader has it."""
+    report = yield
+    tab = getattr(item, "funcargs", {}).get("page")
+    if report.when == "call" and report.failed and isinstance(tab, Page):
+        try:
+            shown = tab.locator("body").aria_snapshot(timeout=5 * SECONDS)
+        except Error as error:
+            shown = str(error)
+        report.sections.append((f"the tab, at {tab.url}", shown))
+    return report
 
 
 @pytest.fixture(scope="session")
