@@ -22,7 +22,7 @@ from defuse_core.runtime import Loop
 STATED = "as stated"
 SCREENED_IMAGES = 128
 FINALISTS = 4
-_USUAL_SIZES = (28, 32, 64, 96, 128, 224, 299)
+USUAL_SIZES = (28, 32, 64, 96, 128, 224, 299)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -98,7 +98,7 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
         does not take last.
     """
     few, own = split[:SCREENED_IMAGES], split.images.shape[-1]
-    sizes = {own, *_USUAL_SIZES} - {variants[0].preprocessing.image_size or own}
+    sizes = {own, *USUAL_SIZES} - {variants[0].preprocessing.image_size or own}
     step, of = 0, len(variants) + 2 * len(sizes) + FINALISTS + 1
     screened: list[Variant] = []
     for screened_one in _measure_all(network, variants, few):

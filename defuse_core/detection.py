@@ -103,14 +103,15 @@ def detect(weights: Weights, *, n_classes: int, image_shape: tuple[int, int, int
     """
     look = _Look(weights, n_classes, image_shape)
     fits = [fit for name in [*ARCHITECTURES, *LENETS, *MLPS] for fit in look.at(name)]
-    families = torchvision_families()
-    shared = {
-        name: max((fit.shared for fit in look.at(names[0])), default=0.0) for name, names in families.items()
-    }
-    for family in sorted(families, key=lambda name: -shared[name]):
-        if any(fit.exact or fit.wrong_classes for fit in fits):
-            break  # no two families of torchvision have the same names and shapes
-        fits += [fit for name in families[family] for fit in look.at(name)]
+    if not any(fit.exact or fit.wrong_classes for fit in fits):
+        families = torchvision_families()
+        shared = {
+            name: max((fit.shared for fit in look.at(of[0])), default=0.0) for name, of in families.items()
+        }
+        for family in sorted(families, key=lambda name: -shared[name]):
+            fits += [fit for name in families[family] for fit in look.at(name)]
+            if any(fit.exact or fit.wrong_classes for fit in fits):
+                break  # no two families of torchvision have the same names and shapes
     fits.sort(key=lambda fit: -fit.shared)  # stable: where several are equal, the usual ones come first
     exact = [look.sized(fit) or fit for fit in fits if fit.exact]
     best = min((_reach(fit) for fit in exact), default=0)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -72,6 +70,9 @@ def fit_mixture(
 
 def mixture_iterations(latents: Tensor, *, config: DistillationConfig, seed: int) -> Loop[Mixture]:
     """`fit_mixture` as a `Loop` over iterations."""
+    from sklearn.exceptions import ConvergenceWarning  # slow to import: as long as torch, and only for fits
+    from sklearn.mixture import BayesianGaussianMixture
+
     codes = np.asarray(latents.cpu(), dtype=np.float64)
     if len(codes) < 2:
         raise ValueError(

@@ -16,8 +16,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.stats import binomtest
 from torch import Tensor
 
 from defuse_core.classifier import Classifier, predict
@@ -87,6 +85,8 @@ def p_value_of_change(n_fixed: int, n_broken: int) -> float:
     if min(n_fixed, n_broken) < 0:
         raise ValueError(f"counts must be 0 or more, got {n_fixed} and {n_broken}")
     n = n_fixed + n_broken
+    from scipy.stats import binomtest  # slow to import
+
     return float(binomtest(n_fixed, n, 0.5).pvalue) if n else 1.0
 
 
@@ -186,6 +186,8 @@ def nearest_to_region(
             f"codes must be (n, {len(region.mean)}) like the region's mean, got {tuple(codes.shape)}; "
             "encode images by the generator of the region"
         )
+    from scipy.linalg import solve_triangular  # slow to import
+
     factor = np.linalg.cholesky((tau or 1.0) * region.covariance)
     away = solve_triangular(factor, (codes.double().numpy() - region.mean).T, lower=True)  # (latent_dim, n)
     distance = np.linalg.norm(away, axis=0)

@@ -129,6 +129,7 @@ def normalised() -> tuple[nn.Module, Preprocessing]:
     return train(Loose(), bars(960, 0), own, epochs=8), own
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_network_that_is_fed_otherwise_than_trained_is_found_out(
     normalised: tuple[nn.Module, Preprocessing],
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_network_that_is_fed_otherwise_than_trained_is_found_out(
     assert is_worse(stated, best)
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_network_that_is_fed_as_trained_gives_no_alarm(
     normalised: tuple[nn.Module, Preprocessing],
 ) -> None:
@@ -165,6 +167,7 @@ def coloured(n: int, seed: int) -> Split:
     return Split(images.to(torch.uint8), labels)
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_network_that_was_trained_on_bgr_is_recognised() -> None:
     torch.manual_seed(0)
     split = coloured(300, 1)
@@ -200,6 +203,7 @@ def doubled() -> nn.Module:
     return network
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_network_that_was_trained_at_twice_the_size_is_recognised(doubled: nn.Module) -> None:
     found, _ = measure(doubled, Preprocessing((0.5,), (0.5,)), striped(120, 1))
     assert found[0].preprocessing == Preprocessing((0.5,), (0.5,), 64), "not tried as stated at that size"
@@ -296,6 +300,7 @@ def test_its_steps_ascend_by_one_and_end_at_the_last(
     assert steps[-1][0] == steps[-1][1]
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_batch_norm_is_in_evaluation_mode_and_stays_as_it_was() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), Loose(4, 3))

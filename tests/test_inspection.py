@@ -84,6 +84,7 @@ def scripted(network: nn.Module) -> bytes:
 # Inspect
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_checkpoint_of_a_known_network_is_found_and_taken_in(place: Place) -> None:
     """Nested, saved from DataParallel: the same classifier comes out, and the same mistakes."""
     trained, mistakes = latest(place, "classifier"), done_here(place, "identify", FEW)
@@ -124,6 +125,7 @@ def test_a_checkpoint_of_a_known_network_is_found_and_taken_in(place: Place) -> 
         assert torch.equal(place.tensors(again)["mistakes.safetensors"][name], tensor), name
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_another_of_the_ways_to_feed_it_is_taken_in_as_chosen(place: Place) -> None:
     weights = bring(place, "signs.safetensors", safetensors.torch.save(own_weights(place)))
     run = done_here(place, "inspect", {"weights": weights, "mean": [0.4], "std": [0.3]})
@@ -137,6 +139,7 @@ def test_another_of_the_ways_to_feed_it_is_taken_in_as_chosen(place: Place) -> N
     assert classifier_of(place, brought).preprocessing == Preprocessing((0.5,), (0.5,))
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_the_progress_of_an_inspection_ascends_and_ends(there: Place) -> None:
     weights = bring(there, "signs.safetensors", safetensors.torch.save(own_weights(there)))
     run = add_run(there, "inspect", {"weights": weights, "n_images": 40})
@@ -164,6 +167,7 @@ def test_a_sample_is_stratified_and_as_large_as_asked(there: Place) -> None:
     assert len(sizes) == 2  # equal seeds agree, others do not
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_network_that_nobody_knows_is_told_with_the_nearest(there: Place) -> None:
     other = {**own_weights(there), **{f"extra.{i}": torch.zeros(2) for i in range(40)}}
     del other["0.weight"]
@@ -323,6 +327,7 @@ def test_nothing_to_inspect_is_told(there: Place) -> None:
 # Programs
 
 
+@pytest.mark.usefixtures("small_sizes")
 def test_a_program_is_run_only_once_it_is_trusted(place: Place) -> None:
     torch.manual_seed(0)
     network = classifier_of(place, latest(place, "classifier")).network

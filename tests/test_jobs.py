@@ -141,10 +141,10 @@ def done_tasks(place: Place, run: Run) -> list[str]:
 @pytest.mark.parametrize(
     ("step", "config", "way"),
     [
-        ("identify", SEARCH, "new runner"), ("correct", SWEEP, "new runner"),
+        ("identify", SEARCH, "new runner"),
         ("correct", SWEEP, "spare runner"),
     ],
-)  # fmt: skip
+)
 def test_a_run_killed_in_the_middle_is_resumed_to_the_same_result(
     step: StepName, config: dict[str, Any], way: Way, corrected_template: Path, place: Place
 ) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from defuse_core.config import DistillationConfig
@@ -75,4 +74,6 @@ class Stability(Step):
 
     def _adjusted_rand(self, other: Tensor) -> float:
         """1 where both fits group the mistakes alike, about 0 by chance; those in no region are one group."""
+        from sklearn.metrics import adjusted_rand_score  # slow to import
+
         return float(adjusted_rand_score(self.base.numpy(), other.numpy()))

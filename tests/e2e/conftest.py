@@ -57,7 +57,7 @@ def chromium() -> Iterator[Browser]:
 def dashboard(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The dashboard of all tests; take it by `server`, which cleans up."""
     assert chromium.is_connected()
-    with serving(tmp_path_factory.mktemp("dashboard")) as found:
+    with serving(tmp_path_factory.mktemp("dashboard"), spare=True) as found:
         yield found
 
 

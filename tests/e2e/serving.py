@@ -97,19 +97,23 @@ def held(site: Site, step: StepName) -> Iterator[None]:
 
 
 @contextmanager
-def serving(folder: Path, *, options: Sequence[str] = (), port: int = 0) -> Iterator[Server]:
-    """Serve a dashboard as a user has it, with its workspace at `folder/home`; end its runs with it."""
+def serving(
+    folder: Path, *, options: Sequence[str] = (), port: int = 0, spare: bool = False
+) -> Iterator[Server]:
+    """Serve a dashboard, with its workspace at `folder/home`; end its runs with it.
+
+    A `spare` runner is kept as a user has it: worth its start where there are runs to be given.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port), "--no-browser"]
     home = folder / "home"
-    environment = {name: value for name, value in os.environ.items() if name != SPARE_RUNNER}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *options], cwd=folder, stdout=log, stderr=log,
-            env={**environment, "DEFUSE_HOME": str(home)},
+            env={**os.environ, "DEFUSE_HOME": str(home), SPARE_RUNNER: "1" if spare else "0"},
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:

@@ -1,4 +1,7 @@
-"""The whole story in one browser: from a classifier to the report, on the demo or on a hundred digits."""
+"""The story in one browser: the demo from a classifier to the report, a hundred digits as far as the labels.
+
+What comes after the labels has tests of its own, which begin from a project that has them.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,16 @@ LAMBDAS = [1.0, 10.0]
 ME = "Grace"
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How much is computed, and what is expected of the correction."""
+IMAGES = 600  # of the demo, searched around and tuned on; less than a quarter of its time
 
-    images: int  # searched around and tuned on
+
+@dataclass(frozen=True)
+class Search:
+    """How much is searched."""
+
+    images: int
     perturbations: int
     per_image: int
-    epochs: int
-    instances: int
-    noise_images: int
-    region_accuracy: float  # at least that, of the regions
-    loss: float  # at most that, of the test set
-
-
-DEMO = Scale(600, 100, 20, 2, 256, 256, 0.9, 0.01)  # less than a quarter of the demo's time
-SMALL = Scale(100, 40, 10, 1, 32, 16, 0.6, 0.05)  # of each class ten images
 
 
 def done(site: Site, step: StepName) -> Run:
@@ -80,29 +77,31 @@ def test_from_a_fresh_workspace_to_the_report(page: Page, server: Server) -> Non
     page.goto(server.url)
     page.get_by_role("button", name="Open the demo").click(timeout=60 * SECONDS)
     expect(page.get_by_text("0.960")).to_be_visible(timeout=90 * SECONDS)
-    tell(page, Site(server, server.workspace.project("demo")), DEMO)
+    site = Site(server, server.workspace.project("demo"))
+    search_and_label(page, site, Search(IMAGES, 100, 20))
+    repair_and_report(page, site)
 
 
 @pytest.mark.timeout(300)
-def test_from_a_classifier_of_a_hundred_digits_to_the_report(page: Page, digits: Site) -> None:
+def test_from_a_classifier_of_a_hundred_digits_to_their_labels(page: Page, digits: Site) -> None:
     page.goto(digits.link("classifier"))
     expect(page.get_by_text("Misclassified: 4 of 100")).to_be_visible(timeout=90 * SECONDS)
-    tell(page, digits, SMALL)
+    search_and_label(page, digits, Search(100, 40, 10))
 
 
-def tell(page: Page, site: Site, scale: Scale) -> None:
+def search_and_label(page: Page, site: Site, search: Search) -> None:
     """Go from page to page, and compare what each shows with what is stored."""
     go(page, "Identify")
-    fill(page, "spinbutton", "n perturbations", f"{scale.perturbations}")
-    fill(page, "spinbutton", "max mistakes per image", f"{scale.per_image}")
-    fill(page, "spinbutton", "max images", f"{scale.images}")
-    codes = scale.images * scale.perturbations
-    told = page.get_by_text(f"{scale.images} images × Q = {codes:,} codes")
+    fill(page, "spinbutton", "n perturbations", f"{search.perturbations}")
+    fill(page, "spinbutton", "max mistakes per image", f"{search.per_image}")
+    fill(page, "spinbutton", "max images", f"{search.images}")
+    codes = search.images * search.perturbations
+    told = page.get_by_text(f"{search.images} images × Q = {codes:,} codes")
     expect(told).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     wait_for(page, "Mistakes")
     found = done(site, "identify").summary
-    assert found["searched"] == scale.images
+    assert found["searched"] == search.images
     n_found = sum(found["mistakes"].values())
     shown = page.get_by_text(f"{n_found:,}", exact=True)
     expect(shown.first).to_be_visible(timeout=30 * SECONDS)
@@ -130,14 +129,18 @@ def tell(page: Page, site: Site, scale: Scale) -> None:
 
     eventually(lambda: len(mine()) == 10, seconds=20)
     assert mine() == named
+    assert page.get_by_test_id("stException").count() == 0
 
+
+def repair_and_report(page: Page, site: Site) -> None:
+    """Go on from the labels to the slides."""
     go(page, "Correct")
     fill(page, "textbox", "λ, weights of the regions", ", ".join(f"{lam:g}" for lam in LAMBDAS))
-    fill(page, "spinbutton", "epochs", f"{scale.epochs}")
-    fill(page, "spinbutton", "instances per region", f"{scale.instances}")
-    fill(page, "spinbutton", "max images", f"{scale.images}")
+    fill(page, "spinbutton", "epochs", "2")
+    fill(page, "spinbutton", "instances per region", "256")
+    fill(page, "spinbutton", "max images", f"{IMAGES}")
     fill(page, "textbox", re.compile("^λ of the baseline"), "1")
-    told = page.get_by_text(re.compile(f"2 λ and 1 of the baseline: 3 times {scale.epochs} epoch"))
+    told = page.get_by_text(re.compile("2 λ and 1 of the baseline: 3 times 2 epoch"))
     expect(told).to_be_visible(timeout=30 * SECONDS)
     page.get_by_role("button", name="Start", exact=True).click()
     wait_for(page, "Correction")
@@ -146,8 +149,8 @@ def tell(page: Page, site: Site, scale: Scale) -> None:
     assert sorted(p["lam"] for p in correct.summary["corrected"]["points"]) == LAMBDAS
     before = correct.summary["before"]
     assert before["region"][0] < 0.4
-    assert chosen["region"][0] > scale.region_accuracy
-    assert chosen["test"][0] > before["test"][0] - scale.loss
+    assert chosen["region"][0] > 0.9
+    assert chosen["test"][0] > before["test"][0] - 0.01
     with page.expect_download() as download:
         page.get_by_role("button", name="Corrected checkpoint").first.click(timeout=60 * SECONDS)
     weights = safetensors.torch.load_file(download.value.path())
@@ -158,7 +161,7 @@ def tell(page: Page, site: Site, scale: Scale) -> None:
 
     go(page, "Evidence")
     page.get_by_text("More settings").click(timeout=60 * SECONDS)
-    fill(page, "spinbutton", "noise images", f"{scale.noise_images}")
+    fill(page, "spinbutton", "noise images", "256")
     page.get_by_role("button", name="Measure", exact=True).click(timeout=60 * SECONDS)
     wait_for(page, "Evidence")
     page.get_by_role("button", name="Make the report").click(timeout=60 * SECONDS)

@@ -183,7 +183,7 @@ def test_what_cannot_be_used_is_refused_in_words(
 @pytest.mark.timeout(200)
 def test_an_upload_is_held_once_and_let_go(page: Page, server: Server, tmp_path: Path) -> None:
     """Streamlit's own way holds it twice while the page runs, and once as long as the tab lives."""
-    size = 240_000_000
+    size = 120_000_000
     save_file({"weight": torch.zeros(size // 4)}, tmp_path / "large.safetensors")
     create_project(page, server)
     process = psutil.Process(server.process.pid)
