@@ -167,17 +167,17 @@ def test_a_class_that_is_markup_is_text_on_every_page(
         database.commit()
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    region = f"Region {heaviest(labelled)}"
-    for link, shown in (
-        (labelled.link("label", region=region), page.get_by_role("button", name=NASTY)),
-        (labelled.link("regions", region=region), page.get_by_role("slider", name="τ")),
-        (labelled.link("map"), page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
-        (labelled.link("identify"), page.get_by_text("Who is taken for whom")),
-        (labelled.link("classifier"), page.get_by_text("Misclassified")),
-        (labelled.link("generator"), page.get_by_text("A traversal")),
-        (labelled.link(""), page.get_by_text("Regions labelled")),
+    page.goto(labelled.link("label", region=f"Region {heaviest(labelled)}"))
+    for name, shown in (
+        ("Label", page.get_by_role("button", name=NASTY)),
+        ("Regions", page.get_by_role("slider", name="τ")),
+        ("Map", page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
+        ("Identify", page.get_by_text("Who is taken for whom")),
+        ("Classifier", page.get_by_text("Misclassified")),
+        ("Generator", page.get_by_text("A traversal")),
+        ("Overview", page.get_by_text("Regions labelled")),
     ):
-        page.goto(link)
+        page.get_by_test_id("stSidebar").get_by_role("link", name=name, exact=True).click()
         expect(shown.first).to_be_visible(timeout=60 * SECONDS)
         expect(page.get_by_text("Loading ")).to_have_count(0, timeout=60 * SECONDS)
         assert page.locator("img[src='x']").count() == 0
