@@ -24,6 +24,7 @@ from defuse_core.manifest import make_manifest
 from defuse_core.manifest_models import MadeStep
 from defuse_core.manifest_reading import read_manifest
 from defuse_core.replay import replay as make_again
+from defuse_core.replay import resources_of
 from defuse_core.runs import Run
 from defuse_core.workspace import Project, Workspace
 
@@ -103,7 +104,7 @@ def replay(
     bring = Bring(data, tuple(checkpoint or ()), code_path, trust_program, device, threads, more_data)
     bars = shown.progress_bars(console)
     try:
-        with bars, launcher.spare_runner():
+        with bars, launcher.spare_runner(resources_of(made.runs[0], bring)):
             found = make_again(
                 workspace, made, name=name, bring=bring, watch=lambda run: shown.watch(workspace, run, bars)
             )

@@ -142,7 +142,7 @@ def _begin(
     """The run at a position: found, gone on with, or submitted on those before it."""
     made = manifest.runs[position]
     config = _config(workspace, manifest, made, runs, bring)
-    resources = _resources(made, bring)
+    resources = resources_of(made, bring)
     wanted = check_config(made.step, config).model_dump(mode="json")
     ids = {runs[other].id for other in made.stands_on}
     found = [
@@ -181,7 +181,7 @@ def _config(
     return config
 
 
-def _resources(made: MadeRun, bring: Bring) -> Resources:
+def resources_of(made: MadeRun, bring: Bring) -> Resources:
     """Where a run computes that is to give the same numbers; what ran on a cluster runs here."""
     local = made.resources.engine == "local"
     threads = made.found.threads if local else max(1, round(made.resources.cpus))

@@ -67,13 +67,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest files first; the order is otherwise as it was."""
 
     def place(item: pytest.Item) -> int:
         return next((n for n, prefix in enumerate(LONGEST) if item.nodeid.startswith(prefix)), len(LONGEST))
 
-    items.sort(key=place)
+    if not config.pluginmanager.has_plugin("randomly"):  # which has shuffled them
+        items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BrowserTogether:
@@ -83,18 +84,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BrowserToget
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell the total and the ten slowest files; pytest itself tells the ten slowest tests."""
-    seconds: dict[str, float] = defaultdict(float)
+    """Tell the ten slowest tests, the ten slowest files and the total."""
+    tests: dict[str, float] = defaultdict(float)
+    files: dict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
-                seconds[report.nodeid.partition("::")[0]] += report.duration
-    if len(seconds) < 2:
+                tests[report.nodeid] += report.duration
+                files[report.nodeid.partition("::")[0]] += report.duration
+    if len(files) < 2:
         return
-    terminalreporter.section("slowest 10 files")
-    for file, each in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
-        terminalreporter.line(f"{each:.2f}s {file}")
-    terminalreporter.line(f"{sum(seconds.values()):.0f}s in all, on all workers")
+    for what, seconds in (("tests, what they share with the first that needs it", tests), ("files", files)):
+        terminalreporter.section(f"slowest 10 {what}")
+        for name, each in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
+            terminalreporter.line(f"{each:.2f}s {name}")
+    terminalreporter.line(f"{sum(files.values()):.0f}s in all, on all workers")
 
 
 @pytest.fixture(autouse=True, scope="session")

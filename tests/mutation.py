@@ -10,6 +10,7 @@ import argparse
 import ast
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,13 +58,16 @@ def mutate_module(name: str) -> bool:
     """Sample the mutants of a module in this folder and run its tests on each; tell which survive."""
     from cosmic_ray.commands import execute, init
     from cosmic_ray.config import ConfigDict
+    from cosmic_ray.testing import run_tests
     from cosmic_ray.work_db import use_db
     from cosmic_ray.work_item import TestOutcome
 
     path = Path("defuse_core", f"{name}.py")
-    words = [sys.executable, "-m", "pytest", *_TESTS, str(path), *MODULES[name]]
+    command = shlex.join([sys.executable, "-m", "pytest", *_TESTS, str(path), *MODULES[name]])
     started = time.monotonic()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    outcome, output = run_tests(command, timeout=600)  # as on every mutant
+    if outcome != TestOutcome.SURVIVED:
+        raise SystemExit(f"{name}: its tests fail without a mutant\n{output}")
     lasted = time.monotonic() - started
     with use_db(f"{name}.sqlite") as session:
         init([path], session, {})
@@ -75,14 +79,11 @@ def mutate_module(name: str) -> bool:
         sample = random.Random(SEED).sample(items, min(SAMPLE, len(items)))
         session.clear()
         session.add_work_items(sample)
-        config = {
-            "test-command": " ".join(words), "timeout": 3 * lasted + 30, "distributor": {"name": "local"}
-        }  # fmt: skip
+        config = {"test-command": command, "timeout": 3 * lasted + 30, "distributor": {"name": "local"}}
         execute(session, ConfigDict(config))
-        survivors = [
-            result.diff for _, result in session.results if result.test_outcome != TestOutcome.KILLED
-        ]
-    killed = 1 - len(survivors) / len(sample)
+        results = [result for _, result in session.results]
+        survivors = [each.diff for each in results if each.test_outcome == TestOutcome.SURVIVED]
+    killed = sum(each.test_outcome == TestOutcome.KILLED for each in results) / len(sample)
     print(f"{name}: {killed:.0%} of {len(sample)} mutants killed, of {len(items)} in all")
     for diff in survivors:
         print("\n".join(line for line in diff.splitlines() if line[:1] in "+-@"), end="\n\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.annotations import (
@@ -32,6 +32,7 @@ from defuse_core.label_files import CSV_COLUMNS, from_csv, to_csv
 from defuse_core.region_edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
+from tests.properties import tried
 
 CLASSES = ("cat", "dog", "bird")
 REGIONS = (0, 1, 7)
@@ -192,7 +193,6 @@ def test_one_takes_back_only_ones_own_answers_about_the_same_run(annotations: An
         max_size=15,
     )
 )
-@settings(max_examples=40)
 def test_answers_count_as_on_one_pile_an_annotator_now_and_at_every_time_before(
     shared: Annotations, steps: list[tuple[str, list[int] | None]]
 ) -> None:
@@ -301,7 +301,6 @@ def test_answers_and_undos_of_one_batch_are_stored_in_order(annotations: Annotat
 
 
 @given(sent=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12), data=st.data())
-@settings(max_examples=30)
 def test_a_queue_sent_in_any_pieces_is_stored_as_it_would_be_at_once(
     shared: Annotations, sent: list[tuple[str, bool]], data: st.DataObject
 ) -> None:
@@ -402,7 +401,6 @@ def test_ids_of_regions_are_put_in_once(annotations: Annotations) -> None:
 
 
 @given(steps=st.lists(st.sampled_from([*STRUCTURAL, "rename", "tau", "undo"]), max_size=10))
-@settings(max_examples=30)
 def test_edits_are_undone_the_last_first_and_told_as_they_were_at_every_time(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
@@ -537,7 +535,7 @@ def labelled(draw: st.DrawFn) -> tuple[list[str], list[LabelEvent]]:
 
 
 @given(told=labelled(), bom=st.booleans(), ends=st.sampled_from(["\n", "\r\n", "\r"]))
-@settings(max_examples=200)
+@tried(6)
 def test_labels_survive_a_csv(told: tuple[list[str], list[LabelEvent]], bom: bool, ends: str) -> None:
     names, events = told
     text = to_csv(events, names)
@@ -548,7 +546,7 @@ def test_labels_survive_a_csv(told: tuple[list[str], list[LabelEvent]], bom: boo
 
 
 @given(told=labelled())
-@settings(max_examples=100)
+@tried(3)
 def test_other_programs_read_the_csv_as_it_is_meant(told: tuple[list[str], list[LabelEvent]]) -> None:
     names, events = told
     rows = list(csv.DictReader(io.StringIO(to_csv(events, names), newline="")))

@@ -36,7 +36,7 @@ from tests.tutorial_networks import SmallCnn
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"
 BATCH = {0: torch.export.Dim("batch")}
-each_file = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+each_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def network(seed: int = 0) -> SmallCnn:

@@ -202,6 +202,7 @@ def test_detached_cancelled_and_resumed(process: Defuse, defuse: Defuse, place: 
     assert told["status"] in ("queued", "running")
     run = place.workspace.runs.get(told["run"])
     eventually(lambda: place.get(run).status == "running", seconds=20)
+    os.kill(place.get(run).pid, signal.SIGSTOP)  # lest it end before the other command has begun
     assert f"run {run.id} is cancelled" in process("cancel", str(run.id)).stdout
     assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout  # again: no error
     listed = {r["run"]: r["status"] for r in json.loads(defuse("runs", "--json").stdout)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -24,6 +24,7 @@ from defuse_core.config import (
 )
 from defuse_core.step_configs import ConfigError, StepName, check_config, preset_values
 from defuse_core.vae import vae_config_for
+from tests.properties import tried
 
 STEPS: tuple[type[BaseModel], ...] = (
     VaeConfig,
@@ -352,7 +353,7 @@ VALUES = st.recursive(
 
 
 @given(data=st.data(), step=st.sampled_from(list(RUNS)))
-@settings(max_examples=200)
+@tried(6)
 def test_whatever_comes_is_taken_or_refused_in_words(data: st.DataObject, step: StepName) -> None:
     """No value breaks the check itself, and what it takes it takes again from JSON."""
     fields = st.sampled_from([*RUNS[step].config.model_fields, "x"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -56,7 +56,6 @@ def failures(shapes: ImageDataset) -> FailureInstances:
     return FailureInstances(255 - part.images, part.labels, torch.arange(60) % 4)
 
 
-@settings(max_examples=40)
 @given(
     lam=st.floats(0, 1000),
     n=st.integers(1, 6),

@@ -16,19 +16,19 @@ from defuse_core import demo
 from defuse_core.config import PRESETS
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
+from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.projects import new_project
 from defuse_core.reproduction import few_images
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
 from defuse_core.workspace import DATABASE, Workspace
 from tests.commands import checked, command, defuse_here, defuse_process
+from tests.spares import is_spare
 from tests.templates import make_once
 from tests.workspaces import copy_place, eventually
 
 ORDER = ["classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report"]
 HERE = Resources(device="cpu", threads=1)
-
-
 WHOLE = (pytest.mark.verify, pytest.mark.timeout(900))
 
 
@@ -62,7 +62,7 @@ class Folder:
 
 def run_to_end(folder: Path, *words: str) -> None:
     """Run a demo in a process, whose runs are processes, too."""
-    env = Folder(folder, "").env
+    env = Folder(folder, "").env | {SPARE_RUNNER: "1"}
     done = checked(defuse_process("demo", *words, "--out", "evidence", cwd=folder, env=env))
     assert "Figure 4" in done.stdout
 
@@ -72,23 +72,29 @@ def run_with_a_stop(folder: Path) -> None:
     quick = Folder(folder, "demo-quick")
     with (folder / "stopped.txt").open("wb") as log:
         first = subprocess.Popen(
-            command("demo", "--quick", "--out", "evidence"), cwd=folder, env={**os.environ, **quick.env},
-            stdout=log, stderr=log,
+            command("demo", "--quick", "--out", "evidence"), cwd=folder, stdout=log, stderr=log,
+            env={**os.environ, **quick.env, SPARE_RUNNER: "1"},
         )  # fmt: skip
         try:
             eventually(lambda: (folder / "home" / DATABASE).is_file(), seconds=60)
             workspace = quick.workspace
-            eventually(lambda: "identify" in [run.step for run in _runs(workspace)], seconds=120)
+            eventually(lambda: _searches(workspace), seconds=120)
+            begun = _runs(workspace)
+            taken = is_spare(begun[-1])
             first.send_signal(signal.SIGINT)
             code = first.wait(60)
         finally:
             first.kill()
             first.wait()
-    begun = [run.id for run in _runs(workspace)]
     workspace.close()
-    (folder / "stopped.json").write_text(json.dumps({"code": code, "begun": begun}))
+    stopped = {"code": code, "begun": len(begun), "spare": taken}
+    (folder / "stopped.json").write_text(json.dumps(stopped))
     done = checked(defuse_here("demo", "--quick", "--out", "evidence", cwd=folder, env=quick.env))
     assert "Figure 4" in done.stdout
+
+
+def _searches(workspace: Workspace) -> bool:
+    return any(run.step == "identify" and run.has_runner for run in _runs(workspace))
 
 
 def _runs(workspace: Workspace) -> list[Run]:
@@ -212,8 +218,8 @@ def test_a_demo_that_was_stopped_goes_on_where_it_was(quick: Folder) -> None:
     assert "the step goes on; see: defuse runs. To go on with the demo: defuse demo --quick" in said
     assert "Traceback" not in said
     runs = quick.runs()
-    assert [run.id for run in runs[: len(stopped["begun"])]] == stopped["begun"]
-    assert 3 <= len(stopped["begun"]) < len(runs) == 8, "no step was begun a second time"
+    assert 3 <= stopped["begun"] < len(runs) == 8, "no step was begun a second time"
+    assert stopped["spare"], "the search did not take the spare runner of the command"
 
 
 def test_a_demo_that_is_done_is_run_anew(

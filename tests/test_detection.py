@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -144,7 +144,6 @@ def test_sizes_that_the_images_do_not_have_are_told(tmp_path: Path) -> None:
     assert (example[0].architecture, example[0].image_size) == ("mnist_cnn", 32)
 
 
-@settings(max_examples=30)
 @given(
     widths=st.lists(st.integers(1, 6), min_size=0, max_size=5),
     names=st.lists(

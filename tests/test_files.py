@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.files import file_sha256, store_chunks, write_bytes
@@ -134,7 +134,6 @@ def test_a_folder_in_the_way_stays_and_no_temporary_does(tmp_path: Path) -> None
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))
-@settings(max_examples=50)
 def test_chunks_are_stored_under_the_sha256_of_their_content(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
     with tempfile.TemporaryDirectory() as name:

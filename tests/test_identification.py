@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from defuse_core.identification import (
 from defuse_core.records import MistakeKind, Mistakes
 from defuse_core.runtime import numpy_rng, supports_bf16
 from defuse_core.vae import BetaVAE, decode_images
+from tests.properties import tried
 
 CPU = torch.device("cpu")
 SEARCH = IdentificationConfig(
@@ -180,7 +181,7 @@ def test_every_kept_code_is_a_mistake_in_order(
     assert found.latents.dtype == found.noise_norm.dtype == torch.float32
 
 
-@settings(max_examples=10)
+@tried(1 / 3)
 @given(batch_size=st.integers(1, 300), cap=st.sampled_from([None, 2]))
 @example(batch_size=1, cap=2)
 @example(batch_size=300, cap=None)
@@ -199,7 +200,7 @@ def test_batch_size_changes_nothing(
 
 
 @needs_bf16
-@settings(max_examples=20)
+@tried(2 / 3)
 @given(
     batch_size=st.integers(1, 300),
     cap=st.sampled_from([None, 1, 4]),
@@ -425,7 +426,7 @@ def test_cuda_finds_what_the_cpu_finds(
 
 
 @given(cap=st.integers(1, 14))
-@settings(max_examples=10)
+@tried(1 / 3)
 def test_any_cap_keeps_the_smallest_of_the_uncapped(
     trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, cap: int
 ) -> None:
@@ -442,7 +443,7 @@ def test_any_cap_keeps_the_smallest_of_the_uncapped(
 
 
 @given(first=st.integers(0, 10**6), second=st.integers(0, 10**6))
-@settings(max_examples=10)
+@tried(1 / 3)
 def test_results_agree_where_seeds_do(
     trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, first: int, second: int
 ) -> None:

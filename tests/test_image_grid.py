@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from streamlit.testing.v1 import AppTest
@@ -16,7 +16,6 @@ from dashboard.components.image_grid import png_bytes, png_url
 from tests.apps import NASTY, decode, tiles
 
 
-@settings(max_examples=40)
 @given(
     height=st.integers(1, 20),
     width=st.integers(1, 20),

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import nn
@@ -64,7 +64,6 @@ def test_draws_have_the_mean_and_tau_times_the_covariance(tau: float) -> None:
 
 
 @given(tau=st.floats(0, 100), seed=st.integers(0, 1000))
-@settings(max_examples=30)
 def test_tau_moves_the_same_draws(tau: float, seed: int) -> None:
     unit = draw_latents(REGION, 20, tau=1.0, seed=seed).double().numpy() - REGION.mean
     moved = draw_latents(REGION, 20, tau=tau, seed=seed).double().numpy() - REGION.mean
@@ -323,7 +322,6 @@ def test_as_many_more_answers_as_are_told_decide_and_one_fewer_does_not(
 
 
 @given(counts=SHARES, rho=RHOS)
-@settings(max_examples=40)
 def test_answers_in_the_same_share_decide_once_there_are_enough(counts: tuple[int, int], rho: float) -> None:
     """Of whole answers, by SciPy: n must be a multiple of the share's denominator."""
     wrong, n = counts

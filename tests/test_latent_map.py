@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.vae import encode_means
 from tests.in_process import done_here
+from tests.properties import tried
 from tests.workspaces import Place
 
 Points = NDArray[np.floating[Any]]
@@ -138,7 +139,7 @@ def selections(draw: st.DrawFn) -> tuple[list[dict[str, Any]], LatentMap, NDArra
 
 
 @given(selections())
-@settings(max_examples=300)
+@tried(10)
 def test_a_selection_says_what_the_points_are(
     asked: tuple[list[dict[str, Any]], LatentMap, NDArray[np.int64]],
 ) -> None:

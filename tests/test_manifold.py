@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -90,7 +90,6 @@ def test_the_radius_of_many_codes_is_estimated_on_a_seeded_sample_against_all_of
     assert Manifold.of(few, seed=0).radius == Manifold.of(few, seed=1).radius
 
 
-@settings(max_examples=30)
 @given(st.integers(2, 30), st.integers(1, 4), st.integers(0, 99), st.floats(0.1, 10), st.floats(-5, 5))
 def test_scaling_scales_moving_and_turning_change_nothing(
     n: int, dim: int, seed: int, scale: float, shift: float

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -74,7 +74,6 @@ def edit_at_random(mixture: Mixture, kind: str, draw: st.DataObject) -> RegionEd
 
 
 @given(kinds=st.lists(st.sampled_from([*STRUCTURAL, "undo", "rename"]), max_size=6), draw=st.data())
-@settings(max_examples=25)
 def test_any_sequence_of_edits_and_undos_keeps_a_mixture(kinds: list[str], draw: st.DataObject) -> None:
     edits: list[RegionEdit] = []
     before: list[list[tuple[int, float, bytes, bytes]]] = []  # one an edit that counts, to go back to

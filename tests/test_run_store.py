@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core import runs as runs_module
@@ -32,6 +32,7 @@ from defuse_core.runs import (
     process_started,
 )
 from defuse_core.workspace import Workspace
+from tests.properties import tried
 
 ENDED: tuple[RunStatus, ...] = ("done", "failed", "cancelled", "interrupted")
 
@@ -720,7 +721,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         max_size=25,
     )
 )
-@settings(max_examples=40)
 def test_a_reader_who_asks_for_what_is_new_ends_up_with_every_last_point(
     shared: Workspace, written: list[tuple[str, str, float, bool]]
 ) -> None:
@@ -897,7 +897,7 @@ def is_stale(number: int, runs: dict[int, Run], labels: dict[int, int]) -> bool:
 
 
 @given(history=histories())
-@settings(max_examples=300)
+@tried(10)
 def test_stale_marks_are_those_of_the_rule(history: tuple[list[Run], dict[int, int]]) -> None:
     runs, labels = history
     by_id = {run.id: run for run in runs}

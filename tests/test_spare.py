@@ -16,30 +16,19 @@ import psutil
 import pytest
 
 from defuse_core.jobs import launcher, spare
-from defuse_core.jobs.spare import FREE_MEMORY, SPARE_RUNNER
+from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.runs import Resources, Run
+from tests.spares import spares_of_this_process as spares
 from tests.workspaces import ONE_THREAD, SEARCH, Place, eventually
 
 
 @pytest.fixture(autouse=True)
 def _none_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(SPARE_RUNNER, "1")
-    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # part of the environment, and not the same in a fixture
+    monkeypatch.setattr(spare, "FREE_MEMORY", 0)  # however small the machine
     yield
     launcher.drop_spare()
     eventually(lambda: not spares(), seconds=10)
-
-
-def spares() -> list[int]:
-    """Process ids of the spare runners of this process, those that took a run included."""
-    found = []
-    for process in psutil.Process().children():
-        try:
-            if "defuse_core.jobs.spare" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def start_and_cancel(place: Place, resources: Resources = ONE_THREAD) -> Run:
@@ -71,6 +60,15 @@ def test_a_run_that_is_given_before_the_spare_is_ready_is_done(place: Place) -> 
     assert run.pid == kept
     run = place.wait(run)
     assert run.status == "done", place.log(run)
+
+
+def test_what_a_spare_prints_is_in_the_log_of_its_run(place: Place) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    (path,) = place.workspace.run_folder(place.workspace.runs.latest(1, "vae").id).glob("vae.safetensors")
+    path.write_bytes(b"no weights")
+    run = place.wait(place.submit("identify", SEARCH))
+    assert run.status == "failed"
+    assert "Traceback (most recent call last)" in place.log(run)
 
 
 def test_a_ready_spare_sleeps_and_holds_no_file() -> None:
@@ -133,6 +131,42 @@ def test_a_run_of_other_code_is_started_anew(
     assert len(spares()) == 1
 
 
+def test_an_upgrade_of_what_it_computes_with_is_other_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = tmp_path / "computes.py"
+    module.write_text("version = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(spare, "_COMPUTE", ("computes", "not_installed"))
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    module.write_text("version = 22\n")
+    launcher.keep_spare(ONE_THREAD)
+    eventually(lambda: kept not in spares())
+    assert len(spares()) == 1
+
+
+def test_a_link_to_nothing_among_the_code_is_code_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As an editor leaves one beside a file that is open."""
+    (tmp_path / ".#open.py").symlink_to("nobody@nowhere")
+    monkeypatch.setattr(spare, "_PACKAGE", tmp_path)
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    assert start_and_cancel(place).pid == kept
+
+
+def test_variables_that_scikit_learn_sets_make_no_other_environment(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the dashboard it is imported by the page that needs it, after the spare was started."""
+    launcher.keep_spare(ONE_THREAD)
+    (kept,) = spares()
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "TRUE")
+    assert start_and_cancel(place).pid == kept
+
+
 def test_where_it_was_killed_a_run_starts_as_without(place: Place) -> None:
     launcher.keep_spare(ONE_THREAD)
     (kept,) = spares()
@@ -149,18 +183,25 @@ def test_where_it_cannot_be_started_a_run_starts_as_without(
         launcher.keep_spare(ONE_THREAD)
     assert not spares()
     assert launcher.await_spare() is None
-    assert start_and_cancel(place).has_runner
+    assert place.run("map", {"method": "pca"}).status == "done"
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("why", ["switched off", "short of memory"])
-def test_none_is_kept_where_it_is_not_wanted(place: Place, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_none_is_kept_where_it_is_not_wanted(
+    place: Place, monkeypatch: pytest.MonkeyPatch, why: str, before: bool
+) -> None:
+    if before:
+        launcher.keep_spare(ONE_THREAD)
+        assert len(spares()) == 1
     if why == "switched off":
         monkeypatch.setenv(SPARE_RUNNER, "0")
     else:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE_MEMORY - 1))
+        monkeypatch.setattr(spare, "FREE_MEMORY", 1000)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=999))
     launcher.keep_spare(ONE_THREAD)
-    assert not spares()
-    assert start_and_cancel(place).has_runner
+    eventually(lambda: not spares())
+    start_and_cancel(place)
     assert not spares()
 
 

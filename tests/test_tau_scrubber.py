@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
@@ -15,7 +15,6 @@ from dashboard.components.tau_scrubber import Sprite, make_sprite, tau_scrubber
 from tests.apps import NASTY, decode
 
 
-@settings(max_examples=40)
 @given(
     n_taus=st.integers(1, 5),
     n_draws=st.integers(1, 6),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -151,7 +151,6 @@ def test_layers_of_the_presets_are_those_of_the_figures(name: str, expected: lis
     assert strides == {(2, 2)}
 
 
-@settings(max_examples=60)
 @given(
     image_size=st.integers(4, 40),
     padding=st.integers(0, 10),

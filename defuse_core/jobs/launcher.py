@@ -12,8 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from typing import Any
 
 from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.files import write_bytes
-from defuse_core.jobs.spare import SpareKeeper
+from defuse_core.jobs.spare import SpareKeeper, start_process
 from defuse_core.runs import Resources, Run, available_cores, is_alive, process_started
 from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
 from defuse_core.workspace import Workspace
@@ -267,14 +265,9 @@ def prepare_folder(workspace: Workspace, run: Run) -> None:
 
 def _start_runner(workspace: Workspace, run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     folder = workspace.run_folder(run.id)
-    command = [sys.executable, "-P", "-m", "defuse_core.jobs.runner", str(workspace.home), str(run.id)]
+    words = ["defuse_core.jobs.runner", str(workspace.home), str(run.id)]
     with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env=dict(environment), cwd=folder,
-        )  # fmt: skip
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
-    return process
+        return start_process(words, environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
 
 
 def _environment(resources: Resources) -> dict[str, str]:

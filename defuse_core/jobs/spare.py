@@ -15,11 +15,13 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,6 +32,10 @@ FREE_MEMORY = 2 * 2**30
 """Bytes that have to be available for a spare to be started; idle, it holds about a quarter of that."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
+_OWN_WAYS = "KMP_"
+"""OpenMP's variables begin so; scikit-learn sets some where it is imported, in any process."""
+
 _READY = b"ready\n"
 
 
@@ -43,7 +49,7 @@ class _Spare:
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Whether a runner started now would be the same."""
-        return self.environment == environment and self.code == _code()
+        return _compared(self.environment) == _compared(environment) and self.code == _code()
 
 
 class SpareKeeper:
@@ -89,6 +95,7 @@ class SpareKeeper:
                 spare.process.stdin.write(json.dumps([str(home), run_id]).encode() + b"\n")
                 spare.process.stdin.flush()
             except OSError:  # it was ended from outside
+                spare.process.kill()
                 return None
             finally:
                 _close(spare)
@@ -100,14 +107,14 @@ class SpareKeeper:
             self._renew(environment)
 
     def _renew(self, environment: Mapping[str, str]) -> None:
-        if not self._keeping or psutil.virtual_memory().available < FREE_MEMORY:
-            return
+        wanted = self._keeping and psutil.virtual_memory().available >= FREE_MEMORY
         spare = self._spare
-        if spare is not None and spare.process.poll() is None and spare.fits(environment):
+        if wanted and spare is not None and spare.process.poll() is None and spare.fits(environment):
             return
         self._end()
-        with suppress(OSError):  # then the next run starts without
-            self._spare = _start(environment)
+        if wanted:
+            with suppress(OSError, RuntimeError):  # no process or no thread more: the next run starts without
+                self._spare = _start(environment)
 
     def _end(self) -> None:
         if self._spare is not None:
@@ -118,12 +125,21 @@ class SpareKeeper:
 
 def _start(environment: Mapping[str, str]) -> _Spare:
     code = _code()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, start_new_session=True, env=dict(environment),
-    )  # fmt: skip
-    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    process = start_process(
+        [__name__], environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     return _Spare(process, dict(environment), code)
+
+
+def start_process(
+    words: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a module of ours, with its arguments, in a session of its own; it is waited for at its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", *words], start_new_session=True, env=dict(environment), **options
+    )
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    return process
 
 
 def _close(spare: _Spare) -> None:
@@ -134,10 +150,23 @@ def _close(spare: _Spare) -> None:
                 pipe.close()
 
 
+def _compared(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(_OWN_WAYS)}
+
+
 def _code() -> int:
-    """A number that changes with the code: of names, sizes and times of change of all modules."""
-    found = ((str(path), path.stat()) for path in sorted(_PACKAGE.rglob("*.py")))
-    return hash(tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+    """A number that changes with the code, ours and what it computes with: of names, sizes and times."""
+    found = (find_spec(name) for name in _COMPUTE)
+    files = [spec.origin for spec in found if spec is not None and spec.origin is not None]
+    return hash(tuple(_state(path) for path in (*sorted(_PACKAGE.rglob("*.py")), *map(Path, files))))
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # it was removed just now, or is a link to nothing
+        return str(path), 0, 0
+    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def wait_for_run() -> int:
@@ -154,13 +183,19 @@ def wait_for_run() -> int:
     if not line:
         return 0
     home, run_id = json.loads(line)
-    os.chdir(Path(home) / "runs" / str(run_id))
+    with suppress(OSError):  # without its folder a run fails, and says so
+        _stand_in(Path(home) / "runs" / str(run_id))
+    return runner.main(Path(home), run_id)
+
+
+def _stand_in(folder: Path) -> None:
+    """Be in the folder of a run, and write to its log, as a runner started for it."""
+    os.chdir(folder)
     nothing, log = os.open(os.devnull, os.O_RDONLY), os.open("log.txt", os.O_WRONLY | os.O_APPEND)
     for source, target in ((nothing, sys.stdin), (log, sys.stdout), (log, sys.stderr)):
         os.dup2(source, target.fileno())
     os.close(nothing)
     os.close(log)
-    return runner.main(Path(home), run_id)
 
 
 def _step_modules() -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,8 +84,15 @@ class Site:
 
 @contextmanager
 def held(site: Site, step: StepName) -> Iterator[None]:
-    """Stop the process of a run after its next point, so that there is time to look at it."""
-    runs, run = site.workspace.runs, site.newest(step)
+    """Stop the process of a run that was just started after its next point: there is time to look at it."""
+    runs = site.workspace.runs
+
+    def is_live() -> bool:
+        run = runs.latest(site.project.id, step)
+        return run is not None and run.live
+
+    eventually(is_live, seconds=60)
+    run = site.newest(step)
     before = len(runs.events(run.id, kind="point"))
     eventually(lambda: len(runs.events(run.id, kind="point")) > before, seconds=60)
     pid = runs.get(run.id).pid
@@ -93,7 +100,8 @@ def held(site: Site, step: StepName) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it was cancelled
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
