@@ -111,7 +111,10 @@ def warm_up() -> Future[None]:
 
 
 def _import_all() -> None:
-    """Streamlit collects garbage after every run: what is imported is not looked through again."""
+    """Import what pages compute with, and start the spare runner.
+
+    Streamlit collects garbage after every run: what is imported is not looked through again.
+    """
     for name in ("defuse_core.steps.search", "defuse_core.steps.labels", "defuse_core.regions"):
         importlib.import_module(name)
     gc.collect()

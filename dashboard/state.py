@@ -34,8 +34,8 @@ Option = TypeVar("Option")
 def choose_project(projects: Sequence[Project]) -> Project | None:
     """Show the choice of project; return the one chosen, None where there is none.
 
-    It stays open until another one is chosen. A tab that goes to another page before the first has loaded
-    sends an empty choice and an address without it (Streamlit 1.67).
+    It stays open until another one is chosen, also where the choice is cleared: a tab that goes to another
+    page before the first has loaded sends an empty choice, and an address without it (Streamlit 1.67).
     """
     names = [project.name for project in projects]
     if soon := st.session_state.pop(_SOON, None):

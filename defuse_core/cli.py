@@ -218,10 +218,10 @@ def demo(
     from defuse_core.demo import QUICK, demo_project, quick_project, run_demo, write_evidence
 
     console = shown.make_console(quiet=as_json)
-    again, digits, length = "defuse demo", "5,000", ""
+    again, digits, suffix = "defuse demo", "5,000", ""
     if quick:
-        again, digits, length = "defuse demo --quick", "a few hundred", "-quick"
-    out = out or Path(f"defuse-demo{length}")
+        again, digits, suffix = "defuse demo --quick", "a few hundred", "-quick"
+    out = out or Path(f"defuse-demo{suffix}")
     _make_folder(out)
     console.print(
         f"Defuse on {digits} handwritten digits: what does its classifier get wrong that no test shows?\n"
@@ -229,7 +229,7 @@ def demo(
     resources = Resources(device=device)
     launcher.probe(resources)
     workspace = Workspace()
-    chosen = (quick_project if quick else demo_project)(workspace, project or f"demo{length}")
+    chosen = (quick_project if quick else demo_project)(workspace, project or f"demo{suffix}")
     bars = shown.progress_bars(console)
     try:
         with bars, launcher.spare_runner(resources):

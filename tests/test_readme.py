@@ -18,10 +18,11 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "dashboard" / "docs").glob("*.md"))]
 
 
-def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a tenth of the digits, which take a tenth of the time."""
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.verify), 10])
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """On a tenth of the digits, which take a tenth of the time; on all where there are minutes."""
     digits = data_sources.load_digits()
-    few = Split(digits.train.images[::10], digits.train.labels[::10])
+    few = Split(digits.train.images[::every], digits.train.labels[::every])
     monkeypatch.setattr(data_sources, "load_digits", lambda: replace(digits, train=few))
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, Any] = {}

@@ -43,7 +43,7 @@ from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.vae import decode_images, encode_means
 from defuse_core.workspace import Workspace
-from tests.commands import checked, defuse_here
+from tests.commands import checked, defuse_here, defuse_process
 from tests.in_process import runs_in_this_process
 from tests.paper_data import paper_data
 from tests.templates import make_once
@@ -76,8 +76,9 @@ class Made:
         return {"DEFUSE_HOME": str(self.home), "COLUMNS": "80"}
 
     def run(self, *words: str) -> str:
-        """The command, or with more words; what was printed."""
-        return checked(defuse_here(*self.command, *words, cwd=self.home.parent, env=self.env)).stdout
+        """The command, or with more words; what was printed. That of SVHN, and its runs, are processes."""
+        call = defuse_process if self.dataset == "svhn" else defuse_here
+        return checked(call(*self.command, *words, cwd=self.home.parent, env=self.env)).stdout
 
     def copy(self, folder: Path) -> Made:
         """The same for a test that changes it."""

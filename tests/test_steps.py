@@ -416,9 +416,13 @@ def test_a_correction_without_a_baseline_is_reported(place: Place) -> None:
     assert "| before |" in table
 
 
-def test_a_map_by_another_method(place: Place) -> None:
-    run = done_here(place, "map", {"method": "pca", "n_codes": 60, "n_mistakes": 20})
-    points = place.tensors(run)["pca.safetensors"]["points"]
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("umap", marks=pytest.mark.verify, id="umap"), "pca"],  # which compiles for seconds
+)
+def test_a_map_by_another_method(place: Place, method: str) -> None:
+    run = done_here(place, "map", {"method": method, "n_codes": 60, "n_mistakes": 20})
+    points = place.tensors(run)[f"{method}.safetensors"]["points"]
     assert points.shape == (80, 2)
     assert bool(points.isfinite().all())
 

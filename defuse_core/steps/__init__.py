@@ -27,7 +27,7 @@ STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "evaluate": ("evidence", "Evaluate"),
     "report": ("report", "Report"),
 }
-"""Module and class of each step; a run imports no more than its own."""
+"""Module and class of each step; a runner started for a run imports no more than its own."""
 
 
 def load_step(workspace: Workspace, run_id: int) -> Step:
