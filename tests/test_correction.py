@@ -106,6 +106,12 @@ def test_held_out_regions_depend_on_the_seed() -> None:
     assert set().union(*chosen) == set(ids)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_one_region_is_left_to_tune_on(n: int) -> None:
+    tuned, held_out = hold_out_regions(range(n), share=0.99, seed=0)
+    assert (len(tuned), len(held_out)) == (1, n - 1)
+
+
 def test_no_regions_hold_nothing_out() -> None:
     assert hold_out_regions([], share=0.5, seed=0) == ([], [])
 
@@ -190,6 +196,38 @@ def test_one_failure_is_in_every_step_and_many_fit_in_one(
     one_step = changed(QUICK, epochs=40, batch_size=240, learning_rate=1e-2)
     together = tune(trained_classifier, shapes.train, failures, lam=100.0, config=one_step, seed=0)
     assert together.tuned_accuracy > before
+
+
+def test_fewer_failures_than_steps_take_turns(
+    trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances
+) -> None:
+    """Two failures and 15 steps: one is in eight of them, the other in seven."""
+    seen: list[Mapping[str, float]] = []
+    two = FailureInstances(failures.images[:2], failures.labels[:2], failures.region_ids[:2])
+    still = changed(QUICK, epochs=1, batch_size=16, learning_rate=1e-12)
+    tune(
+        trained_classifier, shapes.train, two,
+        lam=1.0, config=still, seed=0, callback=lambda _e, _of, metrics: seen.append(metrics),
+    )  # fmt: skip
+    with torch.no_grad():
+        logits = trained_classifier(two.images)
+        first, second = nn.CrossEntropyLoss(reduction="none")(logits, two.labels).tolist()
+    assert first != pytest.approx(second, rel=0.1)
+    means = ((8 * first + 7 * second) / 15, (7 * first + 8 * second) / 15)
+    assert any(seen[0]["failure_loss"] == pytest.approx(mean, rel=1e-4) for mean in means)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_optimizer_is_the_one_that_is_named(
+    trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances, optimizer: str
+) -> None:
+    """The first step of Adam is the rate itself, whatever the gradient; that of SGD is not."""
+    one_step = changed(QUICK, epochs=1, batch_size=240, learning_rate=1e-3, optimizer=optimizer)
+    point = tune(trained_classifier, shapes.train, failures, lam=1.0, config=one_step, seed=0)
+    before = trained_classifier.network.state_dict()
+    moved = torch.cat([(point.state[name] - before[name]).abs().flatten() for name in before])
+    at_the_rate = (moved[moved > 0] - 1e-3).abs() < 1e-5
+    assert bool(at_the_rate.all()) == (optimizer == "adam")
 
 
 @pytest.mark.parametrize("with_selection", [True, False])
@@ -376,6 +414,11 @@ def test_the_default_rule_is_the_papers() -> None:
     assert choose_point(POINTS) is POINTS[1]
 
 
+def test_the_rule_of_regions_allows_a_loss_of_one_percent_by_default() -> None:
+    assert choose_point(POINTS, rule="regions", before=0.9699) is POINTS[2]
+    assert choose_point(POINTS, rule="regions", before=0.9701) is POINTS[1]
+
+
 def test_the_rule_of_regions_needs_the_accuracy_before() -> None:
     with pytest.raises(ValueError, match="rule 'regions' needs before"):
         choose_point(POINTS, rule="regions")
@@ -414,6 +457,10 @@ def test_mistake_instances_need_a_label_an_image(n_labels: int) -> None:
     images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
     with pytest.raises(ValueError, match=f"labels must be as many as images, got {n_labels} and 4"):
         mistake_instances(images, [1] * n_labels)
+
+
+def test_many_mistakes_have_a_label_each() -> None:
+    assert len(mistake_instances(torch.zeros(300, 1, 1, 1, dtype=torch.uint8), [1] * 300)) == 300
 
 
 def brighter_than(threshold: float) -> Classifier:
