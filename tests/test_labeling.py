@@ -157,6 +157,12 @@ def test_purity_is_a_share(purity: float) -> None:
         suggest_tau([0.5], torch.zeros(1, 3, dtype=torch.int64), purity=purity)
 
 
+@pytest.mark.parametrize("taus", [[0.5], [0.1, 0.5, 1.0]])
+def test_predictions_are_of_each_tau(taus: list[float]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        suggest_tau(taus, torch.zeros(2, 3, dtype=torch.int64), purity=0.9)
+
+
 def test_failure_instances_follow_the_regions_with_their_labels(trained_vae: BetaVAE) -> None:
     unlabelled = Region(5, 0.1, OTHER.mean, OTHER.covariance)
     found = failure_instances(
