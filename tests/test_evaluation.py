@@ -52,8 +52,8 @@ def reader() -> Classifier:
 
 
 def test_score_split_counts(reader: Classifier) -> None:
-    split = Split(painted([1, 2, 3, 4]), torch.tensor([1, 2, 3, 9]))
-    assert score_split(reader, split) == Interval.wilson(3, 4)
+    split = Split(painted([1, 2, 3, 4]), torch.tensor([0, 2, 3, 9]))
+    assert score_split(reader, split) == Interval.wilson(2, 4)
 
 
 def test_score_regions_by_region(reader: Classifier) -> None:
@@ -151,6 +151,7 @@ def test_nearest_of_few_codes_is_all_of_them_ties_by_row() -> None:
     [
         (torch.zeros(3, 2), 0, 1.0, "k must be 1 or more and tau 0 or more, got 0 and 1.0"),
         (torch.zeros(3, 2), 1, float("nan"), "got 1 and nan"),
+        (torch.zeros(3, 2), 1, -0.1, "got 1 and -0.1"),
         (torch.zeros(3, 4), 1, 1.0, r"codes must be \(n, 2\) like the region's mean, got \(3, 4\)"),
         (torch.zeros(2), 1, 1.0, r"got \(2,\); encode images by the generator"),
     ],
@@ -162,10 +163,10 @@ def test_nearest_refuses_what_it_cannot_measure(codes: Tensor, k: int, tau: floa
 
 
 def test_agreement_by_hand() -> None:
-    found = agreement([[3, 3, 3], [3, 3, None], [1, 2, 3], [], [4]])
-    np.testing.assert_allclose(found.share, [1, 2 / 3, 1 / 3, np.nan, 1])
-    assert found.unanimous == Interval.wilson(2, 4)
-    assert found.pairwise == pytest.approx((3 + 1 + 0) / 9)
+    found = agreement([[3, 3, 3], [3, 3, None], [1, 2, 3], [], [4], [5, 5]])
+    np.testing.assert_allclose(found.share, [1, 2 / 3, 1 / 3, np.nan, 1, 1])
+    assert found.unanimous == Interval.wilson(3, 5)
+    assert found.pairwise == pytest.approx((3 + 1 + 0 + 1) / 10)
 
 
 @given(st.lists(st.lists(st.sampled_from([None, 0, 1, 2]), min_size=2, max_size=6), min_size=1), st.randoms())
@@ -234,15 +235,31 @@ def test_fits_to_other_mistakes_are_not_compared(other: Tensor) -> None:
         found_again(torch.zeros(4).long(), other)
 
 
+class Reversed(nn.Module):
+    """The same network with its three classes in the other order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).flip(1)
+
+
+@pytest.mark.parametrize("in_reverse", [False, True])
 def test_misclassified_and_reconstruction_control_agree_with_a_count(
-    trained_classifier: Classifier, trained_vae: BetaVAE, shapes: ImageDataset
+    trained_classifier: Classifier, trained_vae: BetaVAE, shapes: ImageDataset, in_reverse: bool
 ) -> None:
-    train = shapes.train
+    train, classifier = shapes.train, trained_classifier
     flipped = Split(train.images, torch.where(torch.arange(240) < 10, (train.labels + 1) % 3, train.labels))
-    right = predict(trained_classifier, train.images) == flipped.labels
-    assert len(misclassified(trained_classifier, flipped)) == int((~right).sum()) >= 10
+    if in_reverse:  # what was misread as a smaller class is misread as a larger one
+        classifier = Classifier(Reversed(classifier.network), Preprocessing.of(train.images)).eval()
+        flipped = Split(flipped.images, 2 - flipped.labels)
+    right = predict(classifier, train.images) == flipped.labels
+    assert len(misclassified(classifier, flipped)) == int((~right).sum()) >= 10
     with torch.inference_mode():
         decoded = trained_vae.decode(trained_vae.encode(train.images)[0])
-        still = (trained_classifier(decoded).argmax(1) == flipped.labels) & right
-    control = reconstruction_control(trained_classifier, trained_vae, flipped)
+        still = (classifier(decoded).argmax(1) == flipped.labels) & right
+    assert still.sum() < right.sum()
+    control = reconstruction_control(classifier, trained_vae, flipped)
     assert control == Interval.wilson(int(still.sum()), int(right.sum()))
