@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,11 @@ AROUND = {"COLUMNS": "120", "DEFUSE_THREADS": "1"}
 def command(*words: str) -> list[str]:
     """What starts it in a process of its own."""
     return [sys.executable, "-m", "defuse_core.cli", *words]
+
+
+def heed_ctrl_c() -> None:
+    """Called in a new process: Ctrl-C ends it even where the tests were started in a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def defuse_process(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Completed:

@@ -7,6 +7,7 @@ on by itself, that it is stopped, and with which code a command exits.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -24,7 +25,15 @@ from defuse_core.cli import app
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
 from defuse_core.workspace import Workspace
-from tests.commands import AROUND, Completed, checked, command, defuse_here, defuse_process
+from tests.commands import (
+    AROUND,
+    Completed,
+    checked,
+    command,
+    defuse_here,
+    defuse_process,
+    heed_ctrl_c,
+)
 from tests.in_process import add_run, begin, done_here, run_here
 from tests.workspaces import Place, copy_place, eventually
 
@@ -152,17 +161,16 @@ def test_a_bad_csv_adds_nothing(text: str, told: str, defuse: Defuse, place: Pla
 
 def test_a_run_goes_on_when_watching_ends(place: Place, tmp_path: Path) -> None:
     env, before = {**os.environ, **AROUND, **home_of(place)}, newest(place, "identify")
-    watching = subprocess.Popen(
-        command("identify", "--n-perturbations", "5", *SEARCH),  # its process takes seconds to start
-        cwd=tmp_path,
-        env=env,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    eventually(lambda: newest(place, "identify").id > before.id, seconds=20)
-    eventually(lambda: newest(place, "identify").has_runner and newest(place, "identify").live, seconds=20)
-    watching.send_signal(signal.SIGINT)
-    stderr = watching.communicate(timeout=20)[1]
+    with (place.workspace.home / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run computes: this one waits, and is watched
+        watching = subprocess.Popen(
+            command("identify", "--n-perturbations", "5", *SEARCH),
+            cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
+        )  # fmt: skip
+        eventually(lambda: newest(place, "identify").id > before.id, seconds=20)
+        eventually(lambda: newest(place, "identify").has_runner, seconds=20)
+        watching.send_signal(signal.SIGINT)
+        stderr = watching.communicate(timeout=20)[1]
     assert watching.returncode == 130
     run = newest(place, "identify")
     assert f"run {run.id} goes on; stop it with: defuse cancel {run.id}" in stderr

@@ -22,7 +22,7 @@ from defuse_core.reproduction import few_images
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import STEPS, check_config
 from defuse_core.workspace import DATABASE, Workspace
-from tests.commands import checked, command, defuse_here, defuse_process
+from tests.commands import checked, command, defuse_here, defuse_process, heed_ctrl_c
 from tests.spares import is_spare
 from tests.templates import make_once
 from tests.workspaces import copy_place, eventually
@@ -73,7 +73,7 @@ def run_with_a_stop(folder: Path) -> None:
     with (folder / "stopped.txt").open("wb") as log:
         first = subprocess.Popen(
             command("demo", "--quick", "--out", "evidence"), cwd=folder, stdout=log, stderr=log,
-            env={**os.environ, **quick.env, SPARE_RUNNER: "1"},
+            preexec_fn=heed_ctrl_c, env={**os.environ, **quick.env, SPARE_RUNNER: "1"},
         )  # fmt: skip
         try:
             eventually(lambda: (folder / "home" / DATABASE).is_file(), seconds=60)

@@ -153,6 +153,7 @@ def test_nearest_of_few_codes_is_all_of_them_ties_by_row() -> None:
         (torch.zeros(3, 2), 1, float("nan"), "got 1 and nan"),
         (torch.zeros(3, 2), 1, -0.1, "got 1 and -0.1"),
         (torch.zeros(3, 4), 1, 1.0, r"codes must be \(n, 2\) like the region's mean, got \(3, 4\)"),
+        (torch.zeros(3, 1), 1, 1.0, r"got \(3, 1\)"),
         (torch.zeros(2), 1, 1.0, r"got \(2,\); encode images by the generator"),
     ],
 )
@@ -233,6 +234,12 @@ def test_mistakes_in_no_region_are_no_region() -> None:
 def test_fits_to_other_mistakes_are_not_compared(other: Tensor) -> None:
     with pytest.raises(ValueError, match=r"same mistakes, got \(4,\) and .*; assign all mistakes under both"):
         found_again(torch.zeros(4).long(), other)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor(0), torch.zeros(2, 2).long()])
+def test_a_fit_has_one_id_a_mistake(ids: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be \(n,\) of the same mistakes"):
+        found_again(ids, ids)
 
 
 class Reversed(nn.Module):
