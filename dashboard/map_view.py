@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,10 @@ _CONFIG = {
     "scrollZoom": True, "displaylogo": False, "displayModeBar": True, "doubleClick": "reset",
     "modeBarButtonsToRemove": ["zoom2d", "autoScale2d"],
 }  # fmt: skip
-_SELECTED, _MARKED, _EDITED = "map-selection", "map-marked", "map-edited"
+_SELECTED, _MARKED, _DRAWN, _EDITED = "map-selection", "map-marked", "map-drawn", "map-edited"
+_SETTLES = 5.0
+"""Seconds after another figure was drawn in which the browser may still tell of the one before."""
+
 _MADE = "map-made"
 
 
@@ -117,6 +121,8 @@ def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
         def chosen() -> None:
             state: Any = recall(key, {})
             points = state.get("selection", {}).get("points", [])
+            if not points and time.monotonic() - recall(_DRAWN, 0.0) < _SETTLES:
+                return  # nobody let go of them: the browser did, with the chart that a filter replaced
             remember(_SELECTED, (key, read_selection(points, shown, kept)))
             remember("page", 1)
 
@@ -163,6 +169,7 @@ def _marked(key: str, kept: Indices) -> Selection:
     if of != shown or recall(key) is None:  # no chart of it in this tab yet
         marked = _selection(key)
         remember(_MARKED, (shown, marked))
+        remember(_DRAWN, time.monotonic())
     return marked
 
 

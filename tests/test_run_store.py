@@ -528,11 +528,14 @@ def test_a_run_that_did_not_end_well_is_queued_again_with_what_it_has(workspace:
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
-def test_resources_stay_unless_others_are_given(workspace: Workspace, status: RunStatus) -> None:
+def test_resources_and_config_stay_unless_others_are_given(workspace: Workspace, status: RunStatus) -> None:
     given = Resources(device="cpu", threads=3)
-    run = workspace.runs.add(1, "vae", {}, seed=0, resources=given)
+    run = workspace.runs.add(1, "vae", {"epochs": 3}, seed=0, resources=given)
     end(workspace, start(workspace, run), status)
-    assert workspace.runs.requeue(run.id).resources == given
+    again = workspace.runs.requeue(run.id)
+    assert (again.resources, again.config) == (given, {"epochs": 3})
+    end(workspace, start(workspace, again), status)
+    assert workspace.runs.requeue(run.id, config={"epochs": 4}).config == {"epochs": 4}
 
 
 def test_a_run_whose_process_is_gone_can_be_queued_again(
@@ -617,6 +620,13 @@ def test_tasks_keep_their_order_and_what_earlier_attempts_have(workspace: Worksp
     assert again[0].metrics == {"loss": 2.0}
     end(workspace, run, "interrupted")
     assert workspace.runs.tasks(99) == []
+
+
+def test_twenty_tasks_are_named_at_most(workspace: Workspace) -> None:
+    run = start(workspace, add(workspace))
+    workspace.runs.plan_tasks(run.id, [f"shard={n:04}" for n in range(30)])
+    with pytest.raises(WorkspaceError, match=r"it has: shard=0000, .*, shard=0019$"):
+        workspace.runs.ask_to_cancel(run.id, "x")
 
 
 def test_one_task_is_cancelled_without_the_others(workspace: Workspace) -> None:
