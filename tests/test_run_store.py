@@ -845,6 +845,12 @@ def test_a_run_that_others_stand_on_is_not_completed_under_them(workspace: Works
     assert workspace.runs.get(upstream.id).status == "done"
 
 
+def test_a_run_that_failed_is_queued_again_though_others_wait_for_it(workspace: Workspace) -> None:
+    upstream = end(workspace, start(workspace, add(workspace, "identify")), "failed")
+    add(workspace, "distill", upstream=[upstream.id])
+    assert workspace.runs.requeue(upstream.id).status == "queued"
+
+
 def test_a_run_that_took_labels_is_stale_when_there_are_newer_ones(workspace: Workspace) -> None:
     runs = chain(workspace)
     told = [LabelEvent(0, "ann", 1)]
