@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
+from defuse_core import identification
 from defuse_core.classifier import Classifier, predict
 from defuse_core.config import IdentificationConfig
 from defuse_core.data import ImageDataset, Split
@@ -328,6 +331,19 @@ def test_callback_counts_and_stops(
         so_far = whole[whole.source_index < 64 * shard].counts()
         assert {name: metrics[name] for name in so_far} == so_far
         assert metrics["images_per_second"] > 0
+
+
+def test_the_speed_is_of_all_codes(
+    trained_classifier: Classifier, trained_vae: BetaVAE, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    seconds = count()
+    monkeypatch.setattr(identification, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    identify(
+        trained_classifier, trained_vae, split[:100], config=SEARCH, seed=0,
+        callback=lambda _shard, _of, metrics: told.append(metrics["images_per_second"]),
+    )  # fmt: skip
+    assert told == [64 * SEARCH.n_perturbations, 100 * SEARCH.n_perturbations / 2]
 
 
 def test_shards_can_start_in_the_middle(
