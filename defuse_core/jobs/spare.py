@@ -29,7 +29,7 @@ SPARE_RUNNER = "DEFUSE_SPARE_RUNNER"
 """Set to 0 in the environment, no spare is kept."""
 
 FREE_MEMORY = 2 * 2**30
-"""Bytes that have to be available for a spare to be started; idle, it holds about a quarter of that."""
+"""Bytes that have to be available for a spare to be started; idle, it holds about a sixth of that."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
