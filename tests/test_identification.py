@@ -137,7 +137,7 @@ def test_centring_and_scale_transform_the_same_draws() -> None:
     np.testing.assert_allclose(draw(True, 4.0), 4 * (draw(False, 1.0) - 50 / 75), atol=1e-6)
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (1.0, -2.0)])
+@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (-2.0, 1.0), (1.0, 0.0), (1.0, -2.0)])
 def test_noise_refuses_shapes_that_are_not_positive(a: float, b: float) -> None:
     with pytest.raises(ValueError, match=f"a and b must be positive, got a = {a}, b = {b}"):
         sample_beta_noise((2,), a=a, b=b, rng=np.random.default_rng(0))
