@@ -35,7 +35,7 @@ from tests.commands import (
     heed_ctrl_c,
 )
 from tests.in_process import add_run, begin, done_here, run_here
-from tests.workspaces import Place, copy_place, eventually
+from tests.workspaces import Place, copy_place, eventually, stop_between_writes
 
 Defuse = Callable[..., Completed]
 
@@ -210,7 +210,7 @@ def test_detached_cancelled_and_resumed(process: Defuse, defuse: Defuse, place: 
     assert told["status"] in ("queued", "running")
     run = place.workspace.runs.get(told["run"])
     eventually(lambda: place.get(run).status == "running", seconds=20)
-    os.kill(place.get(run).pid, signal.SIGSTOP)  # lest it end before the other command has begun
+    stop_between_writes(place.workspace.home, place.get(run).pid)  # lest it end before the other begins
     assert f"run {run.id} is cancelled" in process("cancel", str(run.id)).stdout
     assert f"run {run.id} is cancelled" in defuse("cancel", str(run.id)).stdout  # again: no error
     listed = {r["run"]: r["status"] for r in json.loads(defuse("runs", "--json").stdout)}

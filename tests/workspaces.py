@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import safetensors.torch
 from torch import Tensor
 
@@ -94,6 +95,25 @@ def eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> float
         assert time.monotonic() - started < seconds, f"not within {seconds} s"
         time.sleep(0.01)
     return time.monotonic() - started
+
+
+def stop_between_writes(home: Path, pid: int) -> None:
+    """Stop a runner by SIGSTOP, but not while it holds the database, which others are to write to."""
+    process = psutil.Process(pid)
+
+    def stopped() -> bool:
+        process.suspend()
+        eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+        with closing(sqlite3.connect(home / DATABASE, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.resume()
+                return False
+            connection.execute("ROLLBACK")
+        return True
+
+    eventually(stopped, seconds=30)
 
 
 def copy_place(template: Path, home: Path) -> Place:

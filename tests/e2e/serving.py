@@ -25,7 +25,7 @@ from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.runs import Run
 from defuse_core.step_configs import StepName
 from defuse_core.workspace import Project, Workspace
-from tests.workspaces import eventually
+from tests.workspaces import eventually, stop_between_writes
 
 SECONDS = 1000  # Playwright counts in milliseconds
 FLAGS = [
@@ -96,7 +96,7 @@ def held(site: Site, step: StepName) -> Iterator[None]:
     before = len(runs.events(run.id, kind="point"))
     eventually(lambda: len(runs.events(run.id, kind="point")) > before, seconds=60)
     pid = runs.get(run.id).pid
-    os.kill(pid, signal.SIGSTOP)
+    stop_between_writes(site.workspace.home, pid)
     try:
         yield
     finally:
