@@ -49,6 +49,19 @@ def make_point(lam: float, selection: float, tuned: float) -> SweepPoint:
     return SweepPoint(lam, 1, selection, tuned, {})
 
 
+def losses_at_rest(
+    classifier: Classifier, train: Split, failures: FailureInstances, *, lam: float, batch_size: int
+) -> Mapping[str, float]:
+    """What one epoch tells of its losses, at a rate of next to nothing."""
+    told: list[Mapping[str, float]] = []
+    still = changed(QUICK, epochs=1, batch_size=batch_size, learning_rate=1e-12)
+    tune(
+        classifier, train, failures,
+        lam=lam, config=still, seed=0, callback=lambda _epoch, _of, metrics: told.append(metrics),
+    )  # fmt: skip
+    return told[0]
+
+
 @pytest.fixture(scope="module")
 def failures(shapes: ImageDataset) -> FailureInstances:
     """Negatives of 60 test images with their true labels, which the classifier mostly misreads."""
@@ -202,19 +215,14 @@ def test_fewer_failures_than_steps_take_turns(
     trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances
 ) -> None:
     """Two failures and 15 steps: one is in eight of them, the other in seven."""
-    seen: list[Mapping[str, float]] = []
     two = FailureInstances(failures.images[:2], failures.labels[:2], failures.region_ids[:2])
-    still = changed(QUICK, epochs=1, batch_size=16, learning_rate=1e-12)
-    tune(
-        trained_classifier, shapes.train, two,
-        lam=1.0, config=still, seed=0, callback=lambda _e, _of, metrics: seen.append(metrics),
-    )  # fmt: skip
+    told = losses_at_rest(trained_classifier, shapes.train, two, lam=1.0, batch_size=16)
     with torch.no_grad():
         logits = trained_classifier(two.images)
         first, second = nn.CrossEntropyLoss(reduction="none")(logits, two.labels).tolist()
     assert first != pytest.approx(second, rel=0.1)
     means = ((8 * first + 7 * second) / 15, (7 * first + 8 * second) / 15)
-    assert any(seen[0]["failure_loss"] == pytest.approx(mean, rel=1e-4) for mean in means)
+    assert any(told["failure_loss"] == pytest.approx(mean, rel=1e-4) for mean in means)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -297,16 +305,11 @@ def test_losses_reported_are_those_of_the_batches(
     trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances
 ) -> None:
     """At a rate of next to nothing, the means over an epoch are those of the whole sets."""
-    seen: list[Mapping[str, float]] = []
-    still = changed(QUICK, epochs=1, batch_size=60, learning_rate=1e-12)
-    tune(
-        trained_classifier, shapes.train, failures,
-        lam=7.0, config=still, seed=0, callback=lambda _e, _of, metrics: seen.append(metrics),
-    )  # fmt: skip
+    told = losses_at_rest(trained_classifier, shapes.train, failures, lam=7.0, batch_size=60)
     with torch.no_grad():
         for name, part in (("loss", shapes.train), ("failure_loss", as_split(failures))):
             expected = nn.CrossEntropyLoss()(trained_classifier(part.images), part.labels)
-            assert seen[0][name] == pytest.approx(float(expected), rel=1e-4)
+            assert told[name] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_callback_stops_a_tuning_with_what_it_has(

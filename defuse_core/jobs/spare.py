@@ -33,8 +33,10 @@ FREE_MEMORY = 2 * 2**30
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
-_OWN_WAYS = "KMP_"
-"""OpenMP's variables begin so; scikit-learn sets some where it is imported, in any process."""
+"""Packages whose upgrade makes a spare that has them loaded another than a runner started now."""
+
+_OPENMP = "KMP_"
+"""Variables of OpenMP begin so; scikit-learn sets some where it is imported, in any process."""
 
 _READY = b"ready\n"
 
@@ -151,7 +153,7 @@ def _close(spare: _Spare) -> None:
 
 
 def _compared(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(_OWN_WAYS)}
+    return {name: value for name, value in environment.items() if not name.startswith(_OPENMP)}
 
 
 def _code() -> int:
