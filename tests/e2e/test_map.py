@@ -43,6 +43,7 @@ def open_map(page: Page, site: Site, **query: str) -> None:
     page.goto(site.link("map", **query))
     expect(page.get_by_text("mistakes shown")).to_be_visible(timeout=60 * SECONDS)
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=60 * SECONDS)
+    settle(page)
 
 
 def settle(page: Page) -> None:
@@ -143,7 +144,8 @@ def test_a_click_shows_the_code_as_the_core_decodes_it(page: Page, mapped: Site)
     ]  # the first two are itself: it is in both lists
     row = apart[0]
     page.mouse.move(*on_screen[row])
-    page.mouse.click(*on_screen[row])
+    expect(page.locator(".hoverlayer .hovertext").first).to_be_visible(timeout=30 * SECONDS)
+    page.mouse.click(*on_screen[row])  # Plotly takes a click for the point that it hovers over
     number = int(numbers[row])
     expect(page.get_by_text(f"Mistake {number:,}", exact=False)).to_be_visible(timeout=30 * SECONDS)
     images = page.locator(".st-key-code img, [class*=st-key-code] img")
