@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from dashboard.state import forget, linked_way, plain, recall, remember
 from dashboard.uploads import Take, pieces_of, upload_box
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
+from defuse_core.errors import CheckpointError
 from defuse_core.jobs import launcher
+from defuse_core.machine import local_code_allowed
 from defuse_core.runs import Run
-from defuse_core.sniffing import PROGRAMS, CheckpointError, sniff_format
-from defuse_core.step_configs import ALLOW_LOCAL_CODE
+from defuse_core.sniffing import PROGRAMS, sniff_format
 from defuse_core.workspace import Blob, Project
 
 _WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")
@@ -168,7 +168,7 @@ def inspect(project: Project, config: dict[str, Any]) -> None:
 
 
 def _offer_local_code(project: Project, run: Run) -> None:
-    if os.environ.get(ALLOW_LOCAL_CODE) != "1":
+    if not local_code_allowed():
         st.caption(
             "Is the network a class of your own? Start with `defuse dashboard --allow-local-code`, and name "
             "it here."

@@ -8,7 +8,6 @@ the code comes from the user. Imports no torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import NamedTuple
 
 from defuse_core.database import WorkspaceError
 from defuse_core.files import file_sha256
+from defuse_core.machine import ALLOW_LOCAL_CODE, local_code_allowed
 from defuse_core.manifest_models import Manifest, Upload, uploads_of
-from defuse_core.step_configs import ALLOW_LOCAL_CODE
+from defuse_core.source_names import absolute_source, without_path
 from defuse_core.workspace import Workspace
 
 
@@ -70,7 +70,7 @@ def check_consent(manifest: Manifest, bring: Bring) -> None:
             "the manifest imports a network from a folder of its author; give a folder that you trust by "
             "--code-path"
         )
-    if os.environ.get(ALLOW_LOCAL_CODE) != "1":
+    if not local_code_allowed():
         raise WorkspaceError(
             f"code from {bring.code_path} would run on this machine, which was not allowed; set "
             f"{ALLOW_LOCAL_CODE}=1"
@@ -101,7 +101,7 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         there = project.dataset
         if there.get("fingerprint") == dataset.fingerprint:
             return DataSource(there["source"], there.get("image_size"), there.get("validation_share"))
-    if (source := _without_path(dataset.source)) is not None:
+    if (source := without_path(dataset.source)) is not None:
         return DataSource(source, None if source == "digits" else size, share)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
     raise WorkspaceError(
@@ -118,34 +118,13 @@ def find_more_data(manifest: Manifest, more_data: str | None = None) -> dict[str
         If they lie at a path of the machine where the manifest was made, and none was given.
     """
     named = {str(run.config["more_data"]) for run in manifest.runs if run.config.get("more_data")}
-    found = {was: more_data or _without_path(was) for was in named}
+    found = {was: more_data or without_path(was) for was in named}
     if lost := [was for was, now in found.items() if now is None]:
         raise WorkspaceError(
             f"the annotators were trained on {min(lost)}, too, where the manifest was made; say where that "
             "is here by --more-data"
         )
     return {was: absolute_source(now) for was, now in found.items() if now is not None}
-
-
-def absolute_source(source: str) -> str:
-    """The same source for a run, which starts in a folder of its own.
-
-    Examples
-    --------
-    >>> absolute_source("digits"), absolute_source("torchvision:SVHN:/data")
-    ('digits', 'torchvision:SVHN:/data')
-    """
-    if source.startswith("torchvision:"):
-        kind, name, root = [*source.split(":", 2), ""][:3]
-        return f"{kind}:{name}:{Path(root or 'data').resolve()}"
-    return source if source == "digits" else str(Path(source).expanduser().resolve())
-
-
-def _without_path(source: str) -> str | None:
-    """A source without the folder of the other machine; None where it is nothing but a path."""
-    if source.startswith("torchvision:"):
-        return ":".join(source.split(":")[:2])
-    return source if source == "digits" else None
 
 
 def find_uploads(workspace: Workspace, manifest: Manifest, files: Sequence[Path]) -> dict[Upload, Path]:

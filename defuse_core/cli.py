@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core import console as shown
-from defuse_core.bringing import absolute_source
 from defuse_core.cli_common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli_labels import label_app
 from defuse_core.cli_options import (
@@ -36,6 +35,7 @@ from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.config import PRESETS
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources
+from defuse_core.source_names import absolute_source
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
 

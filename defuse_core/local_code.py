@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from defuse_core.checkpoints import CheckpointError
-from defuse_core.step_configs import ALLOW_LOCAL_CODE
+from defuse_core.errors import CheckpointError
+from defuse_core.machine import ALLOW_LOCAL_CODE, local_code_allowed
 
 _ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
 
@@ -35,7 +34,7 @@ def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) 
     CheckpointError
         If local code was not allowed, or whatever goes wrong in it.
     """
-    if os.environ.get(ALLOW_LOCAL_CODE) != "1":
+    if not local_code_allowed():
         raise CheckpointError(
             f"{spec} is code that would run on this machine, which was not allowed; start with `defuse "
             f"dashboard --allow-local-code`, or set {ALLOW_LOCAL_CODE}=1"

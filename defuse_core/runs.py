@@ -8,7 +8,6 @@ asked for. Imports no torch.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -23,16 +22,6 @@ TaskStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 HEARTBEAT_SECONDS = 0.5
 _HAND_OVER_SECONDS = 30.0  # by then a queued run has its runner, or never will
 _CLOCK_SLACK = 1.0  # seconds by which two looks at the same start may differ
-
-
-def available_cores() -> int:
-    """Return how many threads a run takes unless told: `DEFUSE_THREADS`, else all cores it may use.
-
-    Not OMP_NUM_THREADS: the dashboard sets that to 1 for itself, and the cores are the runs'.
-    """
-    asked = os.environ.get("DEFUSE_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (int(asked) if asked.isdecimal() else 0) or cores or 1
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from defuse_core.config import Precision
-from defuse_core.runs import available_cores
+from defuse_core.machine import available_cores
 
 Result = TypeVar("Result")
 
@@ -139,7 +139,7 @@ def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
 
 
 def set_threads(n_threads: int | None = None) -> int:
-    """Set torch's threads once, to `runs.available_cores` unless told; return their number."""
+    """Set torch's threads once, to `machine.available_cores` unless told; return their number."""
     count = n_threads or available_cores()
     torch.set_num_threads(count)
     return count

@@ -9,10 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the remedy."""
-
+from defuse_core.errors import CheckpointError
 
 CheckpointFormat = Literal["safetensors", "state_dict", "torchscript", "exported"]
 

@@ -34,9 +34,6 @@ CORRECTED = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64}|corrected:[1-9][0-9]{0,
 PRETRAINED = r"^(imagenet|blob:[0-9a-f]{64})$"
 """Where weights come from that training begins with."""
 
-ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
-"""Variable of the environment, 1 where networks may be imported from folders of users; runs inherit it."""
-
 
 class NetworkConfig(Config):
     """Which network, with which weights, and what it expects of pixels in [0, 1]."""

@@ -30,8 +30,9 @@ from defuse_core.checkpoint_formats import (
     read_weights,
     sniff_format,
 )
-from defuse_core.checkpoints import CheckpointError, load_weights
+from defuse_core.checkpoints import load_weights
 from defuse_core.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.errors import CheckpointError
 from tests.tutorial_networks import SmallCnn
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from defuse_core.checkpoints import (
-    CheckpointError,
     copy_state,
     load_tensors,
     load_weights,
     save_tensors,
 )
+from defuse_core.errors import CheckpointError
 from defuse_core.files import write_bytes
 
 

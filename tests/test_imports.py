@@ -17,7 +17,21 @@ REPRODUCTION = frozenset(
 )
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "paper", "files", "database", "garbage", "runs", "sniffing", "region_edits"}),
+    frozenset(
+        {
+            "config",
+            "paper",
+            "errors",
+            "machine",
+            "source_names",
+            "files",
+            "database",
+            "garbage",
+            "runs",
+            "sniffing",
+            "region_edits",
+        }
+    ),
     frozenset(
         {"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}
     ),

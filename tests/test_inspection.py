@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from defuse_core.architectures import build_network
-from defuse_core.checkpoints import CheckpointError, load_tensors
+from defuse_core.checkpoints import load_tensors
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.data import Split
 from defuse_core.database import WorkspaceError
+from defuse_core.errors import CheckpointError
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.projects import new_project
 from defuse_core.records import Interval
