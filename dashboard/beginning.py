@@ -11,8 +11,8 @@ from dashboard.bring import brought_blobs
 from dashboard.server import MAX_UPLOAD_MB
 from dashboard.state import forget, plain, recall, remember
 from dashboard.uploads import upload_box
+from defuse_core.base.errors import CheckpointError
 from defuse_core.database import WorkspaceError
-from defuse_core.errors import CheckpointError
 from defuse_core.sniffing import PROGRAMS, SAVE_WEIGHTS, sniff_format
 from defuse_core.workspace import Blob, Project
 

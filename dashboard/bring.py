@@ -15,11 +15,11 @@ from dashboard.jobs_panel import follow, newest, start
 from dashboard.server import MAX_UPLOAD_MB
 from dashboard.state import forget, linked_way, plain, recall, remember
 from dashboard.uploads import Take, pieces_of, upload_box
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.machine import local_code_allowed
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
-from defuse_core.errors import CheckpointError
 from defuse_core.jobs import launcher
-from defuse_core.machine import local_code_allowed
 from defuse_core.runs import Run
 from defuse_core.sniffing import PROGRAMS, sniff_format
 from defuse_core.workspace import Blob, Project

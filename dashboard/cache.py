@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from dashboard.region_data import Draws, Painter, Regions
     from dashboard.second_round import Rounds
     from dashboard.sweep_data import Indices
+    from defuse_core.base.records import Verdict
     from defuse_core.classifier import Classifier
     from defuse_core.data import ImageDataset
     from defuse_core.manifold import Manifold
-    from defuse_core.records import Verdict
     from defuse_core.step_configs import StepName
     from defuse_core.vae import BetaVAE
 
@@ -78,7 +78,7 @@ def _asked_devices() -> Future[list[DeviceText]]:
 
 def _ask_devices() -> list[DeviceText]:
     code = (
-        "import json; from defuse_core.runtime import list_devices;"
+        "import json; from defuse_core.base.runtime import list_devices;"
         "print(json.dumps([vars(found) for found in list_devices()]))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
@@ -148,7 +148,7 @@ def _generator(home: str, run_id: int) -> Future[BetaVAE]:
 
 
 def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
-    from defuse_core.checkpoints import load_tensors
+    from defuse_core.base.checkpoints import load_tensors
     from defuse_core.steps.source import unpack_vae
 
     return unpack_vae(*load_tensors(store.artifact_path(run_id, "vae.safetensors")))

@@ -19,14 +19,14 @@ from dashboard.region_table import status_of
 from dashboard.search import STARTUP, offer_probe, probed
 from dashboard.state import forget, plain, project_link, remember
 from defuse_core.annotations import SINGLE_MISTAKES
-from defuse_core.config import PAPER_LAMBDAS
+from defuse_core.base.config import PAPER_LAMBDAS
 from defuse_core.region_edits import names, newest_change
 from defuse_core.runs import Run
 from defuse_core.step_configs import SweepConfig
 from defuse_core.workspace import Project
 
 if TYPE_CHECKING:
-    from defuse_core.records import Verdict
+    from defuse_core.base.records import Verdict
 
 _MAIN = (
     "epochs", "max_images", "optimizer", "learning_rate", "held_out_share", "n_seeds",

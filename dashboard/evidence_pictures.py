@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dashboard.evidence_nearest import Near
+    from defuse_core.base.records import Interval
     from defuse_core.evaluation import Scores
-    from defuse_core.records import Interval
 
 
 def accuracies_picture(found: Evidence) -> Figure:
@@ -46,7 +46,7 @@ def _rows(found: Evidence, *, controls: bool) -> list[Scores]:
 
 def _interval(score: Score) -> Interval:
     """A score as the core has it."""
-    from defuse_core.records import Interval
+    from defuse_core.base.records import Interval
 
     return Interval(score.estimate, score.low, score.high, score.n)
 

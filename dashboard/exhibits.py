@@ -19,8 +19,8 @@ from defuse_core.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.region_data import Painter
+    from defuse_core.base.records import Verdict
     from defuse_core.classifier import Classifier
-    from defuse_core.records import Verdict
     from defuse_core.steps.labels import Answers
 
 Share = tuple[float, float, float, int]
@@ -159,9 +159,9 @@ class Curator:
         """Accuracy before and after on the draws tested on, by region: as evaluated, else measured here."""
         if "by_region" in results:
             return {row["region_id"]: row for row in results["by_region"]}
-        from defuse_core.checkpoints import load_tensors
+        from defuse_core.base.checkpoints import load_tensors
+        from defuse_core.base.records import FailureInstances
         from defuse_core.evaluation import score_regions
-        from defuse_core.records import FailureInstances
 
         assert self.corrected is not None
         path = self.store.artifact_path(correct.id, "failures.safetensors")
@@ -236,7 +236,7 @@ def _share(found: Sequence[Any]) -> Share:
 
 def _pool(shares: Sequence[Share]) -> Share:
     """The share over all that these are about."""
-    from defuse_core.records import Interval
+    from defuse_core.base.records import Interval
 
     n = sum(share[3] for share in shares)
     return _share(list(vars(Interval.wilson(round(sum(s[0] * s[3] for s in shares)), n)).values()))

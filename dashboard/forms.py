@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from dashboard import cache
 from dashboard.state import recall, remember
-from defuse_core.config import PRESETS
+from defuse_core.base.config import PRESETS
 from defuse_core.step_configs import STEPS, StepName, literals, preset_values, walk_fields
 
 PRESET_NAMES = {

@@ -21,7 +21,7 @@ from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
 if TYPE_CHECKING:
-    from defuse_core.records import Annotation
+    from defuse_core.base.records import Annotation
 
 _MARKS = {
     "failure": ":material/bug_report: **failure**",

@@ -95,7 +95,7 @@ def preview(store: Workspace, run_id: int) -> LatentMap:
 
 def fit_manifold(store: Workspace, run_id: int) -> Manifold:
     """Take the codes of all training images that a map run stored."""
-    from defuse_core.checkpoints import load_tensors
+    from defuse_core.base.checkpoints import load_tensors
     from defuse_core.manifold import Manifold
 
     codes, _ = load_tensors(store.artifact_path(run_id, "codes.safetensors"))

@@ -21,8 +21,8 @@ from defuse_core.workspace import Workspace
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from defuse_core.base.records import Mixture, Region, Verdict
     from defuse_core.classifier import Classifier
-    from defuse_core.records import Mixture, Region, Verdict
     from defuse_core.vae import BetaVAE
 
 SEED = 0

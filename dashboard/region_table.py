@@ -15,7 +15,7 @@ from dashboard.gallery import KINDS, Found
 from dashboard.region_data import RHO, Regions
 
 if TYPE_CHECKING:
-    from defuse_core.records import Verdict
+    from defuse_core.base.records import Verdict
 
 _TOP = 3  # classes that are named
 

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from defuse_core.machine import ALLOW_LOCAL_CODE
+from defuse_core.base.machine import ALLOW_LOCAL_CODE
 
 APP = Path(__file__).resolve().parent / "app.py"
 LOGIN = "DEFUSE_LOGIN"

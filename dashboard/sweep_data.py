@@ -277,7 +277,7 @@ def changes(answers: Answers, groups: Indices, names: Mapping[int, str], *, held
 
 
 def _score(right: NDArray[np.bool_]) -> Score:
-    from defuse_core.records import Interval
+    from defuse_core.base.records import Interval
 
     found = Interval.wilson(int(right.sum()), len(right))
     return Score(found.estimate, found.low, found.high, found.n)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from defuse_core.base.files import file_sha256
+from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
 from defuse_core.database import WorkspaceError
-from defuse_core.files import file_sha256
-from defuse_core.machine import ALLOW_LOCAL_CODE, local_code_allowed
 from defuse_core.manifest_models import Manifest, Upload, uploads_of
 from defuse_core.source_names import absolute_source, without_path
 from defuse_core.workspace import Workspace

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core.checkpoints import load_tensors
-from defuse_core.errors import CheckpointError
+from defuse_core.base.checkpoints import load_tensors
+from defuse_core.base.errors import CheckpointError
 from defuse_core.programs import Program, load_program
 from defuse_core.sniffing import SAVE_WEIGHTS, CheckpointFormat, sniff_format
 

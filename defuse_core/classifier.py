@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.checkpoints import resume_training, save_training, tensor_sha256
-from defuse_core.config import ClassifierTraining, Precision
+from defuse_core.base.checkpoints import resume_training, save_training, tensor_sha256
+from defuse_core.base.config import ClassifierTraining, Precision
+from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
 from defuse_core.data import Split, as_pixels, shuffled_batches
-from defuse_core.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
 
 EVALUATION_BATCH = 512
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core import console as shown
+from defuse_core.base.config import PRESETS
 from defuse_core.cli_common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli_labels import label_app
 from defuse_core.cli_options import (
@@ -32,7 +33,6 @@ from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
 from defuse_core.cli_runs import cancel, extend, resume, runs
 from defuse_core.cli_suite import checkpoint, suite_app
-from defuse_core.config import PRESETS
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources
 from defuse_core.source_names import absolute_source

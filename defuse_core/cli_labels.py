@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from defuse_core.base.files import write_bytes
 from defuse_core.cli_common import find_project
 from defuse_core.cli_options import AsJson, ProjectName
 from defuse_core.database import WorkspaceError
-from defuse_core.files import write_bytes
 from defuse_core.label_files import from_csv, to_csv
 from defuse_core.region_edits import ids_ever
 from defuse_core.runs import Run

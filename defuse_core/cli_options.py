@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from defuse_core.config import PRESETS
+from defuse_core.base.config import PRESETS
 from defuse_core.runs import Resources
 from defuse_core.step_configs import STEPS, ConfigError, StepName, literals, preset_values, walk_fields
 

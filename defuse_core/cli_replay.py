@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from defuse_core import console as shown
+from defuse_core.base.files import write_bytes
 from defuse_core.bringing import Bring, find_source
 from defuse_core.cli_common import find_project, finish_run
 from defuse_core.cli_options import LARGEST, AsJson, ProjectName
 from defuse_core.comparison import Comparison, RunComparison, compare
 from defuse_core.database import WorkspaceError
-from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
 from defuse_core.manifest import make_manifest
 from defuse_core.manifest_models import MadeStep

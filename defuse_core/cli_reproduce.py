@@ -136,7 +136,7 @@ def _check_earlier(path: Path, length: Length, seeds: int) -> None:
 
 
 def _has_gpu(device: str) -> bool:
-    from defuse_core.runtime import resolve_device
+    from defuse_core.base.runtime import resolve_device
 
     return resolve_device(device).type != "cpu"
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from defuse_core.base.records import Interval
+from defuse_core.base.runtime import Loop
 from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data import Split
-from defuse_core.records import Interval
-from defuse_core.runtime import Loop
 
 STATED = "as stated"
 SCREENED_IMAGES = 128

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defuse_core.base.config import IdentificationConfig
+from defuse_core.base.records import MistakeKind, Mistakes, Region
+from defuse_core.base.runtime import AdaptiveBatch, Loop, numpy_rng
 from defuse_core.classifier import Classifier, predict
-from defuse_core.config import IdentificationConfig
 from defuse_core.data import Split
 from defuse_core.identification import SHARD_IMAGES, identify_shard
-from defuse_core.records import MistakeKind, Mistakes, Region
-from defuse_core.runtime import AdaptiveBatch, Loop, numpy_rng
 from defuse_core.vae import BetaVAE, encode_means
 
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defuse_core.checkpoints import copy_state
+from defuse_core.base.checkpoints import copy_state
+from defuse_core.base.config import CorrectionConfig
+from defuse_core.base.records import FailureInstances, SweepPoint
+from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
 from defuse_core.classifier import Classifier, accuracy, make_optimizer, predict
-from defuse_core.config import CorrectionConfig
 from defuse_core.data import Split, shuffled_batches
-from defuse_core.records import FailureInstances, SweepPoint
-from defuse_core.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
 
 Rule = Literal["paper", "regions"]
 

@@ -12,9 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from defuse_core.config import PRESETS, CorrectionConfig, DistillationConfig, IdentificationConfig, Preset
+from defuse_core.base.config import (
+    PRESETS,
+    CorrectionConfig,
+    DistillationConfig,
+    IdentificationConfig,
+    Preset,
+)
+from defuse_core.base.files import write_bytes
 from defuse_core.database import WorkspaceError
-from defuse_core.files import write_bytes
 from defuse_core.jobs import launcher
 from defuse_core.reproduction import few_images
 from defuse_core.runs import Resources, Run

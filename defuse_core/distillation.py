@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from defuse_core.config import DistillationConfig
-from defuse_core.records import Mixture
-from defuse_core.runtime import Callback, Loop, derive_seed, follow, numpy_rng
+from defuse_core.base.config import DistillationConfig
+from defuse_core.base.records import Mixture
+from defuse_core.base.runtime import Callback, Loop, derive_seed, follow, numpy_rng
 
 _ITERATIONS_PER_CALLBACK = 5
 _DENSITY_BATCH = 4096

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.classifier import Classifier, predict
 from defuse_core.data import Split, as_pixels
-from defuse_core.records import FailureInstances, Interval, Region
 from defuse_core.vae import BetaVAE, decode_images, encode_means
 
 

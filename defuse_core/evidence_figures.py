@@ -16,9 +16,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from defuse_core.base.records import Interval
 from defuse_core.evaluation import Scores
 from defuse_core.figures import BLUE, GREY, ORANGE, RED, clip
-from defuse_core.records import Interval
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 MODEL_COLOURS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from defuse_core.records import Interval
+from defuse_core.base.records import Interval
 from defuse_core.report_content import ReportContent, Tile
 from defuse_core.report_limits import limits
 from defuse_core.report_tables import class_table, control_table, novelty_told, settings_rows, sweep_table

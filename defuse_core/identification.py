@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.classifier import Classifier
-from defuse_core.config import IdentificationConfig, Precision
-from defuse_core.data import Split
-from defuse_core.records import MistakeKind, Mistakes
-from defuse_core.runtime import (
+from defuse_core.base.config import IdentificationConfig, Precision
+from defuse_core.base.records import MistakeKind, Mistakes
+from defuse_core.base.runtime import (
     AdaptiveBatch,
     Callback,
     autocast,
     numpy_rng,
     supports_bf16,
 )
+from defuse_core.classifier import Classifier
+from defuse_core.data import Split
 from defuse_core.vae import BetaVAE
 
 SHARD_IMAGES = 64

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from defuse_core.errors import CheckpointError
-from defuse_core.machine import ALLOW_LOCAL_CODE, local_code_allowed
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
 
 _ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
 

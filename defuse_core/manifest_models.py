@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from defuse_core.config import Config
+from defuse_core.base.config import Config
 from defuse_core.region_edits import EditKind
 from defuse_core.step_configs import STEPS, check_config
 

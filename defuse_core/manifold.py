@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.runtime import numpy_rng
+from defuse_core.base.runtime import numpy_rng
 
 _MAX_SAMPLE = 2000  # training codes that the radius is estimated on
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from defuse_core.base.errors import CheckpointError
 from defuse_core.classifier import Preprocessing
 from defuse_core.data import as_pixels
-from defuse_core.errors import CheckpointError
 
 _STAGE = "layer4"
 _N_IMAGES = 512

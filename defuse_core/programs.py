@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from defuse_core.checkpoints import copy_state
-from defuse_core.errors import CheckpointError
+from defuse_core.base.checkpoints import copy_state
+from defuse_core.base.errors import CheckpointError
 from defuse_core.sniffing import SAVE_WEIGHTS, sniff_format
 
 ProgramFormat = Literal["torchscript", "exported"]

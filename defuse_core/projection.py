@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.runtime import Callback, Loop, derive_seed, follow
+from defuse_core.base.runtime import Callback, Loop, derive_seed, follow
 
 Method = Literal["tsne", "umap", "pca"]
 

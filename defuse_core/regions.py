@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.records import Mixture, Region
+from defuse_core.base.records import Mixture, Region
+from defuse_core.base.runtime import derive_seed
 from defuse_core.region_edits import STRUCTURAL, Gaussian, RegionEdit
-from defuse_core.runtime import derive_seed
 
 _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
 

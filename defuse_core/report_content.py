@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from defuse_core.base.records import Interval
 from defuse_core.evaluation import Scores
-from defuse_core.records import Interval
 
 
 @dataclass(frozen=True)

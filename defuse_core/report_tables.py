@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from defuse_core.records import Interval
+from defuse_core.base.records import Interval
 from defuse_core.report_content import ReportContent
 from defuse_core.report_words import count, percent
 from defuse_core.step_configs import STEPS

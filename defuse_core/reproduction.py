@@ -130,7 +130,7 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     file = None if data is None else data / _PARTIAL
     if file is None or not file.is_file():
         return "imagenet"
-    from defuse_core.checkpoints import dump_tensors
+    from defuse_core.base.checkpoints import dump_tensors
     from defuse_core.partial_resnet import read_partial_resnet18
     from defuse_core.steps.source import open_dataset
 

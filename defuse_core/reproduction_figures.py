@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from defuse_core import figures
+from defuse_core.base.records import Interval
 from defuse_core.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
 from defuse_core.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
-from defuse_core.records import Interval
 from defuse_core.reproduction_results import KINDS
 from defuse_core.reproduction_tables import MODELS
 

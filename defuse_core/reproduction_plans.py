@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from defuse_core.config import (
+from defuse_core.base.config import (
     PRESETS,
     Config,
     CorrectionConfig,

@@ -22,18 +22,18 @@ import typer
 from torch import nn
 
 from defuse_core.architectures import build_network
-from defuse_core.checkpoints import (
+from defuse_core.base.checkpoints import (
     load_tensors,
     load_weights,
     save_tensors,
 )
+from defuse_core.base.config import PRESETS, ClassifierTraining, VaeConfig
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import write_bytes
+from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_threads
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
-from defuse_core.config import PRESETS, ClassifierTraining, VaeConfig
 from defuse_core.data import ImageDataset, as_bytes
 from defuse_core.data_sources import load_dataset, load_digits
-from defuse_core.errors import CheckpointError
-from defuse_core.files import write_bytes
-from defuse_core.runtime import Callback, derive_seed, keep_memory, set_threads
 from defuse_core.vae import BetaVAE, decode_images, encode_means, train_vae
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from defuse_core.errors import CheckpointError
+from defuse_core.base.errors import CheckpointError
 
 CheckpointFormat = Literal["safetensors", "state_dict", "torchscript", "exported"]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from defuse_core.config import (
+from defuse_core.base.config import (
     AnnotatorTraining,
     ClassifierTraining,
     Config,

@@ -17,10 +17,10 @@ import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
+from defuse_core.base.config import Config
+from defuse_core.base.files import file_sha256
+from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.classifier import Classifier, Preprocessing, predict
-from defuse_core.config import Config
-from defuse_core.files import file_sha256
-from defuse_core.records import FailureInstances, Interval
 
 FORMAT = "defuse-suite"
 VERSION = 1

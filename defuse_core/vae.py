@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.checkpoints import copy_state, resume_training, save_training, tensor_sha256
-from defuse_core.config import VaeConfig, VaeTraining
+from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
+from defuse_core.base.config import VaeConfig, VaeTraining
+from defuse_core.base.runtime import Callback, Loop, autocast, follow, torch_rng
 from defuse_core.data import as_pixels, shuffled_batches
-from defuse_core.runtime import Callback, Loop, autocast, follow, torch_rng
 
 _EVALUATION_BATCH = 512
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from defuse_core import contract
+from defuse_core.base.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.classifier import Classifier, Preprocessing, train_classifier
-from defuse_core.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.data import ImageDataset, Split
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.vae import BetaVAE, train_vae

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.config import ClassifierTraining
 from defuse_core.classifier import Classifier, Preprocessing, predict, train_classifier
-from defuse_core.config import ClassifierTraining
 from defuse_core.data import ImageDataset
 from defuse_core.labeling import draw_images
 from defuse_core.runs import Run

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.architectures import build_network
+from defuse_core.base.checkpoints import load_tensors
 from defuse_core.bringing import Bring
-from defuse_core.checkpoints import load_tensors
 from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.comparison import compare
 from defuse_core.data import Split, as_bytes

@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from defuse_core.base.checkpoints import load_weights
+from defuse_core.base.errors import CheckpointError
 from defuse_core.checkpoint_formats import (
     Program,
     Weights,
@@ -30,9 +32,7 @@ from defuse_core.checkpoint_formats import (
     read_weights,
     sniff_format,
 )
-from defuse_core.checkpoints import load_weights
 from defuse_core.classifier import Classifier, Preprocessing, predict_logits
-from defuse_core.errors import CheckpointError
 from tests.tutorial_networks import SmallCnn
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"

@@ -11,14 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from defuse_core.checkpoints import (
+from defuse_core.base.checkpoints import (
     copy_state,
     load_tensors,
     load_weights,
     save_tensors,
 )
-from defuse_core.errors import CheckpointError
-from defuse_core.files import write_bytes
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import write_bytes
 
 
 def network() -> nn.Sequential:

@@ -19,6 +19,7 @@ from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
 from defuse_core.architectures import ARCHITECTURES, ByteDropout, MnistCnn, build_network, imagenet_weights
+from defuse_core.base.config import ClassifierTraining
 from defuse_core.classifier import (
     Classifier,
     Preprocessing,
@@ -29,7 +30,6 @@ from defuse_core.classifier import (
     predict_logits,
     train_classifier,
 )
-from defuse_core.config import ClassifierTraining
 from defuse_core.data import ImageDataset, Split, as_pixels
 
 PLAIN = Preprocessing()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from defuse_core import step_configs
-from defuse_core.config import (
+from defuse_core.base.config import (
     PAPER_LAMBDAS,
     PRESETS,
     ClassifierTraining,

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defuse_core.base.config import ClassifierTraining
+from defuse_core.base.records import Interval
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, train_classifier
-from defuse_core.config import ClassifierTraining
 from defuse_core.contract import (
     FINALISTS,
     SCREENED_IMAGES,
@@ -21,7 +22,6 @@ from defuse_core.contract import (
     usual_preprocessings,
 )
 from defuse_core.data import Split
-from defuse_core.records import Interval
 from tests.conftest import bars
 
 PLAIN = Preprocessing()

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from defuse_core.base.config import CorrectionConfig
+from defuse_core.base.records import FailureInstances, SweepPoint
 from defuse_core.classifier import Classifier, Preprocessing, accuracy
-from defuse_core.config import CorrectionConfig
 from defuse_core.correction import (
     Rule,
     apply_point,
@@ -26,7 +27,6 @@ from defuse_core.correction import (
     tune,
 )
 from defuse_core.data import ImageDataset, Split
-from defuse_core.records import FailureInstances, SweepPoint
 
 QUICK = CorrectionConfig(lambdas=(0.0, 1.0, 10.0), epochs=2, batch_size=64, precision="fp32")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from defuse_core import demo
-from defuse_core.config import PRESETS
+from defuse_core.base.config import PRESETS
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from defuse_core.architectures import ARCHITECTURES, build_network
+from defuse_core.base.checkpoints import load_weights
 from defuse_core.checkpoint_formats import Weights, read_weights
-from defuse_core.checkpoints import load_weights
 from defuse_core.detection import Fit, describe_misfit, detect
 from tests.tutorial_networks import (
     CifarTutorial,

@@ -15,7 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 
-from defuse_core.config import DistillationConfig
+from defuse_core.base.config import DistillationConfig
+from defuse_core.base.records import Mixture
+from defuse_core.base.runtime import derive_seed
 from defuse_core.distillation import (
     RelaxedRegion,
     fit_mixture,
@@ -23,8 +25,6 @@ from defuse_core.distillation import (
     membership,
     relaxed_region,
 )
-from defuse_core.records import Mixture
-from defuse_core.runtime import derive_seed
 
 PLANTED_WEIGHTS = np.array([0.5, 0.3, 0.2])
 PLANTED_MEANS = np.array([[0.0, 0.0], [12.0, 0.0], [0.0, 12.0]])

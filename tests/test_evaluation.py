@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data import ImageDataset, Split, as_bytes
 from defuse_core.evaluation import (
@@ -27,7 +28,6 @@ from defuse_core.evaluation import (
     share,
 )
 from defuse_core.labeling import draw_latents
-from defuse_core.records import FailureInstances, Interval, Region
 from defuse_core.vae import BetaVAE
 
 

@@ -39,7 +39,7 @@ from dashboard.evidence_tables import (
 )
 from dashboard.figure_export import Export
 from dashboard.sweep_data import Score
-from defuse_core.records import Interval
+from defuse_core.base.records import Interval
 from tests.apps import NASTY
 from tests.in_process import store_run
 from tests.workspaces import Place

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from defuse_core.base.records import Interval
 from defuse_core.evaluation import Scores
 from defuse_core.evidence_figures import (
     BeforeAfter,
@@ -17,7 +18,6 @@ from defuse_core.evidence_figures import (
     draw_shares,
 )
 from defuse_core.figures import RED, figure_bytes
-from defuse_core.records import Interval
 
 ROWS = [
     Scores("before", Interval.wilson(90, 100), Interval.wilson(10, 50)),

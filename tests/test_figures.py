@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.base.records import Interval
 from defuse_core.evaluation import Scores, agreement
 from defuse_core.figures import (
     BLUE,
@@ -29,7 +30,6 @@ from defuse_core.figures import (
     figure_bytes,
     save_figure,
 )
-from defuse_core.records import Interval
 
 BEFORE = Scores("before", Interval.wilson(95, 100), Interval.wilson(20, 100))
 BASELINE = Scores("identified mistakes", Interval.wilson(94, 100), Interval.wilson(60, 100))

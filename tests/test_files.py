@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.files import file_sha256, store_chunks, write_bytes
+from defuse_core.base.files import file_sha256, store_chunks, write_bytes
 
 SIZE = 300_000
 
 WRITER = f"""
 import sys
 from pathlib import Path
-from defuse_core.files import write_bytes
+from defuse_core.base.files import write_bytes
 path, number = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 while True:
@@ -35,7 +35,7 @@ while True:
 SMALL_DISK = """
 import resource, sys
 from pathlib import Path
-from defuse_core.files import store_chunks, write_bytes
+from defuse_core.base.files import store_chunks, write_bytes
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 write_bytes(Path(sys.argv[1]) / "small", b"fits")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from defuse_core.config import PRESETS
+from defuse_core.base.config import PRESETS
 from defuse_core.step_configs import STEPS, ConfigError, check_config, literals, preset_values, walk_fields
 
 

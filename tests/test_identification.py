@@ -16,8 +16,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from defuse_core import identification
+from defuse_core.base.config import IdentificationConfig
+from defuse_core.base.records import MistakeKind, Mistakes
+from defuse_core.base.runtime import numpy_rng, supports_bf16
 from defuse_core.classifier import Classifier, predict
-from defuse_core.config import IdentificationConfig
 from defuse_core.data import ImageDataset, Split
 from defuse_core.identification import (
     SHARD_IMAGES,
@@ -26,8 +28,6 @@ from defuse_core.identification import (
     identify_shards,
     sample_beta_noise,
 )
-from defuse_core.records import MistakeKind, Mistakes
-from defuse_core.runtime import numpy_rng, supports_bf16
 from defuse_core.vae import BetaVAE, decode_images
 from tests.properties import tried
 

@@ -71,7 +71,7 @@ STEPS = next(layer for layer in LAYERS if "identification" in layer)
 WITHOUT_TORCH = (
     "defuse_core.archive",
     "defuse_core.cli",
-    "defuse_core.config",
+    "defuse_core.base.config",
     "defuse_core.console",
     "defuse_core.demo",
     "defuse_core.reproduction",

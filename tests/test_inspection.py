@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torchvision import models
 
 from defuse_core.architectures import build_network
-from defuse_core.checkpoints import load_tensors
+from defuse_core.base.checkpoints import load_tensors
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.records import Interval
+from defuse_core.base.runtime import supports_bf16
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.data import Split
 from defuse_core.database import WorkspaceError
-from defuse_core.errors import CheckpointError
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.projects import new_project
-from defuse_core.records import Interval
 from defuse_core.runs import Run
-from defuse_core.runtime import supports_bf16
 from defuse_core.shipped import load_shipped_classifier
 from defuse_core.step_configs import ClassifierConfig, ConfigError, check_config
 from defuse_core.steps import load_step

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import nn
 
+from defuse_core.base.records import Annotation, Interval, Region
 from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data import ImageDataset
 from defuse_core.labeling import (
@@ -30,7 +31,6 @@ from defuse_core.labeling import (
     standard_normals,
     suggest_tau,
 )
-from defuse_core.records import Annotation, Interval, Region
 from defuse_core.vae import BetaVAE
 
 COVARIANCE = np.array(

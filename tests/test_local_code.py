@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from defuse_core.errors import CheckpointError
+from defuse_core.base.errors import CheckpointError
 from defuse_core.local_code import import_network
 
 CODE = """

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.checkpoints import dump_tensors
+from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.cli_replay import furthest_run
 from defuse_core.database import WorkspaceError
 from defuse_core.manifest import make_manifest, read_log, tensors_digest

@@ -18,10 +18,10 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
 from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
-from defuse_core.config import PAPER_LAMBDAS
+from defuse_core.base.config import PAPER_LAMBDAS
+from defuse_core.base.records import Interval
 from defuse_core.exporting import corrected_checkpoint
 from defuse_core.jobs import launcher
-from defuse_core.records import Interval
 from defuse_core.runs import Run
 from defuse_core.step_configs import check_config
 from defuse_core.steps.labels import answers_by_region, judge

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components.label_board import class_keys
 from dashboard.region_data import SEED
 from defuse_core.annotations import Annotations, LabelEvent
-from defuse_core.checkpoints import load_tensors
+from defuse_core.base.checkpoints import load_tensors
 from defuse_core.classifier import predict
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher

@@ -25,11 +25,11 @@ from dashboard import charts, latent_map, map_view
 from dashboard.latent_map import Selection
 from dashboard.map_chart import palette
 from defuse_core import figures
-from defuse_core.checkpoints import dump_tensors
+from defuse_core.base.checkpoints import dump_tensors
+from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.classifier import predict, predict_logits
 from defuse_core.data import as_bytes
 from defuse_core.jobs import launcher
-from defuse_core.records import MistakeKind, Mistakes
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.regions import select as select_core
 from defuse_core.runs import Run

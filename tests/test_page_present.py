@@ -13,7 +13,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.checkpoints import dump_tensors
+from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.classifier import Classifier, predict
 from defuse_core.labeling import draw_images
 from defuse_core.region_edits import RegionEdit

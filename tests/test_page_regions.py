@@ -15,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.region_data import SEED, TAUS, find_regions
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.config import DistillationConfig
 from defuse_core.classifier import predict
-from defuse_core.config import DistillationConfig
 from defuse_core.data import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.labeling import draw_images, draw_strip, suggest_tau

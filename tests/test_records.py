@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.records import (
+from defuse_core.base.records import (
     FailureInstances,
     Interval,
     MistakeKind,

@@ -14,8 +14,9 @@ from torch import nn
 
 from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_annotators, find_regions
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.config import PRESETS, LabelingConfig, VaeConfig
+from defuse_core.base.records import Mixture, Region
 from defuse_core.classifier import Classifier, Preprocessing, predict
-from defuse_core.config import PRESETS, LabelingConfig, VaeConfig
 from defuse_core.distillation import membership
 from defuse_core.labeling import (
     collect_votes,
@@ -23,7 +24,6 @@ from defuse_core.labeling import (
     draw_strip,
     simulate_annotators,
 )
-from defuse_core.records import Mixture, Region
 from defuse_core.region_edits import Gaussian, RegionEdit, live_ids
 from defuse_core.regions import merge, select, split
 from defuse_core.runs import Run

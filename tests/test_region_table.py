@@ -14,7 +14,7 @@ from scipy.stats import binomtest, multivariate_normal
 from dashboard.gallery import KINDS, Found
 from dashboard.region_data import Regions, find_regions
 from dashboard.region_table import COLUMNS, region_table, status_of, top_classes
-from defuse_core.records import Interval, Verdict
+from defuse_core.base.records import Interval, Verdict
 from defuse_core.workspace import Workspace
 from tests.apps import NASTY
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.records import Mixture, Region, Verdict
 from defuse_core.classifier import Classifier
 from defuse_core.distillation import membership
-from defuse_core.records import Mixture, Region, Verdict
 from defuse_core.region_edits import STRUCTURAL, Gaussian, RegionEdit, live_ids
 from defuse_core.regions import apply_edits, merge, select, split
 from defuse_core.runs import Resources, Run

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from defuse_core import reproduction, reproduction_results
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.config import CorrectionConfig, IdentificationConfig
+from defuse_core.base.records import FailureInstances
 from defuse_core.classifier import predict
-from defuse_core.config import CorrectionConfig, IdentificationConfig
 from defuse_core.controls import random_regions, sample_split
 from defuse_core.correction import apply_point, tune
 from defuse_core.data import Split
@@ -29,7 +30,6 @@ from defuse_core.identification import identify
 from defuse_core.jobs import launcher
 from defuse_core.labeling import draw_images, draw_latents, failure_instances
 from defuse_core.paper import PAPER, DatasetName
-from defuse_core.records import FailureInstances
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction_files import write_reproduction, write_results
 from defuse_core.reproduction_goals import goals

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.runtime import (
+from defuse_core.base.runtime import (
     AdaptiveBatch,
     autocast,
     derive_seed,
@@ -81,7 +81,9 @@ def test_seeds_are_the_same_in_every_process() -> None:
     """The constants pin the streams: results of older runs stay reproducible."""
     expected = [5254295370254170289, 7727713206022040113]
     assert [derive_seed(0), derive_seed(0, "noise", 7)] == expected
-    code = "from defuse_core.runtime import derive_seed;print(derive_seed(0), derive_seed(0, 'noise', 7))"
+    code = (
+        "from defuse_core.base.runtime import derive_seed;print(derive_seed(0), derive_seed(0, 'noise', 7))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "1"},
@@ -229,7 +231,7 @@ def test_bf16_on_a_device_without_it_is_told_the_remedy(monkeypatch: pytest.Monk
 
 
 def test_keep_memory_tells_whether_the_c_library_took_it() -> None:
-    code = "from defuse_core.runtime import keep_memory; print(keep_memory())"
+    code = "from defuse_core.base.runtime import keep_memory; print(keep_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     glibc = hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names
     assert done.stdout.strip() == str(bool(glibc))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from defuse_core.base.config import ClassifierTraining
+from defuse_core.base.errors import CheckpointError
 from defuse_core.classifier import accuracy, predict
-from defuse_core.config import ClassifierTraining
 from defuse_core.data import ImageDataset
 from defuse_core.data_sources import load_digits, load_npz
-from defuse_core.errors import CheckpointError
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.shipped import (
     ANNOTATORS,

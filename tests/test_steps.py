@@ -15,8 +15,10 @@ import torch
 
 from defuse_core import identification
 from defuse_core.annotations import LabelEvent
+from defuse_core.base.config import DistillationConfig, IdentificationConfig
+from defuse_core.base.records import FailureInstances, Mistakes
+from defuse_core.base.runtime import derive_seed
 from defuse_core.classifier import predict
-from defuse_core.config import DistillationConfig, IdentificationConfig
 from defuse_core.correction import find_flips
 from defuse_core.distillation import fit_mixture, membership
 from defuse_core.evaluation import score_failures, score_split
@@ -24,10 +26,8 @@ from defuse_core.identification import identify
 from defuse_core.jobs.engine import Ended, LocalEngine, run_task
 from defuse_core.labeling import draw_images
 from defuse_core.projection import project
-from defuse_core.records import FailureInstances, Mistakes
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.runs import Run
-from defuse_core.runtime import derive_seed
 from defuse_core.step_configs import STEPS
 from defuse_core.steps import STEP_CLASSES, load_step, search
 from defuse_core.steps.base import File, Progress
@@ -254,12 +254,12 @@ REFERENCE = """
 import json, sys
 from pathlib import Path
 import safetensors.torch, torch
-from defuse_core.checkpoints import save_tensors
+from defuse_core.base.checkpoints import save_tensors
 from defuse_core.classifier import accuracy
-from defuse_core.config import CorrectionConfig
+from defuse_core.base.config import CorrectionConfig
 from defuse_core.correction import apply_point, sweep_lambdas
 from defuse_core.evaluation import score_failures
-from defuse_core.records import FailureInstances
+from defuse_core.base.records import FailureInstances
 from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace
 

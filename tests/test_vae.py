@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from defuse_core.checkpoints import copy_state
-from defuse_core.config import PRESETS, VaeConfig, VaeTraining
+from defuse_core.base.checkpoints import copy_state
+from defuse_core.base.config import PRESETS, VaeConfig, VaeTraining
+from defuse_core.base.errors import CheckpointError
 from defuse_core.data import ImageDataset, as_pixels
-from defuse_core.errors import CheckpointError
 from defuse_core.vae import (
     BetaVAE,
     decode_images,

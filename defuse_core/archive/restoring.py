@@ -28,9 +28,9 @@ from defuse_core.archive.rows import (
     RunRow,
     TaskRow,
 )
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import write_bytes
 from defuse_core.database import Database, WorkspaceError, explain_os_error
-from defuse_core.errors import CheckpointError
-from defuse_core.files import write_bytes
 from defuse_core.runs import Resources
 from defuse_core.sniffing import sniff_format
 from defuse_core.step_configs import check_config

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from defuse_core.base.files import write_bytes
+from defuse_core.base.machine import available_cores
 from defuse_core.database import WorkspaceError, explain_os_error
-from defuse_core.files import write_bytes
 from defuse_core.jobs.spare import SpareKeeper, start_process
-from defuse_core.machine import available_cores
 from defuse_core.runs import Resources, Run, is_alive, process_started
 from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
 from defuse_core.workspace import Workspace

@@ -143,8 +143,8 @@ def work_on(references: list[Any], task: str, resources: Resources) -> Iterator[
     """Do one task in a worker, which keeps the step for the next one."""
     import ray
 
+    from defuse_core.base.runtime import resolve_device, set_threads
     from defuse_core.jobs.engine import Started, run_task
-    from defuse_core.runtime import resolve_device, set_threads
 
     yield Started()
     set_threads(max(1, round(resources.cpus)))

@@ -197,8 +197,8 @@ def _machine(workspace: Workspace, run: Run, guard: Guard) -> Iterator[None]:
 
 def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | None, list[str]]:
     """Run what is missing and merge the tasks that are done; nothing where all were cancelled."""
-    from defuse_core import runtime  # torch: only now that it is this run's turn
-    from defuse_core.checkpoints import load_tensors
+    from defuse_core.base import runtime  # torch: only now that it is this run's turn
+    from defuse_core.base.checkpoints import load_tensors
     from defuse_core.steps import load_step
 
     threads = runtime.set_threads(run.resources.threads or None)
@@ -241,7 +241,7 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
 
 def _make_engine(run: Run) -> tuple[Engine, dict[str, Any]]:
     """The engine, and the device as it is recorded."""
-    from defuse_core import runtime
+    from defuse_core.base import runtime
     from defuse_core.jobs.engine import LocalEngine
 
     if run.resources.engine == "ray":

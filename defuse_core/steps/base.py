@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.checkpoints import dump_tensors
-from defuse_core.records import Interval
-from defuse_core.runtime import Loop, Result
+from defuse_core.base.checkpoints import dump_tensors
+from defuse_core.base.records import Interval
+from defuse_core.base.runtime import Loop, Result
 from defuse_core.step_configs import StepName
 
 

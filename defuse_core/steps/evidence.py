@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defuse_core.base.config import CorrectionConfig, IdentificationConfig
+from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.classifier import Classifier, predict
-from defuse_core.config import CorrectionConfig, IdentificationConfig
 from defuse_core.controls import compare_noise, random_regions, sample_split
 from defuse_core.correction import apply_point, tuning_epochs
 from defuse_core.data import Split
@@ -36,7 +37,6 @@ from defuse_core.labeling import (
     majority,
     simulate_annotators,
 )
-from defuse_core.records import FailureInstances, Interval
 from defuse_core.region_edits import names
 from defuse_core.shipped import ANNOTATORS
 from defuse_core.step_configs import AnnotationConfig, EvaluationConfig

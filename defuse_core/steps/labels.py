@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.base.records import Annotation, Interval, Mistakes, Region, Verdict
+from defuse_core.base.runtime import numpy_rng
 from defuse_core.classifier import Classifier, predict
 from defuse_core.data import as_bytes
 from defuse_core.labeling import (
@@ -25,8 +27,6 @@ from defuse_core.labeling import (
     reach_verdict,
     simulate_annotators,
 )
-from defuse_core.records import Annotation, Interval, Mistakes, Region, Verdict
-from defuse_core.runtime import numpy_rng
 from defuse_core.step_configs import AnnotationConfig
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file

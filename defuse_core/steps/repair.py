@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from defuse_core.base.config import CorrectionConfig
+from defuse_core.base.records import FailureInstances, Interval, SweepPoint, Verdict
+from defuse_core.base.runtime import derive_seed
 from defuse_core.classifier import Classifier, accuracy, predict
-from defuse_core.config import CorrectionConfig
 from defuse_core.correction import (
     apply_point,
     choose_point,
@@ -24,8 +26,6 @@ from defuse_core.correction import (
 )
 from defuse_core.data import ImageDataset, Split
 from defuse_core.labeling import failure_instances
-from defuse_core.records import FailureInstances, Interval, SweepPoint, Verdict
-from defuse_core.runtime import derive_seed
 from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (
     File,

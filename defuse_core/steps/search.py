@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from defuse_core.base.config import DistillationConfig, IdentificationConfig
+from defuse_core.base.records import Mistakes, Region
+from defuse_core.base.runtime import AdaptiveBatch, Loop, Result, numpy_rng
 from defuse_core.classifier import predict
-from defuse_core.config import DistillationConfig, IdentificationConfig
 from defuse_core.distillation import membership, mixture_iterations
 from defuse_core.identification import SHARD_IMAGES, identify_shard
 from defuse_core.labeling import draw_images
 from defuse_core.projection import projection_steps
-from defuse_core.records import Mistakes, Region
-from defuse_core.runtime import AdaptiveBatch, Loop, Result, numpy_rng
 from defuse_core.step_configs import DrawConfig, MapConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture

@@ -11,8 +11,8 @@ from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
+from defuse_core.base.records import MistakeKind
 from defuse_core.classifier import predict_logits
-from defuse_core.records import MistakeKind
 from defuse_core.steps.source import Source
 from defuse_core.vae import decode_images
 from tests.apps import decode

@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from defuse_core.config import Precision
-from defuse_core.machine import available_cores
+from defuse_core.base.config import Precision
+from defuse_core.base.machine import available_cores
 
 Result = TypeVar("Result")
 

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from defuse_core.errors import CheckpointError
-from defuse_core.files import write_bytes
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import write_bytes
 
 
 def save_tensors(
