@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dashboard.sweep_data import Indices
     from defuse_core.base.records import Verdict
     from defuse_core.classifier import Classifier
-    from defuse_core.data import ImageDataset
+    from defuse_core.data.splits import ImageDataset
     from defuse_core.manifold import Manifold
     from defuse_core.step_configs import StepName
     from defuse_core.vae import BetaVAE

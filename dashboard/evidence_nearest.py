@@ -23,7 +23,7 @@ from dashboard.state import linked_choice, plain
 from dashboard.sweep_data import BEFORE, SAID, read_sweep
 
 if TYPE_CHECKING:
-    from defuse_core.data import ImageDataset
+    from defuse_core.data.splits import ImageDataset
 
 NEAREST = "nearest"
 """Under which the region whose images are shown stands in the URL."""

@@ -18,7 +18,7 @@ from defuse_core.runs import Run
 from defuse_core.workspace import Project
 
 if TYPE_CHECKING:
-    from defuse_core.data import ImageDataset
+    from defuse_core.data.splits import ImageDataset
     from defuse_core.vae import BetaVAE
 
 KINDS = ("dataset", "reconstruction", "perturbation")

@@ -17,7 +17,7 @@ from defuse_core.workspace import Project
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from defuse_core.data import ImageDataset
+    from defuse_core.data.splits import ImageDataset
     from defuse_core.vae import BetaVAE
 
 WANTED = 0.95
@@ -116,7 +116,7 @@ def show_generator(project: Project, run: Run) -> None:
 
 def as_arrays(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels in [0, 1] (n, channels, h, w) as images (n, h, w, channels) uint8."""
-    from defuse_core.data import as_bytes
+    from defuse_core.data.splits import as_bytes
 
     return as_bytes(pixels).permute(0, 2, 3, 1).numpy()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from defuse_core.base.checkpoints import resume_training, save_training, tensor_sha256
 from defuse_core.base.config import ClassifierTraining, Precision
 from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
-from defuse_core.data import Split, as_pixels, shuffled_batches
+from defuse_core.data.splits import Split, as_pixels, shuffled_batches
 
 EVALUATION_BATCH = 512
 

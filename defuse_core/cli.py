@@ -33,9 +33,9 @@ from defuse_core.cli_replay import manifest, replay
 from defuse_core.cli_reproduce import reproduce
 from defuse_core.cli_runs import cancel, extend, resume, runs
 from defuse_core.cli_suite import checkpoint, suite_app
+from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources
-from defuse_core.source_names import absolute_source
 from defuse_core.step_configs import ConfigError, StepName
 from defuse_core.workspace import Project, Workspace
 

@@ -29,7 +29,7 @@ from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import MistakeKind, Mistakes, Region
 from defuse_core.base.runtime import AdaptiveBatch, Loop, numpy_rng
 from defuse_core.classifier import Classifier, predict
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.identification import SHARD_IMAGES, identify_shard
 from defuse_core.vae import BetaVAE, encode_means
 

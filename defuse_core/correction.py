@@ -26,7 +26,7 @@ from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, SweepPoint
 from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
 from defuse_core.classifier import Classifier, accuracy, make_optimizer, predict
-from defuse_core.data import Split, shuffled_batches
+from defuse_core.data.splits import Split, shuffled_batches
 
 Rule = Literal["paper", "regions"]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.classifier import Classifier, predict
-from defuse_core.data import Split, as_pixels
+from defuse_core.data.splits import Split, as_pixels
 from defuse_core.vae import BetaVAE, decode_images, encode_means
 
 

@@ -31,7 +31,7 @@ from defuse_core.base.runtime import (
     supports_bf16,
 )
 from defuse_core.classifier import Classifier
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.vae import BetaVAE
 
 SHARD_IMAGES = 64
@@ -94,7 +94,7 @@ def identify(
     Examples
     --------
     >>> from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
-    >>> from defuse_core.data_sources import load_digits
+    >>> from defuse_core.data.sources import load_digits
     >>> found = identify(load_shipped_classifier(), load_shipped_vae(), load_digits().train[:64],
     ...                  config=IdentificationConfig(n_perturbations=5), seed=0)
     >>> bool((found.predictions != found.labels).all())

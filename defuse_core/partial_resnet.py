@@ -18,7 +18,7 @@ from torchvision.models import resnet18
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.classifier import Preprocessing
-from defuse_core.data import as_pixels
+from defuse_core.data.splits import as_pixels
 
 _STAGE = "layer4"
 _N_IMAGES = 512

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from defuse_core.data import DataError, ImageDataset, set_validation_apart
-from defuse_core.data_sources import load_dataset, load_npz
+from defuse_core.data.naming import absolute_source
+from defuse_core.data.sources import load_dataset, load_npz
+from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
 from defuse_core.database import WorkspaceError
-from defuse_core.source_names import absolute_source
 from defuse_core.workspace import Blob, Project, Workspace
 
 

@@ -98,7 +98,7 @@ def find_data(dataset: DatasetName, length: Length, data: Path | None) -> tuple[
 
 def few_images(source: str, size: int | None = None) -> bytes:
     """Return a few hundred images of a data set as an .npz, as many of every class."""
-    from defuse_core.data_sources import load_dataset
+    from defuse_core.data.sources import load_dataset
 
     found = load_dataset(source, image_size=size)
     arrays: dict[str, Any] = {"class_names": np.array(found.class_names)}

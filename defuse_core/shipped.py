@@ -32,8 +32,8 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
 from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_threads
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
-from defuse_core.data import ImageDataset, as_bytes
-from defuse_core.data_sources import load_dataset, load_digits
+from defuse_core.data.sources import load_dataset, load_digits
+from defuse_core.data.splits import ImageDataset, as_bytes
 from defuse_core.vae import BetaVAE, decode_images, encode_means, train_vae
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

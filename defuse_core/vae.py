@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.base.config import VaeConfig, VaeTraining
 from defuse_core.base.runtime import Callback, Loop, autocast, follow, torch_rng
-from defuse_core.data import as_pixels, shuffled_batches
+from defuse_core.data.splits import as_pixels, shuffled_batches
 
 _EVALUATION_BATCH = 512
 

@@ -17,7 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 from defuse_core import contract
 from defuse_core.base.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.classifier import Classifier, Preprocessing, train_classifier
-from defuse_core.data import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.vae import BetaVAE, train_vae
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.models import ResNet, resnet18
 
-from defuse_core.data import Split
-from defuse_core.data_sources import load_digits
+from defuse_core.data.sources import load_digits
+from defuse_core.data.splits import Split
 from tests.templates import make_once
 
 _N_SIGNS = 20

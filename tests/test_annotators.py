@@ -23,8 +23,8 @@ from defuse_core.base.checkpoints import load_tensors
 from defuse_core.bringing import Bring
 from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.comparison import compare
-from defuse_core.data import Split, as_bytes
-from defuse_core.data_sources import load_digits
+from defuse_core.data.sources import load_digits
+from defuse_core.data.splits import Split, as_bytes
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import runner
 from defuse_core.labeling import draw_images

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
 from defuse_core.archive import data_note, export_project, import_project, missing_data, restoring
-from defuse_core.data import DataError, ImageDataset
+from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended

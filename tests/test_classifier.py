@@ -30,7 +30,7 @@ from defuse_core.classifier import (
     predict_logits,
     train_classifier,
 )
-from defuse_core.data import ImageDataset, Split, as_pixels
+from defuse_core.data.splits import ImageDataset, Split, as_pixels
 
 PLAIN = Preprocessing()
 

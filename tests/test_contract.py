@@ -21,7 +21,7 @@ from defuse_core.contract import (
     is_worse,
     usual_preprocessings,
 )
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from tests.conftest import bars
 
 PLAIN = Preprocessing()

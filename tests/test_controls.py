@@ -11,7 +11,7 @@ from defuse_core.base.records import Region
 from defuse_core.base.runtime import derive_seed, follow
 from defuse_core.classifier import Classifier, predict
 from defuse_core.controls import compare_noise, random_regions, sample_split
-from defuse_core.data import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.identification import identify
 from defuse_core.labeling import failure_instances, standard_normals
 from defuse_core.vae import BetaVAE

@@ -26,7 +26,7 @@ from defuse_core.correction import (
     sweep_lambdas,
     tune,
 )
-from defuse_core.data import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split
 
 QUICK = CorrectionConfig(lambdas=(0.0, 1.0, 10.0), epochs=2, batch_size=64, precision="fp32")
 

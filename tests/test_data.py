@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from defuse_core.data import (
+from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
+from defuse_core.data.splits import (
     DataError,
     ImageDataset,
     Split,
@@ -28,7 +29,6 @@ from defuse_core.data import (
     set_validation_apart,
     shuffled_batches,
 )
-from defuse_core.data_sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.classifier import Classifier, Preprocessing, predict
-from defuse_core.data import ImageDataset, Split, as_bytes
+from defuse_core.data.splits import ImageDataset, Split, as_bytes
 from defuse_core.evaluation import (
     agreement,
     found_again,

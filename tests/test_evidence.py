@@ -21,7 +21,7 @@ from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.classifier import Classifier
 from defuse_core.controls import random_regions, sample_split
 from defuse_core.correction import apply_point, tune
-from defuse_core.data import ImageDataset, Split, as_bytes
+from defuse_core.data.splits import ImageDataset, Split, as_bytes
 from defuse_core.identification import identify
 from defuse_core.labeling import draw_latents, failure_instances
 from defuse_core.region_edits import RegionEdit

@@ -20,7 +20,7 @@ from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.base.runtime import numpy_rng, supports_bf16
 from defuse_core.classifier import Classifier, predict
-from defuse_core.data import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.identification import (
     SHARD_IMAGES,
     identify,

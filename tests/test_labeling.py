@@ -16,7 +16,7 @@ from torch import nn
 
 from defuse_core.base.records import Annotation, Interval, Region
 from defuse_core.classifier import Classifier, Preprocessing, predict
-from defuse_core.data import ImageDataset
+from defuse_core.data.splits import ImageDataset
 from defuse_core.labeling import (
     Purpose,
     collect_votes,

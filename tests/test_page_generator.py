@@ -12,7 +12,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from defuse_core.base.config import PRESETS
-from defuse_core.data import as_bytes
+from defuse_core.data.splits import as_bytes
 from defuse_core.demo import demo_project
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.runs import Run

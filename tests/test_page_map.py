@@ -28,7 +28,7 @@ from defuse_core import figures
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.classifier import predict, predict_logits
-from defuse_core.data import as_bytes
+from defuse_core.data.splits import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.regions import select as select_core

@@ -17,7 +17,7 @@ from dashboard.region_data import SEED, TAUS, find_regions
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import DistillationConfig
 from defuse_core.classifier import predict
-from defuse_core.data import as_bytes
+from defuse_core.data.splits import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.labeling import draw_images, draw_strip, suggest_tau
 from defuse_core.region_edits import RegionEdit

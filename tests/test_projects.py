@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from defuse_core.data import DataError, ImageDataset
-from defuse_core.data_sources import load_dataset
+from defuse_core.data.sources import load_dataset
+from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.projects import new_project
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace import Workspace

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from defuse_core import data_sources
-from defuse_core.data import Split
+from defuse_core.data import sources as data_sources
+from defuse_core.data.splits import Split
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -24,7 +24,7 @@ from defuse_core.base.records import FailureInstances
 from defuse_core.classifier import predict
 from defuse_core.controls import random_regions, sample_split
 from defuse_core.correction import apply_point, tune
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.database import WorkspaceError
 from defuse_core.identification import identify
 from defuse_core.jobs import launcher

@@ -13,8 +13,8 @@ import torch
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import CheckpointError
 from defuse_core.classifier import accuracy, predict
-from defuse_core.data import ImageDataset
-from defuse_core.data_sources import load_digits, load_npz
+from defuse_core.data.sources import load_digits, load_npz
+from defuse_core.data.splits import ImageDataset
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.shipped import (
     ANNOTATORS,

@@ -18,7 +18,7 @@ from torch.distributions import kl_divergence as reference_kl
 from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import PRESETS, VaeConfig, VaeTraining
 from defuse_core.base.errors import CheckpointError
-from defuse_core.data import ImageDataset, as_pixels
+from defuse_core.data.splits import ImageDataset, as_pixels
 from defuse_core.vae import (
     BetaVAE,
     decode_images,

@@ -16,7 +16,7 @@ import psutil
 import safetensors.torch
 from torch import Tensor
 
-from defuse_core.data import ImageDataset
+from defuse_core.data.splits import ImageDataset
 from defuse_core.jobs import launcher
 from defuse_core.runs import Resources, Run
 from defuse_core.step_configs import StepName

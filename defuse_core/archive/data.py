@@ -38,8 +38,8 @@ def missing_data(dataset: Mapping[str, Any]) -> str | None:
 
 def find_data(dataset: DatasetRow, data: str) -> str:
     """The source that a data set has on this machine, compared by its fingerprint."""
-    from defuse_core.data import DataError  # torch
-    from defuse_core.data_sources import load_dataset
+    from defuse_core.data.sources import load_dataset
+    from defuse_core.data.splits import DataError  # torch
 
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")

@@ -21,7 +21,7 @@ from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.classifier import Classifier, predict
 from defuse_core.controls import compare_noise, random_regions, sample_split
 from defuse_core.correction import apply_point, tuning_epochs
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.evaluation import (
     agreement,
     latent_novelty,

@@ -19,7 +19,7 @@ from defuse_core.checkpoint_formats import read_weights, sniff_format
 from defuse_core.classifier import Classifier, predict
 from defuse_core.contract import Variant, by_accuracy, check_contract, is_worse, usual_preprocessings
 from defuse_core.correction import tuning_epochs
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.detection import Fit, detect
 from defuse_core.evaluation import reconstruction_control
 from defuse_core.identification import SHARD_IMAGES, identify_shard

@@ -18,7 +18,7 @@ from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEven
 from defuse_core.base.records import Annotation, Interval, Mistakes, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.classifier import Classifier, predict
-from defuse_core.data import as_bytes
+from defuse_core.data.splits import as_bytes
 from defuse_core.labeling import (
     Votes,
     collect_votes,

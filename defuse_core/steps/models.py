@@ -13,7 +13,7 @@ from defuse_core.base.config import VaeConfig
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import derive_seed
 from defuse_core.classifier import Classifier, classifier_epochs, predict_logits
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.shipped import load_shipped_vae
 from defuse_core.step_configs import ClassifierConfig, GeneratorConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file

@@ -23,7 +23,7 @@ from defuse_core.checkpoint_formats import (
     sniff_format,
 )
 from defuse_core.classifier import Preprocessing
-from defuse_core.data import ImageDataset
+from defuse_core.data.splits import ImageDataset
 from defuse_core.detection import Fit, describe_misfit, detect
 from defuse_core.local_code import import_network
 from defuse_core.shipped import load_shipped_classifier, read_card

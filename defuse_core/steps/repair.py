@@ -24,7 +24,7 @@ from defuse_core.correction import (
     mistake_instances,
     tuning_epochs,
 )
-from defuse_core.data import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.labeling import failure_instances
 from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (

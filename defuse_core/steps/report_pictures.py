@@ -13,7 +13,7 @@ from defuse_core.annotations import SIMULATED_PREFIX
 from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.classifier import Classifier, predict
 from defuse_core.correction import find_flips
-from defuse_core.data import Split
+from defuse_core.data.splits import Split
 from defuse_core.evaluation import score_regions
 from defuse_core.labeling import draw_images
 from defuse_core.report_content import Nearest, RegionEntry, Tile

@@ -15,8 +15,8 @@ from defuse_core.base.config import VaeConfig
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.checkpoint_formats import load_program
 from defuse_core.classifier import Classifier, Preprocessing
-from defuse_core.data import DataError, ImageDataset, set_validation_apart
-from defuse_core.data_sources import load_dataset, load_npz
+from defuse_core.data.sources import load_dataset, load_npz
+from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
 from defuse_core.database import WorkspaceError
 from defuse_core.local_code import import_network
 from defuse_core.regions import apply_edits

@@ -29,8 +29,8 @@ from defuse_core.base.records import FailureInstances
 from defuse_core.base.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
 from defuse_core.classifier import Classifier
 from defuse_core.correction import sweep_lambdas
-from defuse_core.data import Split
-from defuse_core.data_sources import load_digits
+from defuse_core.data.sources import load_digits
+from defuse_core.data.splits import Split
 from defuse_core.identification import identify, sample_beta_noise
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
 from defuse_core.vae import BetaVAE

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from dashboard.components.tau_scrubber import make_sprite
 from dashboard.region_data import SEED, TAUS
 from defuse_core.classifier import predict
-from defuse_core.data import as_bytes
+from defuse_core.data.splits import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.labeling import draw_strip
 from defuse_core.projects import new_project

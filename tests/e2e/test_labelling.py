@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from defuse_core.annotations import LabelEvent
-from defuse_core.data_sources import load_npz
+from defuse_core.data.sources import load_npz
 from defuse_core.steps.source import Source
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS, Site, serving

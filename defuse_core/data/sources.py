@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from defuse_core.data import (
+from defuse_core.data.splits import (
     DataError,
     ImageDataset,
     Split,

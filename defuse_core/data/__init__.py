@@ -1,0 +1,4 @@
+"""Data sets: images with labels, in splits, and where they come from.
+
+Imports base alone.
+"""
