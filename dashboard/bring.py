@@ -20,8 +20,8 @@ from defuse_core.base.machine import local_code_allowed
 from defuse_core.database import WorkspaceError
 from defuse_core.demo import shipped_cards
 from defuse_core.jobs import launcher
+from defuse_core.networks.sniffing import PROGRAMS, sniff_format
 from defuse_core.runs import Run
-from defuse_core.sniffing import PROGRAMS, sniff_format
 from defuse_core.workspace import Blob, Project
 
 _WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")

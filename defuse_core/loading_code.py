@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from defuse_core.architectures import ARCHITECTURES, build_network
 from defuse_core.classifier import Preprocessing
-from defuse_core.common_networks import LENETS, MLPS
+from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.tutorials import LENETS, MLPS
 
 _CLASSIFY = '''
 def classify(images):
@@ -87,10 +87,10 @@ def _network(
         name = ARCHITECTURES[architecture].__name__
         if architecture == "mnist_cnn":
             arguments += f", image_size={2 * math.isqrt(tensors['fc1.weight'].shape[1] // 64) + 4}"
-        return [f"from defuse_core.architectures import {name}"], [f"model = {name}({arguments})"]
+        return [f"from defuse_core.networks.architectures import {name}"], [f"model = {name}({arguments})"]
     if architecture in LENETS or architecture in MLPS:
         build = f"model = build_network({architecture!r}, {arguments}, like=weights)  # or your own class"
-        return ["from defuse_core.architectures import build_network"], [build]
+        return ["from defuse_core.networks.architectures import build_network"], [build]
     return ["import torchvision"], _torchvision(architecture, tensors, n_classes, channels)
 
 

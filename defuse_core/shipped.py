@@ -21,7 +21,6 @@ import torch
 import typer
 from torch import nn
 
-from defuse_core.architectures import build_network
 from defuse_core.base.checkpoints import (
     load_tensors,
     load_weights,
@@ -34,6 +33,7 @@ from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_thr
 from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
 from defuse_core.data.sources import load_dataset, load_digits
 from defuse_core.data.splits import ImageDataset, as_bytes
+from defuse_core.networks.architectures import build_network
 from defuse_core.vae import BetaVAE, decode_images, encode_means, train_vae
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

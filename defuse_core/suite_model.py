@@ -14,14 +14,14 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from defuse_core.architectures import build_network
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
-from defuse_core.checkpoint_formats import Weights, load_program, read_weights, sniff_format
 from defuse_core.classifier import Classifier, Preprocessing, predict_logits
-from defuse_core.detection import Fit, detect
-from defuse_core.local_code import import_network
-from defuse_core.sniffing import PROGRAMS
+from defuse_core.networks.architectures import build_network
+from defuse_core.networks.detection import Fit, detect
+from defuse_core.networks.formats import Weights, load_program, read_weights, sniff_format
+from defuse_core.networks.local_code import import_network
+from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.step_configs import NetworkConfig
 from defuse_core.steps.networks import choose_fit
 from defuse_core.suite import Feeding, Suite

@@ -18,7 +18,6 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from defuse_core.annotations import SINGLE_MISTAKES
-from defuse_core.architectures import build_network
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.bringing import Bring
 from defuse_core.classifier import Classifier, Preprocessing, classifier_epochs
@@ -30,6 +29,7 @@ from defuse_core.jobs import runner
 from defuse_core.labeling import draw_images
 from defuse_core.manifest import make_manifest
 from defuse_core.manifest_reading import parse_manifest
+from defuse_core.networks.architectures import build_network
 from defuse_core.replay import replay
 from defuse_core.runs import Run
 from defuse_core.shipped import ANNOTATORS, load_annotators

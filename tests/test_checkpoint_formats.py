@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_weights
 from defuse_core.base.errors import CheckpointError
-from defuse_core.checkpoint_formats import (
+from defuse_core.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.networks.formats import (
     Program,
     Weights,
     load_program,
     read_weights,
     sniff_format,
 )
-from defuse_core.classifier import Classifier, Preprocessing, predict_logits
 from tests.tutorial_networks import SmallCnn
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"

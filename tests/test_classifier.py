@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
-from defuse_core.architectures import ARCHITECTURES, ByteDropout, MnistCnn, build_network, imagenet_weights
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.classifier import (
     Classifier,
@@ -31,6 +30,13 @@ from defuse_core.classifier import (
     train_classifier,
 )
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
+from defuse_core.networks.architectures import (
+    ARCHITECTURES,
+    ByteDropout,
+    MnistCnn,
+    build_network,
+    imagenet_weights,
+)
 
 PLAIN = Preprocessing()
 

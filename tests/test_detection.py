@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from defuse_core.architectures import ARCHITECTURES, build_network
 from defuse_core.base.checkpoints import load_weights
-from defuse_core.checkpoint_formats import Weights, read_weights
-from defuse_core.detection import Fit, describe_misfit, detect
+from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.detection import Fit, describe_misfit, detect
+from defuse_core.networks.formats import Weights, read_weights
 from tests.tutorial_networks import (
     CifarTutorial,
     LeNet,

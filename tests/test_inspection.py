@@ -18,7 +18,6 @@ from sklearn.metrics import recall_score
 from torch import Tensor, nn
 from torchvision import models
 
-from defuse_core.architectures import build_network
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Interval
@@ -27,6 +26,7 @@ from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict,
 from defuse_core.data.splits import Split
 from defuse_core.database import WorkspaceError
 from defuse_core.evaluation import reconstruction_control
+from defuse_core.networks.architectures import build_network
 from defuse_core.projects import new_project
 from defuse_core.runs import Run
 from defuse_core.shipped import load_shipped_classifier

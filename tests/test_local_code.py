@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from defuse_core.base.errors import CheckpointError
-from defuse_core.local_code import import_network
+from defuse_core.networks.local_code import import_network
 
 CODE = """
 from torch import nn

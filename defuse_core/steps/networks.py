@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defuse_core.architectures import build_network, imagenet_weights
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.runtime import derive_seed
-from defuse_core.checkpoint_formats import (
+from defuse_core.classifier import Preprocessing
+from defuse_core.data.splits import ImageDataset
+from defuse_core.networks.architectures import build_network, imagenet_weights
+from defuse_core.networks.detection import Fit, describe_misfit, detect
+from defuse_core.networks.formats import (
     CheckpointFormat,
     Weights,
     load_program,
     read_weights,
     sniff_format,
 )
-from defuse_core.classifier import Preprocessing
-from defuse_core.data.splits import ImageDataset
-from defuse_core.detection import Fit, describe_misfit, detect
-from defuse_core.local_code import import_network
+from defuse_core.networks.local_code import import_network
+from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.shipped import load_shipped_classifier, read_card
-from defuse_core.sniffing import PROGRAMS
 from defuse_core.step_configs import ClassifierConfig, NetworkConfig
 from defuse_core.steps.source import Source
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.errors import CheckpointError
-from defuse_core.sniffing import SAVE_WEIGHTS, sniff_format
+from defuse_core.networks.sniffing import SAVE_WEIGHTS, sniff_format
 
 ProgramFormat = Literal["torchscript", "exported"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from defuse_core.architectures import ARCHITECTURES, build_network
-from defuse_core.checkpoint_formats import Weights
-from defuse_core.common_networks import LENETS, MLPS, torchvision_families
+from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.formats import Weights
+from defuse_core.networks.tutorials import LENETS, MLPS, torchvision_families
 
 _CLASSES, _CHANNELS = 7919, 7907
 """Primes that stand for the number of classes and channels: no layer of any network is as wide."""

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.programs import Program, load_program
-from defuse_core.sniffing import SAVE_WEIGHTS, CheckpointFormat, sniff_format
+from defuse_core.networks.programs import Program, load_program
+from defuse_core.networks.sniffing import SAVE_WEIGHTS, CheckpointFormat, sniff_format
 
 __all__ = ["CheckpointFormat", "Program", "Weights", "load_program", "read_weights", "sniff_format"]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.common_networks import (
+from defuse_core.networks.tutorials import (
     LENETS,
     MLPS,
     build_lenet,
