@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from dashboard.second_round import Rounds
     from dashboard.sweep_data import Indices
     from defuse_core.base.records import Verdict
-    from defuse_core.classifier import Classifier
     from defuse_core.data.splits import ImageDataset
     from defuse_core.manifold import Manifold
+    from defuse_core.method.classifier import Classifier
+    from defuse_core.method.vae import BetaVAE
     from defuse_core.step_configs import StepName
-    from defuse_core.vae import BetaVAE
 
 Result = TypeVar("Result")
 Arrays = dict[str, NDArray[Any]]

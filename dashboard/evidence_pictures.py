@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dashboard.evidence_nearest import Near
     from defuse_core.base.records import Interval
-    from defuse_core.evaluation import Scores
+    from defuse_core.method.evaluation import Scores
 
 
 def accuracies_picture(found: Evidence) -> Figure:
@@ -32,7 +32,7 @@ def controls_picture(found: Evidence) -> Figure:
 
 
 def _rows(found: Evidence, *, controls: bool) -> list[Scores]:
-    from defuse_core.evaluation import Scores
+    from defuse_core.method.evaluation import Scores
 
     rows = control_rows(found) if controls else found.models
     return [

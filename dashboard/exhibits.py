@@ -20,7 +20,7 @@ from defuse_core.workspace import Project, Workspace
 if TYPE_CHECKING:
     from dashboard.region_data import Painter
     from defuse_core.base.records import Verdict
-    from defuse_core.classifier import Classifier
+    from defuse_core.method.classifier import Classifier
     from defuse_core.steps.labels import Answers
 
 Share = tuple[float, float, float, int]
@@ -136,8 +136,8 @@ class Curator:
         return Exhibition(tuple(found), made)
 
     def _exhibit(self, verdict: Verdict, shown: Answers, score: Mapping[str, Any] | None) -> Exhibit:
-        from defuse_core.classifier import predict
-        from defuse_core.labeling import draw_images
+        from defuse_core.method.classifier import predict
+        from defuse_core.method.labeling import draw_images
 
         vae, region = self.painter.vae.result(), self.painter.regions.result()[verdict.region_id]
         images = draw_images(vae, region, shown.n_samples, tau=shown.tau, seed=shown.seed)
@@ -161,7 +161,7 @@ class Curator:
             return {row["region_id"]: row for row in results["by_region"]}
         from defuse_core.base.checkpoints import load_tensors
         from defuse_core.base.records import FailureInstances
-        from defuse_core.evaluation import score_regions
+        from defuse_core.method.evaluation import score_regions
 
         assert self.corrected is not None
         path = self.store.artifact_path(correct.id, "failures.safetensors")
@@ -181,7 +181,7 @@ class Curator:
     def _correction(
         self, correct: Run, results: Mapping[str, Any], scores: Mapping[int, Mapping[str, Any]]
     ) -> Correction:
-        from defuse_core.evaluation import p_value_of_change
+        from defuse_core.method.evaluation import p_value_of_change
 
         chosen = correct.summary["corrected"]["chosen"]
         flips = results.get("flips", {})

@@ -19,7 +19,7 @@ from defuse_core.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.data.splits import ImageDataset
-    from defuse_core.vae import BetaVAE
+    from defuse_core.method.vae import BetaVAE
 
 KINDS = ("dataset", "reconstruction", "perturbation")
 """By number, as `MistakeKind` counts them."""
@@ -78,7 +78,7 @@ def _triples(project: Project, run: Run, found: Found, shown: NDArray[np.int64])
     """Original, reconstruction and mistake, (n, 3, height, width, channels) uint8."""
     import torch
 
-    from defuse_core.vae import decode_images, encode_means
+    from defuse_core.method.vae import decode_images, encode_means
 
     models = _models(project, run)
     if models is None or not len(shown):

@@ -59,7 +59,7 @@ def show_verdict(
 def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: Sequence[Annotation]) -> None:
     import torch
 
-    from defuse_core.labeling import more_to_decide, reach_verdict
+    from defuse_core.method.labeling import more_to_decide, reach_verdict
 
     verdict = reach_verdict(
         region_id, torch.from_numpy(draws.predictions), annotations, disagreement_threshold=RHO
@@ -165,7 +165,7 @@ def _shared(events: Sequence[LabelEvent]) -> set[str]:
 
 def show_agreement(run: Run) -> None:
     """Show figure 7 of all draws that two or more have answered, the simulated included."""
-    from defuse_core.evaluation import agreement
+    from defuse_core.method.evaluation import agreement
     from defuse_core.steps.labels import all_votes
 
     events = cache.workspace().annotations.counting(run.id)

@@ -28,8 +28,8 @@ def show_code(project: Project, identify: Run, found: Found, number: int, *, is_
     """Show a mistake, or a training image, by number."""
     import torch
 
-    from defuse_core.classifier import predict_logits
-    from defuse_core.vae import decode_images, encode_means
+    from defuse_core.method.classifier import predict_logits
+    from defuse_core.method.vae import decode_images, encode_means
 
     runs = cache.workspace().runs
     vae = cache.generator(runs.ancestry(identify.id)["vae"].id)

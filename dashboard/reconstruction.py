@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from defuse_core.data.splits import ImageDataset
-    from defuse_core.vae import BetaVAE
+    from defuse_core.method.vae import BetaVAE
 
 WANTED = 0.95
 """Share of correctly read images that should still be read correctly after reconstruction."""
@@ -124,7 +124,7 @@ def as_arrays(pixels: Tensor) -> NDArray[np.uint8]:
 def _show_pairs(
     project: Project, dataset: ImageDataset, vae: BetaVAE, part: str, index: NDArray[Any]
 ) -> None:
-    from defuse_core.vae import decode_images, encode_means
+    from defuse_core.method.vae import decode_images, encode_means
 
     split = dataset.splits()[part][_tensor(index)]
     originals = split.images.permute(0, 2, 3, 1).numpy()
@@ -144,7 +144,7 @@ def _tensor(index: NDArray[Any]) -> Tensor:
 
 
 def _show_samples(vae: BetaVAE, seed: int) -> None:
-    from defuse_core.vae import decode_images
+    from defuse_core.method.vae import decode_images
 
     rng = np.random.default_rng(seed)
     codes = _tensor(rng.standard_normal((2 * _SHOWN, vae.latent_dim)).astype(np.float32))
@@ -154,7 +154,7 @@ def _show_samples(vae: BetaVAE, seed: int) -> None:
 def _show_traversal(vae: BetaVAE, image: Tensor) -> None:
     import torch
 
-    from defuse_core.vae import decode_images, encode_means
+    from defuse_core.method.vae import decode_images, encode_means
 
     steps = torch.linspace(-3, 3, 9)
     codes = encode_means(vae, image[None]).repeat(vae.latent_dim, len(steps), 1)  # (dim, steps, dim)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from defuse_core.base.records import Mixture, Region, Verdict
-    from defuse_core.classifier import Classifier
-    from defuse_core.vae import BetaVAE
+    from defuse_core.method.classifier import Classifier
+    from defuse_core.method.vae import BetaVAE
 
 SEED = 0
 TAUS = (
@@ -81,7 +81,7 @@ class Draws:
 
 def find_regions(store: Workspace, run_id: int) -> Regions:
     """Find the regions of a distill run, and what lies in them."""
-    from defuse_core.distillation import membership
+    from defuse_core.method.distillation import membership
     from defuse_core.steps.source import Source
 
     source = Source(store, run_id)
@@ -107,7 +107,7 @@ def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, la
     elif edit.kind == "merge":
         of_region[gone] = made[0]
     elif edit.kind == "split" and gone.any():
-        from defuse_core.distillation import membership
+        from defuse_core.method.distillation import membership
 
         weights = np.where(np.isin(np.arange(len(mixture.weights)), made), mixture.weights, 0.0)
         among = replace(mixture, weights=weights)
@@ -124,7 +124,7 @@ class Painter:
 
     def make_strip(self, region_id: int) -> Sprite:
         """Draw a region at every τ of `TAUS`."""
-        from defuse_core.labeling import draw_strip
+        from defuse_core.method.labeling import draw_strip
 
         vae, region = self.vae.result(), self.regions.result()[region_id]
         n = _N_DRAWS if vae.config.image_size <= 64 else _FEWER
@@ -134,8 +134,8 @@ class Painter:
 
     def draw(self, region_id: int, tau: float, n: int) -> Draws:
         """Draw n images of a region."""
-        from defuse_core.classifier import predict
-        from defuse_core.labeling import draw_images
+        from defuse_core.method.classifier import predict
+        from defuse_core.method.labeling import draw_images
 
         images = draw_images(self.vae.result(), self.regions.result()[region_id], n, tau=tau, seed=SEED)
         return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
@@ -157,7 +157,7 @@ def ask_annotators(
     """Let annotators, of run `trained` or the shipped, label draws; the answers on each, None for none."""
     import torch
 
-    from defuse_core.labeling import collect_votes, simulate_annotators
+    from defuse_core.method.labeling import collect_votes, simulate_annotators
     from defuse_core.shipped import load_annotators
     from defuse_core.step_configs import AnnotationConfig
     from defuse_core.steps.annotators import find_annotators

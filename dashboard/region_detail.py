@@ -113,7 +113,7 @@ _PURITY = "The suggested τ is the largest at which this share of the draws gets
 def _suggest(sprite: Sprite, purity: float) -> float | None:
     import torch
 
-    from defuse_core.labeling import suggest_tau
+    from defuse_core.method.labeling import suggest_tau
 
     return suggest_tau(sprite.taus, torch.from_numpy(sprite.predictions), purity=purity)
 

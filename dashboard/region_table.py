@@ -22,7 +22,7 @@ _TOP = 3  # classes that are named
 
 def status_of(verdict: Verdict | None) -> str:
     """Say what people made of a region: a verdict stands once its interval leaves out ρ."""
-    from defuse_core.labeling import more_to_decide
+    from defuse_core.method.labeling import more_to_decide
 
     if verdict is None:
         return "unlabelled"

@@ -76,7 +76,7 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
     second : dict of str to int
         Runs of the second round by step: identify, and distill where it is done.
     """
-    from defuse_core.distillation import membership
+    from defuse_core.method.distillation import membership
     from defuse_core.rounds import follow_regions, misread, trace_regions
     from defuse_core.steps.source import Source
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import Loop
-from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data.splits import Split
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
 STATED = "as stated"
 SCREENED_IMAGES = 128

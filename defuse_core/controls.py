@@ -28,10 +28,10 @@ from torch import Tensor
 from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import MistakeKind, Mistakes, Region
 from defuse_core.base.runtime import AdaptiveBatch, Loop, numpy_rng
-from defuse_core.classifier import Classifier, predict
 from defuse_core.data.splits import Split
-from defuse_core.identification import SHARD_IMAGES, identify_shard
-from defuse_core.vae import BetaVAE, encode_means
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.identification import SHARD_IMAGES, identify_shard
+from defuse_core.method.vae import BetaVAE, encode_means
 
 
 def random_regions(

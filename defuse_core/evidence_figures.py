@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from defuse_core.base.records import Interval
-from defuse_core.evaluation import Scores
 from defuse_core.figures import BLUE, GREY, ORANGE, RED, clip
+from defuse_core.method.evaluation import Scores
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 MODEL_COLOURS = {

@@ -18,9 +18,9 @@ from defuse_core import region_edits
 from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES
 from defuse_core.base.checkpoints import dump_tensors, load_tensors
 from defuse_core.base.records import Interval
-from defuse_core.classifier import Preprocessing
 from defuse_core.database import WorkspaceError
 from defuse_core.loading_code import loading_code
+from defuse_core.method.classifier import Preprocessing
 from defuse_core.model_card import Card, RegionRow, write_card
 from defuse_core.networks.formats import Weights, read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from defuse_core.classifier import Preprocessing
+from defuse_core.method.classifier import Preprocessing
 from defuse_core.networks.architectures import ARCHITECTURES, build_network
 from defuse_core.networks.tutorials import LENETS, MLPS
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from defuse_core.base.records import Interval
-from defuse_core.classifier import Preprocessing
+from defuse_core.method.classifier import Preprocessing
 from defuse_core.step_configs import SweepConfig
 
 TITLE = "# Corrected classifier"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import Preprocessing
 from defuse_core.data.splits import as_pixels
+from defuse_core.method.classifier import Preprocessing
 
 _STAGE = "layer4"
 _N_IMAGES = 512

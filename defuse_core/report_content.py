@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defuse_core.base.records import Interval
-from defuse_core.evaluation import Scores
+from defuse_core.method.evaluation import Scores
 
 
 @dataclass(frozen=True)

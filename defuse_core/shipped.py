@@ -30,11 +30,11 @@ from defuse_core.base.config import PRESETS, ClassifierTraining, VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
 from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_threads
-from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
 from defuse_core.data.sources import load_dataset, load_digits
 from defuse_core.data.splits import ImageDataset, as_bytes
+from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
+from defuse_core.method.vae import BetaVAE, decode_images, encode_means, train_vae
 from defuse_core.networks.architectures import build_network
-from defuse_core.vae import BetaVAE, decode_images, encode_means, train_vae
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 CLASSIFIER, VAE = "demo-classifier", "demo-vae"

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.classifier import Classifier, Preprocessing, predict
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
 FORMAT = "defuse-suite"
 VERSION = 1

@@ -28,10 +28,10 @@ from defuse_core import region_edits
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.files import write_bytes
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.classifier import Classifier
 from defuse_core.database import WorkspaceError
-from defuse_core.evaluation import score_regions
-from defuse_core.labeling import failure_instances
+from defuse_core.method.classifier import Classifier
+from defuse_core.method.evaluation import score_regions
+from defuse_core.method.labeling import failure_instances
 from defuse_core.runs import Run
 from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.labels import answers_by_region, judge

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import Weights, load_program, read_weights, sniff_format

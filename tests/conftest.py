@@ -16,10 +16,10 @@ from xdist.scheduler import LoadFileScheduling
 
 from defuse_core import contract
 from defuse_core.base.config import ClassifierTraining, VaeConfig, VaeTraining
-from defuse_core.classifier import Classifier, Preprocessing, train_classifier
 from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.vae import BetaVAE, train_vae
+from defuse_core.method.classifier import Classifier, Preprocessing, train_classifier
+from defuse_core.method.vae import BetaVAE, train_vae
 
 if TYPE_CHECKING:
     from tests.workspaces import Place

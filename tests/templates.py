@@ -12,9 +12,9 @@ import torch
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import ClassifierTraining
-from defuse_core.classifier import Classifier, Preprocessing, predict, train_classifier
 from defuse_core.data.splits import ImageDataset
-from defuse_core.labeling import draw_images
+from defuse_core.method.classifier import Classifier, Preprocessing, predict, train_classifier
+from defuse_core.method.labeling import draw_images
 from defuse_core.runs import Run
 from defuse_core.steps.source import Source
 from tests.conftest import TinyNetwork, bars

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_weights
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
 from defuse_core.networks.formats import (
     Program,
     Weights,

@@ -19,7 +19,8 @@ from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
 from defuse_core.base.config import ClassifierTraining
-from defuse_core.classifier import (
+from defuse_core.data.splits import ImageDataset, Split, as_pixels
+from defuse_core.method.classifier import (
     Classifier,
     Preprocessing,
     accuracy,
@@ -29,7 +30,6 @@ from defuse_core.classifier import (
     predict_logits,
     train_classifier,
 )
-from defuse_core.data.splits import ImageDataset, Split, as_pixels
 from defuse_core.networks.architectures import (
     ARCHITECTURES,
     ByteDropout,

@@ -22,8 +22,8 @@ from defuse_core.base.config import (
     VaeConfig,
     VaeTraining,
 )
+from defuse_core.method.vae import vae_config_for
 from defuse_core.step_configs import ConfigError, StepName, check_config, preset_values
-from defuse_core.vae import vae_config_for
 from tests.properties import tried
 
 STEPS: tuple[type[BaseModel], ...] = (

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.records import Interval
-from defuse_core.classifier import Classifier, Preprocessing, accuracy, train_classifier
 from defuse_core.contract import (
     FINALISTS,
     SCREENED_IMAGES,
@@ -22,6 +21,7 @@ from defuse_core.contract import (
     usual_preprocessings,
 )
 from defuse_core.data.splits import Split
+from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, train_classifier
 from tests.conftest import bars
 
 PLAIN = Preprocessing()

@@ -9,12 +9,12 @@ import torch
 from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import Region
 from defuse_core.base.runtime import derive_seed, follow
-from defuse_core.classifier import Classifier, predict
 from defuse_core.controls import compare_noise, random_regions, sample_split
 from defuse_core.data.splits import ImageDataset, Split
-from defuse_core.identification import identify
-from defuse_core.labeling import failure_instances, standard_normals
-from defuse_core.vae import BetaVAE
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.identification import identify
+from defuse_core.method.labeling import failure_instances, standard_normals
+from defuse_core.method.vae import BetaVAE
 
 REGIONS = [
     Region(region_id, 0.1, np.full(4, float(region_id)), np.diag([1.0, 0.5, 0.1, 0.2]) / region_id)

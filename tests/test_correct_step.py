@@ -10,10 +10,10 @@ import torch
 
 from defuse_core.base.records import FailureInstances, Interval, SweepPoint
 from defuse_core.base.runtime import derive_seed
-from defuse_core.correction import apply_point, choose_point, find_flips, tune
 from defuse_core.database import WorkspaceError
-from defuse_core.evaluation import score_failures, score_split
 from defuse_core.jobs import launcher
+from defuse_core.method.correction import apply_point, choose_point, find_flips, tune
+from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.runs import Run
 from defuse_core.step_configs import ConfigError, SweepConfig, check_growth
 from defuse_core.steps import load_step

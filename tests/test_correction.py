@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, SweepPoint
-from defuse_core.classifier import Classifier, Preprocessing, accuracy
-from defuse_core.correction import (
+from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.method.classifier import Classifier, Preprocessing, accuracy
+from defuse_core.method.correction import (
     Rule,
     apply_point,
     choose_point,
@@ -26,7 +27,6 @@ from defuse_core.correction import (
     sweep_lambdas,
     tune,
 )
-from defuse_core.data.splits import ImageDataset, Split
 
 QUICK = CorrectionConfig(lambdas=(0.0, 1.0, 10.0), epochs=2, batch_size=64, precision="fp32")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from defuse_core.base.config import DistillationConfig
 from defuse_core.base.records import Mixture
 from defuse_core.base.runtime import derive_seed
-from defuse_core.distillation import (
+from defuse_core.method.distillation import (
     RelaxedRegion,
     fit_mixture,
     log_density,

@@ -11,9 +11,9 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from defuse_core.base.records import FailureInstances, Interval, Region
-from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
-from defuse_core.evaluation import (
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
+from defuse_core.method.evaluation import (
     agreement,
     found_again,
     latent_novelty,
@@ -27,8 +27,8 @@ from defuse_core.evaluation import (
     score_split,
     share,
 )
-from defuse_core.labeling import draw_latents
-from defuse_core.vae import BetaVAE
+from defuse_core.method.labeling import draw_latents
+from defuse_core.method.vae import BetaVAE
 
 
 class FirstPixel(nn.Module):

@@ -18,12 +18,12 @@ from torch import Tensor
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.classifier import Classifier
 from defuse_core.controls import random_regions, sample_split
-from defuse_core.correction import apply_point, tune
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
-from defuse_core.identification import identify
-from defuse_core.labeling import draw_latents, failure_instances
+from defuse_core.method.classifier import Classifier
+from defuse_core.method.correction import apply_point, tune
+from defuse_core.method.identification import identify
+from defuse_core.method.labeling import draw_latents, failure_instances
 from defuse_core.region_edits import RegionEdit
 from defuse_core.runs import Run
 from defuse_core.steps import load_step

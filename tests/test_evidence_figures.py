@@ -6,7 +6,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from defuse_core.base.records import Interval
-from defuse_core.evaluation import Scores
 from defuse_core.evidence_figures import (
     BeforeAfter,
     RealImage,
@@ -18,6 +17,7 @@ from defuse_core.evidence_figures import (
     draw_shares,
 )
 from defuse_core.figures import RED, figure_bytes
+from defuse_core.method.evaluation import Scores
 
 ROWS = [
     Scores("before", Interval.wilson(90, 100), Interval.wilson(10, 50)),

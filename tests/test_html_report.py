@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.base.records import Interval
-from defuse_core.evaluation import Scores
 from defuse_core.figures import figure_bytes
 from defuse_core.html_report import MAX_BYTES, render_report
+from defuse_core.method.evaluation import Scores
 from defuse_core.report_content import Nearest, RegionEntry, ReportContent, Tile
 from defuse_core.report_limits import limits
 from defuse_core.report_tables import class_table, control_table, sweep_table

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from defuse_core import identification
 from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.base.runtime import numpy_rng, supports_bf16
-from defuse_core.classifier import Classifier, predict
 from defuse_core.data.splits import ImageDataset, Split
-from defuse_core.identification import (
+from defuse_core.method import identification
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.identification import (
     SHARD_IMAGES,
     identify,
     identify_shard,
     identify_shards,
     sample_beta_noise,
 )
-from defuse_core.vae import BetaVAE, decode_images
+from defuse_core.method.vae import BetaVAE, decode_images
 from tests.properties import tried
 
 CPU = torch.device("cpu")

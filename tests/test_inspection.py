@@ -22,10 +22,10 @@ from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import supports_bf16
-from defuse_core.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.data.splits import Split
 from defuse_core.database import WorkspaceError
-from defuse_core.evaluation import reconstruction_control
+from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
+from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.networks.architectures import build_network
 from defuse_core.projects import new_project
 from defuse_core.runs import Run

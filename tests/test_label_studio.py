@@ -18,7 +18,7 @@ from defuse_core.annotations import NONE_OF_THE_ABOVE, Annotations, LabelEvent
 from defuse_core.base.records import Annotation
 from defuse_core.database import WorkspaceError
 from defuse_core.label_studio import Shown, from_label_studio, label_studio_config, to_label_studio
-from defuse_core.labeling import collect_votes
+from defuse_core.method.labeling import collect_votes
 from tests.test_annotations import NAMES, WORDS, made_in
 
 CLASSES = ("cat", "dog", "bird")

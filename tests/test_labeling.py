@@ -15,9 +15,9 @@ from scipy.special import softmax
 from torch import nn
 
 from defuse_core.base.records import Annotation, Interval, Region
-from defuse_core.classifier import Classifier, Preprocessing, predict
 from defuse_core.data.splits import ImageDataset
-from defuse_core.labeling import (
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
+from defuse_core.method.labeling import (
     Purpose,
     collect_votes,
     draw_images,
@@ -31,7 +31,7 @@ from defuse_core.labeling import (
     standard_normals,
     suggest_tau,
 )
-from defuse_core.vae import BetaVAE
+from defuse_core.method.vae import BetaVAE
 
 COVARIANCE = np.array(
     [[1.0, 0.5, 0.0, 0.2], [0.5, 2.0, 0.3, 0.0], [0.0, 0.3, 0.5, 0.1], [0.2, 0.0, 0.1, 1.5]]

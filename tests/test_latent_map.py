@@ -24,10 +24,10 @@ from dashboard.latent_map import (
 )
 from defuse_core import manifold
 from defuse_core.manifold import Manifold
+from defuse_core.method.vae import encode_means
 from defuse_core.projection import project
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
-from defuse_core.vae import encode_means
 from tests.in_process import done_here
 from tests.properties import tried
 from tests.workspaces import Place

@@ -17,8 +17,8 @@ from streamlit.testing.v1 import AppTest
 from torch import nn
 
 from defuse_core.base.config import PRESETS
-from defuse_core.classifier import predict_logits
 from defuse_core.data.splits import Split
+from defuse_core.method.classifier import predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.runs import Run
 from defuse_core.step_configs import check_config

@@ -17,12 +17,12 @@ from dashboard.components.label_board import class_keys
 from dashboard.region_data import SEED
 from defuse_core.annotations import Annotations, LabelEvent
 from defuse_core.base.checkpoints import load_tensors
-from defuse_core.classifier import predict
 from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.label_files import to_csv
 from defuse_core.label_studio import label_studio_config
-from defuse_core.labeling import draw_images, simulate_annotators
+from defuse_core.method.classifier import predict
+from defuse_core.method.labeling import draw_images, simulate_annotators
 from defuse_core.region_edits import RegionEdit
 from defuse_core.regions import merge
 from defuse_core.runs import Run

@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import dump_tensors
-from defuse_core.classifier import Classifier, predict
-from defuse_core.labeling import draw_images
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.labeling import draw_images
 from defuse_core.region_edits import RegionEdit
 from defuse_core.runs import Run
 from defuse_core.steps.source import Source

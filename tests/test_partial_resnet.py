@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
 
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import Preprocessing
+from defuse_core.method.classifier import Preprocessing
 from defuse_core.partial_resnet import read_partial_resnet18
 from tests.paper_data import write_partial_resnet18
 

@@ -16,14 +16,15 @@ from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import PRESETS, LabelingConfig, VaeConfig
 from defuse_core.base.records import Mixture, Region
-from defuse_core.classifier import Classifier, Preprocessing, predict
-from defuse_core.distillation import membership
-from defuse_core.labeling import (
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
+from defuse_core.method.distillation import membership
+from defuse_core.method.labeling import (
     collect_votes,
     draw_images,
     draw_strip,
     simulate_annotators,
 )
+from defuse_core.method.vae import BetaVAE
 from defuse_core.region_edits import Gaussian, RegionEdit, live_ids
 from defuse_core.regions import merge, select, split
 from defuse_core.runs import Run
@@ -32,7 +33,6 @@ from defuse_core.step_configs import AnnotationConfig
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
-from defuse_core.vae import BetaVAE
 from defuse_core.workspace import Workspace
 from tests.apps import decode
 from tests.in_process import done_here

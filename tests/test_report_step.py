@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from defuse_core.classifier import predict
 from defuse_core.html_report import render_report
-from defuse_core.labeling import draw_images
+from defuse_core.method.classifier import predict
+from defuse_core.method.labeling import draw_images
 from defuse_core.region_edits import RegionEdit
 from defuse_core.report_content import ReportContent
 from defuse_core.runs import Run

@@ -21,14 +21,15 @@ from defuse_core import reproduction, reproduction_results
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances
-from defuse_core.classifier import predict
 from defuse_core.controls import random_regions, sample_split
-from defuse_core.correction import apply_point, tune
 from defuse_core.data.splits import Split
 from defuse_core.database import WorkspaceError
-from defuse_core.identification import identify
 from defuse_core.jobs import launcher
-from defuse_core.labeling import draw_images, draw_latents, failure_instances
+from defuse_core.method.classifier import predict
+from defuse_core.method.correction import apply_point, tune
+from defuse_core.method.identification import identify
+from defuse_core.method.labeling import draw_images, draw_latents, failure_instances
+from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction_files import write_reproduction, write_results
@@ -41,7 +42,6 @@ from defuse_core.step_configs import STEPS, check_config
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
-from defuse_core.vae import decode_images, encode_means
 from defuse_core.workspace import Workspace
 from tests.commands import checked, defuse_here, defuse_process
 from tests.in_process import runs_in_this_process

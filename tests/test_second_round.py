@@ -12,8 +12,8 @@ import torch
 from dashboard import second_round
 from dashboard.second_round import compare, next_round
 from defuse_core.base.records import FailureInstances
-from defuse_core.classifier import predict
-from defuse_core.distillation import membership
+from defuse_core.method.classifier import predict
+from defuse_core.method.distillation import membership
 from defuse_core.pipeline import next_step, stages
 from defuse_core.runs import Run
 from defuse_core.steps.source import Source

@@ -12,10 +12,10 @@ import torch
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import accuracy, predict
 from defuse_core.data.sources import load_digits, load_npz
 from defuse_core.data.splits import ImageDataset
-from defuse_core.evaluation import reconstruction_control
+from defuse_core.method.classifier import accuracy, predict
+from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.shipped import (
     ANNOTATORS,
     CLASSIFIER,

@@ -13,18 +13,19 @@ import pytest
 import safetensors.torch
 import torch
 
-from defuse_core import identification
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Mistakes
 from defuse_core.base.runtime import derive_seed
-from defuse_core.classifier import predict
-from defuse_core.correction import find_flips
-from defuse_core.distillation import fit_mixture, membership
-from defuse_core.evaluation import score_failures, score_split
-from defuse_core.identification import identify
 from defuse_core.jobs.engine import Ended, LocalEngine, run_task
-from defuse_core.labeling import draw_images
+from defuse_core.method import identification
+from defuse_core.method.classifier import predict
+from defuse_core.method.correction import find_flips
+from defuse_core.method.distillation import fit_mixture, membership
+from defuse_core.method.evaluation import score_failures, score_split
+from defuse_core.method.identification import identify
+from defuse_core.method.labeling import draw_images
+from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.projection import project
 from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.runs import Run
@@ -36,7 +37,6 @@ from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
-from defuse_core.vae import decode_images, encode_means
 from tests.in_process import compute_here, done_here, run_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
@@ -255,10 +255,10 @@ import json, sys
 from pathlib import Path
 import safetensors.torch, torch
 from defuse_core.base.checkpoints import save_tensors
-from defuse_core.classifier import accuracy
+from defuse_core.method.classifier import accuracy
 from defuse_core.base.config import CorrectionConfig
-from defuse_core.correction import apply_point, sweep_lambdas
-from defuse_core.evaluation import score_failures
+from defuse_core.method.correction import apply_point, sweep_lambdas
+from defuse_core.method.evaluation import score_failures
 from defuse_core.base.records import FailureInstances
 from defuse_core.steps.source import Source
 from defuse_core.workspace import Workspace

@@ -26,9 +26,9 @@ from defuse_core import cli, suite_export
 from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.classifier import Classifier, Preprocessing
 from defuse_core.database import WorkspaceError
 from defuse_core.exporting import corrected_checkpoint
+from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.networks.architectures import build_network
 from defuse_core.region_edits import RegionEdit
 from defuse_core.runs import Run

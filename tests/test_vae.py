@@ -19,7 +19,7 @@ from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import PRESETS, VaeConfig, VaeTraining
 from defuse_core.base.errors import CheckpointError
 from defuse_core.data.splits import ImageDataset, as_pixels
-from defuse_core.vae import (
+from defuse_core.method.vae import (
     BetaVAE,
     decode_images,
     elbo_loss,

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.classifier import Classifier, predict
 from defuse_core.controls import compare_noise, random_regions, sample_split
-from defuse_core.correction import apply_point, tuning_epochs
 from defuse_core.data.splits import Split
-from defuse_core.evaluation import (
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.correction import apply_point, tuning_epochs
+from defuse_core.method.evaluation import (
     agreement,
     latent_novelty,
     misclassified,
@@ -30,13 +30,14 @@ from defuse_core.evaluation import (
     novelty,
     reconstruction_control,
 )
-from defuse_core.labeling import (
+from defuse_core.method.labeling import (
     collect_votes,
     draw_latents,
     failure_instances,
     majority,
     simulate_annotators,
 )
+from defuse_core.method.vae import encode_means
 from defuse_core.region_edits import names
 from defuse_core.shipped import ANNOTATORS
 from defuse_core.step_configs import AnnotationConfig, EvaluationConfig
@@ -57,7 +58,6 @@ from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.repair import tuning_data
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
-from defuse_core.vae import encode_means
 
 EVIDENCE, CONTROL, NOISE = "evidence", "control/", "noise"
 WITHOUT, RANDOM = f"{CONTROL}lam=0", f"{CONTROL}random"

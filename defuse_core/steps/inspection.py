@@ -15,12 +15,12 @@ import torch
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.base.runtime import AdaptiveBatch, numpy_rng
-from defuse_core.classifier import Classifier, predict
 from defuse_core.contract import Variant, by_accuracy, check_contract, is_worse, usual_preprocessings
-from defuse_core.correction import tuning_epochs
 from defuse_core.data.splits import Split
-from defuse_core.evaluation import reconstruction_control
-from defuse_core.identification import SHARD_IMAGES, identify_shard
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.correction import tuning_epochs
+from defuse_core.method.evaluation import reconstruction_control
+from defuse_core.method.identification import SHARD_IMAGES, identify_shard
 from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS

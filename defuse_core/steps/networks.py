@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.runtime import derive_seed
-from defuse_core.classifier import Preprocessing
 from defuse_core.data.splits import ImageDataset
+from defuse_core.method.classifier import Preprocessing
 from defuse_core.networks.architectures import build_network, imagenet_weights
 from defuse_core.networks.detection import Fit, describe_misfit, detect
 from defuse_core.networks.formats import (

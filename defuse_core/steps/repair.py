@@ -16,16 +16,16 @@ from torch import Tensor
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, Interval, SweepPoint, Verdict
 from defuse_core.base.runtime import derive_seed
-from defuse_core.classifier import Classifier, accuracy, predict
-from defuse_core.correction import (
+from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.method.classifier import Classifier, accuracy, predict
+from defuse_core.method.correction import (
     apply_point,
     choose_point,
     hold_out_regions,
     mistake_instances,
     tuning_epochs,
 )
-from defuse_core.data.splits import ImageDataset, Split
-from defuse_core.labeling import failure_instances
+from defuse_core.method.labeling import failure_instances
 from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (
     File,

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.base.records import Interval
-from defuse_core.classifier import predict
-from defuse_core.evaluation import Agreement, Scores, score_regions
 from defuse_core.figures import (
     RegionPicture,
     TradeOff,
@@ -24,8 +22,10 @@ from defuse_core.figures import (
     figure_bytes,
 )
 from defuse_core.html_report import render_report
-from defuse_core.labeling import draw_images
 from defuse_core.manifest import make_manifest
+from defuse_core.method.classifier import predict
+from defuse_core.method.evaluation import Agreement, Scores, score_regions
+from defuse_core.method.labeling import draw_images
 from defuse_core.report_content import ReportContent
 from defuse_core.step_configs import ReportConfig
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step

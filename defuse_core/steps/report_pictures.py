@@ -11,15 +11,15 @@ from torch import Tensor
 
 from defuse_core.annotations import SIMULATED_PREFIX
 from defuse_core.base.records import FailureInstances, Interval, Region
-from defuse_core.classifier import Classifier, predict
-from defuse_core.correction import find_flips
 from defuse_core.data.splits import Split
-from defuse_core.evaluation import score_regions
-from defuse_core.labeling import draw_images
+from defuse_core.method.classifier import Classifier, predict
+from defuse_core.method.correction import find_flips
+from defuse_core.method.evaluation import score_regions
+from defuse_core.method.labeling import draw_images
+from defuse_core.method.vae import BetaVAE
 from defuse_core.report_content import Nearest, RegionEntry, Tile
 from defuse_core.steps.base import interval_json
 from defuse_core.steps.labels import Answers
-from defuse_core.vae import BetaVAE
 
 MAX_DRAWS = 20
 MAX_FLIPS = 24

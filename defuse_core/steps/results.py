@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.evaluation import Scores, p_value_of_change, share
+from defuse_core.method.evaluation import Scores, p_value_of_change, share
 from defuse_core.steps.base import interval_json
 
 BEFORE, BASELINE, AFTER = "before", "identified mistakes", "Defuse"

@@ -12,15 +12,15 @@ from torch import Tensor
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import Mistakes, Region
 from defuse_core.base.runtime import AdaptiveBatch, Loop, Result, numpy_rng
-from defuse_core.classifier import predict
-from defuse_core.distillation import membership, mixture_iterations
-from defuse_core.identification import SHARD_IMAGES, identify_shard
-from defuse_core.labeling import draw_images
+from defuse_core.method.classifier import predict
+from defuse_core.method.distillation import membership, mixture_iterations
+from defuse_core.method.identification import SHARD_IMAGES, identify_shard
+from defuse_core.method.labeling import draw_images
+from defuse_core.method.vae import BetaVAE, encode_means
 from defuse_core.projection import projection_steps
 from defuse_core.step_configs import DrawConfig, MapConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
-from defuse_core.vae import BetaVAE, encode_means
 
 _ENCODED_AT_ONCE = 4096  # images between two looks at whether the run is cancelled
 _ENCODING = 20  # percent of the map's time, about, that goes into codes

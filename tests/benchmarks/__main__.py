@@ -22,18 +22,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from defuse_core import identification
 from defuse_core.base.config import PAPER_LAMBDAS, PRESETS, CorrectionConfig
 from defuse_core.base.records import FailureInstances
 from defuse_core.base.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
-from defuse_core.classifier import Classifier
-from defuse_core.correction import sweep_lambdas
 from defuse_core.data.sources import load_digits
 from defuse_core.data.splits import Split
-from defuse_core.identification import identify, sample_beta_noise
+from defuse_core.method import identification
+from defuse_core.method.classifier import Classifier
+from defuse_core.method.correction import sweep_lambdas
+from defuse_core.method.identification import identify, sample_beta_noise
+from defuse_core.method.vae import BetaVAE
 from defuse_core.networks.architectures import ByteDropout
 from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
-from defuse_core.vae import BetaVAE
 from tests.benchmarks.dashboard import bench_dashboard
 from tests.benchmarks.jobs import bench_jobs
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
 from defuse_core.base.records import MistakeKind
-from defuse_core.classifier import predict_logits
+from defuse_core.method.classifier import predict_logits
+from defuse_core.method.vae import decode_images
 from defuse_core.steps.source import Source
-from defuse_core.vae import decode_images
 from tests.apps import decode
 from tests.e2e.serving import SECONDS, Site
 from tests.in_process import done_here

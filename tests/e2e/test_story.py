@@ -15,7 +15,7 @@ import torch
 from playwright.sync_api import Page, expect
 
 from defuse_core.base.records import Annotation
-from defuse_core.labeling import collect_votes, majority
+from defuse_core.method.labeling import collect_votes, majority
 from defuse_core.runs import Run
 from defuse_core.shipped import load_shipped_classifier
 from defuse_core.step_configs import StepName

@@ -25,8 +25,8 @@ from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, SweepPoint
 from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
-from defuse_core.classifier import Classifier, accuracy, make_optimizer, predict
 from defuse_core.data.splits import Split, shuffled_batches
+from defuse_core.method.classifier import Classifier, accuracy, make_optimizer, predict
 
 Rule = Literal["paper", "regions"]
 

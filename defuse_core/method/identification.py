@@ -30,9 +30,9 @@ from defuse_core.base.runtime import (
     numpy_rng,
     supports_bf16,
 )
-from defuse_core.classifier import Classifier
 from defuse_core.data.splits import Split
-from defuse_core.vae import BetaVAE
+from defuse_core.method.classifier import Classifier
+from defuse_core.method.vae import BetaVAE
 
 SHARD_IMAGES = 64
 """Images a shard. Noise depends on (seed, shard), so this is part of what a seed means."""

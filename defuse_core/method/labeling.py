@@ -23,9 +23,9 @@ from torch import Tensor
 
 from defuse_core.base.records import Annotation, FailureInstances, Interval, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
-from defuse_core.classifier import Classifier, predict, predict_logits
 from defuse_core.data.splits import as_bytes
-from defuse_core.vae import BetaVAE, decode_images
+from defuse_core.method.classifier import Classifier, predict, predict_logits
+from defuse_core.method.vae import BetaVAE, decode_images
 
 Purpose = Literal["label", "tune", "test"]
 """What draws are for; each purpose has draws of its own."""
