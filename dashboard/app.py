@@ -10,7 +10,7 @@ from dashboard import cache, state
 from dashboard.jobs_panel import show_pipeline
 from dashboard.server import LOGIN
 from dashboard.text import plain
-from defuse_core.database import WorkspaceError
+from defuse_core.workspace.database import WorkspaceError
 
 PAGES = {
     "overview": ("Overview", "home", "All projects: what was found in each and what comes next."),

@@ -12,9 +12,9 @@ from dashboard.server import MAX_UPLOAD_MB
 from dashboard.state import forget, plain, recall, remember
 from dashboard.uploads import upload_box
 from defuse_core.base.errors import CheckpointError
-from defuse_core.database import WorkspaceError
 from defuse_core.networks.sniffing import PROGRAMS, SAVE_WEIGHTS, sniff_format
-from defuse_core.workspace import Blob, Project
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Blob, Project
 
 _CHOICES = {"": "random weights", "imagenet": "ImageNet's weights, by torchvision"}
 _FORMATS = (

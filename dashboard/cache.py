@@ -25,8 +25,8 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.rerun import rerun
 from dashboard.text import plain
 from defuse_core.jobs import launcher
-from defuse_core.region_edits import newest_change
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.edits import newest_change
+from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.components.tau_scrubber import Sprite
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from defuse_core.manifold import Manifold
     from defuse_core.method.classifier import Classifier
     from defuse_core.method.vae import BetaVAE
-    from defuse_core.step_configs import StepName
+    from defuse_core.workspace.configs import StepName
 
 Result = TypeVar("Result")
 Arrays = dict[str, NDArray[Any]]

@@ -7,7 +7,7 @@ import re
 import streamlit as st
 
 from dashboard import cache
-from defuse_core.runs import Run
+from defuse_core.workspace.runs import Run
 
 
 def show_download(run: Run, task: str, called: str) -> None:

@@ -18,12 +18,12 @@ from dashboard.region_data import RHO
 from dashboard.region_table import status_of
 from dashboard.search import STARTUP, offer_probe, probed
 from dashboard.state import forget, plain, project_link, remember
-from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.base.config import PAPER_LAMBDAS
-from defuse_core.region_edits import names, newest_change
-from defuse_core.runs import Run
-from defuse_core.step_configs import SweepConfig
-from defuse_core.workspace import Project
+from defuse_core.workspace.configs import SweepConfig
+from defuse_core.workspace.edits import names, newest_change
+from defuse_core.workspace.labels import SINGLE_MISTAKES
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Verdict

@@ -6,8 +6,8 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.state import linked_choice
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 CORRECTION = "correction"
 """Under which the correction that is shown stands in the URL."""

@@ -9,7 +9,7 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.new_project import new_project_form
 from dashboard.projects import source_of
 from dashboard.state import plain
-from defuse_core.workspace import Project
+from defuse_core.workspace.workspace import Project
 
 _SHOWN_CLASSES = 12
 

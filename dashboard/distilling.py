@@ -14,9 +14,9 @@ from dashboard.region_data import Regions
 from dashboard.region_detail import linked_region, region_name, show_actions, show_mistakes, show_scrubber
 from dashboard.region_table import COLUMNS, region_table, status_of
 from dashboard.state import plain, project_link, recall, remember
-from defuse_core.region_edits import names, newest_change
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.edits import names, newest_change
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 
 def show_distillation(run: Run) -> None:

@@ -10,9 +10,9 @@ from dashboard import cache
 from dashboard.forms import config_form, device_field
 from dashboard.jobs_panel import TITLES, duration, start
 from dashboard.state import forget, linked_choice, plain, project_link
-from defuse_core.pipeline import done_share
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.pipeline import done_share
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 EVALUATION = "evaluation"
 """Under which the evaluation that is shown stands in the URL."""

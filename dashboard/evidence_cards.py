@@ -41,8 +41,8 @@ from dashboard.evidence_tables import (
 from dashboard.figure_export import Export, show_export
 from dashboard.state import plain
 from dashboard.sweep_data import Change
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

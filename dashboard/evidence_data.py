@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.sweep_data import Change, Score
-from defuse_core.runs import Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 SETS = {"validation": "validation", "test": "test", "region": "regions"}
 """What figure 4 measures on, and how the page calls it."""

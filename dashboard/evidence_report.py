@@ -9,9 +9,9 @@ import streamlit as st
 from dashboard import cache
 from dashboard.jobs_panel import follow, show_trouble, start
 from dashboard.state import project_link
-from defuse_core.pipeline import done_share
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.pipeline import done_share
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _FILES = {
     "report.html": (":material/description:", "text/html", "To read, print and hand on; needs no network"),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dashboard.components.image_grid import png_url
-from defuse_core.annotations import LabelEvent
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.region_data import Painter

@@ -10,9 +10,9 @@ from dashboard import cache
 from dashboard.jobs_panel import start
 from dashboard.latent_map import read_map
 from dashboard.map_view import Ground
-from defuse_core.runs import Run
-from defuse_core.step_configs import MapConfig
-from defuse_core.workspace import Project
+from defuse_core.workspace.configs import MapConfig
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _PAPERS = MapConfig()
 

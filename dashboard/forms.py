@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from dashboard import cache
 from dashboard.state import recall, remember
 from defuse_core.base.config import PRESETS
-from defuse_core.step_configs import STEPS, StepName, literals, preset_values, walk_fields
+from defuse_core.workspace.configs import STEPS, StepName, literals, preset_values, walk_fields
 
 PRESET_NAMES = {
     "demo": "the demo: digits on two cores",

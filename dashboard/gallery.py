@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from dashboard import cache
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.reconstruction import as_arrays
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.data.splits import ImageDataset

@@ -11,8 +11,8 @@ import streamlit as st
 from dashboard import cache
 from dashboard.jobs_panel import show_trouble, start
 from dashboard.state import note, plain
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _DOUBTFUL = 0.5
 """Accuracy under which something is probably wrong with what was brought."""

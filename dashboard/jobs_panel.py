@@ -11,12 +11,12 @@ import streamlit as st
 from dashboard import cache
 from dashboard.rerun import rerun
 from dashboard.state import has_note, note, plain, refuse
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.pipeline import PIPELINE, Stage, stage_of, stages
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import ConfigError, StepName
-from defuse_core.workspace import Project
+from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.pipeline import PIPELINE, Stage, stage_of, stages
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project
 
 _BUSY, _IDLE = 1.0, 5.0  # seconds between two looks
 

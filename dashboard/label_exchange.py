@@ -14,12 +14,12 @@ from dashboard.region_detail import chosen_tau
 from dashboard.simulated import find_simulated
 from dashboard.state import annotator, note, refuse
 from dashboard.uploads import upload_box
-from defuse_core.annotations import LabelEvent
-from defuse_core.database import WorkspaceError
-from defuse_core.label_files import from_csv, to_csv
-from defuse_core.region_edits import ids_ever
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_files import from_csv, to_csv
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 MOST_DRAWS = 10_000
 """Of a region, in a file of labels."""
@@ -35,7 +35,7 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
         return to_csv(events(), project.class_names).encode()
 
     def as_tasks() -> bytes:
-        from defuse_core.label_studio import to_label_studio
+        from defuse_core.workspace.label_studio import to_label_studio
 
         given = events()
         wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in given if e.region_id in regions.ids}
@@ -50,7 +50,7 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
         return to_label_studio(given, project.class_names, images).encode()
 
     def config() -> bytes:
-        from defuse_core.label_studio import label_studio_config
+        from defuse_core.workspace.label_studio import label_studio_config
 
         return label_studio_config(project.class_names).encode()
 
@@ -124,7 +124,7 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
     try:
         text = b"".join(content).decode("utf-8-sig")
         if name.lower().endswith(".json"):
-            from defuse_core.label_studio import from_label_studio
+            from defuse_core.workspace.label_studio import from_label_studio
 
             events = from_label_studio(text, project.class_names, ids, annotator=annotator())
         else:

@@ -16,9 +16,9 @@ from dashboard.region_data import RHO, Draws
 from dashboard.region_table import status_of
 from dashboard.simulated import find_simulated
 from dashboard.state import plain, recall, remember
-from defuse_core.annotations import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Annotation

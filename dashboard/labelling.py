@@ -21,11 +21,11 @@ from dashboard.label_report import show_opinion, show_verdict
 from dashboard.region_data import SEED, Draws, Regions
 from dashboard.region_detail import choose_tau, chosen_tau, linked_region
 from dashboard.state import annotator_field, forget, linked_way, plain, recall, remember
-from defuse_core.annotations import SIMULATED_PREFIX, LabelEvent, NoRunError, Undo
-from defuse_core.database import WorkspaceError
-from defuse_core.region_edits import names
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import names
+from defuse_core.workspace.labels import SIMULATED_PREFIX, LabelEvent, NoRunError, Undo
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _BOARD = "board"
 _SAVED, _TROUBLE, _LOST = "board-saved", "board-trouble", "board-lost"

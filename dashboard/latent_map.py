@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from defuse_core.manifold import Manifold

@@ -14,8 +14,8 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.gallery import KINDS, Found
 from dashboard.reconstruction import as_arrays
 from dashboard.state import plain
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.manifold import Manifold

@@ -36,9 +36,9 @@ from dashboard.state import (
     recall,
     remember,
 )
-from defuse_core.region_edits import names
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.edits import names
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _SORTS = ("mixed", "distance", "class", "prediction", "region")
 _PER_PAGE = 12

@@ -14,8 +14,8 @@ import streamlit as st
 from dashboard import cache
 from dashboard.state import forget, note, open_soon, plain, recall, remember
 from dashboard.uploads import upload_box
-from defuse_core.database import WorkspaceError
-from defuse_core.workspace import Blob
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Blob
 
 _WAYS = ("Digits", "torchvision", "Path", "Upload")
 _READING, _UPLOADED = "_reading", "_uploaded"

@@ -13,8 +13,8 @@ from dashboard import cache
 from dashboard.state import note, open_project, plain, recall, refuse
 from dashboard.uploads import upload_box
 from defuse_core.archive import data_note, export_project, import_project, missing_data
-from defuse_core.database import WorkspaceError
-from defuse_core.workspace import Project
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Project
 
 _MOST = 2**30  # bytes of a download, which Streamlit holds in memory
 _NAME, _TRUST = "import-name", "import-trust"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from dashboard import cache, charts
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.jobs_panel import newest, start
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from torch import Tensor

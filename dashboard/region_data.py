@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.components.tau_scrubber import Sprite, make_sprite
-from defuse_core.annotations import LabelEvent
-from defuse_core.region_edits import RegionEdit
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,9 +159,9 @@ def ask_annotators(
 
     from defuse_core.method.labeling import collect_votes, simulate_annotators
     from defuse_core.shipped import load_annotators
-    from defuse_core.step_configs import AnnotationConfig
     from defuse_core.steps.annotators import find_annotators
     from defuse_core.steps.source import Source
+    from defuse_core.workspace.configs import AnnotationConfig
 
     annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
     images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)

@@ -15,10 +15,10 @@ from dashboard.gallery import Found, read_mistakes, show_gallery, spread_out
 from dashboard.region_data import SEED, Regions
 from dashboard.state import annotator, linked_choice, linked_number, note, plain, recall, refuse, remember
 from defuse_core.base.config import LabelingConfig
-from defuse_core.database import WorkspaceError
-from defuse_core.region_edits import EditKind, Gaussian, RegionEdit, names, newest_change, taus
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import EditKind, Gaussian, RegionEdit, names, newest_change, taus
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Verdict

@@ -14,8 +14,8 @@ from dashboard.gallery import KINDS, export, read_mistakes, show_gallery, spread
 from dashboard.jobs_panel import duration, newest, start
 from dashboard.state import linked_choice, linked_page
 from dashboard.verdicts import confusion
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 _TOLD = {
     "perturbation": "new: image and reconstruction were both read correctly",

@@ -11,11 +11,11 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.jobs_panel import TITLES, show_trouble, start
-from defuse_core.region_edits import names
 from defuse_core.rounds import MAX_ERROR, MAX_FOUND
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.edits import names
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Interval

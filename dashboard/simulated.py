@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboard import cache
-from defuse_core.workspace import Project
+from defuse_core.workspace.workspace import Project
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import streamlit as st
 from dashboard import cache
 from dashboard.rerun import was_own
 from dashboard.text import plain as plain  # theirs to import from here, too
-from defuse_core.annotations import SIMULATED_PREFIX
-from defuse_core.workspace import Project
+from defuse_core.workspace.labels import SIMULATED_PREFIX
+from defuse_core.workspace.workspace import Project
 
 PROJECT = "project"
 ANNOTATOR = "annotator"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.exhibits import Share
-from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 
 
 @dataclass(frozen=True)

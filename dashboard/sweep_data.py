@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard import cache
-from defuse_core.runs import Event, Run, Task
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.runs import Event, Run, Task
+from defuse_core.workspace.workspace import Workspace
 
 BEFORE, BASELINE, SAID = "before", "baseline/", ".said"
 """As the step names its tasks and files; its module imports torch."""

@@ -28,9 +28,9 @@ from dashboard.sweep_data import (
     read_draws,
     task_name,
 )
-from defuse_core.region_edits import names
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.edits import names
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 POINT = "point"
 """Under which the λ that is open stands in the URL."""

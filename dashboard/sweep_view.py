@@ -24,10 +24,10 @@ from dashboard.sweep_data import (
     tell_choice,
 )
 from dashboard.sweep_detail import follow_opened, open_point
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.runs import Run, Task
-from defuse_core.step_configs import ConfigError
+from defuse_core.workspace.configs import ConfigError
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run, Task
 
 _CONFIG = {
     "displaylogo": False, "doubleClick": "reset", "scrollZoom": True,

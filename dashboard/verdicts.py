@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dashboard import cache, charts
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.state import linked_choice, linked_page, plain
-from defuse_core.runs import Run
-from defuse_core.workspace import Project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
 
 PER_PAGE = 24
 _SHOWN_LAYERS = 8

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from defuse_core.base.files import file_sha256
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
 from defuse_core.data.naming import absolute_source, without_path
-from defuse_core.database import WorkspaceError
-from defuse_core.manifest_models import Manifest, Upload, uploads_of
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.manifest.models import Manifest, Upload, uploads_of
+from defuse_core.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

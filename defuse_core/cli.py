@@ -35,9 +35,9 @@ from defuse_core.cli_runs import cancel, extend, resume, runs
 from defuse_core.cli_suite import checkpoint, suite_app
 from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
-from defuse_core.runs import Resources
-from defuse_core.step_configs import ConfigError, StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.runs import Resources
+from defuse_core.workspace.workspace import Project, Workspace
 
 _CHUNK = 2**20
 
@@ -118,7 +118,7 @@ def new(
     as_json: AsJson = False,
 ) -> None:
     """Create a project on a data set."""
-    from defuse_core.projects import new_project  # torch: slow to import
+    from defuse_core.workspace.projects import new_project  # torch: slow to import
 
     project = new_project(
         Workspace(), name, data,

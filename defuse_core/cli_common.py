@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import typer
 
 from defuse_core import console as shown
-from defuse_core.database import WorkspaceError
-from defuse_core.runs import Run
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 3, "interrupted": 3}
 

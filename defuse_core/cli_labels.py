@@ -12,11 +12,11 @@ import typer
 from defuse_core.base.files import write_bytes
 from defuse_core.cli_common import find_project
 from defuse_core.cli_options import AsJson, ProjectName
-from defuse_core.database import WorkspaceError
-from defuse_core.label_files import from_csv, to_csv
-from defuse_core.region_edits import ids_ever
-from defuse_core.runs import Run
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_files import from_csv, to_csv
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 label_app = typer.Typer(
     help="Label regions: export and import CSV, simulated annotators.", no_args_is_help=True

@@ -13,7 +13,7 @@ from defuse_core import console as shown
 from defuse_core.archive import data_note, export_project, import_project, missing_data
 from defuse_core.cli_common import find_project
 from defuse_core.cli_options import AsJson, ProjectName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.workspace import Project, Workspace
 
 project_app = typer.Typer(
     help="A project as one file: export it, import it elsewhere or under another name.", no_args_is_help=True

@@ -18,15 +18,15 @@ from defuse_core.bringing import Bring, find_source
 from defuse_core.cli_common import find_project, finish_run
 from defuse_core.cli_options import LARGEST, AsJson, ProjectName
 from defuse_core.comparison import Comparison, RunComparison, compare
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.manifest import make_manifest
-from defuse_core.manifest_models import MadeStep
-from defuse_core.manifest_reading import read_manifest
 from defuse_core.replay import replay as make_again
 from defuse_core.replay import resources_of
-from defuse_core.runs import Run
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.manifest.models import MadeStep
+from defuse_core.workspace.manifest.reading import read_manifest
+from defuse_core.workspace.manifest.writing import make_manifest
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 _LISTED = 20
 """Values that differ, printed a run; --json has all."""

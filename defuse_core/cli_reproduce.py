@@ -25,8 +25,8 @@ from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, Plan, make_plan
 from defuse_core.reproduction_results import Runs, all_seeds, collect, count_scenarios, read_results
 from defuse_core.reproduction_tables import write_comparison, write_differences
-from defuse_core.runs import Resources, Run
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 
 def reproduce(

@@ -12,8 +12,8 @@ from defuse_core import console as shown
 from defuse_core.cli_common import finish_run, tell_on_interrupt
 from defuse_core.cli_options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
 from defuse_core.jobs import launcher
-from defuse_core.runs import Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 
 def runs(

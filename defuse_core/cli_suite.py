@@ -17,9 +17,9 @@ from defuse_core import console as shown
 from defuse_core.base.files import write_bytes
 from defuse_core.cli_common import find_project
 from defuse_core.cli_options import LARGEST, AsJson, ProjectName
-from defuse_core.database import WorkspaceError
-from defuse_core.step_configs import ConfigError, InspectConfig, check_config
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import ConfigError, InspectConfig, check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from defuse_core.suite import Checked, Manifest

@@ -12,10 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from defuse_core.manifest import RESULTS, compared, library_versions, machine, read_results, tensors_digest
-from defuse_core.manifest_models import MadeFile, MadeRun, Manifest
-from defuse_core.runs import Artifact, Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.manifest.models import MadeFile, MadeRun, Manifest
+from defuse_core.workspace.manifest.writing import (
+    RESULTS,
+    compared,
+    library_versions,
+    machine,
+    read_results,
+    tensors_digest,
+)
+from defuse_core.workspace.runs import Artifact, Run
+from defuse_core.workspace.workspace import Workspace
 
 _DATED = (RESULTS, "manifest.json", "report.html", ".svg")
 """How files end that hold times or paths; results.json is compared by its numbers."""

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from defuse_core.pipeline import done_share
-from defuse_core.runs import Run, RunStatus, Task
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.pipeline import done_share
+from defuse_core.workspace.runs import Run, RunStatus, Task
+from defuse_core.workspace.workspace import Workspace
 
 _POLL_SECONDS = 0.1
 

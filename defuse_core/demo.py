@@ -20,12 +20,12 @@ from defuse_core.base.config import (
     Preset,
 )
 from defuse_core.base.files import write_bytes
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.reproduction import few_images
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import StepName, check_config, preset_values
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName, check_config, preset_values
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 PROJECT = "demo"
@@ -106,7 +106,7 @@ def quick_project(workspace: Workspace, name: str = f"{PROJECT}-quick") -> Proje
     WorkspaceError
         If there is a project of this name on other data.
     """
-    from defuse_core.projects import new_project  # torch: slow to import
+    from defuse_core.workspace.projects import new_project  # torch: slow to import
 
     upload = workspace.store_upload("digits-quick.npz", [few_images("digits")])
     source = f"blob:{upload.sha256}"

@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core import region_edits
-from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES
 from defuse_core.base.checkpoints import dump_tensors, load_tensors
 from defuse_core.base.records import Interval
-from defuse_core.database import WorkspaceError
 from defuse_core.loading_code import loading_code
 from defuse_core.method.classifier import Preprocessing
 from defuse_core.model_card import Card, RegionRow, write_card
 from defuse_core.networks.formats import Weights, read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.runs import Run
-from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.repair import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import edits as region_edits
+from defuse_core.workspace.configs import SweepConfig
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 FORMAT = "defuse-checkpoint"
 VERSION = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from defuse_core.base.records import Interval
 from defuse_core.method.classifier import Preprocessing
-from defuse_core.step_configs import SweepConfig
+from defuse_core.workspace.configs import SweepConfig
 
 TITLE = "# Corrected classifier"
 """How every card begins."""

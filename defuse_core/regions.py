@@ -15,7 +15,7 @@ from torch import Tensor
 
 from defuse_core.base.records import Mixture, Region
 from defuse_core.base.runtime import derive_seed
-from defuse_core.region_edits import STRUCTURAL, Gaussian, RegionEdit
+from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit
 
 _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.database import WorkspaceError
-from defuse_core.manifest import read_log
-from defuse_core.manifest_models import Answer, Edit, Entry, Log, UndoneEdit
-from defuse_core.region_edits import Gaussian, RegionEdit
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.manifest.models import Answer, Edit, Entry, Log, UndoneEdit
+from defuse_core.workspace.manifest.writing import read_log
+from defuse_core.workspace.workspace import Workspace
 
 
 def store_log(workspace: Workspace, regions_id: int, log: Log) -> int | None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from defuse_core.bringing import Bring, check_consent, find_more_data, find_source, find_uploads
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.manifest_models import MadeRun, Manifest
 from defuse_core.relabeling import store_log
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import check_config
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.manifest.models import MadeRun, Manifest
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 _CHUNK = 2**20
 
@@ -103,7 +103,7 @@ def _open_project(workspace: Workspace, manifest: Manifest, name: str, data: str
         if project.created_at <= manifest.made_at:
             raise WorkspaceError(f"project {name!r} is older than the manifest; give another --name")
         return _check_data(project, manifest, f"project {name!r} is no replay of it; give another --name")
-    from defuse_core.projects import new_project  # torch: slow to import
+    from defuse_core.workspace.projects import new_project  # torch: slow to import
 
     found = find_source(workspace, manifest, data)
     project = new_project(

@@ -9,7 +9,7 @@ from typing import Any
 from defuse_core.base.records import Interval
 from defuse_core.report_content import ReportContent
 from defuse_core.report_words import count, percent
-from defuse_core.step_configs import STEPS
+from defuse_core.workspace.configs import STEPS
 
 _MAX_CLASSES = 50
 _NAMES = {"lam=0": "training pictures alone (λ = 0)", "random": "as many pictures of random places"}

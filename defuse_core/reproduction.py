@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.paper import PAPER, DatasetName
 from defuse_core.reproduction_plans import VALIDATION_SHARE, Length, Plan
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import STEPS, StepName, check_config
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import STEPS, StepName, check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 _FILES: dict[DatasetName, str] = {"mnist": "mnist.npz", "svhn": "svhn.npz", "gtsrb": "gtsrb32.npz"}
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb": "GTSRB"}
@@ -63,7 +63,7 @@ def open_project(workspace: Workspace, dataset: DatasetName, length: Length, dat
     WorkspaceError
         If the project is there, on other data than the folder's.
     """
-    from defuse_core.projects import new_project  # torch: slow to import
+    from defuse_core.workspace.projects import new_project  # torch: slow to import
 
     name = project_name(dataset, length)
     source, size = find_data(dataset, length, data)

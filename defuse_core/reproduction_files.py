@@ -22,7 +22,7 @@ from defuse_core.reproduction_figures import (
 from defuse_core.reproduction_results import Runs, all_seeds, read_results
 from defuse_core.reproduction_tables import write_section
 from defuse_core.steps.source import open_dataset
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 
 RESULTS = "RESULTS.md"
 _OF_FAILURES = {

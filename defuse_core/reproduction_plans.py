@@ -17,7 +17,7 @@ from defuse_core.base.config import (
     VaeConfig,
 )
 from defuse_core.paper import DatasetName
-from defuse_core.step_configs import (
+from defuse_core.workspace.configs import (
     AnnotationConfig,
     AnnotatorsConfig,
     EvaluationConfig,

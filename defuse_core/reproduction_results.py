@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from defuse_core.database import WorkspaceError
 from defuse_core.paper import DatasetName
 from defuse_core.reproduction_plans import Length
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 FORMAT = "defuse-reproduction"
 _CPUINFO = Path("/proc/cpuinfo")  # Linux

@@ -24,16 +24,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from defuse_core import region_edits
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.files import write_bytes
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.database import WorkspaceError
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.evaluation import score_regions
 from defuse_core.method.labeling import failure_instances
-from defuse_core.runs import Run
-from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.suite import (
@@ -46,7 +42,11 @@ from defuse_core.suite import (
     SuiteRegion,
     read_manifest,
 )
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import edits as region_edits
+from defuse_core.workspace.configs import SweepConfig
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 _OURS = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(INSTANCES)}|regions|regions/\d+\.png")
 _SHEET_WIDTH = 1280  # pixels, about

@@ -22,9 +22,9 @@ from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import Weights, load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.step_configs import NetworkConfig
 from defuse_core.steps.networks import choose_fit
 from defuse_core.suite import Feeding, Suite
+from defuse_core.workspace.configs import NetworkConfig
 
 _STATED = ("mean", "std", "image_size", "channel_order")
 

@@ -9,7 +9,7 @@ from dashboard.new_project import new_project_form
 from dashboard.project_files import import_form, show_export
 from dashboard.projects import delete, open_demo, project_card, take_next_step
 from dashboard.state import open_project
-from defuse_core.pipeline import next_step, stages
+from defuse_core.workspace.pipeline import next_step, stages
 
 st.title("What does no test show?")
 workspace = cache.workspace()

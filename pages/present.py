@@ -10,7 +10,7 @@ from dashboard.exhibits import find_correction, presented
 from dashboard.presenting import slides_of
 from dashboard.state import need_project, plain, recall, remember
 from dashboard.survey import survey_of
-from defuse_core.region_edits import names
+from defuse_core.workspace.edits import names
 
 project = need_project()
 st.title("Present")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from defuse_core.jobs import launcher, runner
-from defuse_core.projects import new_project
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName, check_config
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 from tests.workspaces import ONE_THREAD, Place
 
 

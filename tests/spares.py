@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 
 from defuse_core.jobs import spare
-from defuse_core.runs import Run
+from defuse_core.workspace.runs import Run
 
 
 def is_spare(run: Run) -> bool:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.data.splits import ImageDataset
 from defuse_core.method.classifier import Classifier, Preprocessing, predict, train_classifier
 from defuse_core.method.labeling import draw_images
-from defuse_core.runs import Run
 from defuse_core.steps.source import Source
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.conftest import TinyNetwork, bars
 from tests.in_process import done_here, fresh_place
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place, save_npz

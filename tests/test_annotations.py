@@ -20,18 +20,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.annotations import (
+from defuse_core.workspace.database import MIGRATIONS, WorkspaceError
+from defuse_core.workspace.edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
+from defuse_core.workspace.label_files import CSV_COLUMNS, from_csv, to_csv
+from defuse_core.workspace.labels import (
     NONE_OF_THE_ABOVE,
     SINGLE_MISTAKES,
     Annotations,
     LabelEvent,
     Undo,
 )
-from defuse_core.database import MIGRATIONS, WorkspaceError
-from defuse_core.label_files import CSV_COLUMNS, from_csv, to_csv
-from defuse_core.region_edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
-from defuse_core.runs import Resources, Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.properties import tried
 
 CLASSES = ("cat", "dog", "bird")
@@ -40,8 +40,8 @@ REGIONS = (0, 1, 7)
 LABELLER = """
 import sys, time
 from pathlib import Path
-from defuse_core.annotations import LabelEvent
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.workspace import Workspace
 annotations = Workspace(Path(sys.argv[1])).annotations
 print("ready", flush=True)
 sys.stdin.readline()
@@ -55,8 +55,8 @@ for number in range(500):
 QUEUE = """
 import sys
 from pathlib import Path
-from defuse_core.annotations import LabelEvent, Undo
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.labels import LabelEvent, Undo
+from defuse_core.workspace.workspace import Workspace
 annotations = Workspace(Path(sys.argv[1])).annotations
 queue = [e for n in range(60) for e in (LabelEvent(0, "ann", n, key=f"a{n}"), Undo(f"a{n - n % 2}", f"u{n}"))]
 print("ready", flush=True)

@@ -17,27 +17,27 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor
 
-from defuse_core.annotations import SINGLE_MISTAKES
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.bringing import Bring
 from defuse_core.comparison import compare
 from defuse_core.data.sources import load_digits
 from defuse_core.data.splits import Split, as_bytes
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import runner
-from defuse_core.manifest import make_manifest
-from defuse_core.manifest_reading import parse_manifest
 from defuse_core.method.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import decode_images
 from defuse_core.networks.architectures import build_network
 from defuse_core.replay import replay
-from defuse_core.runs import Run
 from defuse_core.shipped import ANNOTATORS, load_annotators
 from defuse_core.steps import annotators, load_step
 from defuse_core.steps.annotators import NONE, TrainAnnotators, find_annotators, vote
 from defuse_core.steps.base import File, Point
 from defuse_core.steps.source import Source
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import SINGLE_MISTAKES
+from defuse_core.workspace.manifest.reading import parse_manifest
+from defuse_core.workspace.manifest.writing import make_manifest
+from defuse_core.workspace.runs import Run
 from tests.conftest import bars
 from tests.in_process import add_run, compute_here, done_here, fresh_place, run_here, runs_in_this_process
 from tests.test_manifest import SMALL, put

@@ -24,19 +24,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
 from defuse_core.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.data.splits import DataError, ImageDataset
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder
-from defuse_core.projects import new_project
-from defuse_core.region_edits import Gaussian, RegionEdit
-from defuse_core.runs import Resources, Run
 from defuse_core.steps import load_step
 from defuse_core.steps.source import open_dataset
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.commands import Completed, checked, defuse_here
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, runs_in_this_process, store_run

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from defuse_core import console
 from defuse_core.cli import app
 from defuse_core.jobs import launcher
-from defuse_core.runs import Resources, Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.commands import (
     AROUND,
     Completed,

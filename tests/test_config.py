@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from defuse_core import step_configs
 from defuse_core.base.config import (
     PAPER_LAMBDAS,
     PRESETS,
@@ -23,7 +22,8 @@ from defuse_core.base.config import (
     VaeTraining,
 )
 from defuse_core.method.vae import vae_config_for
-from defuse_core.step_configs import ConfigError, StepName, check_config, preset_values
+from defuse_core.workspace import configs as step_configs
+from defuse_core.workspace.configs import ConfigError, StepName, check_config, preset_values
 from tests.properties import tried
 
 STEPS: tuple[type[BaseModel], ...] = (

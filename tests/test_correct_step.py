@@ -10,16 +10,16 @@ import torch
 
 from defuse_core.base.records import FailureInstances, Interval, SweepPoint
 from defuse_core.base.runtime import derive_seed
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.method.correction import apply_point, choose_point, find_flips, tune
 from defuse_core.method.evaluation import score_failures, score_split
-from defuse_core.runs import Run
-from defuse_core.step_configs import ConfigError, SweepConfig, check_growth
 from defuse_core.steps import load_step
 from defuse_core.steps.repair import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import ConfigError, SweepConfig, check_growth
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
 from tests.in_process import done_here, run_here, runs_in_this_process
 from tests.workspaces import SWEEP, Place, copy_place
 

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.server import has_login, is_loopback, server_command
 from defuse_core.jobs import launcher
-from defuse_core.runs import Resources
+from defuse_core.workspace.runs import Resources
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from defuse_core import database as database_module
-from defuse_core.database import MIGRATIONS, Database, WorkspaceError
-from defuse_core.workspace import Workspace
+from defuse_core.workspace import database as database_module
+from defuse_core.workspace.database import MIGRATIONS, Database, WorkspaceError
+from defuse_core.workspace.workspace import Workspace
 
 PAGE = 4096
 INSERT = "INSERT INTO projects (name, dataset, created_at) VALUES (?, ?, 0)"
@@ -25,7 +25,7 @@ INSERT = "INSERT INTO projects (name, dataset, created_at) VALUES (?, ?, 0)"
 CREATOR = f"""
 import sys, time
 from pathlib import Path
-from defuse_core.database import Database
+from defuse_core.workspace.database import Database
 folder, me, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 start = float(sys.stdin.readline())
@@ -38,7 +38,7 @@ for number in range(rounds):
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from defuse_core.workspace import Workspace, WorkspaceError
+from defuse_core.workspace.workspace import Workspace, WorkspaceError
 Workspace(Path(sys.argv[1]))  # imports all there is to import
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -54,7 +54,7 @@ FILL = f"""
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from defuse_core.database import Database, WorkspaceError
+from defuse_core.workspace.database import Database, WorkspaceError
 path = Path(sys.argv[1])
 rows, size = int(sys.argv[2]), int(sys.argv[3])
 database = Database(path)
@@ -545,7 +545,7 @@ def test_a_path_with_marks_of_a_query_is_a_path(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]))
 workspace.create_project(sys.argv[2], dataset={})
 print(",".join(project.name for project in workspace.projects()))

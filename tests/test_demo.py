@@ -14,14 +14,14 @@ import pytest
 
 from defuse_core import demo
 from defuse_core.base.config import PRESETS
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.projects import new_project
 from defuse_core.reproduction import few_images
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import STEPS, check_config
-from defuse_core.workspace import DATABASE, Workspace
+from defuse_core.workspace.configs import STEPS, check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import DATABASE, Workspace
 from tests.commands import checked, command, defuse_here, defuse_process, heed_ctrl_c
 from tests.spares import is_spare
 from tests.templates import make_once

@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.controls import random_regions, sample_split
@@ -24,8 +23,6 @@ from defuse_core.method.classifier import Classifier
 from defuse_core.method.correction import apply_point, tune
 from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_latents, failure_instances
-from defuse_core.region_edits import RegionEdit
-from defuse_core.runs import Run
 from defuse_core.steps import load_step
 from defuse_core.steps.base import File
 from defuse_core.steps.evidence import Evaluate
@@ -33,6 +30,9 @@ from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.results import number, sweep_row
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.in_process import done_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from defuse_core import cli
 from defuse_core.base.records import Interval
-from defuse_core.database import WorkspaceError
 from defuse_core.exporting import corrected_checkpoint, tasks_with_weights
 from defuse_core.loading_code import loading_code
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.model_card import escape
 from defuse_core.networks.architectures import build_network
-from defuse_core.runs import Run
 from defuse_core.steps.source import Source
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
 from tests.in_process import done_here, run_here, store_run
 from tests.templates import label
 from tests.workspaces import Place, copy_place

@@ -8,7 +8,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from defuse_core.base.config import PRESETS
-from defuse_core.step_configs import STEPS, ConfigError, check_config, literals, preset_values, walk_fields
+from defuse_core.workspace.configs import (
+    STEPS,
+    ConfigError,
+    check_config,
+    literals,
+    preset_values,
+    walk_fields,
+)
 
 
 def page(step: str, options: dict) -> None:  # a script knows no other names

@@ -78,7 +78,7 @@ WITHOUT_TORCH = (
     "defuse_core.reproduction_results",
     "defuse_core.reproduction_tables",
     "defuse_core.networks.sniffing",
-    "defuse_core.workspace",
+    "defuse_core.workspace.workspace",
     "defuse_core.jobs.launcher",
     "defuse_core.jobs.runner",
 )

@@ -23,18 +23,18 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import supports_bf16
 from defuse_core.data.splits import Split
-from defuse_core.database import WorkspaceError
 from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.networks.architectures import build_network
-from defuse_core.projects import new_project
-from defuse_core.runs import Run
 from defuse_core.shipped import load_shipped_classifier
-from defuse_core.step_configs import ClassifierConfig, ConfigError, check_config
 from defuse_core.steps import load_step
 from defuse_core.steps.base import Progress
 from defuse_core.steps.networks import begin_with, make_network
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import ClassifierConfig, ConfigError, check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Run
 from tests.conftest import TinyNetwork, bars
 from tests.in_process import add_run, done_here, fresh_place, run_here
 from tests.workspaces import Place, copy_place

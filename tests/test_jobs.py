@@ -27,15 +27,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher, spare
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.projects import new_project
-from defuse_core.run_store import LiveRunError
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import ConfigError, StepName
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.run_store import LiveRunError
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.in_process import add_run, compute_here, done_here, run_here, runs_in_this_process
 from tests.spares import spares_of_this_process
 from tests.templates import label
@@ -258,8 +258,8 @@ def test_a_training_goes_on_from_its_last_epoch(place: Place) -> None:
 def test_a_run_outlives_the_process_that_asked_for_it(place: Place, way: Way) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
-        "from defuse_core.runs import Resources\n"
+        "from defuse_core.workspace.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.workspace.runs import Resources\n"
         f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
         "resources = Resources(device='cpu', threads=1); launcher.keep_spare(resources)\n"
         "spare = launcher.await_spare()\n"
@@ -443,8 +443,8 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(corrected_place: Place) -> 
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     code = (
         "import resource; from pathlib import Path\n"
-        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
-        "from defuse_core.runs import Resources\n"
+        "from defuse_core.workspace.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.workspace.runs import Resources\n"
         f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 1000}, {size - 1000}))\n"
         f"run = launcher.submit(place, 1, 'correct', {SWEEP!r}, resources=Resources('cpu', 1)); print(run.id)"
@@ -467,8 +467,8 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(corrected_place: Place) -> 
 def test_two_processes_submit_one_run(place: Place) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from defuse_core.workspace import Workspace; from defuse_core.jobs import launcher\n"
-        "from defuse_core.runs import Resources\n"
+        "from defuse_core.workspace.workspace import Workspace; from defuse_core.jobs import launcher\n"
+        "from defuse_core.workspace.runs import Resources\n"
         f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"launcher.submit(place, 1, 'identify', {SHORT_SEARCH!r}, resources=Resources('cpu', 1))"

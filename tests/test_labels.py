@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
 from defuse_core.base.records import Annotation, Interval
 from defuse_core.shipped import ANNOTATORS
 from defuse_core.steps.labels import answers_by_region, self_agreement, single_labels
+from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 MACHINE, OTHER = sorted(ANNOTATORS)[:2]
 ANSWERS = st.builds(

@@ -13,17 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.cli_replay import furthest_run
-from defuse_core.database import WorkspaceError
-from defuse_core.manifest import make_manifest, read_log, tensors_digest
-from defuse_core.manifest_models import Answer, Edit, Log, UndoneEdit
-from defuse_core.manifest_reading import MAX_BYTES, ManifestError, parse_manifest, read_manifest
-from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.relabeling import store_log
-from defuse_core.runs import Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.manifest.models import Answer, Edit, Log, UndoneEdit
+from defuse_core.workspace.manifest.reading import MAX_BYTES, ManifestError, parse_manifest, read_manifest
+from defuse_core.workspace.manifest.writing import make_manifest, read_log, tensors_digest
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 from tests.in_process import add_run, begin, store_run
 from tests.workspaces import ONE_THREAD, SWEEP, Place, copy_place
 

@@ -20,9 +20,9 @@ from defuse_core.base.config import PRESETS
 from defuse_core.data.splits import Split
 from defuse_core.method.classifier import predict_logits
 from defuse_core.networks.architectures import build_network
-from defuse_core.runs import Run
-from defuse_core.step_configs import check_config
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,

@@ -17,15 +17,15 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
-from defuse_core.annotations import SINGLE_MISTAKES, LabelEvent
 from defuse_core.base.config import PAPER_LAMBDAS
 from defuse_core.base.records import Interval
 from defuse_core.exporting import corrected_checkpoint
 from defuse_core.jobs import launcher
-from defuse_core.runs import Run
-from defuse_core.step_configs import check_config
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,

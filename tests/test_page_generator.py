@@ -16,10 +16,10 @@ from defuse_core.data.splits import as_bytes
 from defuse_core.demo import demo_project
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.runs import Run
-from defuse_core.step_configs import GeneratorConfig, check_config, preset_values, walk_fields
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import GeneratorConfig, check_config, preset_values, walk_fields
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 from tests.apps import click, errors, figure, metrics, open_page, settle, tiles, told, words
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run

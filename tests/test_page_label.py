@@ -15,20 +15,20 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.components.label_board import class_keys
 from dashboard.region_data import SEED
-from defuse_core.annotations import Annotations, LabelEvent
 from defuse_core.base.checkpoints import load_tensors
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.label_files import to_csv
-from defuse_core.label_studio import label_studio_config
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, simulate_annotators
-from defuse_core.region_edits import RegionEdit
 from defuse_core.regions import merge
-from defuse_core.runs import Run
 from defuse_core.shipped import load_annotators
-from defuse_core.step_configs import check_config
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.label_files import to_csv
+from defuse_core.workspace.label_studio import label_studio_config
+from defuse_core.workspace.labels import Annotations, LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,

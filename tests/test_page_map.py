@@ -31,11 +31,11 @@ from defuse_core.data.splits import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict, predict_logits
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.region_edits import Gaussian, RegionEdit
 from defuse_core.regions import select as select_core
-from defuse_core.runs import Run
-from defuse_core.step_configs import MapConfig, StepName, check_config
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import MapConfig, StepName, check_config
+from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,

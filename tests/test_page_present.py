@@ -12,13 +12,13 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.labeling import draw_images
-from defuse_core.region_edits import RegionEdit
-from defuse_core.runs import Run
 from defuse_core.steps.source import Source
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     component,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.pipeline import PIPELINE, done_share, next_step, stages
-from defuse_core.runs import Resources, Run, Task
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.pipeline import PIPELINE, done_share, next_step, stages
+from defuse_core.workspace.runs import Resources, Run, Task
+from defuse_core.workspace.workspace import Workspace
 
 
 @pytest.fixture

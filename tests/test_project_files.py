@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 from tests.apps import errors, keep_downloads, open_page, settle, toasts, told
 from tests.in_process import add_run, end_all
 from tests.workspaces import Place

@@ -14,9 +14,9 @@ from PIL import Image
 
 from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import DataError, ImageDataset
-from defuse_core.projects import new_project
 from defuse_core.steps.source import open_dataset
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.workspace import Workspace
 from tests.conftest import bars
 from tests.workspaces import save_npz
 

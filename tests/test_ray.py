@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from defuse_core.jobs import launcher
-from defuse_core.runs import Resources, Run
+from defuse_core.workspace.runs import Resources, Run
 from tests.commands import checked, defuse_process
 from tests.in_process import done_here
 from tests.test_jobs import same

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_annotators, find_regions
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import PRESETS, LabelingConfig, VaeConfig
 from defuse_core.base.records import Mixture, Region
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
@@ -25,15 +24,16 @@ from defuse_core.method.labeling import (
     simulate_annotators,
 )
 from defuse_core.method.vae import BetaVAE
-from defuse_core.region_edits import Gaussian, RegionEdit, live_ids
 from defuse_core.regions import merge, select, split
-from defuse_core.runs import Run
 from defuse_core.shipped import load_annotators
-from defuse_core.step_configs import AnnotationConfig
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import AnnotationConfig
+from defuse_core.workspace.edits import Gaussian, RegionEdit, live_ids
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 from tests.apps import decode
 from tests.in_process import done_here
 from tests.workspaces import Place

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.region_edits import (
+from defuse_core.workspace.edits import (
     STRUCTURAL,
     EditKind,
     Gaussian,

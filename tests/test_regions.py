@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.records import Mixture, Region, Verdict
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE
-from defuse_core.region_edits import STRUCTURAL, Gaussian, RegionEdit, live_ids
 from defuse_core.regions import apply_edits, merge, select, split
-from defuse_core.runs import Resources, Run
 from defuse_core.steps.base import tensors_file
 from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit, live_ids
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 
 MIN_WEIGHT = 0.01
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.bringing import Bring, find_more_data, find_source, find_uploads
 from defuse_core.comparison import compare, differences
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
-from defuse_core.manifest import make_manifest
-from defuse_core.manifest_reading import parse_manifest
-from defuse_core.projects import new_project
 from defuse_core.replay import Replay, replay
-from defuse_core.runs import Resources, Run
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.manifest.reading import parse_manifest
+from defuse_core.workspace.manifest.writing import make_manifest
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.commands import checked, defuse_here
 from tests.conftest import bars
 from tests.in_process import compute_here, done_here, run_here, runs_in_this_process, store_run

@@ -13,12 +13,12 @@ import torch
 from defuse_core.html_report import render_report
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images
-from defuse_core.region_edits import RegionEdit
 from defuse_core.report_content import ReportContent
-from defuse_core.runs import Run
 from defuse_core.steps import load_step
 from defuse_core.steps.report import Report
 from defuse_core.steps.source import Source
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.runs import Run
 from tests.in_process import done_here, run_here
 from tests.workspaces import SWEEP, Place, copy_place
 

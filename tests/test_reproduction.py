@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from defuse_core import reproduction, reproduction_results
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances
 from defuse_core.controls import random_regions, sample_split
 from defuse_core.data.splits import Split
-from defuse_core.database import WorkspaceError
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.correction import apply_point, tune
@@ -37,12 +35,14 @@ from defuse_core.reproduction_goals import goals
 from defuse_core.reproduction_plans import Length, changes, make_plan
 from defuse_core.reproduction_results import all_seeds, collect, paper_rule, read_results
 from defuse_core.reproduction_tables import over_seeds, write_section
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import STEPS, check_config
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import STEPS, check_config
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Workspace
 from tests.commands import checked, defuse_here, defuse_process
 from tests.in_process import runs_in_this_process
 from tests.paper_data import paper_data

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core import runs as runs_module
-from defuse_core.annotations import LabelEvent
-from defuse_core.database import Database, WorkspaceError
-from defuse_core.run_store import LiveRunError
-from defuse_core.runs import (
+from defuse_core.workspace import runs as runs_module
+from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.run_store import LiveRunError
+from defuse_core.workspace.runs import (
     Artifact,
     Resources,
     Run,
@@ -31,7 +31,7 @@ from defuse_core.runs import (
     mark_stale,
     process_started,
 )
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 from tests.properties import tried
 
 ENDED: tuple[RunStatus, ...] = ("done", "failed", "cancelled", "interrupted")
@@ -39,9 +39,9 @@ ENDED: tuple[RunStatus, ...] = ("done", "failed", "cancelled", "interrupted")
 ADDER = """
 import sys, time
 from pathlib import Path
-from defuse_core.run_store import LiveRunError
-from defuse_core.runs import Resources
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.run_store import LiveRunError
+from defuse_core.workspace.runs import Resources
+from defuse_core.workspace.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]), durable=False)
 print("ready", flush=True)
 start = float(sys.stdin.readline())
@@ -58,7 +58,7 @@ sys.stdin.read()  # stays until the other one is done, too: a run lives as long 
 RUNNER = """
 import os, sys, time
 from pathlib import Path
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 workspace, run_id = Workspace(Path(sys.argv[1])), int(sys.argv[2])
 workspace.runs.hand_over(run_id, os.getpid())
 if sys.argv[3] == "running":
@@ -74,7 +74,7 @@ while True:
 SHORT_LIVES = """
 import os, sys
 from pathlib import Path
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 print("ready", flush=True)
 for line in sys.stdin:
     run_id = int(line)

@@ -14,9 +14,9 @@ from dashboard.second_round import compare, next_round
 from defuse_core.base.records import FailureInstances
 from defuse_core.method.classifier import predict
 from defuse_core.method.distillation import membership
-from defuse_core.pipeline import next_step, stages
-from defuse_core.runs import Run
 from defuse_core.steps.source import Source
+from defuse_core.workspace.pipeline import next_step, stages
+from defuse_core.workspace.runs import Run
 from tests.in_process import done_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 

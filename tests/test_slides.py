@@ -15,7 +15,7 @@ from dashboard.components.slides import Figure, Panel, Said, Slide, slides
 from dashboard.exhibits import Correction, Exhibit, Exhibition
 from dashboard.presenting import percent, slides_of, tenths
 from dashboard.survey import Survey, survey_of
-from defuse_core.annotations import LabelEvent
+from defuse_core.workspace.labels import LabelEvent
 from tests.apps import NASTY
 
 NAMES = ["row", "column", NASTY]

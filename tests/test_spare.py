@@ -17,7 +17,7 @@ import pytest
 
 from defuse_core.jobs import launcher, spare
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.runs import Resources, Run
+from defuse_core.workspace.runs import Resources, Run
 from tests.spares import spares_of_this_process as spares
 from tests.workspaces import ONE_THREAD, SEARCH, Place, eventually
 

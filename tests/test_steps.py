@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Mistakes
 from defuse_core.base.runtime import derive_seed
@@ -27,9 +26,6 @@ from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.projection import project
-from defuse_core.region_edits import Gaussian, RegionEdit
-from defuse_core.runs import Run
-from defuse_core.step_configs import STEPS
 from defuse_core.steps import STEP_CLASSES, load_step, search
 from defuse_core.steps.base import File, Progress
 from defuse_core.steps.labels import answers_by_region, judge
@@ -37,6 +33,10 @@ from defuse_core.steps.repair import Correct, task_of
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
+from defuse_core.workspace.configs import STEPS
+from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.in_process import compute_here, done_here, run_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
 
@@ -261,7 +261,7 @@ from defuse_core.method.correction import apply_point, sweep_lambdas
 from defuse_core.method.evaluation import score_failures
 from defuse_core.base.records import FailureInstances
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.workspace import Workspace
 
 torch.set_num_threads(1)
 home, run_id, failures, config, out = sys.argv[1:]

@@ -23,16 +23,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from defuse_core import cli, suite_export
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.database import WorkspaceError
 from defuse_core.exporting import corrected_checkpoint
 from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.networks.architectures import build_network
-from defuse_core.region_edits import RegionEdit
-from defuse_core.runs import Run
-from defuse_core.step_configs import NetworkConfig
 from defuse_core.steps.source import Source
 from defuse_core.suite import (
     INSTANCES,
@@ -47,6 +42,11 @@ from defuse_core.suite import (
 )
 from defuse_core.suite_export import contact_sheet, make_suite, newest_state, write_suite
 from defuse_core.suite_model import open_model
+from defuse_core.workspace.configs import NetworkConfig
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
 from tests.commands import checked, defuse_here, defuse_process
 from tests.in_process import done_here
 from tests.workspaces import Place, copy_place

@@ -24,7 +24,7 @@ from dashboard.sweep_data import (
     make_sweep,
     tell_choice,
 )
-from defuse_core.runs import Event, Resources, Run, Task
+from defuse_core.workspace.runs import Event, Resources, Run, Task
 from tests.apps import NASTY
 from tests.test_charts import all_text
 

@@ -17,17 +17,17 @@ from typing import Any, get_args
 
 import pytest
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
-from defuse_core.database import Database, WorkspaceError
-from defuse_core.runs import Artifact, Resources, Run, RunStatus
-from defuse_core.workspace import Blob, Workspace, default_home
+from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.runs import Artifact, Resources, Run, RunStatus
+from defuse_core.workspace.workspace import Blob, Workspace, default_home
 
 CORE = Path(__file__).resolve().parent.parent / "defuse_core"
 
 SMALL_DISK = """
 import resource, sys
 from pathlib import Path
-from defuse_core.workspace import Workspace, WorkspaceError
+from defuse_core.workspace.workspace import Workspace, WorkspaceError
 workspace = Workspace(Path(sys.argv[1]))
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
@@ -618,7 +618,7 @@ def test_nothing_is_pickled(path: Path) -> None:
 
 def test_what_the_dashboard_needs_imports_neither_torch_nor_streamlit() -> None:
     code = (
-        "import sys, defuse_core.workspace, defuse_core.jobs.launcher, defuse_core.cli\n"
+        "import sys, defuse_core.workspace.workspace, defuse_core.jobs.launcher, defuse_core.cli\n"
         "print(*sorted({'torch', 'streamlit', 'plotly', 'ray', 'sklearn'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from defuse_core.data.splits import ImageDataset
 from defuse_core.jobs import launcher
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import DATABASE, Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
 ONE_THREAD = Resources(device="cpu", threads=1)
 """A run gives the same bits as the process that compares with it."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from defuse_core.annotations import SINGLE_MISTAKES
+from defuse_core.workspace.labels import SINGLE_MISTAKES
 
 MAX_ITEMS = 10_000
 MAX_TEXT = 200

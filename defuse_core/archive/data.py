@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defuse_core.archive.rows import DatasetRow
-from defuse_core.database import WorkspaceError
+from defuse_core.workspace.database import WorkspaceError
 
 
 def data_note(dataset: Mapping[str, Any]) -> str | None:

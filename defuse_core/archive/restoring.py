@@ -30,11 +30,11 @@ from defuse_core.archive.rows import (
 )
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
-from defuse_core.database import Database, WorkspaceError, explain_os_error
 from defuse_core.networks.sniffing import sniff_format
-from defuse_core.runs import Resources
-from defuse_core.step_configs import check_config
-from defuse_core.workspace import DATABASE, Project, Workspace
+from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
+from defuse_core.workspace.runs import Resources
+from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
 _PROGRAMS = ("torchscript", "exported")
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE
-from defuse_core.region_edits import EditKind
+from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE
 
 FORMAT = "defuse project"
 VERSION = 1

@@ -24,9 +24,9 @@ from typing import IO, Any
 
 from defuse_core.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
 from defuse_core.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
-from defuse_core.database import Database, WorkspaceError, explain_os_error
-from defuse_core.runs import observed_status
-from defuse_core.workspace import DATABASE, Project, Workspace
+from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
+from defuse_core.workspace.runs import observed_status
+from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
 _NO_RUN = 10**18 - 1  # for a config that names a run of another project: no run will have it
 _SAMPLE = 2**16  # bytes that tell whether a file is worth packing

@@ -19,11 +19,11 @@ from typing import Any
 
 from defuse_core.base.files import write_bytes
 from defuse_core.base.machine import available_cores
-from defuse_core.database import WorkspaceError, explain_os_error
 from defuse_core.jobs.spare import SpareKeeper, start_process
-from defuse_core.runs import Resources, Run, is_alive, process_started
-from defuse_core.step_configs import STEPS, ConfigError, StepName, check_config, check_growth
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import STEPS, ConfigError, StepName, check_config, check_growth
+from defuse_core.workspace.database import WorkspaceError, explain_os_error
+from defuse_core.workspace.runs import Resources, Run, is_alive, process_started
+from defuse_core.workspace.workspace import Workspace
 
 CANCEL_SECONDS = 0.7
 """How long a runner may take to stop by itself before it is killed."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from defuse_core.runs import Resources
+from defuse_core.workspace.runs import Resources
 
 if TYPE_CHECKING:
     from defuse_core.jobs.engine import Ended, Started

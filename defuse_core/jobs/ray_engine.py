@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from defuse_core.jobs.engine import Cancelled, Ended, TaskEvent
 from defuse_core.jobs.launcher import probe
 from defuse_core.jobs.ray_driver import Asking, Ready, drive
-from defuse_core.runs import Resources
 from defuse_core.steps.base import Step
+from defuse_core.workspace.runs import Resources
 
 CONNECT_SECONDS = 5.0
 """How long a cluster may take to answer; one of our own, with address "local", `START_SECONDS`,

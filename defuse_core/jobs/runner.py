@@ -25,10 +25,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defuse_core.database import BUSY_SECONDS, WorkspaceError
-from defuse_core.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
-from defuse_core.step_configs import STEPS
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import STEPS
+from defuse_core.workspace.database import BUSY_SECONDS, WorkspaceError
+from defuse_core.workspace.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
+from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from defuse_core.jobs.engine import Ended, Engine, Started

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from defuse_core.step_configs import StepName, check_config
 from defuse_core.steps.base import Step
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.workspace import Workspace
 
 STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "inspect": ("inspection", "Inspect"),

@@ -21,9 +21,9 @@ from defuse_core.method.classifier import Classifier, Preprocessing, classifier_
 from defuse_core.method.labeling import majority, simulate_annotators
 from defuse_core.networks.architectures import build_network
 from defuse_core.shipped import ANNOTATORS, load_annotators
-from defuse_core.step_configs import AnnotationConfig, AnnotatorsConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import AnnotationConfig, AnnotatorsConfig
 
 _SAID = ".said"
 NONE = -1

@@ -38,9 +38,7 @@ from defuse_core.method.labeling import (
     simulate_annotators,
 )
 from defuse_core.method.vae import encode_means
-from defuse_core.region_edits import names
 from defuse_core.shipped import ANNOTATORS
-from defuse_core.step_configs import AnnotationConfig, EvaluationConfig
 from defuse_core.steps import results
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import (
@@ -58,6 +56,8 @@ from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.repair import tuning_data
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import AnnotationConfig, EvaluationConfig
+from defuse_core.workspace.edits import names
 
 EVIDENCE, CONTROL, NOISE = "evidence", "control/", "noise"
 WITHOUT, RANDOM = f"{CONTROL}lam=0", f"{CONTROL}random"

@@ -24,7 +24,6 @@ from defuse_core.method.identification import SHARD_IMAGES, identify_shard
 from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.step_configs import ControlConfig, InspectConfig, ProbeConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.networks import (
     Network,
@@ -36,6 +35,7 @@ from defuse_core.steps.networks import (
 )
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source, check_fits
+from defuse_core.workspace.configs import ControlConfig, InspectConfig, ProbeConfig
 
 _SHOWN_KEYS = 30
 _PROBE_CODES = 32  # an image: a shard of 64 is four batches of 512

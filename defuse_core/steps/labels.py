@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defuse_core.annotations import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.base.records import Annotation, Interval, Mistakes, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.splits import as_bytes
@@ -28,10 +27,11 @@ from defuse_core.method.labeling import (
     simulate_annotators,
 )
 from defuse_core.method.vae import BetaVAE, decode_images
-from defuse_core.step_configs import AnnotationConfig
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import AnnotationConfig
+from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from defuse_core.data.splits import Split
 from defuse_core.method.classifier import Classifier, classifier_epochs, predict_logits
 from defuse_core.method.vae import BetaVAE, vae_config_for, vae_epochs
 from defuse_core.shipped import load_shipped_vae
-from defuse_core.step_configs import ClassifierConfig, GeneratorConfig
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.networks import bring_network, make_network, upload_of
 from defuse_core.steps.source import Source, check_fits
+from defuse_core.workspace.configs import ClassifierConfig, GeneratorConfig
 
 
 class TrainClassifier(Step):

@@ -28,8 +28,8 @@ from defuse_core.networks.formats import (
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.shipped import load_shipped_classifier, read_card
-from defuse_core.step_configs import ClassifierConfig, NetworkConfig
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import ClassifierConfig, NetworkConfig
 
 _FACTS = ("code_path", "program", "key_prefix", "nested_under")
 """What the metadata of a classifier holds of `Network.facts`."""

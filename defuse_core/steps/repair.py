@@ -26,7 +26,6 @@ from defuse_core.method.correction import (
     tuning_epochs,
 )
 from defuse_core.method.labeling import failure_instances
-from defuse_core.step_configs import SweepConfig
 from defuse_core.steps.base import (
     File,
     Item,
@@ -42,6 +41,7 @@ from defuse_core.steps.base import (
 from defuse_core.steps.labels import answers_by_region, failing, judge, mistake_images, single_labels
 from defuse_core.steps.search import sample_training
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import SweepConfig
 
 BEFORE = "before"
 BASELINE = "baseline/"

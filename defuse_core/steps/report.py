@@ -22,16 +22,16 @@ from defuse_core.figures import (
     figure_bytes,
 )
 from defuse_core.html_report import render_report
-from defuse_core.manifest import make_manifest
 from defuse_core.method.classifier import predict
 from defuse_core.method.evaluation import Agreement, Scores, score_regions
 from defuse_core.method.labeling import draw_images
 from defuse_core.report_content import ReportContent
-from defuse_core.step_configs import ReportConfig
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step
 from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.report_pictures import Gallery
 from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import ReportConfig
+from defuse_core.workspace.manifest.writing import make_manifest
 
 
 class Report(Step):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core.annotations import SIMULATED_PREFIX
 from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.data.splits import Split
 from defuse_core.method.classifier import Classifier, predict
@@ -20,6 +19,7 @@ from defuse_core.method.vae import BetaVAE
 from defuse_core.report_content import Nearest, RegionEntry, Tile
 from defuse_core.steps.base import interval_json
 from defuse_core.steps.labels import Answers
+from defuse_core.workspace.labels import SIMULATED_PREFIX
 
 MAX_DRAWS = 20
 MAX_FLIPS = 24

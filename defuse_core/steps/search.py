@@ -18,9 +18,9 @@ from defuse_core.method.identification import SHARD_IMAGES, identify_shard
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE, encode_means
 from defuse_core.projection import projection_steps
-from defuse_core.step_configs import DrawConfig, MapConfig
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
+from defuse_core.workspace.configs import DrawConfig, MapConfig
 
 _ENCODED_AT_ONCE = 4096  # images between two looks at whether the run is cancelled
 _ENCODING = 20  # percent of the map's time, about, that goes into codes

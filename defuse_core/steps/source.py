@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.config import VaeConfig
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
-from defuse_core.database import WorkspaceError
 from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.method.vae import BetaVAE
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.formats import load_program
 from defuse_core.networks.local_code import import_network
 from defuse_core.regions import apply_edits
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 
 class Source:

@@ -16,9 +16,9 @@ from defuse_core.base.config import DistillationConfig
 from defuse_core.base.runtime import derive_seed
 from defuse_core.method.distillation import membership, mixture_iterations
 from defuse_core.method.evaluation import found_again
-from defuse_core.step_configs import StabilityConfig
 from defuse_core.steps.base import Item, Merged, Point, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
+from defuse_core.workspace.configs import StabilityConfig
 
 
 class Stability(Step):

@@ -19,10 +19,10 @@ from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_strip
 from defuse_core.method.vae import decode_images
-from defuse_core.projects import new_project
-from defuse_core.step_configs import StepName
 from defuse_core.steps.source import Source
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.workspace import Workspace
 from tests.e2e.serving import SECONDS, Server, browsing, find_chromium, serving
 from tests.workspaces import eventually
 

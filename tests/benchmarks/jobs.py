@@ -18,11 +18,11 @@ import torch
 from defuse_core.jobs import launcher
 from defuse_core.jobs.runner import Recorder
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.projects import new_project
-from defuse_core.runs import Resources, Run
-from defuse_core.step_configs import StepName
 from defuse_core.steps.base import Point, Progress
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.projects import new_project
+from defuse_core.workspace.runs import Resources, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 ROUNDS = 5
 EVENTS_A_SECOND = 100

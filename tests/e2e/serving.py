@@ -22,9 +22,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.runs import Run
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project, Workspace
 from tests.workspaces import eventually, stop_between_writes
 
 SECONDS = 1000  # Playwright counts in milliseconds

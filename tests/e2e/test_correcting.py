@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 from playwright.sync_api import Page, expect
 
-from defuse_core.runs import Run
+from defuse_core.workspace.runs import Run
 from tests.e2e.serving import SECONDS, Site, fill, held
 from tests.workspaces import eventually
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from defuse_core.annotations import LabelEvent
 from defuse_core.data.sources import load_npz
 from defuse_core.steps.source import Source
+from defuse_core.workspace.labels import LabelEvent
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS, Site, serving
 from tests.workspaces import Place, eventually

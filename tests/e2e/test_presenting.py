@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, WebSocket, expect
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.region_edits import RegionEdit
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS, Site
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from defuse_core.projects import new_project
+from defuse_core.workspace.projects import new_project
 from tests.e2e.serving import SECONDS, Server, Site
 from tests.tutorial_networks import PytorchMnist
 from tests.workspaces import eventually

@@ -20,12 +20,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from defuse_core.annotations import LabelEvent
-from defuse_core.database import WorkspaceError
-from defuse_core.manifest_models import FORMAT, VERSION, DataSet, Entry, MadeStep, Manifest, uploads_of
-from defuse_core.region_edits import RegionEdit
-from defuse_core.runs import Artifact, Run
-from defuse_core.workspace import Project, Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.manifest.models import (
+    FORMAT,
+    VERSION,
+    DataSet,
+    Entry,
+    MadeStep,
+    Manifest,
+    uploads_of,
+)
+from defuse_core.workspace.runs import Artifact, Run
+from defuse_core.workspace.workspace import Project, Workspace
 
 RESULTS = "results.json"
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE, Annotations
 from defuse_core.base.files import file_sha256, store_chunks, write_bytes
-from defuse_core.database import Database, WorkspaceError, explain_os_error
-from defuse_core.garbage import Kept, remove_unnamed
-from defuse_core.run_store import RunStore
-from defuse_core.runs import Artifact, Run
+from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
+from defuse_core.workspace.garbage import Kept, remove_unnamed
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations
+from defuse_core.workspace.run_store import RunStore
+from defuse_core.workspace.runs import Artifact, Run
 
 DATABASE = "defuse.sqlite"
 _KEPT_FILES = frozenset({"config.json", "log.txt"})

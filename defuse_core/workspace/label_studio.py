@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE, LabelEvent
-from defuse_core.database import WorkspaceError
-from defuse_core.label_files import read_label, refuse_unknown
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.label_files import read_label, refuse_unknown
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
 
 Shown = tuple[int, int, float, int, int]
 """A draw as it was looked at: region, sample, τ, seed, and how many were shown."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from defuse_core.runs import Run, Task, rounds
-from defuse_core.step_configs import StepName
-from defuse_core.workspace import Workspace
+from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.runs import Run, Task, rounds
+from defuse_core.workspace.workspace import Workspace
 
 PIPELINE: tuple[StepName, ...] = (
     "classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report",

@@ -11,8 +11,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from defuse_core.annotations import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
-from defuse_core.database import WorkspaceError
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
 
 MOST_TAU = 100.0
 """Beyond, a region's draws have nothing to do with it."""

@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from defuse_core.annotations import LabelEvent, store_events
-from defuse_core.database import Database, WorkspaceError
-from defuse_core.runs import (
+from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.workspace.labels import LabelEvent, store_events
+from defuse_core.workspace.runs import (
     Artifact,
     Event,
     Resources,

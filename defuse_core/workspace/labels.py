@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from defuse_core.database import Database, WorkspaceError
-from defuse_core.region_edits import RegionEdit, newest_change
+from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.workspace.edits import RegionEdit, newest_change
 
 NONE_OF_THE_ABOVE = "none of the above"
 SINGLE_MISTAKES = -1

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from defuse_core.manifest_models import FORMAT, VERSION, Manifest
+from defuse_core.workspace.manifest.models import FORMAT, VERSION, Manifest
 
 MAX_BYTES = 64 * 2**20
 """The largest manifest that is read; the demo's has less than one of these 64."""
@@ -56,7 +56,7 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
     --------
     >>> parse_manifest({"format": "defuse-manifest", "version": 2})
     Traceback (most recent call last):
-    defuse_core.manifest_reading.ManifestError: the manifest has version 2, this Defuse reads 1; upgrade
+    defuse_core.workspace.manifest.reading.ManifestError: the manifest has version 2, this Defuse reads 1; upgrade
     """
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ManifestError(f"{source} is no manifest of Defuse; write one with: defuse manifest")

@@ -7,8 +7,8 @@ from pathlib import Path
 from defuse_core.data.naming import absolute_source
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
-from defuse_core.database import WorkspaceError
-from defuse_core.workspace import Blob, Project, Workspace
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Blob, Project, Workspace
 
 
 def new_project(

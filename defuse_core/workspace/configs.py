@@ -355,7 +355,7 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     --------
     >>> check_config("identify", {"noise_a": -1})
     Traceback (most recent call last):
-    defuse_core.step_configs.ConfigError: identify: noise_a should be greater than 0, got -1
+    defuse_core.workspace.configs.ConfigError: identify: noise_a should be greater than 0, got -1
     """
     if step not in STEPS:
         raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
@@ -380,7 +380,7 @@ def check_growth(step: StepName, old: Mapping[str, Any], new: Mapping[str, Any])
     --------
     >>> check_growth("correct", {"n_seeds": 2}, {"n_seeds": 1})
     Traceback (most recent call last):
-    defuse_core.step_configs.ConfigError: correct: n_seeds may only grow from 2, got 1; submit the step anew
+    defuse_core.workspace.configs.ConfigError: correct: n_seeds may only grow from 2, got 1; submit the step anew
     """
     before, after = (dict(_flat(check_config(step, values))) for values in (old, new))
     for name, value in before.items():
