@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dashboard.sweep_data import Indices
     from defuse_core.base.records import Verdict
     from defuse_core.data.splits import ImageDataset
-    from defuse_core.manifold import Manifold
+    from defuse_core.extensions.manifold import Manifold
     from defuse_core.method.classifier import Classifier
     from defuse_core.method.vae import BetaVAE
     from defuse_core.workspace.configs import StepName
@@ -115,7 +115,7 @@ def _import_all() -> None:
 
     Streamlit collects garbage after every run: what is imported is not looked through again.
     """
-    for name in ("defuse_core.steps.search", "defuse_core.steps.labels", "defuse_core.regions"):
+    for name in ("defuse_core.steps.search", "defuse_core.steps.labels", "defuse_core.extensions.regions"):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()

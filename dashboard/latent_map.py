@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from defuse_core.manifold import Manifold
+    from defuse_core.extensions.manifold import Manifold
 
 Indices = NDArray[np.int64]
 
@@ -78,8 +78,8 @@ def preview(store: Workspace, run_id: int) -> LatentMap:
     """Make a first picture by PCA, of a sample, from a run that has mistakes."""
     import torch
 
+    from defuse_core.extensions.projection import project
     from defuse_core.method.vae import encode_means
-    from defuse_core.projection import project
     from defuse_core.steps.search import stratified_sample
     from defuse_core.steps.source import Source
 
@@ -96,7 +96,7 @@ def preview(store: Workspace, run_id: int) -> LatentMap:
 def fit_manifold(store: Workspace, run_id: int) -> Manifold:
     """Take the codes of all training images that a map run stored."""
     from defuse_core.base.checkpoints import load_tensors
-    from defuse_core.manifold import Manifold
+    from defuse_core.extensions.manifold import Manifold
 
     codes, _ = load_tensors(store.artifact_path(run_id, "codes.safetensors"))
     return Manifold.of(codes["latents"], seed=store.runs.get(run_id).seed)

@@ -18,7 +18,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
-    from defuse_core.manifold import Manifold
+    from defuse_core.extensions.manifold import Manifold
 
 _NEAREST = 8
 _TOP = 5

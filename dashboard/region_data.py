@@ -157,8 +157,8 @@ def ask_annotators(
     """Let annotators, of run `trained` or the shipped, label draws; the answers on each, None for none."""
     import torch
 
+    from defuse_core.extensions.shipped import load_annotators
     from defuse_core.method.labeling import collect_votes, simulate_annotators
-    from defuse_core.shipped import load_annotators
     from defuse_core.steps.annotators import find_annotators
     from defuse_core.steps.source import Source
     from defuse_core.workspace.configs import AnnotationConfig

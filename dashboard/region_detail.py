@@ -173,7 +173,7 @@ def _rename(run: Run, region_id: int, key: str) -> None:
 def _split(run: Run, regions: Regions, region_id: int, seen: int) -> None:
     import torch
 
-    from defuse_core.regions import split
+    from defuse_core.extensions.regions import split
 
     latents = read_mistakes(cache.workspace().runs.ancestry(run.id)["identify"].id).latents
     inside = torch.from_numpy(latents[regions.membership == region_id])
@@ -185,7 +185,7 @@ def _split(run: Run, regions: Regions, region_id: int, seen: int) -> None:
 
 
 def _merge(run: Run, regions: Regions, chosen: Sequence[int], seen: int) -> None:
-    from defuse_core.regions import merge
+    from defuse_core.extensions.regions import merge
 
     _replace(run, "merge", chosen, lambda: (merge(regions.mixture, [regions[i] for i in chosen]),), seen)
 
@@ -194,7 +194,7 @@ def select(run: Run, regions: Regions, mistakes: np.ndarray[tuple[int], np.dtype
     """Make a region of mistakes, by number."""
     import torch
 
-    from defuse_core.regions import select as make
+    from defuse_core.extensions.regions import select as make
 
     latents = read_mistakes(cache.workspace().runs.ancestry(run.id)["identify"].id).latents
     chosen = torch.from_numpy(latents[mistakes])

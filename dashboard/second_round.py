@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard import cache
 from dashboard.jobs_panel import TITLES, show_trouble, start
-from defuse_core.rounds import MAX_ERROR, MAX_FOUND
+from defuse_core.extensions.rounds import MAX_ERROR, MAX_FOUND
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.edits import names
 from defuse_core.workspace.runs import Run
@@ -19,7 +19,7 @@ from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Interval
-    from defuse_core.rounds import RegionFound, RegionNow
+    from defuse_core.extensions.rounds import RegionFound, RegionNow
     from defuse_core.steps.source import Source
 
 STEPS: tuple[StepName, ...] = ("classifier", "identify", "distill")
@@ -76,8 +76,8 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
     second : dict of str to int
         Runs of the second round by step: identify, and distill where it is done.
     """
+    from defuse_core.extensions.rounds import follow_regions, misread, trace_regions
     from defuse_core.method.distillation import membership
-    from defuse_core.rounds import follow_regions, misread, trace_regions
     from defuse_core.steps.source import Source
 
     source, run = Source(store, run_id), store.runs.get(run_id)

@@ -14,9 +14,9 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from defuse_core import contract
 from defuse_core.base.config import ClassifierTraining, VaeConfig, VaeTraining
 from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.extensions import contract
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.method.classifier import Classifier, Preprocessing, train_classifier
 from defuse_core.method.vae import BetaVAE, train_vae

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.records import Interval
-from defuse_core.contract import (
+from defuse_core.data.splits import Split
+from defuse_core.extensions.contract import (
     FINALISTS,
     SCREENED_IMAGES,
     STATED,
@@ -20,7 +21,6 @@ from defuse_core.contract import (
     is_worse,
     usual_preprocessings,
 )
-from defuse_core.data.splits import Split
 from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, train_classifier
 from tests.conftest import bars
 

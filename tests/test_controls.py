@@ -9,8 +9,8 @@ import torch
 from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import Region
 from defuse_core.base.runtime import derive_seed, follow
-from defuse_core.controls import compare_noise, random_regions, sample_split
 from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.identification import identify
 from defuse_core.method.labeling import failure_instances, standard_normals

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.controls import random_regions, sample_split
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
+from defuse_core.extensions.controls import random_regions, sample_split
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.correction import apply_point, tune
 from defuse_core.method.identification import identify

@@ -23,10 +23,10 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import supports_bf16
 from defuse_core.data.splits import Split
+from defuse_core.extensions.shipped import load_shipped_classifier
 from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, predict, predict_logits
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.networks.architectures import build_network
-from defuse_core.shipped import load_shipped_classifier
 from defuse_core.steps import load_step
 from defuse_core.steps.base import Progress
 from defuse_core.steps.networks import begin_with, make_network

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from defuse_core.manifold import Manifold
+from defuse_core.extensions.manifold import Manifold
 
 
 def normal(n: int, dim: int, seed: int = 0) -> NDArray[np.float64]:

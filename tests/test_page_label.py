@@ -16,11 +16,11 @@ from streamlit.testing.v1 import AppTest
 from dashboard.components.label_board import class_keys
 from dashboard.region_data import SEED
 from defuse_core.base.checkpoints import load_tensors
+from defuse_core.extensions.regions import merge
+from defuse_core.extensions.shipped import load_annotators
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, simulate_annotators
-from defuse_core.regions import merge
-from defuse_core.shipped import load_annotators
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import check_config
 from defuse_core.workspace.database import WorkspaceError

@@ -16,11 +16,11 @@ from streamlit.testing.v1 import AppTest
 from dashboard.region_data import SEED, TAUS, find_regions
 from defuse_core.base.config import DistillationConfig
 from defuse_core.data.splits import as_bytes
+from defuse_core.extensions.regions import merge, select, split
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, draw_strip, suggest_tau
 from defuse_core.method.vae import decode_images
-from defuse_core.regions import merge, select, split
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import check_config, walk_fields
 from defuse_core.workspace.edits import RegionEdit

@@ -8,7 +8,7 @@ import torch
 from sklearn.manifold import trustworthiness
 from torch import Tensor
 
-from defuse_core.projection import Method, project
+from defuse_core.extensions.projection import Method, project
 
 METHODS: tuple[Method, ...] = ("tsne", "umap", "pca")
 

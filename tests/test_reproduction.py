@@ -20,8 +20,8 @@ from torch import Tensor
 from defuse_core import reproduction, reproduction_results
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances
-from defuse_core.controls import random_regions, sample_split
 from defuse_core.data.splits import Split
+from defuse_core.extensions.controls import random_regions, sample_split
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.correction import apply_point, tune

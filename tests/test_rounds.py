@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from defuse_core.base.records import Interval
-from defuse_core.rounds import follow_regions, misread, trace_regions
+from defuse_core.extensions.rounds import follow_regions, misread, trace_regions
 
 W = Interval.wilson
 NONE = np.array([], dtype=np.int64)

@@ -14,9 +14,7 @@ from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import CheckpointError
 from defuse_core.data.sources import load_digits, load_npz
 from defuse_core.data.splits import ImageDataset
-from defuse_core.method.classifier import accuracy, predict
-from defuse_core.method.evaluation import reconstruction_control
-from defuse_core.shipped import (
+from defuse_core.extensions.shipped import (
     ANNOTATORS,
     CLASSIFIER,
     MODELS,
@@ -27,6 +25,8 @@ from defuse_core.shipped import (
     make_classifier,
     read_card,
 )
+from defuse_core.method.classifier import accuracy, predict
+from defuse_core.method.evaluation import reconstruction_control
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Mistakes
 from defuse_core.base.runtime import derive_seed
+from defuse_core.extensions.projection import project
 from defuse_core.jobs.engine import Ended, LocalEngine, run_task
 from defuse_core.method import identification
 from defuse_core.method.classifier import predict
@@ -25,7 +26,6 @@ from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.projection import project
 from defuse_core.steps import STEP_CLASSES, load_step, search
 from defuse_core.steps.base import File, Progress
 from defuse_core.steps.labels import answers_by_region, judge

@@ -93,7 +93,7 @@ def identify(
 
     Examples
     --------
-    >>> from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
+    >>> from defuse_core.extensions.shipped import load_shipped_classifier, load_shipped_vae
     >>> from defuse_core.data.sources import load_digits
     >>> found = identify(load_shipped_classifier(), load_shipped_vae(), load_digits().train[:64],
     ...                  config=IdentificationConfig(n_perturbations=5), seed=0)

@@ -17,10 +17,10 @@ from defuse_core.base.records import Interval
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.extensions.shipped import ANNOTATORS, load_annotators
 from defuse_core.method.classifier import Classifier, Preprocessing, classifier_epochs, predict
 from defuse_core.method.labeling import majority, simulate_annotators
 from defuse_core.networks.architectures import build_network
-from defuse_core.shipped import ANNOTATORS, load_annotators
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import AnnotationConfig, AnnotatorsConfig

@@ -1,7 +1,7 @@
 """Step `evaluate`: what the correction changed, in numbers, and what would have changed without it.
 
 The task `evidence` measures the models on all splits and regions. `control/lam=0`, `control/random` and
-`noise` are what they are compared with: `defuse_core.controls` says what each of them means. All models
+`noise` are what they are compared with: `defuse_core.extensions.controls` says what each of them means. All models
 are scored on the same test split and the same fresh draws of the failure regions.
 """
 
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.controls import compare_noise, random_regions, sample_split
 from defuse_core.data.splits import Split
+from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
+from defuse_core.extensions.shipped import ANNOTATORS
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.correction import apply_point, tuning_epochs
 from defuse_core.method.evaluation import (
@@ -38,7 +39,6 @@ from defuse_core.method.labeling import (
     simulate_annotators,
 )
 from defuse_core.method.vae import encode_means
-from defuse_core.shipped import ANNOTATORS
 from defuse_core.steps import results
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import (

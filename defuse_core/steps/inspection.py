@@ -15,8 +15,14 @@ import torch
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
 from defuse_core.base.runtime import AdaptiveBatch, numpy_rng
-from defuse_core.contract import Variant, by_accuracy, check_contract, is_worse, usual_preprocessings
 from defuse_core.data.splits import Split
+from defuse_core.extensions.contract import (
+    Variant,
+    by_accuracy,
+    check_contract,
+    is_worse,
+    usual_preprocessings,
+)
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.correction import tuning_epochs
 from defuse_core.method.evaluation import reconstruction_control

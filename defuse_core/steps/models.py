@@ -13,9 +13,9 @@ from defuse_core.base.config import VaeConfig
 from defuse_core.base.records import Interval
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import Split
+from defuse_core.extensions.shipped import load_shipped_vae
 from defuse_core.method.classifier import Classifier, classifier_epochs, predict_logits
 from defuse_core.method.vae import BetaVAE, vae_config_for, vae_epochs
-from defuse_core.shipped import load_shipped_vae
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.networks import bring_network, make_network, upload_of
 from defuse_core.steps.source import Source, check_fits

@@ -15,6 +15,7 @@ from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import ImageDataset
+from defuse_core.extensions.shipped import load_shipped_classifier, read_card
 from defuse_core.method.classifier import Preprocessing
 from defuse_core.networks.architectures import build_network, imagenet_weights
 from defuse_core.networks.detection import Fit, describe_misfit, detect
@@ -27,7 +28,6 @@ from defuse_core.networks.formats import (
 )
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.shipped import load_shipped_classifier, read_card
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ClassifierConfig, NetworkConfig
 

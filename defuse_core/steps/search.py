@@ -12,12 +12,12 @@ from torch import Tensor
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import Mistakes, Region
 from defuse_core.base.runtime import AdaptiveBatch, Loop, Result, numpy_rng
+from defuse_core.extensions.projection import projection_steps
 from defuse_core.method.classifier import predict
 from defuse_core.method.distillation import membership, mixture_iterations
 from defuse_core.method.identification import SHARD_IMAGES, identify_shard
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE, encode_means
-from defuse_core.projection import projection_steps
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
 from defuse_core.workspace.configs import DrawConfig, MapConfig

@@ -13,12 +13,12 @@ from defuse_core.base.config import VaeConfig
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
+from defuse_core.extensions.regions import apply_edits
 from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.method.vae import BetaVAE
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.formats import load_program
 from defuse_core.networks.local_code import import_network
-from defuse_core.regions import apply_edits
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent

@@ -27,13 +27,13 @@ from defuse_core.base.records import FailureInstances
 from defuse_core.base.runtime import autocast, describe_device, keep_memory, numpy_rng, set_threads
 from defuse_core.data.sources import load_digits
 from defuse_core.data.splits import Split
+from defuse_core.extensions.shipped import load_shipped_classifier, load_shipped_vae
 from defuse_core.method import identification
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.correction import sweep_lambdas
 from defuse_core.method.identification import identify, sample_beta_noise
 from defuse_core.method.vae import BetaVAE
 from defuse_core.networks.architectures import ByteDropout
-from defuse_core.shipped import load_shipped_classifier, load_shipped_vae
 from tests.benchmarks.dashboard import bench_dashboard
 from tests.benchmarks.jobs import bench_jobs
 

@@ -15,8 +15,8 @@ import torch
 from playwright.sync_api import Page, expect
 
 from defuse_core.base.records import Annotation
+from defuse_core.extensions.shipped import load_shipped_classifier
 from defuse_core.method.labeling import collect_votes, majority
-from defuse_core.shipped import load_shipped_classifier
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.runs import Run

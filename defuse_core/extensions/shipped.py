@@ -3,7 +3,7 @@
 Each is a safetensors file beside a JSON card that says what it is, how it was made and what it
 scores. An annotator stands in for a person: a small network of another architecture and
 augmentation than the demo's classifier, initialised from a random stream of its own, trained on all
-60,000 digits, of which the classifier saw 4,000. `python -m defuse_core.shipped --mnist mnist.npz`
+60,000 digits, of which the classifier saw 4,000. `python -m defuse_core.extensions.shipped --mnist mnist.npz`
 makes all of them again.
 """
 
@@ -69,7 +69,7 @@ def read_card(name: str, models: Path = MODELS) -> dict[str, Any]:
     if not card_path.is_file() or not weights.is_file():
         raise CheckpointError(
             f"{models} lacks {name}.json or {name}.safetensors; check the repository out again, "
-            "or make the models with: python -m defuse_core.shipped"
+            "or make the models with: python -m defuse_core.extensions.shipped"
         )
     card: dict[str, Any] = json.loads(card_path.read_text())
     if hashlib.sha256(weights.read_bytes()).hexdigest() != card["sha256"]:
@@ -177,7 +177,7 @@ def _write(
             "test": len(dataset.test),
             "fingerprint": dataset.fingerprint,
         },
-        "command": f"python -m defuse_core.shipped --only {name} --seed {seed}{needs}",
+        "command": f"python -m defuse_core.extensions.shipped --only {name} --seed {seed}{needs}",
         "made_with": {"torch": torch.__version__, "machine": platform.machine()},
         "seconds": round(time.monotonic() - started),
         "sha256": digest,
