@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def accuracies_picture(found: Evidence) -> Figure:
     """Figure 4."""
-    from defuse_core.figures import draw_scores
+    from defuse_core.report.figures import draw_scores
 
     return draw_scores(_rows(found, controls=False))
 
 
 def controls_picture(found: Evidence) -> Figure:
     """Models and controls."""
-    from defuse_core.evidence_figures import draw_controls
+    from defuse_core.report.evidence_figures import draw_controls
 
     return draw_controls(_rows(found, controls=True))
 
@@ -53,7 +53,7 @@ def _interval(score: Score) -> Interval:
 
 def changes_picture(changes: Sequence[Change]) -> Figure:
     """Draw accuracies before and after, for a file."""
-    from defuse_core.evidence_figures import BeforeAfter, draw_before_after
+    from defuse_core.report.evidence_figures import BeforeAfter, draw_before_after
 
     rows: list[BeforeAfter] = [
         BeforeAfter(c.name, _interval(c.before), _interval(c.after), c.held_out) for c in changes
@@ -63,28 +63,28 @@ def changes_picture(changes: Sequence[Change]) -> Figure:
 
 def novelty_picture(distances: Distances, x: str) -> Figure:
     """Figure 6 in one space."""
-    from defuse_core.figures import draw_novelty
+    from defuse_core.report.figures import draw_novelty
 
     return draw_novelty(distances, x=x)
 
 
 def agreement_picture(found: Evidence) -> Figure:
     """Figure 7."""
-    from defuse_core.evidence_figures import draw_shares
+    from defuse_core.report.evidence_figures import draw_shares
 
     return draw_shares(found.share)
 
 
 def noises_picture(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Raw against centred noise."""
-    from defuse_core.evidence_figures import draw_noises
+    from defuse_core.report.evidence_figures import draw_noises
 
     return draw_noises(counts, list(KINDS))
 
 
 def real_images_picture(near: Near, title: str) -> Figure:
     """Real images near a region."""
-    from defuse_core.evidence_figures import RealImage, draw_real_images
+    from defuse_core.report.evidence_figures import RealImage, draw_real_images
 
     unknown: Sequence[str | None] = [None] * len(near.index)
     before, after = (unknown if said is None else said for said in (near.before, near.after))

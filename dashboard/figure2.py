@@ -52,7 +52,7 @@ def show_figure2(project: Project, run: Run, ground: Ground) -> None:
 
 
 def _picture(project: Project, run: Run, ground: Ground, kind: str) -> bytes:
-    from defuse_core.figures import draw_map, figure_bytes
+    from defuse_core.report.figures import draw_map, figure_bytes
 
     method = run.summary["method"]
     shown = read_map(method, cache.arrays(run.id, method))

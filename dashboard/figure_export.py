@@ -36,8 +36,8 @@ class Export:
 
     def picture(self, kind: Literal["png", "svg"]) -> bytes:
         """The figure as the content of a file, its caption below it."""
-        from defuse_core.evidence_figures import add_caption
-        from defuse_core.figures import figure_bytes
+        from defuse_core.report.evidence_figures import add_caption
+        from defuse_core.report.figures import figure_bytes
 
         return figure_bytes(add_caption(self.draw(), self.caption), kind)
 

@@ -1,6 +1,6 @@
 """The paper's figures over the seeds of a reproduction: what results.json says in, `Figure` out.
 
-As in `defuse_core.figures`, whose colours and manner these share. Over seeds stand the mean and the range,
+As in `defuse_core.report.figures`, whose colours and manner these share. Over seeds stand the mean and the range,
 from lowest to highest; a λ that a seed tuned several times counts once, with the mean of its repeats.
 """
 
@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from defuse_core import figures
 from defuse_core.base.records import Interval
-from defuse_core.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
-from defuse_core.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
+from defuse_core.report import figures
+from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
+from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
 from defuse_core.reproduction_results import KINDS
 from defuse_core.reproduction_tables import MODELS
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.files import write_bytes
-from defuse_core.figures import figure_bytes
 from defuse_core.paper import PAPER
+from defuse_core.report.figures import figure_bytes
 from defuse_core.reproduction_figures import (
     draw_agreement_over_seeds,
     draw_kinds,

@@ -263,7 +263,7 @@ def test_captions_say_n_seed_and_settings(place: Place) -> None:
 
 
 def test_an_export_is_what_its_ending_says_with_the_caption_in_it() -> None:
-    from defuse_core.evidence_figures import draw_noises
+    from defuse_core.report.evidence_figures import draw_noises
 
     export = Export(
         "x", "n = 3; <b>seed</b> $0_$", lambda: draw_noises(NOISE, list(KINDS)), lambda: noise_table(NOISE)

@@ -6,7 +6,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from defuse_core.base.records import Interval
-from defuse_core.evidence_figures import (
+from defuse_core.method.evaluation import Scores
+from defuse_core.report.evidence_figures import (
     BeforeAfter,
     RealImage,
     add_caption,
@@ -16,8 +17,7 @@ from defuse_core.evidence_figures import (
     draw_real_images,
     draw_shares,
 )
-from defuse_core.figures import RED, figure_bytes
-from defuse_core.method.evaluation import Scores
+from defuse_core.report.figures import RED, figure_bytes
 
 ROWS = [
     Scores("before", Interval.wilson(90, 100), Interval.wilson(10, 50)),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.base.records import Interval
-from defuse_core.figures import (
+from defuse_core.method.evaluation import Scores, agreement
+from defuse_core.report.figures import (
     BLUE,
     GREEN,
     ORANGE,
@@ -29,7 +30,6 @@ from defuse_core.figures import (
     figure_bytes,
     save_figure,
 )
-from defuse_core.method.evaluation import Scores, agreement
 
 BEFORE = Scores("before", Interval.wilson(95, 100), Interval.wilson(20, 100))
 BASELINE = Scores("identified mistakes", Interval.wilson(94, 100), Interval.wilson(60, 100))

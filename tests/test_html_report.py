@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.base.records import Interval
-from defuse_core.figures import figure_bytes
-from defuse_core.html_report import MAX_BYTES, render_report
 from defuse_core.method.evaluation import Scores
-from defuse_core.report_content import Nearest, RegionEntry, ReportContent, Tile
-from defuse_core.report_limits import limits
-from defuse_core.report_tables import class_table, control_table, sweep_table
-from defuse_core.report_words import change_of_test, summary
-from defuse_core.sprites import make_plot, make_sprite
+from defuse_core.report.content import Nearest, RegionEntry, ReportContent, Tile
+from defuse_core.report.figures import figure_bytes
+from defuse_core.report.html import MAX_BYTES, render_report
+from defuse_core.report.limits import limits
+from defuse_core.report.sprites import make_plot, make_sprite
+from defuse_core.report.tables import class_table, control_table, sweep_table
+from defuse_core.report.words import change_of_test, summary
 
 EVIL = "<img src=x onerror=alert(1)>"
 BEFORE, RIVAL, AFTER = (

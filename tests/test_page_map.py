@@ -24,7 +24,6 @@ from torch import Tensor
 from dashboard import charts, latent_map, map_view
 from dashboard.latent_map import Selection
 from dashboard.map_chart import palette
-from defuse_core import figures
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.data.splits import as_bytes
@@ -32,6 +31,7 @@ from defuse_core.extensions.regions import select as select_core
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict, predict_logits
 from defuse_core.method.vae import decode_images, encode_means
+from defuse_core.report import figures
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import MapConfig, StepName, check_config
 from defuse_core.workspace.edits import Gaussian, RegionEdit

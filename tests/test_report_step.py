@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from defuse_core.html_report import render_report
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images
-from defuse_core.report_content import ReportContent
+from defuse_core.report.content import ReportContent
+from defuse_core.report.html import render_report
 from defuse_core.steps import load_step
 from defuse_core.steps.report import Report
 from defuse_core.steps.source import Source

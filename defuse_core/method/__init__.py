@@ -1,5 +1,5 @@
 """The paper's method: records in, records out, nothing stored.
 
-Reads from top to bottom as the paper does: classifier, vae, identification, distillation, labeling, correction,
-evaluation. The steps never import each other but for the two models; imports base, data and networks.
+In the order of the paper: classifier, vae, identification, distillation, labeling, correction, evaluation.
+Of its own modules, each imports the two models at most; of other rooms, base, data and networks.
 """

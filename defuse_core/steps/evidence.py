@@ -1,7 +1,7 @@
 """Step `evaluate`: what the correction changed, in numbers, and what would have changed without it.
 
 The task `evidence` measures the models on all splits and regions. `control/lam=0`, `control/random` and
-`noise` are what they are compared with: `defuse_core.extensions.controls` says what each of them means. All models
+`noise` are what they are compared with: `extensions.controls` says what each of them means. All models
 are scored on the same test split and the same fresh draws of the failure regions.
 """
 

@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.base.records import Interval
-from defuse_core.figures import (
+from defuse_core.method.classifier import predict
+from defuse_core.method.evaluation import Agreement, Scores, score_regions
+from defuse_core.method.labeling import draw_images
+from defuse_core.report.content import ReportContent
+from defuse_core.report.figures import (
     RegionPicture,
     TradeOff,
     draw_agreement,
@@ -21,11 +25,7 @@ from defuse_core.figures import (
     draw_trade_off,
     figure_bytes,
 )
-from defuse_core.html_report import render_report
-from defuse_core.method.classifier import predict
-from defuse_core.method.evaluation import Agreement, Scores, score_regions
-from defuse_core.method.labeling import draw_images
-from defuse_core.report_content import ReportContent
+from defuse_core.report.html import render_report
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step
 from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.report_pictures import Gallery

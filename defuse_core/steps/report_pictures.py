@@ -16,7 +16,7 @@ from defuse_core.method.correction import find_flips
 from defuse_core.method.evaluation import score_regions
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE
-from defuse_core.report_content import Nearest, RegionEntry, Tile
+from defuse_core.report.content import Nearest, RegionEntry, Tile
 from defuse_core.steps.base import interval_json
 from defuse_core.steps.labels import Answers
 from defuse_core.workspace.labels import SIMULATED_PREFIX

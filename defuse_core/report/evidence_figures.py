@@ -1,6 +1,6 @@
 """Evidence beyond the paper's figures, as matplotlib figures: controls, by region and class, noise.
 
-Records in, `Figure` out, as in `defuse_core.figures`, whose colours and manner these share.
+Records in, `Figure` out, as in `defuse_core.report.figures`, whose colours and manner these share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from defuse_core.base.records import Interval
-from defuse_core.figures import BLUE, GREY, ORANGE, RED, clip
 from defuse_core.method.evaluation import Scores
+from defuse_core.report.figures import BLUE, GREY, ORANGE, RED, clip
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 MODEL_COLOURS = {

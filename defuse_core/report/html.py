@@ -15,10 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from defuse_core.base.records import Interval
-from defuse_core.report_content import ReportContent, Tile
-from defuse_core.report_limits import limits
-from defuse_core.report_tables import class_table, control_table, novelty_told, settings_rows, sweep_table
-from defuse_core.report_words import (
+from defuse_core.report.content import ReportContent, Tile
+from defuse_core.report.limits import limits
+from defuse_core.report.sprites import data_url, make_plot, make_sprite
+from defuse_core.report.tables import class_table, control_table, novelty_told, settings_rows, sweep_table
+from defuse_core.report.words import (
     chance,
     change_of_test,
     count,
@@ -30,7 +31,6 @@ from defuse_core.report_words import (
     rule,
     summary,
 )
-from defuse_core.sprites import data_url, make_plot, make_sprite
 
 MAX_BYTES = 10_000_000
 _SIDES = (64, 48, 32, 20)  # of a picture, in pixels; the first is the size shown

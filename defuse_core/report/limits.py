@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from defuse_core.report_content import ReportContent
-from defuse_core.report_words import count, percent
+from defuse_core.report.content import ReportContent
+from defuse_core.report.words import count, percent
 
 _SHARP = 0.95  # under this share of images still read correctly, the generator is to blame for the rest
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from defuse_core.base.records import Interval
-from defuse_core.report_content import ReportContent
-from defuse_core.report_words import count, percent
+from defuse_core.report.content import ReportContent
+from defuse_core.report.words import count, percent
 from defuse_core.workspace.configs import STEPS
 
 _MAX_CLASSES = 50
