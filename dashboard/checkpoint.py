@@ -26,7 +26,7 @@ def show_download(run: Run, task: str, called: str) -> None:
     name = f"corrected-run{run.id}-{re.sub(r'[^A-Za-z0-9.-]+', '-', task)}"
 
     def checkpoint(part: int) -> bytes | str:
-        from defuse_core.exporting import corrected_checkpoint
+        from defuse_core.exchange.checkpoint.export import corrected_checkpoint
 
         return corrected_checkpoint(cache.workspace(), run.id, task=task, name=name)[part]
 

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import cache
 from dashboard.state import note, open_project, plain, recall, refuse
 from dashboard.uploads import upload_box
-from defuse_core.archive import data_note, export_project, import_project, missing_data
+from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Project
 

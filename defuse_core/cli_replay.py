@@ -14,13 +14,13 @@ from rich.table import Table
 
 from defuse_core import console as shown
 from defuse_core.base.files import write_bytes
-from defuse_core.bringing import Bring, find_source
 from defuse_core.cli_common import find_project, finish_run
 from defuse_core.cli_options import LARGEST, AsJson, ProjectName
-from defuse_core.comparison import Comparison, RunComparison, compare
+from defuse_core.exchange.replay.bringing import Bring, find_source
+from defuse_core.exchange.replay.comparison import Comparison, RunComparison, compare
+from defuse_core.exchange.replay.replay import replay as make_again
+from defuse_core.exchange.replay.replay import resources_of
 from defuse_core.jobs import launcher
-from defuse_core.replay import replay as make_again
-from defuse_core.replay import resources_of
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.manifest.models import MadeStep
 from defuse_core.workspace.manifest.reading import read_manifest

@@ -22,8 +22,8 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from defuse_core.suite import Checked, Manifest
-    from defuse_core.suite_model import Model
+    from defuse_core.exchange.suite.model import Model
+    from defuse_core.exchange.suite.suite import Checked, Manifest
 
 SUFFIX = ".safetensors"
 
@@ -52,8 +52,8 @@ def checkpoint(
     """Write the corrected classifier as safetensors under the names of the upload, with a card."""
     if out.suffix != SUFFIX:
         raise typer.BadParameter(f"must end in {SUFFIX}, got {out}", param_hint="--out")
-    from defuse_core.exporting import corrected_checkpoint  # torch: slow to import
-    from defuse_core.model_card import TITLE
+    from defuse_core.exchange.checkpoint.export import corrected_checkpoint  # torch: slow to import
+    from defuse_core.exchange.checkpoint.model_card import TITLE
 
     workspace, card_path = Workspace(), out.with_suffix(".md")
     if run is None:
@@ -94,7 +94,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write the labelled regions as a suite that any later model can be checked with."""
-    from defuse_core.suite_export import make_suite, newest_state, write_suite  # torch: slow to import
+    from defuse_core.exchange.suite.export import (  # torch: slow to import
+        make_suite,
+        newest_state,
+        write_suite,
+    )
 
     workspace = Workspace()
     if run is None:
@@ -135,8 +139,8 @@ def check(
         image_size=image_size, channel_order=channel_order, code_path=code_path,
         trust_program=trust_program or None,
     )  # fmt: skip
-    from defuse_core.suite import check_suite, read_suite  # torch: slow to import
-    from defuse_core.suite_model import open_model
+    from defuse_core.exchange.suite.model import open_model
+    from defuse_core.exchange.suite.suite import check_suite, read_suite  # torch: slow to import
 
     opened = read_suite(suite)
     found = open_model(model, opened, config)

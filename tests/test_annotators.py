@@ -18,17 +18,17 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from defuse_core.base.checkpoints import load_tensors
-from defuse_core.bringing import Bring
-from defuse_core.comparison import compare
 from defuse_core.data.sources import load_digits
 from defuse_core.data.splits import Split, as_bytes
+from defuse_core.exchange.replay.bringing import Bring
+from defuse_core.exchange.replay.comparison import compare
+from defuse_core.exchange.replay.replay import replay
 from defuse_core.extensions.shipped import ANNOTATORS, load_annotators
 from defuse_core.jobs import runner
 from defuse_core.method.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import decode_images
 from defuse_core.networks.architectures import build_network
-from defuse_core.replay import replay
 from defuse_core.steps import annotators, load_step
 from defuse_core.steps.annotators import NONE, TrainAnnotators, find_annotators, vote
 from defuse_core.steps.base import File, Point

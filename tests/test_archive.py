@@ -24,8 +24,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defuse_core.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.data.splits import DataError, ImageDataset
+from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from defuse_core import cli
 from defuse_core.base.records import Interval
-from defuse_core.exporting import corrected_checkpoint, tasks_with_weights
-from defuse_core.loading_code import loading_code
+from defuse_core.exchange.checkpoint.export import corrected_checkpoint, tasks_with_weights
+from defuse_core.exchange.checkpoint.loading_code import loading_code
+from defuse_core.exchange.checkpoint.model_card import escape
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
-from defuse_core.model_card import escape
 from defuse_core.networks.architectures import build_network
 from defuse_core.steps.source import Source
 from defuse_core.workspace.database import WorkspaceError

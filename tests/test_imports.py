@@ -69,7 +69,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 STEPS = next(layer for layer in LAYERS if "identification" in layer)
 
 WITHOUT_TORCH = (
-    "defuse_core.archive",
+    "defuse_core.exchange.archive",
     "defuse_core.cli",
     "defuse_core.base.config",
     "defuse_core.console",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.cli_replay import furthest_run
-from defuse_core.relabeling import store_log
+from defuse_core.exchange.replay.relabeling import store_log
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.labels import LabelEvent

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defuse_core.bringing import Bring, find_more_data, find_source, find_uploads
-from defuse_core.comparison import compare, differences
+from defuse_core.exchange.replay.bringing import Bring, find_more_data, find_source, find_uploads
+from defuse_core.exchange.replay.comparison import compare, differences
+from defuse_core.exchange.replay.replay import Replay, replay
 from defuse_core.jobs import launcher
-from defuse_core.replay import Replay, replay
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.manifest.reading import parse_manifest

@@ -22,14 +22,14 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from defuse_core import cli, suite_export
+from defuse_core import cli
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.exporting import corrected_checkpoint
-from defuse_core.method.classifier import Classifier, Preprocessing
-from defuse_core.networks.architectures import build_network
-from defuse_core.steps.source import Source
-from defuse_core.suite import (
+from defuse_core.exchange.checkpoint.export import corrected_checkpoint
+from defuse_core.exchange.suite import export as suite_export
+from defuse_core.exchange.suite.export import contact_sheet, make_suite, newest_state, write_suite
+from defuse_core.exchange.suite.model import open_model
+from defuse_core.exchange.suite.suite import (
     INSTANCES,
     MANIFEST,
     Manifest,
@@ -40,8 +40,9 @@ from defuse_core.suite import (
     read_manifest,
     read_suite,
 )
-from defuse_core.suite_export import contact_sheet, make_suite, newest_state, write_suite
-from defuse_core.suite_model import open_model
+from defuse_core.method.classifier import Classifier, Preprocessing
+from defuse_core.networks.architectures import build_network
+from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import NetworkConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import RegionEdit

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, expect
 
-from defuse_core.archive import export_project, import_project
 from defuse_core.data.sources import load_dataset
+from defuse_core.exchange.archive import export_project, import_project
 from defuse_core.workspace.projects import new_project
 from tests.e2e.serving import SECONDS, Server, Site, browsing, find_chromium, serving
 from tests.in_process import done_here

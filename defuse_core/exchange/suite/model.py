@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
+from defuse_core.exchange.suite.suite import Feeding, Suite
 from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.detection import Fit, detect
@@ -23,7 +24,6 @@ from defuse_core.networks.formats import Weights, load_program, read_weights, sn
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.networks import choose_fit
-from defuse_core.suite import Feeding, Suite
 from defuse_core.workspace.configs import NetworkConfig
 
 _STATED = ("mean", "std", "image_size", "channel_order")

@@ -22,8 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from defuse_core.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
-from defuse_core.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
+from defuse_core.exchange.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
+from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.archive.checking import check_rows
-from defuse_core.archive.data import find_data
-from defuse_core.archive.reading import Archive, open_archive
-from defuse_core.archive.rows import (
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import write_bytes
+from defuse_core.exchange.archive.checking import check_rows
+from defuse_core.exchange.archive.data import find_data
+from defuse_core.exchange.archive.reading import Archive, open_archive
+from defuse_core.exchange.archive.rows import (
     AnnotationRow,
     ArtifactRow,
     BlobRow,
@@ -28,8 +30,6 @@ from defuse_core.archive.rows import (
     RunRow,
     TaskRow,
 )
-from defuse_core.base.errors import CheckpointError
-from defuse_core.base.files import write_bytes
 from defuse_core.networks.sniffing import sniff_format
 from defuse_core.workspace.configs import check_config
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from defuse_core.base.checkpoints import dump_tensors, load_tensors
 from defuse_core.base.records import Interval
-from defuse_core.loading_code import loading_code
+from defuse_core.exchange.checkpoint.loading_code import loading_code
+from defuse_core.exchange.checkpoint.model_card import Card, RegionRow, write_card
 from defuse_core.method.classifier import Preprocessing
-from defuse_core.model_card import Card, RegionRow, write_card
 from defuse_core.networks.formats import Weights, read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.repair import BEFORE, SAID, task_of

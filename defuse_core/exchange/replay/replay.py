@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.bringing import Bring, check_consent, find_more_data, find_source, find_uploads
+from defuse_core.exchange.replay.bringing import (
+    Bring,
+    check_consent,
+    find_more_data,
+    find_source,
+    find_uploads,
+)
+from defuse_core.exchange.replay.relabeling import store_log
 from defuse_core.jobs import launcher
-from defuse_core.relabeling import store_log
 from defuse_core.workspace.configs import check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.manifest.models import MadeRun, Manifest

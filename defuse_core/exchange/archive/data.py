@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from defuse_core.archive.rows import DatasetRow
+from defuse_core.exchange.archive.rows import DatasetRow
 from defuse_core.workspace.database import WorkspaceError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from defuse_core.archive.reading import Archive
-from defuse_core.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
+from defuse_core.exchange.archive.reading import Archive
+from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.configs import ConfigError, check_config
 
 

@@ -27,12 +27,7 @@ from torch import Tensor
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.files import write_bytes
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.method.classifier import Classifier
-from defuse_core.method.evaluation import score_regions
-from defuse_core.method.labeling import failure_instances
-from defuse_core.steps.labels import answers_by_region, judge
-from defuse_core.steps.source import Source
-from defuse_core.suite import (
+from defuse_core.exchange.suite.suite import (
     INSTANCES,
     MANIFEST,
     Feeding,
@@ -42,6 +37,11 @@ from defuse_core.suite import (
     SuiteRegion,
     read_manifest,
 )
+from defuse_core.method.classifier import Classifier
+from defuse_core.method.evaluation import score_regions
+from defuse_core.method.labeling import failure_instances
+from defuse_core.steps.labels import answers_by_region, judge
+from defuse_core.steps.source import Source
 from defuse_core.workspace import edits as region_edits
 from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError

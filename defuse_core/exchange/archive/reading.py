@@ -21,7 +21,7 @@ from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from defuse_core.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row
+from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
 
 CHUNK = 2**20

@@ -11,8 +11,8 @@ of trainings that were interrupted, which begin anew. An archive is untrusted. I
 
 from __future__ import annotations
 
-from defuse_core.archive.data import data_note, missing_data
-from defuse_core.archive.restoring import import_project
-from defuse_core.archive.writing import Exported, export_project
+from defuse_core.exchange.archive.data import data_note, missing_data
+from defuse_core.exchange.archive.restoring import import_project
+from defuse_core.exchange.archive.writing import Exported, export_project
 
 __all__ = ["Exported", "data_note", "export_project", "import_project", "missing_data"]
