@@ -14,17 +14,17 @@ from defuse_core import console as shown
 from defuse_core.cli_common import finish_run
 from defuse_core.cli_options import AsJson, Device, Threads
 from defuse_core.jobs import launcher
-from defuse_core.paper import PAPER, DatasetName
-from defuse_core.reproduction import (
+from defuse_core.reproduction.goals import goals
+from defuse_core.reproduction.paper import PAPER, DatasetName
+from defuse_core.reproduction.plans import Length, Plan, make_plan
+from defuse_core.reproduction.results import Runs, all_seeds, collect, count_scenarios, read_results
+from defuse_core.reproduction.run import (
     find_pretrained,
     more_annotator_data,
     open_project,
     run_reproduction,
 )
-from defuse_core.reproduction_goals import goals
-from defuse_core.reproduction_plans import Length, Plan, make_plan
-from defuse_core.reproduction_results import Runs, all_seeds, collect, count_scenarios, read_results
-from defuse_core.reproduction_tables import write_comparison, write_differences
+from defuse_core.reproduction.tables import write_comparison, write_differences
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -75,7 +75,7 @@ def reproduce(
         )
     done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
     if done:
-        from defuse_core.reproduction_files import write_reproduction  # matplotlib: slow to import
+        from defuse_core.reproduction.files import write_reproduction  # matplotlib: slow to import
 
         results = collect(workspace, project, dataset, length, done)
         write_reproduction(workspace, results, max(done, key=len), folder)

@@ -21,7 +21,7 @@ from defuse_core.base.config import (
 )
 from defuse_core.base.files import write_bytes
 from defuse_core.jobs import launcher
-from defuse_core.reproduction import few_images
+from defuse_core.reproduction.run import few_images
 from defuse_core.workspace.configs import StepName, check_config, preset_values
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run

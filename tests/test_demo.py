@@ -16,7 +16,7 @@ from defuse_core import demo
 from defuse_core.base.config import PRESETS
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.reproduction import few_images
+from defuse_core.reproduction.run import few_images
 from defuse_core.workspace.configs import STEPS, check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.projects import new_project

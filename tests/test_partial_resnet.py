@@ -12,7 +12,7 @@ from torchvision.models import ResNet, resnet18
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.method.classifier import Preprocessing
-from defuse_core.partial_resnet import read_partial_resnet18
+from defuse_core.reproduction.partial_resnet import read_partial_resnet18
 from tests.paper_data import write_partial_resnet18
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

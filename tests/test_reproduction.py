@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from defuse_core import reproduction, reproduction_results
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances
 from defuse_core.data.splits import Split
@@ -28,13 +27,15 @@ from defuse_core.method.correction import apply_point, tune
 from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_images, draw_latents, failure_instances
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.paper import PAPER, DatasetName
-from defuse_core.reproduction import find_data, more_annotator_data, open_project, run_reproduction
-from defuse_core.reproduction_files import write_reproduction, write_results
-from defuse_core.reproduction_goals import goals
-from defuse_core.reproduction_plans import Length, changes, make_plan
-from defuse_core.reproduction_results import all_seeds, collect, paper_rule, read_results
-from defuse_core.reproduction_tables import over_seeds, write_section
+from defuse_core.reproduction import results as reproduction_results
+from defuse_core.reproduction import run as reproduction
+from defuse_core.reproduction.files import write_reproduction, write_results
+from defuse_core.reproduction.goals import goals
+from defuse_core.reproduction.paper import PAPER, DatasetName
+from defuse_core.reproduction.plans import Length, changes, make_plan
+from defuse_core.reproduction.results import all_seeds, collect, paper_rule, read_results
+from defuse_core.reproduction.run import find_data, more_annotator_data, open_project, run_reproduction
+from defuse_core.reproduction.tables import over_seeds, write_section
 from defuse_core.steps.labels import answers_by_region
 from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from defuse_core.report.figures import BLUE, GREY, ORANGE, RED, figure_bytes
-from defuse_core.reproduction_figures import (
+from defuse_core.reproduction.figures import (
     draw_agreement_over_seeds,
     draw_kinds,
     draw_map,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from defuse_core.paper import DatasetName
+from defuse_core.reproduction.paper import DatasetName
 
 GOALS: dict[DatasetName, float] = {"mnist": 0.90, "svhn": 0.90, "gtsrb": 0.80}
 """Region accuracy that a correction should reach, mean over seeds."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from defuse_core.paper import DatasetName
-from defuse_core.reproduction_plans import Length
+from defuse_core.reproduction.paper import DatasetName
+from defuse_core.reproduction.plans import Length
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run

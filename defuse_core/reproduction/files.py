@@ -9,9 +9,8 @@ from typing import Any
 
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.files import write_bytes
-from defuse_core.paper import PAPER
 from defuse_core.report.figures import figure_bytes
-from defuse_core.reproduction_figures import (
+from defuse_core.reproduction.figures import (
     draw_agreement_over_seeds,
     draw_kinds,
     draw_map,
@@ -19,8 +18,9 @@ from defuse_core.reproduction_figures import (
     draw_scores_over_seeds,
     draw_trade_off_over_seeds,
 )
-from defuse_core.reproduction_results import Runs, all_seeds, read_results
-from defuse_core.reproduction_tables import write_section
+from defuse_core.reproduction.paper import PAPER
+from defuse_core.reproduction.results import Runs, all_seeds, read_results
+from defuse_core.reproduction.tables import write_section
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace.workspace import Workspace
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from defuse_core.paper import DECISIONS, PAPER, PaperResult
-from defuse_core.reproduction_goals import goals
-from defuse_core.reproduction_plans import changes
-from defuse_core.reproduction_results import KINDS, all_seeds
+from defuse_core.reproduction.goals import goals
+from defuse_core.reproduction.paper import DECISIONS, PAPER, PaperResult
+from defuse_core.reproduction.plans import changes
+from defuse_core.reproduction.results import KINDS, all_seeds
 
 MODELS = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
 """Rows of figure 4, by their key in results.json."""

@@ -20,8 +20,8 @@ from defuse_core.base.records import Interval
 from defuse_core.report import figures
 from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
 from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
-from defuse_core.reproduction_results import KINDS
-from defuse_core.reproduction_tables import MODELS
+from defuse_core.reproduction.results import KINDS
+from defuse_core.reproduction.tables import MODELS
 
 Seed = Mapping[str, Any]
 """What results.json of one seed holds."""

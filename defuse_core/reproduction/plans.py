@@ -16,7 +16,7 @@ from defuse_core.base.config import (
     Preset,
     VaeConfig,
 )
-from defuse_core.paper import DatasetName
+from defuse_core.reproduction.paper import DatasetName
 from defuse_core.workspace.configs import (
     AnnotationConfig,
     AnnotatorsConfig,

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from defuse_core.jobs import launcher
-from defuse_core.paper import PAPER, DatasetName
-from defuse_core.reproduction_plans import VALIDATION_SHARE, Length, Plan
+from defuse_core.reproduction.paper import PAPER, DatasetName
+from defuse_core.reproduction.plans import VALIDATION_SHARE, Length, Plan
 from defuse_core.workspace.configs import STEPS, StepName, check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run
@@ -131,7 +131,7 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     if file is None or not file.is_file():
         return "imagenet"
     from defuse_core.base.checkpoints import dump_tensors
-    from defuse_core.partial_resnet import read_partial_resnet18
+    from defuse_core.reproduction.partial_resnet import read_partial_resnet18
     from defuse_core.steps.source import open_dataset
 
     weights = read_partial_resnet18(file, open_dataset(workspace, project).train.images)
