@@ -17,9 +17,9 @@ from dashboard.state import forget, linked_way, plain, recall, remember
 from dashboard.uploads import Take, pieces_of, upload_box
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.machine import local_code_allowed
-from defuse_core.demo import shipped_cards
 from defuse_core.jobs import launcher
 from defuse_core.networks.sniffing import PROGRAMS, sniff_format
+from defuse_core.reproduction.demo import shipped_cards
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Blob, Project

@@ -1,6 +1,6 @@
 """The figures of the page Evidence that no other page has, as Plotly figures. Pure: records in, figures out.
 
-Their twins in matplotlib, for files, are in `defuse_core.report.figures` and `defuse_core.report.evidence_figures`.
+Their twins in matplotlib, for files, are in `defuse_core.report`: `figures` and `evidence_figures`.
 """
 
 from __future__ import annotations

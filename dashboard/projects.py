@@ -10,8 +10,8 @@ import streamlit as st
 from dashboard import cache
 from dashboard.jobs_panel import TITLES, start
 from dashboard.state import note, open_project, open_soon, plain
-from defuse_core.demo import PROJECT, demo_configs, demo_project
 from defuse_core.jobs import launcher
+from defuse_core.reproduction.demo import PROJECT, demo_configs, demo_project
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import live_ids

@@ -8,7 +8,7 @@ from dashboard.forms import config_form
 from dashboard.jobs_panel import follow, newest, show_trouble, start
 from dashboard.reconstruction import show_control, show_generator, show_losses
 from dashboard.state import need_project
-from defuse_core.demo import shipped_cards
+from defuse_core.reproduction.demo import shipped_cards
 
 project = need_project()
 st.title("Generator")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from defuse_core.cli import main
+from defuse_core.cli.main import main
 from tests.in_process import runs_in_this_process
 
 Completed = subprocess.CompletedProcess[str]

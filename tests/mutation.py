@@ -21,13 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
-    "identification": ("tests/test_identification.py",),
-    "distillation": ("tests/test_distillation.py",),
-    "labeling": ("tests/test_labeling.py",),
-    "correction": ("tests/test_correction.py",),
-    "evaluation": ("tests/test_evaluation.py",),
-    "annotations": ("tests/test_annotations.py",),
-    "run_store": ("tests/test_run_store.py",),
+    "method.identification": ("tests/test_identification.py",),
+    "method.distillation": ("tests/test_distillation.py",),
+    "method.labeling": ("tests/test_labeling.py",),
+    "method.correction": ("tests/test_correction.py",),
+    "method.evaluation": ("tests/test_evaluation.py",),
+    "workspace.labels": ("tests/test_annotations.py",),
+    "workspace.run_store": ("tests/test_run_store.py",),
 }
 """Modules of defuse_core and the test files that are their own."""
 
@@ -62,7 +62,7 @@ def mutate_module(name: str) -> bool:
     from cosmic_ray.work_db import use_db
     from cosmic_ray.work_item import TestOutcome
 
-    path = Path("defuse_core", f"{name}.py")
+    path = Path("defuse_core", *name.split(".")).with_suffix(".py")
     command = shlex.join([sys.executable, "-m", "pytest", *_TESTS, str(path), *MODULES[name]])
     started = time.monotonic()
     outcome, output = run_tests(command, timeout=600)  # as on every mutant

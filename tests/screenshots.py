@@ -13,10 +13,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from defuse_core.demo import demo_configs, demo_project
 from defuse_core.extensions.shipped import load_annotators
 from defuse_core.jobs import launcher
 from defuse_core.method.labeling import collect_votes, draw_images, majority, simulate_annotators
+from defuse_core.reproduction.demo import demo_configs, demo_project
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.labels import LabelEvent

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from defuse_core import console
-from defuse_core.cli import app
+from defuse_core.cli import console
+from defuse_core.cli.main import app
 from defuse_core.jobs import launcher
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace

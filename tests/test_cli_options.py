@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from typer.models import OptionInfo
 
 from defuse_core.base.config import PRESETS
-from defuse_core.cli_options import ConfigOption, config_options, given_config
+from defuse_core.cli.options import ConfigOption, config_options, given_config
 from defuse_core.workspace.configs import STEPS, ConfigError, StepName, StepSpec, check_config, preset_values
 
 ALL = [(step, name) for step in STEPS for name in config_options(step)]

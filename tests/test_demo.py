@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from defuse_core import demo
 from defuse_core.base.config import PRESETS
+from defuse_core.base.machine import MODELS
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
+from defuse_core.reproduction import demo
 from defuse_core.reproduction.run import few_images
 from defuse_core.workspace.configs import STEPS, check_config
 from defuse_core.workspace.database import WorkspaceError
@@ -187,7 +188,7 @@ def test_the_suite_fails_on_the_original_and_passes_on_the_corrected_model(
 
     defuse("suite", "export", "--out", "bugs", *(("--n", "64") if either.project == "demo-quick" else ()))
     defuse("checkpoint", "--out", "corrected.safetensors")
-    failed = check(str(demo.MODELS / "demo-classifier.safetensors"), code=1)
+    failed = check(str(MODELS / "demo-classifier.safetensors"), code=1)
     assert failed.count("FAIL") >= either.results["failure_regions"]
     assert "FAIL" not in check("corrected.safetensors", code=0)
     check("corrected.safetensors", "--max-error", "0", code=1)

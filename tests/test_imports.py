@@ -1,10 +1,11 @@
-"""The arrows between modules point one way: see the layers below."""
+"""Every room imports from the rooms below it, and from no other."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,75 +13,40 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "defuse_core"
 
-REPRODUCTION = frozenset(
-    f"reproduction{part}" for part in ("", "_plans", "_results", "_goals", "_tables", "_figures", "_files")
-)
+MAY_IMPORT = {
+    "base": "",
+    "data": "base",
+    "networks": "base data",
+    "method": "base data networks",
+    "workspace": "base data",
+    "extensions": "base data networks method workspace",
+    "report": "base data method workspace extensions",
+    "steps": "base data networks method workspace extensions report",
+    "jobs": "base workspace steps",
+    "exchange": "base data networks method workspace steps jobs",
+    "reproduction": "base data method workspace report steps jobs exchange",
+    "cli": "base data workspace report steps jobs exchange reproduction",
+}
+"""The rooms of defuse_core, lowest first, and what each may import."""
 
-LAYERS: tuple[frozenset[str], ...] = (
-    frozenset(
-        {
-            "config",
-            "paper",
-            "errors",
-            "machine",
-            "source_names",
-            "files",
-            "database",
-            "garbage",
-            "runs",
-            "sniffing",
-            "region_edits",
-        }
-    ),
-    frozenset(
-        {"annotations", "label_files", "label_studio", "step_configs", "run_store", "runtime", "records"}
-    ),
-    frozenset({"workspace", "data", "data_sources", "checkpoints", "architectures", "common_networks"}),
-    frozenset({"programs", "checkpoint_formats", "detection", "local_code"}),
-    frozenset({"manifest_models", "manifest", "manifest_reading", "pipeline"}),
-    frozenset({"bringing", "comparison", "relabeling"}),
-    frozenset({"classifier", "vae"}),
-    frozenset({"contract", "loading_code", "model_card", "suite", "partial_resnet"}),
-    frozenset(
-        {
-            "identification",
-            "distillation",
-            "labeling",
-            "correction",
-            "evaluation",
-            "manifold",
-            "projection",
-            "regions",
-        }
-    ),
-    frozenset({"controls", "figures", "evidence_figures", "rounds", "shipped", "projects", "archive"}),
-    frozenset({"report_content", "report_limits", "report_words", "report_tables", "sprites", "html_report"}),
-    frozenset({"steps"}),
-    frozenset({"exporting", "suite_export", "suite_model"}),
-    frozenset({"jobs"}),
-    frozenset({"demo", "console", "cli_options", "replay", *REPRODUCTION}),
-    frozenset(
-        {"cli_common", "cli_labels", "cli_projects", "cli_replay", "cli_reproduce", "cli_runs", "cli_suite"}
-    ),
-    frozenset({"cli"}),
-)
-"""A module imports from its own layer or below; the steps of the paper never import each other."""
-
-STEPS = next(layer for layer in LAYERS if "identification" in layer)
+PAPER = ("identification", "distillation", "labeling", "correction", "evaluation")
+"""Steps of the method: they exchange records and never import each other."""
 
 WITHOUT_TORCH = (
-    "defuse_core.exchange.archive",
-    "defuse_core.cli",
     "defuse_core.base.config",
-    "defuse_core.console",
-    "defuse_core.demo",
-    "defuse_core.reproduction.run",
-    "defuse_core.reproduction.results",
-    "defuse_core.reproduction.tables",
-    "defuse_core.networks.sniffing",
-    "defuse_core.workspace.workspace",
+    "defuse_core.base.machine",
+    "defuse_core.cli.console",
+    "defuse_core.cli.main",
+    "defuse_core.data.naming",
+    "defuse_core.exchange.archive",
     "defuse_core.jobs.launcher",
     "defuse_core.jobs.runner",
+    "defuse_core.networks.sniffing",
+    "defuse_core.reproduction.demo",
+    "defuse_core.reproduction.results",
+    "defuse_core.reproduction.run",
+    "defuse_core.reproduction.tables",
+    "defuse_core.workspace.workspace",
 )
 """Imported before anything is computed: by the dashboard, the command line, a run that waits its turn."""
 
@@ -97,46 +63,49 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def core_modules(names: set[str]) -> set[str]:
-    """The modules of defuse_core among names."""
-    parts = {name.split(".")[1] for name in names if name.startswith("defuse_core.")}
-    return {part for part in parts if (CORE / f"{part}.py").is_file() or (CORE / part).is_dir()}
+def rooms(names: set[str]) -> set[str]:
+    """The rooms of defuse_core among names."""
+    return {name.split(".")[1] for name in names if name.startswith("defuse_core.")}
 
 
-def module_of(path: Path) -> str:
-    """The module or package of defuse_core that a file belongs to."""
-    return path.relative_to(CORE).parts[0].removesuffix(".py")
+def test_the_house_is_its_rooms() -> None:
+    assert {path.name for path in CORE.iterdir() if path.name != "__pycache__"} == {
+        *MAY_IMPORT,
+        "__init__.py",
+    }
+    for (lower, _), (room, below) in pairwise(MAY_IMPORT.items()):
+        assert {*below.split()} <= {*list(MAY_IMPORT)[: list(MAY_IMPORT).index(lower) + 1]}, room
 
 
-def layer_of(module: str) -> int:
-    found = [index for index, layer in enumerate(LAYERS) if module in layer]
-    assert found, f"{module} has no layer; give it one in this test"
-    return found[0]
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_from_below(room: str) -> None:
+    for path in sorted((CORE / room).rglob("*.py")):
+        above = rooms(imported(path)) - {room, *MAY_IMPORT[room].split()}
+        assert not above, f"{path.relative_to(CORE)} imports {above}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(p for p in CORE.rglob("*.py") if p != CORE / "__init__.py"), ids=lambda path: path.stem
-)
-def test_modules_import_from_below(path: Path) -> None:
-    module = module_of(path)
-    for other in core_modules(imported(path)) - {module}:
-        assert layer_of(other) <= layer_of(module), f"{path.name} imports {other} from above it"
-        if module in STEPS:
-            assert other not in STEPS, f"{module} imports {other}: steps exchange records only"
+@pytest.mark.parametrize("step", PAPER)
+def test_steps_of_the_paper_exchange_records_only(step: str) -> None:
+    names = imported(CORE / "method" / f"{step}.py")
+    assert not {f"defuse_core.method.{other}" for other in PAPER if other != step} & names
 
 
-@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_core_knows_no_user_interface(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path)}
     assert not roots & {"streamlit", "plotly", "dashboard", "pages"}
 
 
-@pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_nothing_slow_is_imported_before_it_is_needed(module: str) -> None:
-    code = (
-        f"import sys, {module}; sys.exit(bool({{'torch', 'streamlit', 'ray', 'sklearn'}} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_nothing_slow_is_imported_before_it_is_needed() -> None:
+    code = f"""if True:
+        import importlib, sys
+        for name in {WITHOUT_TORCH}:
+            importlib.import_module(name)
+            slow = {{"torch", "streamlit", "ray", "sklearn"}} & {{*sys.modules}}
+            assert not slow, f"{{name}} imports {{slow}}"
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_dashboard_starts_without_torch() -> None:

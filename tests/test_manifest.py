@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.checkpoints import dump_tensors
-from defuse_core.cli_replay import furthest_run
+from defuse_core.cli.replay import furthest_run
 from defuse_core.exchange.replay.relabeling import store_log
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit

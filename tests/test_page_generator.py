@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 
 from defuse_core.base.config import PRESETS
 from defuse_core.data.splits import as_bytes
-from defuse_core.demo import demo_project
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.method.vae import decode_images, encode_means
+from defuse_core.reproduction.demo import demo_project
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import GeneratorConfig, check_config, preset_values, walk_fields
 from defuse_core.workspace.runs import Run

@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
 from dashboard import new_project as new_project_form
-from defuse_core.demo import demo_configs, demo_project
 from defuse_core.jobs import launcher
+from defuse_core.reproduction.demo import demo_configs, demo_project
 from defuse_core.workspace.configs import StepName, check_config
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.workspace import Project, Workspace

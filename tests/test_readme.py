@@ -46,7 +46,7 @@ def test_every_dependency_has_a_reason() -> None:
 def test_every_command_and_option_exists() -> None:
     import typer
 
-    from defuse_core.cli import app
+    from defuse_core.cli.main import app
 
     text = "\n".join(path.read_text() for path in DOCUMENTS)
     calls = re.findall(r"^(?:\.venv/bin/)?defuse (.+?)(?: +#.*)?$", text, re.MULTILINE)

@@ -12,12 +12,12 @@ import torch
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import CheckpointError
+from defuse_core.base.machine import MODELS
 from defuse_core.data.sources import load_digits, load_npz
 from defuse_core.data.splits import ImageDataset
 from defuse_core.extensions.shipped import (
     ANNOTATORS,
     CLASSIFIER,
-    MODELS,
     VAE,
     load_annotators,
     load_shipped_classifier,

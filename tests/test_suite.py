@@ -22,9 +22,9 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from defuse_core import cli
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
+from defuse_core.cli import main as cli
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint
 from defuse_core.exchange.suite import export as suite_export
 from defuse_core.exchange.suite.export import contact_sheet, make_suite, newest_state, write_suite

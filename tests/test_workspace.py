@@ -618,7 +618,7 @@ def test_nothing_is_pickled(path: Path) -> None:
 
 def test_what_the_dashboard_needs_imports_neither_torch_nor_streamlit() -> None:
     code = (
-        "import sys, defuse_core.workspace.workspace, defuse_core.jobs.launcher, defuse_core.cli\n"
+        "import sys, defuse_core.workspace.workspace, defuse_core.jobs.launcher, defuse_core.cli.main\n"
         "print(*sorted({'torch', 'streamlit', 'plotly', 'ray', 'sklearn'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,8 +1,12 @@
-"""What a process may use of this machine: its cores, and code of users'. Imports no torch."""
+"""What a process may use of this machine: cores, the shipped weights, code of users'. Imports no torch."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+"""The weights that ship."""
 
 ALLOW_LOCAL_CODE = "DEFUSE_ALLOW_LOCAL_CODE"
 """Variable of the environment, 1 where networks may be imported from folders of users; runs inherit it."""

@@ -29,6 +29,7 @@ from defuse_core.base.checkpoints import (
 from defuse_core.base.config import PRESETS, ClassifierTraining, VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
+from defuse_core.base.machine import MODELS
 from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_threads
 from defuse_core.data.sources import load_dataset, load_digits
 from defuse_core.data.splits import ImageDataset, as_bytes
@@ -36,7 +37,6 @@ from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, p
 from defuse_core.method.vae import BetaVAE, decode_images, encode_means, train_vae
 from defuse_core.networks.architectures import build_network
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
 CLASSIFIER, VAE = "demo-classifier", "demo-vae"
 ANNOTATORS: dict[str, tuple[str, ClassifierTraining]] = {
     f"annotator-{architecture}": (

@@ -115,7 +115,7 @@ def _render(content: ReportContent, side: int) -> str:
 
 def _environment(sprite: Callable[[Sequence[Tile]], Any]) -> Environment:
     made = Environment(
-        loader=PackageLoader("defuse_core"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("defuse_core.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {

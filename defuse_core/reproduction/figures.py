@@ -1,6 +1,6 @@
 """The paper's figures over the seeds of a reproduction: what results.json says in, `Figure` out.
 
-As in `defuse_core.report.figures`, whose colours and manner these share. Over seeds stand the mean and the range,
+As in `report.figures`, whose colours and manner these share. Over seeds stand the mean and the range,
 from lowest to highest; a λ that a seed tuned several times counts once, with the mean of its repeats.
 """
 

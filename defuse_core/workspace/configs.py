@@ -378,9 +378,9 @@ def check_growth(step: StepName, old: Mapping[str, Any], new: Mapping[str, Any])
 
     Examples
     --------
-    >>> check_growth("correct", {"n_seeds": 2}, {"n_seeds": 1})
+    >>> check_growth("correct", {"n_seeds": 2}, {"n_seeds": 1})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    defuse_core.workspace.configs.ConfigError: correct: n_seeds may only grow from 2, got 1; submit the step anew
+    defuse_core...ConfigError: correct: n_seeds may only grow from 2, got 1; submit the step anew
     """
     before, after = (dict(_flat(check_config(step, values))) for values in (old, new))
     for name, value in before.items():

@@ -54,9 +54,9 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
 
     Examples
     --------
-    >>> parse_manifest({"format": "defuse-manifest", "version": 2})
+    >>> parse_manifest({"format": "defuse-manifest", "version": 2})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    defuse_core.workspace.manifest.reading.ManifestError: the manifest has version 2, this Defuse reads 1; upgrade
+    defuse_core...ManifestError: the manifest has version 2, this Defuse reads 1; upgrade
     """
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ManifestError(f"{source} is no manifest of Defuse; write one with: defuse manifest")

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from defuse_core import console as shown
-from defuse_core.cli_common import finish_run
-from defuse_core.cli_options import AsJson, Device, Threads
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import finish_run
+from defuse_core.cli.options import AsJson, Device, Threads
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.goals import goals
 from defuse_core.reproduction.paper import PAPER, DatasetName

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from defuse_core import console as shown
 from defuse_core.base.files import write_bytes
-from defuse_core.cli_common import find_project
-from defuse_core.cli_options import LARGEST, AsJson, ProjectName
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import find_project
+from defuse_core.cli.options import LARGEST, AsJson, ProjectName
 from defuse_core.workspace.configs import ConfigError, InspectConfig, check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Workspace

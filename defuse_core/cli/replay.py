@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from defuse_core import console as shown
 from defuse_core.base.files import write_bytes
-from defuse_core.cli_common import find_project, finish_run
-from defuse_core.cli_options import LARGEST, AsJson, ProjectName
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import find_project, finish_run
+from defuse_core.cli.options import LARGEST, AsJson, ProjectName
 from defuse_core.exchange.replay.bringing import Bring, find_source
 from defuse_core.exchange.replay.comparison import Comparison, RunComparison, compare
 from defuse_core.exchange.replay.replay import replay as make_again

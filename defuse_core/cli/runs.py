@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from defuse_core import console as shown
-from defuse_core.cli_common import finish_run, tell_on_interrupt
-from defuse_core.cli_options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import finish_run, tell_on_interrupt
+from defuse_core.cli.options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
 from defuse_core.jobs import launcher
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace

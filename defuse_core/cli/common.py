@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from defuse_core import console as shown
+from defuse_core.cli import console as shown
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace

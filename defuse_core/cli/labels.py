@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from defuse_core.base.files import write_bytes
-from defuse_core.cli_common import find_project
-from defuse_core.cli_options import AsJson, ProjectName
+from defuse_core.cli.common import find_project
+from defuse_core.cli.options import AsJson, ProjectName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import from_csv, to_csv

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from defuse_core import console as shown
 from defuse_core.base.config import PRESETS
-from defuse_core.cli_common import find_project, finish_run, tell_on_interrupt
-from defuse_core.cli_labels import label_app
-from defuse_core.cli_options import (
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import find_project, finish_run, tell_on_interrupt
+from defuse_core.cli.labels import label_app
+from defuse_core.cli.options import (
     RUN_OPTIONS,
     AsJson,
     Device,
@@ -28,11 +28,11 @@ from defuse_core.cli_options import (
     given_config,
     given_resources,
 )
-from defuse_core.cli_projects import delete, project_app, projects
-from defuse_core.cli_replay import manifest, replay
-from defuse_core.cli_reproduce import reproduce
-from defuse_core.cli_runs import cancel, extend, resume, runs
-from defuse_core.cli_suite import checkpoint, suite_app
+from defuse_core.cli.projects import delete, project_app, projects
+from defuse_core.cli.replay import manifest, replay
+from defuse_core.cli.reproduce import reproduce
+from defuse_core.cli.runs import cancel, extend, resume, runs
+from defuse_core.cli.suite import checkpoint, suite_app
 from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
 from defuse_core.workspace.configs import ConfigError, StepName
@@ -160,7 +160,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the newest evaluation into a folder: report.html, the paper's figures, the manifest."""
-    from defuse_core.demo import write_evidence
+    from defuse_core.reproduction.demo import write_evidence
 
     workspace = Workspace()
     _make_folder(out)
@@ -215,7 +215,7 @@ def demo(
 
     A demo that was stopped goes on where it was; one that is --quick has a project and a folder of its own.
     """
-    from defuse_core.demo import QUICK, demo_project, quick_project, run_demo, write_evidence
+    from defuse_core.reproduction.demo import QUICK, demo_project, quick_project, run_demo, write_evidence
 
     console = shown.make_console(quiet=as_json)
     again, digits, suffix = "defuse demo", "5,000", ""
@@ -292,7 +292,3 @@ def main() -> None:
             typer.echo(json.dumps({"error": str(error)}))
         typer.echo(f"defuse: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-
-
-if __name__ == "__main__":
-    main()

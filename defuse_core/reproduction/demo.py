@@ -20,6 +20,7 @@ from defuse_core.base.config import (
     Preset,
 )
 from defuse_core.base.files import write_bytes
+from defuse_core.base.machine import MODELS
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.run import few_images
 from defuse_core.workspace.configs import StepName, check_config, preset_values
@@ -27,7 +28,6 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
 PROJECT = "demo"
 
 QUICK: Preset = PRESETS["demo"].model_copy(

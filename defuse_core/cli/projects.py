@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from defuse_core import console as shown
-from defuse_core.cli_common import find_project
-from defuse_core.cli_options import AsJson, ProjectName
+from defuse_core.cli import console as shown
+from defuse_core.cli.common import find_project
+from defuse_core.cli.options import AsJson, ProjectName
 from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data
 from defuse_core.workspace.workspace import Project, Workspace
 
