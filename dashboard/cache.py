@@ -115,8 +115,8 @@ def _import_all() -> None:
 
     Streamlit collects garbage after every run: what is imported is not looked through again.
     """
-    for name in ("defuse_core.steps.search", "defuse_core.steps.labels", "defuse_core.extensions.regions"):
-        importlib.import_module(name)
+    for name in ("steps.distill", "extensions.answers", "extensions.regions"):
+        importlib.import_module(f"defuse_core.{name}")
     gc.collect()
     gc.freeze()
     launcher.keep_spare()  # from now on a started step answers at once

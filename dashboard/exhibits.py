@@ -20,8 +20,8 @@ from defuse_core.workspace.workspace import Project, Workspace
 if TYPE_CHECKING:
     from dashboard.region_data import Painter
     from defuse_core.base.records import Verdict
+    from defuse_core.extensions.answers import Answers
     from defuse_core.method.classifier import Classifier
-    from defuse_core.steps.labels import Answers
 
 Share = tuple[float, float, float, int]
 """Estimate, low and high end of its 95 % interval, and n."""
@@ -119,7 +119,7 @@ class Curator:
 
     def curate(self, events: Sequence[LabelEvent], correct: Run | None, evaluate: Run | None) -> Exhibition:
         """Show all failure regions, with these answers and the correction by these runs."""
-        from defuse_core.steps.labels import answers_by_region
+        from defuse_core.extensions.answers import answers_by_region
 
         results: dict[str, Any] = {}
         if evaluate is not None:

@@ -39,7 +39,6 @@ TITLES = {
     "identify": "Mistakes",
     "distill": "Regions",
     "map": "Map",
-    "draw": "Draws",
     "stability": "Stability",
     "annotators": "Annotators",
     "annotate": "Labels",

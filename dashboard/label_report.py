@@ -36,7 +36,7 @@ def show_verdict(
     project: Project, run: Run, subject: Subject, events: Sequence[LabelEvent], *, hidden: bool
 ) -> None:
     """Show the verdict on a region as it stands, and how many more answers would decide it."""
-    from defuse_core.steps.labels import answers_by_region
+    from defuse_core.extensions.answers import answers_by_region
 
     st.markdown("**Verdict**")
     people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # theirs are an opinion
@@ -85,7 +85,7 @@ def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: S
 
 
 def _tell_self_agreement(events: Sequence[LabelEvent], annotator: str) -> None:
-    from defuse_core.steps.labels import self_agreement
+    from defuse_core.extensions.answers import self_agreement
 
     again = self_agreement(events, annotator)
     if again.n:
@@ -165,8 +165,8 @@ def _shared(events: Sequence[LabelEvent]) -> set[str]:
 
 def show_agreement(run: Run) -> None:
     """Show figure 7 of all draws that two or more have answered, the simulated included."""
+    from defuse_core.extensions.answers import all_votes
     from defuse_core.method.evaluation import agreement
-    from defuse_core.steps.labels import all_votes
 
     events = cache.workspace().annotations.counting(run.id)
     votes = [given for given in all_votes(events) if len(given) > 1]

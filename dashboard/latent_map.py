@@ -78,9 +78,9 @@ def preview(store: Workspace, run_id: int) -> LatentMap:
     """Make a first picture by PCA, of a sample, from a run that has mistakes."""
     import torch
 
+    from defuse_core.data.splits import stratified_sample
     from defuse_core.extensions.projection import project
     from defuse_core.method.vae import encode_means
-    from defuse_core.steps.search import stratified_sample
     from defuse_core.steps.source import Source
 
     source = Source(store, run_id)

@@ -142,7 +142,7 @@ class Painter:
 
     def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:
         """Reach the verdict on every region that is labelled."""
-        from defuse_core.steps.labels import answers_by_region, judge
+        from defuse_core.extensions.answers import answers_by_region, judge
 
         found = judge(
             self.classifier.result(), self.vae.result(), self.regions.result().found,

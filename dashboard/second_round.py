@@ -110,7 +110,7 @@ def searched_lam(classifier: Run, run: Run) -> float:
 def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
     """By failure region, the share of its test draws misread before and after, held out or not."""
     from defuse_core.base.records import Interval
-    from defuse_core.steps.repair import BEFORE, SAID, task_of
+    from defuse_core.steps.correct import BEFORE, SAID, task_of
 
     failures = source.read("correct", "failures")[0]
     said = [source.read("correct", task + SAID)[0] for task in (BEFORE, task_of(lam))]

@@ -66,7 +66,6 @@ def make_corrected(labelled: Path, folder: Path) -> None:
     """
     place = copy_place(labelled, folder / "home")
     done_here(place, "map", {"method": "tsne", "n_codes": 100, "n_mistakes": 50})
-    done_here(place, "draw", {"n_draws": 4, "taus": [0.0, 0.5]})
     done_here(place, "correct", SWEEP)
     done_here(place, "evaluate")
     done_here(place, "report")

@@ -106,7 +106,6 @@ def test_the_whole_method_from_the_command_line(
     assert found["config"]["n_perturbations"] == 20
     assert "regions: " in defuse("distill", *p, "--n-components", "12").stdout
     defuse("map", *p, "--method", "pca")
-    defuse("draw", *p, "--n-draws", "4", "--taus", "0.5")
     (mine,) = (q for q in place.workspace.projects() if q.name == "mine")
     regions = place.workspace.runs.latest(mine.id, "distill")
     assert regions is not None
@@ -186,7 +185,7 @@ def test_ctrl_c_tells_what_goes_on_at_any_moment(
     place = copy_place(swept, tmp_path / "home")
     for step in ("vae", "correct"):
         words = words.replace(step.upper(), str(newest(place, step).id))
-    live_before = add_run(place, "draw")
+    live_before = add_run(place, "map")
     begin(place, live_before)
 
     def end(*_: Any, **__: Any) -> None:
@@ -375,7 +374,7 @@ def test_labels_are_read_and_written_while_new_regions_are_made(defuse: Defuse, 
 
 def test_a_stale_ground_is_said(defuse: Defuse, place: Place) -> None:
     done_here(place, "identify", {"n_perturbations": 5}, seed=3)
-    done = defuse("draw", "--taus", "0.5", "--n-draws", "2")
+    done = defuse("stability", "--n-seeds", "2")
     assert "stands on a run that is stale" in done.stderr
     assert "stale: what it stands on, or a label, has been redone since" in done.stdout
 

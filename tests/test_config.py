@@ -227,7 +227,7 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
     size = preset.vae.image_size
     assert vae_config_for((preset.vae.channels, size, size), **shape) == preset.vae, "the data give the rest"
     without = [
-        "inspect", "control", "probe", "map", "draw", "stability", "annotators", "evaluate", "report",
+        "inspect", "control", "probe", "map", "stability", "annotators", "evaluate", "report",
     ]  # fmt: skip
     assert [step for step in RUNS if not preset_values(preset, step)] == without
 
@@ -275,8 +275,6 @@ def test_a_preset_reaches_the_steps_with_nothing_left_out(name: str) -> None:
             "stability: n_seeds should be greater than or equal to 2, got 1",
         ),
         ("stability", {"n_seeds": 21}, "stability: n_seeds should be less than or equal to 20, got 21"),
-        ("draw", {"taus": []}, "draw: taus tuple should have at least 1 item"),
-        ("draw", {"region_ids": ["a"]}, "draw: region_ids.0 should be a valid integer"),
     ],
 )
 def test_a_config_is_refused_with_the_field_what_it_takes_and_what_came(

@@ -10,12 +10,12 @@ import torch
 
 from defuse_core.base.records import FailureInstances, Interval, SweepPoint
 from defuse_core.base.runtime import derive_seed
+from defuse_core.data.splits import stratified_sample
 from defuse_core.jobs import launcher
 from defuse_core.method.correction import apply_point, choose_point, find_flips, tune
 from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.steps import load_step
-from defuse_core.steps.repair import BEFORE, SAID, Correct, task_of
-from defuse_core.steps.search import stratified_sample
+from defuse_core.steps.correct import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ConfigError, SweepConfig, check_growth
 from defuse_core.workspace.database import WorkspaceError

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.data.splits import ImageDataset, Split, as_bytes
+from defuse_core.data.splits import ImageDataset, Split, as_bytes, stratified_sample
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.controls import random_regions, sample_split
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.correction import apply_point, tune
@@ -25,10 +26,8 @@ from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_latents, failure_instances
 from defuse_core.steps import load_step
 from defuse_core.steps.base import File
-from defuse_core.steps.evidence import Evaluate
-from defuse_core.steps.labels import answers_by_region, judge
+from defuse_core.steps.evaluate import Evaluate
 from defuse_core.steps.results import number, sweep_row
-from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent

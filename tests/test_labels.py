@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.records import Annotation, Interval
+from defuse_core.extensions.answers import answers_by_region, self_agreement, single_labels
 from defuse_core.extensions.shipped import ANNOTATORS
-from defuse_core.steps.labels import answers_by_region, self_agreement, single_labels
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 MACHINE, OTHER = sorted(ANNOTATORS)[:2]

@@ -22,11 +22,11 @@ from dashboard.latent_map import (
     read_map,
     read_selection,
 )
+from defuse_core.data.splits import stratified_sample
 from defuse_core.extensions import manifold
 from defuse_core.extensions.manifold import Manifold
 from defuse_core.extensions.projection import project
 from defuse_core.method.vae import encode_means
-from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from tests.in_process import done_here
 from tests.properties import tried

@@ -146,9 +146,9 @@ def test_a_second_round_brings_the_first_along(place: Place) -> None:
 
 
 def test_only_what_is_done_is_written_down(place: Place) -> None:
-    drawn = store_run(place, "draw", {})
-    with pytest.raises(WorkspaceError, match=f"run {drawn.id} is of step draw; a manifest is of annotators"):
-        make_manifest(place.workspace, drawn.id)
+    mapped = store_run(place, "map", {})
+    with pytest.raises(WorkspaceError, match=f"run {mapped.id} is of step map; a manifest is of annotators"):
+        make_manifest(place.workspace, mapped.id)
     run = add_run(place, "correct")
     open_one = make_manifest(place.workspace, run.id)["runs"][-1]
     assert (open_one["done"], open_one["files"], open_one["summary"]) == (False, [], {})

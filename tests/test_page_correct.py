@@ -20,8 +20,8 @@ from dashboard import cache
 from defuse_core.base.config import PAPER_LAMBDAS
 from defuse_core.base.records import Interval
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.jobs import launcher
-from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import check_config
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent

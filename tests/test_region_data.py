@@ -15,6 +15,7 @@ from torch import nn
 from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_annotators, find_regions
 from defuse_core.base.config import PRESETS, LabelingConfig, VaeConfig
 from defuse_core.base.records import Mixture, Region
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.regions import merge, select, split
 from defuse_core.extensions.shipped import load_annotators
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
@@ -27,7 +28,6 @@ from defuse_core.method.labeling import (
 )
 from defuse_core.method.vae import BetaVAE
 from defuse_core.steps.annotators import find_annotators
-from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import AnnotationConfig
 from defuse_core.workspace.edits import Gaussian, RegionEdit, live_ids

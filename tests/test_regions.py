@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defuse_core.base.records import Mixture, Region, Verdict
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.regions import apply_edits, merge, select, split
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE
 from defuse_core.steps.base import tensors_file
-from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit, live_ids
 from defuse_core.workspace.labels import LabelEvent

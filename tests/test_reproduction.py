@@ -19,7 +19,8 @@ from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances
-from defuse_core.data.splits import Split
+from defuse_core.data.splits import Split, stratified_sample
+from defuse_core.extensions.answers import answers_by_region
 from defuse_core.extensions.controls import random_regions, sample_split
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
@@ -36,8 +37,6 @@ from defuse_core.reproduction.plans import Length, changes, make_plan
 from defuse_core.reproduction.results import all_seeds, collect, paper_rule, read_results
 from defuse_core.reproduction.run import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction.tables import over_seeds, write_section
-from defuse_core.steps.labels import answers_by_region
-from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import STEPS, check_config
 from defuse_core.workspace.database import WorkspaceError

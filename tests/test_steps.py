@@ -16,6 +16,8 @@ import torch
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
 from defuse_core.base.records import FailureInstances, Mistakes
 from defuse_core.base.runtime import derive_seed
+from defuse_core.data.splits import stratified_sample
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.projection import project
 from defuse_core.jobs.engine import Ended, LocalEngine, run_task
 from defuse_core.method import identification
@@ -26,11 +28,11 @@ from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.method.identification import identify
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.steps import STEP_CLASSES, load_step, search
+from defuse_core.steps import STEP_CLASSES, load_step
+from defuse_core.steps import identify as identify_step
+from defuse_core.steps import map as map_step
 from defuse_core.steps.base import File, Progress
-from defuse_core.steps.labels import answers_by_region, judge
-from defuse_core.steps.repair import Correct, task_of
-from defuse_core.steps.search import stratified_sample
+from defuse_core.steps.correct import Correct, task_of
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
 from defuse_core.workspace.configs import STEPS
@@ -136,7 +138,7 @@ def test_the_map_keeps_the_codes_of_all_training_images(whole: Place) -> None:
 def test_the_map_says_how_far_it_is_while_it_encodes_and_while_it_projects(
     whole: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_ENCODED_AT_ONCE", 512)
+    monkeypatch.setattr(map_step, "_ENCODED_AT_ONCE", 512)
     run = latest(whole, "map")
     items = list(load_step(whole.workspace, run.id).run("tsne"))
     told = [item for item in items if isinstance(item, Progress)]
@@ -154,25 +156,12 @@ def test_the_map_says_how_far_it_is_while_it_encodes_and_while_it_projects(
 
 
 def test_a_map_that_is_cancelled_ends_while_it_encodes(whole: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_ENCODED_AT_ONCE", 512)
+    monkeypatch.setattr(map_step, "_ENCODED_AT_ONCE", 512)
     step = load_step(whole.workspace, latest(whole, "map").id)
     asked = iter([frozenset[str](), frozenset[str](), frozenset({"tsne"})])
     events = list(LocalEngine(torch.device("cpu")).run(step, ["tsne"], lambda: next(asked)))
     assert [type(event).__name__ for _, event in events] == ["Started", "Progress", "Ended"]
     assert events[-1] == ("tsne", Ended("cancelled"))
-
-
-def test_the_strip_is_the_frozen_draws_at_every_tau(whole: Place) -> None:
-    source, run = source_of(whole, "draw"), latest(whole, "draw")
-    regions = source.regions()
-    files = whole.tensors(run)
-    assert set(files) == {f"region={region.region_id}.safetensors" for region in regions}
-    for region in regions[:3]:
-        strip = files[f"region={region.region_id}.safetensors"]
-        assert strip["images"].shape == (2, 4, 1, 8, 8)
-        for images, predictions, tau in zip(strip["images"], strip["predictions"], (0.0, 0.5), strict=True):
-            assert torch.equal(images, draw_images(source.vae(), region, 4, tau=tau, seed=0))
-            assert torch.equal(predictions, predict(source.classifier(), images))
 
 
 def adjusted_rand(base: np.ndarray, other: np.ndarray) -> float:
@@ -460,7 +449,6 @@ def test_weights_can_be_brought(place: Place) -> None:
         ("classifier", {"architecture": "mnist_cnn"}, "or set image_size to the size"),
         ("vae", {"weights": "shipped:demo-vae"}, "images must be (n, 1, 28, 28), got (1, 1, 8, 8)"),
         ("annotate", {}, "the shipped simulated annotators know 28×28 digits only"),
-        ("draw", {"region_ids": [99]}, "there is no region 99"),
     ],
 )
 def test_what_cannot_be_run_says_why(place: Place, step: Any, config: dict[str, Any], told: str) -> None:
@@ -576,10 +564,10 @@ def test_a_sampled_search_that_was_stopped_goes_on_with_the_same_images(
 
         return identify_shard
 
-    monkeypatch.setattr(search, "identify_shard", until(0))
+    monkeypatch.setattr(identify_step, "identify_shard", until(0))
     run = run_here(place, "identify", SAMPLED, seed=5)
     assert (run.status, searched) == ("failed", [0])
-    monkeypatch.setattr(search, "identify_shard", until(2))
+    monkeypatch.setattr(identify_step, "identify_shard", until(2))
     compute_here(place.workspace, place.workspace.runs.requeue(run.id))
     assert (place.get(run).status, searched) == ("done", [0, 1, 2])
     assert place.get(run).summary == undisturbed.summary

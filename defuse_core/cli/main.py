@@ -140,7 +140,6 @@ _add_step(app, "probe", "probe", "Measure how many codes a second are searched h
 _add_step(app, "identify", "identify", "Find codes whose images the classifier gets wrong (algorithm 1).")
 _add_step(app, "distill", "distill", "Group the mistakes into regions.")
 _add_step(app, "map", "map", "Lay training codes and mistakes out in the plane.")
-_add_step(app, "draw", "draw", "Draw every region at many τ.")
 _add_step(app, "stability", "stability", "Fit the regions under other seeds: which are found again?")
 _add_step(app, "train-annotators", "annotators", "Train five simulated annotators on the project's classes.")
 _add_step(label_app, "simulate", "annotate", "Let five simulated annotators label the regions.")

@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from defuse_core.base.runtime import numpy_rng
+
 
 class DataError(ValueError):
     """A data set that cannot be used; the message names the file and the remedy."""
@@ -183,3 +185,25 @@ def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spli
         few, remedy = math.ceil(1 / share), "add test/" if name == "test" else "give a larger share"
         raise DataError(f"every class has under {few} images, too few to set a {name} split apart; {remedy}")
     return split[~is_apart], split[is_apart]
+
+
+def sample_training(labels: Tensor, max_images: int | None, *, seed: int) -> Tensor:
+    """Indices of the training images that a step takes: all, or a stratified sample of so many."""
+    return stratified_sample(labels, len(labels) if max_images is None else max_images, seed=seed)
+
+
+def stratified_sample(labels: Tensor, n: int, *, seed: int) -> Tensor:
+    """Choose n of the images so that every class keeps its share; indices, ascending.
+
+    Examples
+    --------
+    >>> labels = torch.tensor([0] * 60 + [1] * 30)
+    >>> labels[stratified_sample(labels, 9, seed=0)].bincount()
+    tensor([6, 3])
+    """
+    order = torch.from_numpy(numpy_rng(seed, "stratified").permutation(len(labels)))
+    rank = torch.zeros(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return rank.argsort(stable=True)[:n].sort().values

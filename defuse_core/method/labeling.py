@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.base.records import Annotation, FailureInstances, Interval, Region, Verdict
+from defuse_core.base.records import Annotation, FailureInstances, Interval, Mistakes, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.splits import as_bytes
 from defuse_core.method.classifier import Classifier, predict, predict_logits
@@ -286,3 +286,8 @@ def reach_verdict(
 def _most_say_none(votes: Sequence[int | None]) -> bool:
     """Whether "none of the above" is the answer that most gave, rather than that two answers tie."""
     return majority([-1 if vote is None else vote for vote in votes]) == -1
+
+
+def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
+    """Decode the mistakes at these indices to images, (n, channels, height, width) uint8."""
+    return as_bytes(decode_images(vae, mistakes.latents[index]))

@@ -192,7 +192,7 @@ def _count_mistakes(identify: Run) -> int:
 
 def _is_any_failure(workspace: Workspace, annotate: Run, plan: Plan) -> bool:
     """Whether the labels name a region that can be corrected."""
-    from defuse_core.steps.labels import answers_by_region, failing, judge
+    from defuse_core.extensions.answers import answers_by_region, failing, judge
     from defuse_core.steps.source import Source
 
     source = Source(workspace, annotate.id)

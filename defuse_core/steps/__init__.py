@@ -11,20 +11,19 @@ from defuse_core.workspace.configs import StepName, check_config
 from defuse_core.workspace.workspace import Workspace
 
 STEP_CLASSES: dict[StepName, tuple[str, str]] = {
-    "inspect": ("inspection", "Inspect"),
-    "classifier": ("models", "TrainClassifier"),
-    "vae": ("models", "TrainVae"),
-    "control": ("inspection", "Control"),
-    "probe": ("inspection", "Probe"),
-    "identify": ("search", "Identify"),
-    "distill": ("search", "Distill"),
-    "map": ("search", "Map"),
-    "draw": ("search", "Draw"),
+    "inspect": ("inspect", "Inspect"),
+    "classifier": ("classifier", "TrainClassifier"),
+    "vae": ("vae", "TrainVae"),
+    "control": ("control", "Control"),
+    "probe": ("probe", "Probe"),
+    "identify": ("identify", "Identify"),
+    "distill": ("distill", "Distill"),
+    "map": ("map", "Map"),
     "stability": ("stability", "Stability"),
     "annotators": ("annotators", "TrainAnnotators"),
-    "annotate": ("labels", "Annotate"),
-    "correct": ("repair", "Correct"),
-    "evaluate": ("evidence", "Evaluate"),
+    "annotate": ("annotate", "Annotate"),
+    "correct": ("correct", "Correct"),
+    "evaluate": ("evaluate", "Evaluate"),
     "report": ("report", "Report"),
 }
 """Module and class of each step; a runner started for a run imports no more than its own."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from defuse_core.base.records import FailureInstances
+from defuse_core.extensions.answers import answers_by_region
 from defuse_core.method.classifier import Classifier
-from defuse_core.steps.labels import answers_by_region
-from defuse_core.steps.repair import SETS
+from defuse_core.steps.correct import SETS
 from defuse_core.steps.source import Source
 
 

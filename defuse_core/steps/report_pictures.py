@@ -11,6 +11,7 @@ from torch import Tensor
 
 from defuse_core.base.records import FailureInstances, Interval, Region
 from defuse_core.data.splits import Split
+from defuse_core.extensions.answers import Answers
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.correction import find_flips
 from defuse_core.method.evaluation import score_regions
@@ -18,7 +19,6 @@ from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE
 from defuse_core.report.content import Nearest, RegionEntry, Tile
 from defuse_core.steps.base import interval_json
-from defuse_core.steps.labels import Answers
 from defuse_core.workspace.labels import SIMULATED_PREFIX
 
 MAX_DRAWS = 20

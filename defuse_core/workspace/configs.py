@@ -141,16 +141,6 @@ class MapConfig(Config):
     n_neighbors: int = Field(15, ge=2, description="Of UMAP")
 
 
-class DrawConfig(Config):
-    """The frozen draws of every region at many τ."""
-
-    taus: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        tuple(round(0.1 * step, 1) for step in range(21)), min_length=1, description="Values of τ"
-    )
-    n_draws: int = Field(64, ge=1, description="Draws a region, the same at every τ")
-    region_ids: tuple[int, ...] | None = Field(None, description="By default all regions")
-
-
 class StabilityConfig(Config):
     """Which regions are found again when the mixture is fitted under other seeds."""
 
@@ -234,8 +224,8 @@ class ReportConfig(Config):
 
 
 StepName = Literal[
-    "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "draw",
-    "stability", "annotators", "annotate", "correct", "evaluate", "report",
+    "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "stability",
+    "annotators", "annotate", "correct", "evaluate", "report",
 ]  # fmt: skip
 
 
@@ -276,7 +266,6 @@ STEPS: dict[StepName, StepSpec] = {
     "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
     "distill": StepSpec(DistillationConfig, ("identify",)),
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
-    "draw": StepSpec(DrawConfig, ("distill",), shares_machine=True),
     "stability": StepSpec(StabilityConfig, ("distill",)),
     "annotators": StepSpec(AnnotatorsConfig),
     "annotate": StepSpec(AnnotationConfig, ("distill",), optional=("annotators",), shares_machine=True),

@@ -21,7 +21,7 @@ from defuse_core.exchange.checkpoint.model_card import Card, RegionRow, write_ca
 from defuse_core.method.classifier import Preprocessing
 from defuse_core.networks.formats import Weights, read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.steps.repair import BEFORE, SAID, task_of
+from defuse_core.steps.correct import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
 from defuse_core.workspace import edits as region_edits
 from defuse_core.workspace.configs import SweepConfig

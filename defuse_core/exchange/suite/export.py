@@ -37,10 +37,10 @@ from defuse_core.exchange.suite.suite import (
     SuiteRegion,
     read_manifest,
 )
+from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.evaluation import score_regions
 from defuse_core.method.labeling import failure_instances
-from defuse_core.steps.labels import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.workspace import edits as region_edits
 from defuse_core.workspace.configs import SweepConfig

@@ -1,7 +1,7 @@
 """The manifest of a run, written down from a workspace.
 
 `replay` makes a run again from it. Only what the result stands on is in there: runs that were redone,
-maps, draws and probes are not. Simulated annotators are with their answers, and those that were asked
+maps and probes are not. Simulated annotators are with their answers, and those that were asked
 again as the run that trained them. Imports no torch.
 """
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, Interval, SweepPoint, Verdict
 from defuse_core.base.runtime import derive_seed
-from defuse_core.data.splits import ImageDataset, Split
+from defuse_core.data.splits import ImageDataset, Split, sample_training
+from defuse_core.extensions.answers import answers_by_region, failing, judge, single_labels
 from defuse_core.method.classifier import Classifier, accuracy, predict
 from defuse_core.method.correction import (
     apply_point,
@@ -25,7 +26,7 @@ from defuse_core.method.correction import (
     mistake_instances,
     tuning_epochs,
 )
-from defuse_core.method.labeling import failure_instances
+from defuse_core.method.labeling import failure_instances, mistake_images
 from defuse_core.steps.base import (
     File,
     Item,
@@ -38,8 +39,6 @@ from defuse_core.steps.base import (
     progress,
     tensors_file,
 )
-from defuse_core.steps.labels import answers_by_region, failing, judge, mistake_images, single_labels
-from defuse_core.steps.search import sample_training
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import SweepConfig
 

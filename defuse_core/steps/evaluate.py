@@ -52,8 +52,8 @@ from defuse_core.steps.base import (
     progress,
     tensors_file,
 )
+from defuse_core.steps.correct import tuning_data
 from defuse_core.steps.corrected import Corrected
-from defuse_core.steps.repair import tuning_data
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import AnnotationConfig, EvaluationConfig

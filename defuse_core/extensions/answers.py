@@ -1,4 +1,4 @@
-"""Labels made into verdicts, and the step `annotate`: simulated annotators in place of people.
+"""Stored answers made into verdicts.
 
 A region is judged at the τ and seed of its latest answer; answers that were given at others are about
 other images and do not count. Draws are frozen, so whoever was shown fewer saw the first of the same.
@@ -8,15 +8,13 @@ which measures the annotator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from defuse_core.base.records import Annotation, Interval, Mistakes, Region, Verdict
-from defuse_core.base.runtime import numpy_rng
-from defuse_core.data.splits import as_bytes
+from defuse_core.base.records import Annotation, Interval, Region, Verdict
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.labeling import (
     Votes,
@@ -24,13 +22,8 @@ from defuse_core.method.labeling import (
     draw_images,
     majority,
     reach_verdict,
-    simulate_annotators,
 )
-from defuse_core.method.vae import BetaVAE, decode_images
-from defuse_core.steps.annotators import find_annotators
-from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
-from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import AnnotationConfig
+from defuse_core.method.vae import BetaVAE
 from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 
 
@@ -133,59 +126,3 @@ def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None
     index = sorted(of_mistake)
     votes = [{e.annotator: e.label for e in _of_people(of_mistake[i])} for i in index]
     return torch.tensor(index, dtype=torch.int64), [majority(list(given.values())) for given in votes]
-
-
-def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
-    """Decode mistakes to uint8 images."""
-    return as_bytes(decode_images(vae, mistakes.latents[index]))
-
-
-class Annotate(Step):
-    """Let five networks label draws and single mistakes, a task an annotator."""
-
-    name = "annotate"
-
-    def __init__(self, source: Source, config: AnnotationConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.vae, self.regions, self.mistakes = source.vae(), source.regions(), source.mistakes()
-        self.annotators = find_annotators(source)
-        n = len(self.regions) * config.labeling.n_samples if config.n_single is None else config.n_single
-        drawn = numpy_rng(seed, "baseline").choice(
-            len(self.mistakes), min(n, len(self.mistakes)), replace=False
-        )
-        self.single = torch.from_numpy(drawn)
-
-    def tasks(self) -> list[str]:
-        """Names of the annotators."""
-        return list(self.annotators)
-
-    def run(self, task: str) -> Iterator[Item]:
-        """Answer for every draw of every region, then for every single mistake; -1 is none of the above."""
-        shown = self.config.labeling
-        annotator = {task: self.annotators[task]}
-        answers: list[Annotation] = []
-        for number, region in enumerate(self.regions, 1):
-            images = draw_images(self.vae, region, shown.n_samples, tau=shown.tau, seed=self.seed)
-            answers += simulate_annotators(
-                annotator, images, region_id=region.region_id, threshold=self.config.min_probability
-            )
-            yield Progress(number, len(self.regions) + 1)
-        images = mistake_images(self.vae, self.mistakes, self.single)
-        answers += simulate_annotators(
-            annotator, images, region_id=SINGLE_MISTAKES, threshold=self.config.min_probability
-        )
-        yield Progress(len(self.regions) + 1, len(self.regions) + 1)
-        rows = [(a.region_id, a.sample_id or 0, -1 if a.label is None else a.label) for a in answers]
-        yield tensors_file(task, {"answers": torch.tensor(rows, dtype=torch.int64)})  # region, draw, label
-
-    def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Label events in the annotators' names."""
-        shown = self.config.labeling
-        events = []
-        for name in done:
-            for region, sample, label in read(name)[0]["answers"].tolist():
-                subject = int(self.single[sample]) if region == SINGLE_MISTAKES else sample
-                said = None if label < 0 else label
-                events.append(LabelEvent(region, name, said, subject, shown.tau, self.seed, shown.n_samples))
-        summary = {"annotators": list(done), "regions": len(self.regions), "single": len(self.single)}
-        return Merged(summary, labels=events)

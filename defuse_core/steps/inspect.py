@@ -1,21 +1,14 @@
-"""Steps `inspect`, `control` and `probe`: what can be known before minutes are spent.
-
-`inspect` finds the architecture of an upload and the preprocessing it was trained with; `control`
-tells whether reconstruction alone (ε = 0) already misleads the classifier; `probe` measures speed.
-"""
+"""The step `inspect`: the architecture of an upload, and the preprocessing that it was trained with."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from defuse_core.base.config import CorrectionConfig, IdentificationConfig
-from defuse_core.base.records import FailureInstances, Interval
-from defuse_core.base.runtime import AdaptiveBatch, numpy_rng
-from defuse_core.data.splits import Split
+from defuse_core.base.runtime import numpy_rng
+from defuse_core.data.splits import Split, stratified_sample
 from defuse_core.extensions.contract import (
     Variant,
     by_accuracy,
@@ -23,10 +16,7 @@ from defuse_core.extensions.contract import (
     is_worse,
     usual_preprocessings,
 )
-from defuse_core.method.classifier import Classifier, predict
-from defuse_core.method.correction import tuning_epochs
-from defuse_core.method.evaluation import reconstruction_control
-from defuse_core.method.identification import SHARD_IMAGES, identify_shard
+from defuse_core.method.classifier import Classifier
 from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
@@ -39,14 +29,10 @@ from defuse_core.steps.networks import (
     stated_preprocessing,
     upload_of,
 )
-from defuse_core.steps.search import stratified_sample
 from defuse_core.steps.source import Source, check_fits
-from defuse_core.workspace.configs import ControlConfig, InspectConfig, ProbeConfig
+from defuse_core.workspace.configs import InspectConfig
 
 _SHOWN_KEYS = 30
-_PROBE_CODES = 32  # an image: a shard of 64 is four batches of 512
-_PROBE_IMAGES = 256  # tuned on at once, with as many failures
-_PROBE_EPOCHS = 1_000_000  # more than there is time for
 
 
 class Inspect(Step):
@@ -165,102 +151,3 @@ def _variant_json(architecture: str, variant: Variant) -> dict[str, Any]:
         "accuracy": None if variant.accuracy is None else interval_json(variant.accuracy),
         "problem": variant.problem,
     }
-
-
-class Control(Step):
-    """The share of correctly read images that are still read correctly after reconstruction (ε = 0)."""
-
-    name = "control"
-
-    def __init__(self, source: Source, config: ControlConfig, seed: int) -> None:
-        del config, seed
-        self.classifier, self.vae, self.dataset = source.classifier(), source.vae(), source.dataset
-
-    def tasks(self) -> list[str]:
-        """One a split."""
-        return list(self.dataset.splits())
-
-    def run(self, task: str) -> Iterator[Item]:
-        """Measure one split, whole and by class."""
-        split = self.dataset.splits()[task]
-        by_class = [
-            reconstruction_control(
-                self.classifier, self.vae, split[torch.nonzero(split.labels == label)[:, 0]]
-            )
-            for label in range(self.dataset.n_classes)
-        ]
-        n = sum(found.n for found in by_class)
-        whole = Interval.wilson(sum(round(f.estimate * f.n) for f in by_class if f.n), n)
-        yield Progress(1, 1)
-        yield tensors_file(
-            task, {}, control=interval_json(whole),
-            by_class=[interval_json(found) if found.n else None for found in by_class],
-        )  # fmt: skip
-
-    def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The control by split, and by class."""
-        found = {name: read(name)[1] for name in done}
-        return Merged({part: {name: found[name][part] for name in done} for part in ("control", "by_class")})
-
-
-class Probe(Step):
-    """How fast this device searches (codes a second), tunes and classifies (images a second)."""
-
-    name = "probe"
-
-    def __init__(self, source: Source, config: ProbeConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.classifier, self.vae = source.classifier(), source.vae()
-        self.part = source.dataset.train[:SHARD_IMAGES]
-        self.tuned_on = source.dataset.train[:_PROBE_IMAGES]
-
-    def tasks(self) -> list[str]:
-        """The search, and the correction."""
-        return ["speed", "tuning"]
-
-    def run(self, task: str) -> Iterator[Item]:
-        """Measure one of the two, after one round to warm up, until the time is over."""
-        yield from self._search(task) if task == "speed" else self._tune(task)
-
-    def _search(self, task: str) -> Iterator[Item]:
-        config = IdentificationConfig(n_perturbations=_PROBE_CODES)
-        batch = AdaptiveBatch(config.batch_size, device=self.classifier.mean.device)
-        shards, spent, started = -1, 0.0, 0.0
-        while spent < self.config.seconds:
-            identify_shard(
-                self.classifier, self.vae, self.part,
-                shard=shards + 1, config=config, seed=self.seed, batch=batch,
-            )  # fmt: skip
-            shards += 1
-            started = started or time.monotonic()
-            spent = time.monotonic() - started
-            yield Progress(round(min(spent, self.config.seconds) * 10), round(self.config.seconds * 10))
-        decoded = shards * len(self.part) * config.n_perturbations
-        yield tensors_file(task, {}, codes_per_second=decoded / spent)
-
-    def _tune(self, task: str) -> Iterator[Item]:
-        """Tune on images as if they were failures, too; then classify those that were tuned on."""
-        data = self.tuned_on
-        failures = FailureInstances(data.images, data.labels, torch.zeros_like(data.labels))
-        config = CorrectionConfig(lambdas=(1.0,), epochs=_PROBE_EPOCHS)
-        epochs = tuning_epochs(
-            self.classifier, data, failures, lam=1.0, config=config, seed=self.seed, selection=data[:1]
-        )
-        done, spent, started = -1, 0.0, 0.0
-        for _ in epochs:
-            done += 1
-            started = started or time.monotonic()
-            spent = time.monotonic() - started
-            yield Progress(round(min(spent, self.config.seconds) * 10), round(self.config.seconds * 10))
-            if spent >= self.config.seconds:
-                break
-        started = time.monotonic()
-        predict(self.classifier, data.images)
-        classified = len(data) / (time.monotonic() - started)
-        yield tensors_file(
-            task, {}, tuned_per_second=2 * len(data) * done / spent, classified_per_second=classified
-        )
-
-    def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The speeds."""
-        return Merged({name: speed for task in done for name, speed in read(task)[1].items()})

@@ -1,0 +1,48 @@
+"""The step `distill`: the mixture of the codes of the mistakes, whose components are the regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from defuse_core.base.config import DistillationConfig
+from defuse_core.method.distillation import membership, mixture_iterations
+from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
+from defuse_core.steps.source import Source, unpack_mixture
+
+
+class Distill(Step):
+    """The Dirichlet-process mixture of the mistakes' codes."""
+
+    name = "distill"
+
+    def __init__(self, source: Source, config: DistillationConfig, seed: int) -> None:
+        self.config, self.seed, self.mistakes = config, seed, source.mistakes()
+
+    def tasks(self) -> list[str]:
+        """One."""
+        return ["mixture"]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Fit, with a point an iteration of its lower bound."""
+        loop = mixture_iterations(self.mistakes.latents, config=self.config, seed=self.seed)
+        mixture = yield from progress(loop, points=True)
+        arrays = ("weights", "means", "covariances")
+        fit = {name: value for name, value in vars(mixture).items() if name not in (*arrays, "kept")}
+        yield tensors_file(task, {n: torch.from_numpy(getattr(mixture, n)) for n in arrays}, fit=fit)
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """The regions with what lies in them."""
+        mixture = unpack_mixture(*read(done[0]))
+        of_region = membership(mixture, self.mistakes.latents, min_weight=self.config.min_weight)
+        regions = [
+            {
+                "region_id": region.region_id,
+                "weight": region.weight,
+                "mistakes": int((of_region == region.region_id).sum()),
+                "kinds": self.mistakes[of_region == region.region_id].counts(),
+            }
+            for region in mixture.regions(self.config.min_weight)
+        ]
+        return Merged({"regions": regions, "converged": mixture.converged, "iterations": mixture.n_iter})

@@ -1,0 +1,100 @@
+"""The step `map`: codes of training images and of mistakes in the plane, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from defuse_core.base.runtime import Loop, Result, numpy_rng
+from defuse_core.data.splits import stratified_sample
+from defuse_core.extensions.projection import projection_steps
+from defuse_core.method.distillation import membership
+from defuse_core.method.vae import BetaVAE, encode_means
+from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
+from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import MapConfig
+
+_ENCODED_AT_ONCE = 4096  # images between two looks at whether the run is cancelled
+_ENCODING = 20  # percent of the map's time, about, that goes into codes
+
+
+class Map(Step):
+    """A stratified sample of training codes and a sample of the mistakes, in the plane together.
+
+    The codes of all training images are kept beside it, to find the nearest images of any code.
+    """
+
+    name = "map"
+
+    def __init__(self, source: Source, config: MapConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.vae, self.train, self.mistakes = source.vae(), source.dataset.train, source.mistakes()
+        has_regions = "distill" in source.ancestry
+        self.mixture = source.mixture() if has_regions else None
+        self.min_weight: float = source.upstream("distill").config["min_weight"] if has_regions else 0.0
+
+    def tasks(self) -> list[str]:
+        """One, named after the method."""
+        return [self.config.method]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Encode all training images, sample, project; `codes` holds latents (n_train, latent_dim)."""
+        config, seed = self.config, self.seed
+        encoding = encoding_steps(self.vae, self.train.images)
+        train_latents = yield from progress(_part(encoding, 0, _ENCODING))
+        yield tensors_file("codes", {"latents": train_latents})
+        codes = stratified_sample(self.train.labels, config.n_codes, seed=seed)
+        n_mistakes = min(config.n_mistakes, len(self.mistakes))
+        drawn = numpy_rng(seed, "map-mistakes").choice(len(self.mistakes), n_mistakes, replace=False)
+        chosen = torch.from_numpy(drawn).sort().values
+        latents = torch.cat([train_latents[codes], self.mistakes.latents[chosen]])
+        loop = projection_steps(
+            latents, method=config.method, seed=seed,
+            perplexity=config.perplexity, n_neighbors=config.n_neighbors,
+        )  # fmt: skip
+        projection = yield from progress(_part(loop, _ENCODING, 100))
+        region = torch.full((len(chosen),), -1)
+        if self.mixture is not None:
+            region = membership(self.mixture, self.mistakes.latents[chosen], min_weight=self.min_weight)
+        yield tensors_file(
+            task,
+            {
+                "points": torch.from_numpy(projection.points.copy()),  # (n_codes + n_mistakes, 2)
+                "train_index": codes,
+                "mistake_index": chosen,
+                "mistake_region": region,
+            },
+            method=config.method,
+        )
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """How many of how many points are shown."""
+        tensors, metadata = read(done[0])
+        return Merged(
+            {
+                "method": metadata["method"],
+                "codes": len(tensors["train_index"]), "codes_of": len(self.train),
+                "mistakes": len(tensors["mistake_index"]), "mistakes_of": len(self.mistakes),
+            }
+        )  # fmt: skip
+
+
+def encoding_steps(vae: BetaVAE, images: Tensor) -> Loop[Tensor]:
+    """`encode_means` as a `Loop` over images, in the batches that it takes them in."""
+    parts = []
+    for part in images.split(_ENCODED_AT_ONCE):
+        parts.append(encode_means(vae, part))
+        yield min(len(parts) * _ENCODED_AT_ONCE, len(images)), len(images), {}
+    return torch.cat(parts)  # (n, latent_dim)
+
+
+def _part(loop: Loop[Result], start: int, stop: int) -> Loop[Result]:
+    """A loop as a part of a task: its steps in percent of the whole, from `start` to `stop`."""
+    while True:
+        try:
+            step, of, metrics = next(loop)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        yield start + (stop - start) * step // of, 100, metrics

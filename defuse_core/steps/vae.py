@@ -1,0 +1,68 @@
+"""The step `vae`: the β-VAE, trained on the data of the project, or brought along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.config import VaeConfig
+from defuse_core.base.runtime import derive_seed
+from defuse_core.extensions.shipped import load_shipped_vae
+from defuse_core.method.vae import BetaVAE, vae_config_for, vae_epochs
+from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
+from defuse_core.steps.networks import upload_of
+from defuse_core.steps.source import Source
+from defuse_core.workspace.configs import GeneratorConfig
+
+
+class TrainVae(Step):
+    """Train the β-VAE, or take in the weights that `weights` names."""
+
+    name = "vae"
+
+    def __init__(self, source: Source, config: GeneratorConfig, seed: int) -> None:
+        self.config, self.seed, self.dataset = config, seed, source.dataset
+        if config.weights is not None and config.weights.startswith("shipped:"):
+            self.vae = load_shipped_vae(config.weights.removeprefix("shipped:"))
+        elif config.weights is not None:
+            with upload_of(source, config.weights) as path:
+                tensors, metadata = load_tensors(path)
+                shape = metadata.get("config")  # files of ours say how they are built
+                self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
+                load_weights(self.vae, tensors, source=path)
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(derive_seed(seed, "vae"))
+                self.vae = BetaVAE(self._shape())
+        with torch.inference_mode():
+            self.vae.encode(self.dataset.train.images[:1])  # says what is wrong with their size
+
+    def _shape(self) -> VaeConfig:
+        config = self.config
+        return vae_config_for(
+            self.dataset.image_shape, latent_dim=config.latent_dim, depth=config.depth,
+            hidden_channels=config.hidden_channels, hidden_units=config.hidden_units,
+        )  # fmt: skip
+
+    def tasks(self) -> list[str]:
+        """One."""
+        return ["vae"]
+
+    def run(self, task: str) -> Iterator[Item]:
+        """Train, with a point an epoch."""
+        if self.config.weights is None:
+            validation = self.dataset.validation
+            epochs = vae_epochs(
+                self.vae, self.dataset.train.images, config=self.config.training, seed=self.seed,
+                validation_images=None if validation is None else validation.images,
+                checkpoint=self.work / "training.safetensors" if self.work else None,
+            )  # fmt: skip
+            yield from progress(epochs, points=True)
+        yield tensors_file(task, self.vae.state_dict(), config=self.vae.config.model_dump())
+
+    def merge(self, done: Sequence[str], read: Read) -> Merged:
+        """The shape of the generator."""
+        shape = read(done[0])[1]["config"]
+        return Merged({"latent_dim": shape["latent_dim"], "image_size": shape["image_size"]})
