@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from streamlit.components.v2.bidi_component.main import _make_trigger_id
-from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 
@@ -31,7 +30,6 @@ NASTY = "<img src=x onerror=alert(1)>"
 
 def open_page(home: Path, monkeypatch: pytest.MonkeyPatch, page: str, /, **query: str) -> AppTest:
     """Open a page by its link, until nothing loads any more."""
-    know_no_components_of_others(monkeypatch)
     monkeypatch.setenv("DEFUSE_HOME", str(home))
     cache.workspace.clear()  # held once a process; each test has one of its own
     app = AppTest.from_file(str(DASHBOARD), default_timeout=30)
@@ -131,11 +129,6 @@ def keep_downloads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], by
 
     monkeypatch.setattr(MediaFileManager, "add_deferred", keep)
     return kept
-
-
-def know_no_components_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AppTest reads what every installed package says of itself, half a second a page, for none of ours."""
-    monkeypatch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: None)
 
 
 def forget_answers(place: Place) -> Place:

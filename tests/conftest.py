@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from hypothesis import settings
+from streamlit.components.v2.component_manager import BidiComponentManager
 from xdist.scheduler import LoadFileScheduling
 
 from defuse_core.base.config import ClassifierTraining, VaeConfig, VaeTraining
@@ -99,6 +101,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, each in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
             terminalreporter.line(f"{each:.2f}s {name}")
     terminalreporter.line(f"{sum(files.values()):.0f}s in all, on all workers")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_components_of_others() -> Iterator[None]:
+    """AppTest reads what every installed package says of itself, half a second a page, for none of ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

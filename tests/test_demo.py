@@ -17,7 +17,6 @@ from defuse_core.base.machine import MODELS
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.reproduction import demo
-from defuse_core.reproduction.run import few_images
 from defuse_core.workspace.configs import STEPS, check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.projects import new_project
@@ -241,20 +240,15 @@ def _stop(_run: Run) -> Run:
     raise KeyboardInterrupt
 
 
+@pytest.mark.verify
 @pytest.mark.timeout(1800)
-def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(either: Folder, tmp_path: Path) -> None:
-    words = ["replay", "manifest.json", "--name", "again", "--json"]
+def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(whole: Folder, tmp_path: Path) -> None:
     again = Folder(tmp_path, "again")
-    checked(defuse_here("manifest", "--out", "manifest.json", cwd=tmp_path, env=either.env))
-    if either.project == "demo":
-        checked(defuse_process(*words, cwd=tmp_path, env=again.env))
-    else:
-        digits = tmp_path / "digits.npz"
-        digits.write_bytes(few_images("digits"))
-        env = {**again.env, "DEFUSE_THREADS": os.environ.get("DEFUSE_THREADS", "0")}
-        checked(defuse_here(*words, "--data", str(digits), cwd=tmp_path, env=env))
+    checked(defuse_here("manifest", "--out", "manifest.json", cwd=tmp_path, env=whole.env))
+    words = ("replay", "manifest.json", "--name", "again", "--json")
+    checked(defuse_process(*words, cwd=tmp_path, env=again.env))
     found = {run.step: run for run in again.runs()}
-    before = {run.step: run for run in either.runs()}
+    before = {run.step: run for run in whole.runs()}
     assert before.keys() - found.keys() == {"annotate"}, "labels come with the manifest"
     for step in ("identify", "distill", "correct", "evaluate"):
         assert found[step].summary == before[step].summary

@@ -263,7 +263,7 @@ def test_the_random_control_is_a_tuning_on_draws_elsewhere(done: Evaluated) -> N
     }
     assert (found["lam"], found["epoch"], found["regions"]) == (chosen, point.epoch, len(labels))
     assert found["instances"] == len(tuned_ids) == 16 * len(labels)
-    assert found["region"][0] < done.results["defuse"]["region"]
+    assert found["region"][0] <= done.results["defuse"]["region"]
 
 
 def test_a_control_depends_on_nothing_but_the_run(done: Evaluated) -> None:

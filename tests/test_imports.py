@@ -23,8 +23,8 @@ MAY_IMPORT = {
     "report": "base data method workspace extensions",
     "steps": "base data networks method workspace extensions report",
     "jobs": "base workspace steps",
-    "exchange": "base data networks method workspace steps jobs",
-    "reproduction": "base data method workspace report steps jobs exchange",
+    "exchange": "base data networks method workspace extensions steps jobs",
+    "reproduction": "base data method workspace extensions report steps jobs exchange",
     "cli": "base data workspace report steps jobs exchange reproduction",
 }
 """The rooms of defuse_core, lowest first, and what each may import."""

@@ -27,7 +27,6 @@ from tests.apps import (
     figure,
     has_markup,
     keep_downloads,
-    know_no_components_of_others,
     metrics,
     open_page,
     settle,
@@ -62,7 +61,6 @@ def measured(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    know_no_components_of_others(monkeypatch)
     monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 

@@ -40,7 +40,6 @@ from tests.apps import (
     give_nasty_names,
     has_markup,
     keep_downloads,
-    know_no_components_of_others,
     metrics,
     open_page,
     send,
@@ -59,7 +58,6 @@ ME = "Grace"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    know_no_components_of_others(monkeypatch)
     monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 

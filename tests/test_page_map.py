@@ -44,7 +44,6 @@ from tests.apps import (
     give_nasty_names,
     has_markup,
     keep_downloads,
-    know_no_components_of_others,
     open_page,
     settle,
     tiles,
@@ -74,7 +73,6 @@ def place(place: Place) -> Iterator[Place]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    know_no_components_of_others(monkeypatch)
     monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 

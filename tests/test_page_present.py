@@ -26,7 +26,6 @@ from tests.apps import (
     forget_answers,
     give_nasty_names,
     has_markup,
-    know_no_components_of_others,
     open_page,
     told,
     words,
@@ -38,11 +37,6 @@ SWEEP = {
     "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 8, "precision": "fp32"},
     "baseline_lambdas": [],
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_no_components_of_others(monkeypatch)
 
 
 @pytest.fixture(scope="module")

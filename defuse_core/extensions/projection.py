@@ -6,7 +6,10 @@ fitted to without moving them.
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,7 +115,8 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
         random_state=derive_seed(seed, "projection") % 2**31,
         n_jobs=torch.get_num_threads(),  # as the run was told; more than there are cores only spin
     )
-    embedding = model.prepare_initial(codes)
+    with _without_pynndescent():
+        embedding = model.prepare_initial(codes)
     done, total, stop = 0, sum(n for n, _ in _TSNE_PHASES), False
     for n_iter, exaggeration in _TSNE_PHASES:
         for _ in range(n_iter // _TSNE_CHUNK):
@@ -123,6 +127,23 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
             done += _TSNE_CHUNK
             stop = bool((yield done, total, {"kl": float(embedding.kl_divergence)}))
     return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done, embedding)
+
+
+@contextmanager
+def _without_pynndescent() -> Iterator[None]:
+    """openTSNE imports pynndescent to see whether it is there, and does not use it for Euclidean distances.
+
+    The first import on a machine compiles for most of a minute, every other one takes seconds.
+    """
+    name = "pynndescent"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # it cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _umap(codes: NDArray[np.float64], state: int, n_neighbors: int) -> Projection:

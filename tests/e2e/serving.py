@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
@@ -166,6 +166,12 @@ def browsing(path: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until the page has run to its end, as somebody does who looks before the next click."""
+    app = page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    expect(app).to_be_visible(timeout=60 * SECONDS)
 
 
 def fill(page: Page, role: Any, name: str | re.Pattern[str], value: str) -> None:

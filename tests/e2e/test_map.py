@@ -16,7 +16,7 @@ from defuse_core.method.classifier import predict_logits
 from defuse_core.method.vae import decode_images
 from defuse_core.steps.source import Source
 from tests.apps import decode
-from tests.e2e.serving import SECONDS, Site
+from tests.e2e.serving import SECONDS, Site, settle
 from tests.in_process import done_here
 from tests.workspaces import Place
 
@@ -44,12 +44,6 @@ def open_map(page: Page, site: Site, **query: str) -> None:
     expect(page.get_by_text("mistakes shown")).to_be_visible(timeout=60 * SECONDS)
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=60 * SECONDS)
     settle(page)
-
-
-def settle(page: Page) -> None:
-    """Wait until the page has run to its end, as somebody does who looks before the next click."""
-    app = page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
-    expect(app).to_be_visible(timeout=30 * SECONDS)
 
 
 def stored(site: Site) -> tuple[Source, NDArray[np.float32], NDArray[np.int64]]:
@@ -142,7 +136,8 @@ def test_a_click_shows_the_code_as_the_core_decodes_it(page: Page, mapped: Site)
     apart = [
         i for i in range(len(points)) if np.sort(np.linalg.norm(on_screen - on_screen[i], axis=1))[2] > 12
     ]  # the first two are itself: it is in both lists
-    row = apart[0]
+    middle = on_screen[: len(points)].mean(axis=0)
+    row = min(apart, key=lambda i: float(np.linalg.norm(on_screen[i] - middle)))
     page.mouse.move(*on_screen[row])
     expect(page.locator(".hoverlayer .hovertext").first).to_be_visible(timeout=30 * SECONDS)
     page.mouse.click(*on_screen[row])  # Plotly takes a click for the point that it hovers over

@@ -17,6 +17,62 @@ from tests.workspaces import Place, eventually
 IMAGES, PERTURBATIONS = 640, 20  # ten shards, of a fraction of a second each
 
 
+@pytest.mark.timeout(300)
+def test_a_search_is_reloaded_cancelled_and_resumed_by_page_and_terminal(page: Page, labelled: Site) -> None:
+    page.goto(labelled.link("identify"))
+    page.get_by_text("Search", exact=True).click(timeout=60 * SECONDS)
+    fill(page, "spinbutton", "n perturbations", "40")
+    expect(page.get_by_text("1,280 images × Q = 51,200 codes")).to_be_visible(timeout=30 * SECONDS)
+    page.get_by_role("button", name="Start", exact=True).click()
+    sidebar, main = page.get_by_test_id("stSidebar"), page.get_by_test_id("stMain")
+    with held(labelled, "identify"):
+        assert is_spare(labelled.newest("identify"))
+        expect(main.get_by_text("Images a second")).to_be_visible(timeout=60 * SECONDS)
+        page.reload()
+        expect(main.get_by_text("Images a second")).to_be_visible(timeout=30 * SECONDS)
+        expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=30 * SECONDS)
+        second = page.context.new_page()
+        second.goto(page.url)
+        cancel = second.get_by_test_id("stSidebar").get_by_role("button", name="Cancel")
+        expect(cancel).to_be_visible(timeout=30 * SECONDS)
+    cancel.click()
+    expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_text("What it had done is kept")).to_be_visible(timeout=30 * SECONDS)
+    sidebar.get_by_role("button", name="Resume").click()
+    expect(sidebar.get_by_text("Mistakes · cancelled")).to_have_count(0, timeout=30 * SECONDS)
+    run = labelled.newest("identify")
+    with held(labelled, "identify"):
+        expect(sidebar.get_by_text("Mistakes · running")).to_be_visible(timeout=30 * SECONDS)
+        launcher.cancel(labelled.workspace, run.id)
+        expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=30 * SECONDS)
+    launcher.resume(labelled.workspace, run.id)
+    done = second.get_by_test_id("stSidebar").get_by_text("Mistakes · done")
+    expect(done).to_be_visible(timeout=120 * SECONDS)
+    run = labelled.newest("identify", done=True)
+    n_found, n_kind = sum(run.summary["mistakes"].values()), run.summary["mistakes"]["perturbation"]
+    assert run.summary["searched"] == 1280
+    assert 24 < n_kind < n_found
+    expect(main.get_by_text(f"{n_found:,}", exact=True).first).to_be_visible(timeout=30 * SECONDS)
+
+    main.get_by_role("combobox", name="Kind").click()
+    page.get_by_role("option", name="perturbation").click()
+    told = f"of {n_kind:,}, in an order"
+    expect(main.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
+    assert "kind=perturbation" in page.url
+    second.goto(page.url)  # a link shows what was seen
+    expect(second.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
+    with page.expect_download() as download:
+        main.get_by_role("button", name="as CSV").click()
+    assert len(download.value.path().read_text().splitlines()) == 1 + n_kind
+    with page.expect_download() as download:
+        main.get_by_role("button", name="as npz").click()
+    with np.load(download.value.path(), allow_pickle=False) as stored:
+        assert stored["mistake"].shape == (24,)
+        assert stored["mistake_image"].shape == stored["original_image"].shape == (24, 8, 8, 1)
+    assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
+
+
+@pytest.mark.verify
 @pytest.mark.timeout(400)
 def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server(
     page: Page, server: Server
@@ -103,6 +159,7 @@ def test_a_foreign_host_is_refused(server: Server) -> None:
     assert upgrade("evil.example") == 403
 
 
+@pytest.mark.verify
 @pytest.mark.timeout(300)
 def test_what_a_terminal_does_shows_in_the_page_and_runs_outlive_a_killed_server(
     page: Page, place: Place, own_server: Server

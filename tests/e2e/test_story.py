@@ -20,7 +20,7 @@ from defuse_core.method.labeling import collect_votes, majority
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.runs import Run
-from tests.e2e.serving import SECONDS, Server, Site, fill
+from tests.e2e.serving import SECONDS, Server, Site, fill, settle
 from tests.workspaces import eventually
 
 LAMBDAS = [1.0, 10.0]
@@ -113,6 +113,7 @@ def search_and_label(page: Page, site: Site, search: Search) -> None:
 
     go(page, "Label")
     page.get_by_text("Import, export, simulated annotators").click(timeout=60 * SECONDS)
+    settle(page)
     page.get_by_role("button", name="Let them label").click(timeout=60 * SECONDS)
     wait_for(page, "Labels")
     region, named = answers(site)
