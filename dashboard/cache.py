@@ -30,17 +30,17 @@ from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
     from dashboard.components.tau_scrubber import Sprite
-    from dashboard.evidence_data import Evidence
     from dashboard.exhibits import Exhibition
     from dashboard.latent_map import LatentMap
     from dashboard.region_data import Draws, Painter, Regions
     from dashboard.second_round import Rounds
-    from dashboard.sweep_data import Indices
     from defuse_core.base.records import Verdict
     from defuse_core.data.splits import ImageDataset
     from defuse_core.extensions.manifold import Manifold
     from defuse_core.method.classifier import Classifier
     from defuse_core.method.vae import BetaVAE
+    from defuse_core.report.evidence import Evidence
+    from defuse_core.report.sweep import Indices
     from defuse_core.workspace.configs import StepName
 
 Result = TypeVar("Result")

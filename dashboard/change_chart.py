@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from dashboard.charts import BLUE, PURPLE, clip
 from dashboard.sweep_chart import GREY
-from dashboard.sweep_data import Change, Score
+from defuse_core.base.intervals import Interval
+from defuse_core.report.sweep import Change
 
 
 def before_after(changes: Sequence[Change], *, title: str) -> go.Figure:
@@ -44,7 +45,7 @@ def before_after(changes: Sequence[Change], *, title: str) -> go.Figure:
 
 
 def _add_scores(
-    figure: go.Figure, changes: Sequence[Change], rows: Sequence[int], scores: Sequence[Score], name: str,
+    figure: go.Figure, changes: Sequence[Change], rows: Sequence[int], scores: Sequence[Interval], name: str,
     colour: str, symbol: str,
 ) -> None:  # fmt: skip
     estimates = [score.estimate for score in scores]

@@ -15,7 +15,17 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import evidence_charts
 from dashboard.change_chart import before_after
-from dashboard.evidence_data import (
+from dashboard.evidence_pictures import accuracies_picture, changes_picture, controls_picture
+from dashboard.evidence_tables import (
+    accuracies_table,
+    changes_table,
+    held_out_scores,
+    regions_table,
+    scores_table,
+)
+from dashboard.figure_export import Export, show_export
+from dashboard.state import plain
+from defuse_core.report.evidence import (
     CONTROLS,
     SURE,
     Evidence,
@@ -30,17 +40,7 @@ from dashboard.evidence_data import (
     tell_taus,
     tell_tuning,
 )
-from dashboard.evidence_pictures import accuracies_picture, changes_picture, controls_picture
-from dashboard.evidence_tables import (
-    accuracies_table,
-    changes_table,
-    held_out_scores,
-    regions_table,
-    scores_table,
-)
-from dashboard.figure_export import Export, show_export
-from dashboard.state import plain
-from dashboard.sweep_data import Change
+from defuse_core.report.sweep import Change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 

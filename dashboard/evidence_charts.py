@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from dashboard.charts import BLUE, KINDS, ORANGE, PURPLE, SKY
-from dashboard.evidence_data import CONTROLS, SETS, Distances, Model
-from dashboard.sweep_data import Score
+from defuse_core.base.intervals import Interval
+from defuse_core.report.evidence import CONTROLS, SETS, Distances, Model
 
 GREY = "#a0a0a0"
 COLOURS = {
@@ -125,7 +125,7 @@ def noises(counts: Mapping[str, Mapping[str, int]]) -> go.Figure:
     return _lay_out(figure, height=320)
 
 
-def _ends(scores: Sequence[Score], **look: Any) -> dict[str, Any]:
+def _ends(scores: Sequence[Interval], **look: Any) -> dict[str, Any]:
     """Whiskers to both ends of the intervals."""
     return {
         "type": "data", "symmetric": False, "color": "#6e6e6e", **look,
@@ -134,7 +134,7 @@ def _ends(scores: Sequence[Score], **look: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told(model: str, measured_on: str, score: Score) -> str:
+def _told(model: str, measured_on: str, score: Interval) -> str:
     return f"<b>{model}</b>, {measured_on}: {score}"
 
 

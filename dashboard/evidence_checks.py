@@ -6,10 +6,10 @@ import streamlit as st
 
 from dashboard import cache, charts, evidence_charts
 from dashboard.evidence_cards import AGAIN, Card, beside, bordered, side_by_side
-from dashboard.evidence_data import SHARP, Distances, tell_taus
 from dashboard.evidence_pictures import agreement_picture, noises_picture, novelty_picture
 from dashboard.evidence_tables import agreement_table, noise_table, novelty_table
 from dashboard.state import plain
+from defuse_core.report.evidence import SHARP, Distances, tell_taus
 
 
 def show_novelty(card: Card) -> None:

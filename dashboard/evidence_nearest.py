@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from numpy.typing import NDArray
 
 from dashboard import cache
 from dashboard.change_chart import before_after
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.evidence_cards import AGAIN, Card, beside, bordered
-from dashboard.evidence_data import nearest_changes, nearest_rows, region_called, tell_lambda
 from dashboard.evidence_pictures import changes_picture, real_images_picture
 from dashboard.evidence_tables import changes_table
 from dashboard.state import linked_choice, plain
-from dashboard.sweep_data import BEFORE, SAID, read_sweep
+from defuse_core.report.evidence import Near, nearest_changes, nearest_rows, region_called, tell_lambda
+from defuse_core.report.sweep import BEFORE, SAID, read_sweep
 
 if TYPE_CHECKING:
     from defuse_core.data.splits import ImageDataset
 
 NEAREST = "nearest"
 """Under which the region whose images are shown stands in the URL."""
-
-
-@dataclass(frozen=True)
-class Near:
-    """Real test images near a region, the nearest first.
-
-    Attributes
-    ----------
-    images : (n, height, width, channels) uint8
-    index : sequence of int
-        In the test split.
-    distance : sequence of float
-    labels : sequence of str
-    before, after : sequence of str, or None
-        What is said of them; None where the correction did not keep it.
-    """
-
-    images: NDArray[np.uint8]
-    index: Sequence[int]
-    distance: Sequence[float]
-    labels: Sequence[str]
-    before: Sequence[str] | None
-    after: Sequence[str] | None
 
 
 def show_nearest(card: Card) -> None:
@@ -144,7 +119,7 @@ def _read(card: Card, dataset: ImageDataset, row: dict[str, Any]) -> Near:
     index = np.array(row["index"], dtype=np.int64)
     names = card.project.class_names
     lam = card.found.results["defuse"]["lam"]
-    points = read_sweep(card.correct).points
+    points = read_sweep(cache.workspace(), card.correct).points
     task = next((p.task for p in points if p.lam == lam and p.repeat == 0), "")
     said = [cache.arrays(card.correct.id, f"{name}{SAID}").get("test") for name in (BEFORE, task)]
     before, after = (None if s is None else [names[int(i)] for i in s[index]] for s in said)

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dashboard.charts import KINDS
-from dashboard.evidence_data import Distances, Evidence, control_rows
-from dashboard.sweep_data import Change, Score
+from defuse_core.report.evidence import Distances, Evidence, Near, control_rows
+from defuse_core.report.sweep import Change
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dashboard.evidence_nearest import Near
-    from defuse_core.base.records import Interval
     from defuse_core.method.evaluation import Scores
 
 
@@ -37,27 +35,17 @@ def _rows(found: Evidence, *, controls: bool) -> list[Scores]:
     rows = control_rows(found) if controls else found.models
     return [
         Scores(
-            row.name, _interval(row.scores["test"]), _interval(row.scores["region"]),
-            _interval(row.scores["validation"]) if "validation" in row.scores else None,
+            row.name, row.scores["test"], row.scores["region"], row.scores.get("validation"),
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _interval(score: Score) -> Interval:
-    """A score as the core has it."""
-    from defuse_core.base.records import Interval
-
-    return Interval(score.estimate, score.low, score.high, score.n)
 
 
 def changes_picture(changes: Sequence[Change]) -> Figure:
     """Draw accuracies before and after, for a file."""
     from defuse_core.report.evidence_figures import BeforeAfter, draw_before_after
 
-    rows: list[BeforeAfter] = [
-        BeforeAfter(c.name, _interval(c.before), _interval(c.after), c.held_out) for c in changes
-    ]
+    rows: list[BeforeAfter] = [BeforeAfter(c.name, c.before, c.after, c.held_out) for c in changes]
     return draw_before_after(rows)
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from dashboard.charts import KINDS
 from dashboard.evidence_charts import NOISES, bin_edges
-from dashboard.evidence_data import SETS, Distances, Evidence, Model
-from dashboard.sweep_data import Change, Score
+from defuse_core.base.intervals import Interval
+from defuse_core.report.evidence import SETS, Distances, Evidence, Model
+from defuse_core.report.sweep import Change
 
 
 def scores_table(models: Sequence[Model]) -> pd.DataFrame:
@@ -40,7 +41,7 @@ def accuracies_table(found: Evidence) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def held_out_scores(found: Evidence) -> tuple[Score, Score] | None:
+def held_out_scores(found: Evidence) -> tuple[Interval, Interval] | None:
     """Accuracy on the regions held out before and after; None where there are none."""
     row = found.results.get("held_out")
     rows = [r for r in found.results.get("by_region", ()) if r["held_out"]]
@@ -48,7 +49,7 @@ def held_out_scores(found: Evidence) -> tuple[Score, Score] | None:
         return None
     n = sum(r["before"][3] for r in rows)
     was, now = (
-        Score(row[when], row[f"{when}_interval"][0], row[f"{when}_interval"][1], n)
+        Interval(row[when], row[f"{when}_interval"][0], row[f"{when}_interval"][1], n)
         for when in ("before", "after")
     )
     return was, now
@@ -122,6 +123,6 @@ def noise_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
 _PARTS = ("accuracy", "low", "high", "n")
 
 
-def _interval(score: Score, prefix: str = "") -> dict[str, Any]:
+def _interval(score: Interval, prefix: str = "") -> dict[str, Any]:
     values = (score.estimate, score.low, score.high, score.n)
     return {f"{prefix}{part}": value for part, value in zip(_PARTS, values, strict=True)}

@@ -236,7 +236,7 @@ def _share(found: Sequence[Any]) -> Share:
 
 def _pool(shares: Sequence[Share]) -> Share:
     """The share over all that these are about."""
-    from defuse_core.base.records import Interval
+    from defuse_core.base.intervals import Interval
 
     n = sum(share[3] for share in shares)
     return _share(list(vars(Interval.wilson(round(sum(s[0] * s[3] for s in shares)), n)).values()))

@@ -18,7 +18,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
-    from defuse_core.base.records import Interval
+    from defuse_core.base.intervals import Interval
     from defuse_core.extensions.rounds import RegionFound, RegionNow
     from defuse_core.steps.source import Source
 
@@ -109,7 +109,7 @@ def searched_lam(classifier: Run, run: Run) -> float:
 
 def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
     """By failure region, the share of its test draws misread before and after, held out or not."""
-    from defuse_core.base.records import Interval
+    from defuse_core.base.intervals import Interval
     from defuse_core.steps.correct import BEFORE, SAID, task_of
 
     failures = source.read("correct", "failures")[0]

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.charts import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
-from dashboard.sweep_data import SETS, Measured, Sweep, by_lambda
+from defuse_core.report.sweep import SETS, Measured, Sweep, by_lambda
 
 GREY = "#8c8c8c"
 COLOURS = {"test": BLUE, "validation": SKY, "region": GREEN, "held_out": PURPLE}

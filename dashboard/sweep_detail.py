@@ -16,15 +16,17 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.gallery import spread_out
 from dashboard.region_detail import region_name
 from dashboard.state import forget, linked_choice, linked_page, linked_way, plain, recall, remember
-from dashboard.sweep_data import (
+from defuse_core.report.sweep import (
+    BEFORE,
     DRAWS,
+    SAID,
     SETS,
     Answers,
     Indices,
     Measured,
     Sweep,
     changes,
-    read_answers,
+    make_answers,
     read_draws,
     task_name,
 )
@@ -85,12 +87,19 @@ def _show(project: Project, run: Run, sweep: Sweep) -> None:
     dataset = cache.dataset(project)
     if dataset is None:
         return
-    answers = read_answers(run, point.task, dataset.test.labels.numpy())
+    answers = _answers(run, point.task, dataset.test.labels.numpy())
     if not answers:
         st.info(_EARLIER)
         return
     _show_accuracy(project, run, answers)
     _show_flips(project, run, point, answers, lambda i: dataset.test.images[i].permute(0, 2, 3, 1).numpy())
+
+
+def _answers(run: Run, task: str, test_labels: Indices) -> dict[str, Answers]:
+    """What was predicted before and after, by set; nothing where the run did not keep it."""
+    before, after = (cache.arrays(run.id, f"{name}{SAID}") for name in (BEFORE, task))
+    known = {"test": (test_labels, np.full(len(test_labels), -1)), **cache.draw_labels(run.id)}
+    return make_answers(before, after, known) if before and after else {}
 
 
 def _show_numbers(before: Measured | None, point: Measured) -> None:

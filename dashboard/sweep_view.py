@@ -14,7 +14,9 @@ from dashboard.correcting import read_lambdas
 from dashboard.jobs_panel import duration
 from dashboard.state import note, recall, refuse, remember
 from dashboard.sweep_chart import Drawn, over_lambda, tradeoff
-from dashboard.sweep_data import (
+from dashboard.sweep_detail import follow_opened, open_point
+from defuse_core.jobs import launcher
+from defuse_core.report.sweep import (
     BEFORE,
     SETS,
     Measured,
@@ -23,8 +25,6 @@ from dashboard.sweep_data import (
     task_name,
     tell_choice,
 )
-from dashboard.sweep_detail import follow_opened, open_point
-from defuse_core.jobs import launcher
 from defuse_core.workspace.configs import ConfigError
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run, Task
@@ -39,7 +39,7 @@ _MOST_BUTTONS = 24
 def show_sweep(run: Run) -> None:
     """Show a sweep as far as it is; what `follow` draws again and again."""
     follow_opened()
-    sweep, tasks = read_sweep(run), cache.workspace().runs.tasks(run.id)
+    sweep, tasks = read_sweep(cache.workspace(), run), cache.workspace().runs.tasks(run.id)
     if run.live:
         _show_progress(run, tasks)
     if not sweep.points and not sweep.baseline and sweep.before is None:

@@ -10,9 +10,9 @@ from dashboard.correction_runs import choose_correction, show_staleness
 from dashboard.jobs_panel import follow, newest, show_trouble
 from dashboard.second_round import show_second_round
 from dashboard.state import need_project, project_link
-from dashboard.sweep_data import read_sweep
 from dashboard.sweep_detail import show_detail
 from dashboard.sweep_view import show_sweep
+from defuse_core.report.sweep import read_sweep
 
 project = need_project()
 st.title("Correct")
@@ -40,6 +40,6 @@ if run is None:
     st.stop()
 show_staleness(run, distill)
 follow(run, show_sweep)
-show_detail(project, run, read_sweep(run))
+show_detail(project, run, read_sweep(cache.workspace(), run))
 if run.status == "done":
     show_second_round(project, run)

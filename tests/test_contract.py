@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defuse_core.base.config import ClassifierTraining
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.data.splits import Split
 from defuse_core.extensions.contract import (
     FINALISTS,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from defuse_core.base.records import FailureInstances, Interval, SweepPoint
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, SweepPoint
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import stratified_sample
 from defuse_core.jobs import launcher

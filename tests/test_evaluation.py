@@ -10,7 +10,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from defuse_core.base.records import FailureInstances, Interval, Region
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, Region
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.method.evaluation import (

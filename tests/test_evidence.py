@@ -16,7 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
-from defuse_core.base.records import FailureInstances, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances
 from defuse_core.data.splits import ImageDataset, Split, as_bytes, stratified_sample
 from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.controls import random_regions, sample_split

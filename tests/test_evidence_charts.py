@@ -13,7 +13,18 @@ from scipy.stats import binomtest
 
 from dashboard.charts import KINDS
 from dashboard.evidence_charts import BINS, accuracies, bin_edges, controls, noises, novelty
-from dashboard.evidence_data import (
+from dashboard.evidence_tables import (
+    accuracies_table,
+    agreement_table,
+    changes_table,
+    noise_table,
+    novelty_table,
+    regions_table,
+    scores_table,
+)
+from dashboard.figure_export import Export
+from defuse_core.base.intervals import Interval
+from defuse_core.report.evidence import (
     Evidence,
     Model,
     class_changes,
@@ -28,18 +39,6 @@ from dashboard.evidence_data import (
     tell_sizes,
     tell_tuning,
 )
-from dashboard.evidence_tables import (
-    accuracies_table,
-    agreement_table,
-    changes_table,
-    noise_table,
-    novelty_table,
-    regions_table,
-    scores_table,
-)
-from dashboard.figure_export import Export
-from dashboard.sweep_data import Score
-from defuse_core.base.records import Interval
 from tests.apps import NASTY
 from tests.in_process import store_run
 from tests.workspaces import Place
@@ -179,7 +178,7 @@ def test_the_change_is_told_as_mcnemar_has_it(fixed: int, broken: int) -> None:
 def test_regions_and_classes_come_worst_first_and_without_what_has_no_image() -> None:
     regions = region_changes(FOUND, NAMES)
     assert [(c.name, c.held_out) for c in regions] == [(f"Region 4 → {NASTY}", True), ("open → row", False)]
-    assert regions[1].after == Score(*wilson(32, 32)[:3], 32)  # type: ignore[call-arg]
+    assert regions[1].after == Interval(*wilson(32, 32)[:3], 32)  # type: ignore[call-arg]
     assert [c.name for c in class_changes(FOUND)] == ["column", "row"]
     assert [c.name for c in nearest_changes(FOUND, NAMES)] == [
         f"Region 4 → {NASTY}", "open → row", "all of these", "whole test split",
@@ -247,7 +246,7 @@ def test_an_interval_of_no_image_is_none() -> None:
     assert score([None, 0.0, 1.0, 0]) is None
     assert score(None) is None
     expected = Interval.wilson(3, 7)
-    assert score([3 / 7, expected.low, expected.high, 7]) == Score(3 / 7, expected.low, expected.high, 7)
+    assert score([3 / 7, expected.low, expected.high, 7]) == Interval(3 / 7, expected.low, expected.high, 7)
 
 
 def test_captions_say_n_seed_and_settings(place: Place) -> None:

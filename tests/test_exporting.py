@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.cli import main as cli
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint, tasks_with_weights
 from defuse_core.exchange.checkpoint.loading_code import loading_code

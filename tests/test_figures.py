@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 from PIL import Image
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores, agreement
 from defuse_core.report.figures import (
     BLUE,

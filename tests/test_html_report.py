@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
 from defuse_core.report.content import Nearest, RegionEntry, ReportContent, Tile
 from defuse_core.report.figures import figure_bytes

@@ -20,7 +20,7 @@ from torchvision import models
 
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import supports_bf16
 from defuse_core.data.splits import Split
 from defuse_core.extensions.shipped import load_shipped_classifier

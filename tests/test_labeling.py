@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import nn
 
-from defuse_core.base.records import Annotation, Interval, Region
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import Annotation, Region
 from defuse_core.data.splits import ImageDataset
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.method.labeling import (

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.base.records import Annotation, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import Annotation
 from defuse_core.extensions.answers import answers_by_region, self_agreement, single_labels
 from defuse_core.extensions.shipped import ANNOTATORS
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import cache
 from defuse_core.base.config import PAPER_LAMBDAS
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint
 from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.jobs import launcher

@@ -15,8 +15,8 @@ from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.evidence import why_stale
-from dashboard.evidence_data import read_evidence
 from defuse_core.jobs import launcher
+from defuse_core.report.evidence import read_evidence
 from defuse_core.steps.source import Source
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run

@@ -11,15 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defuse_core.base.records import (
-    FailureInstances,
-    Interval,
-    MistakeKind,
-    Mistakes,
-    Mixture,
-    SweepPoint,
-    Verdict,
-)
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, MistakeKind, Mistakes, Mixture, SweepPoint, Verdict
 
 
 def make_mistakes(n: int, first: int = 0) -> Mistakes:

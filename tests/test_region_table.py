@@ -14,7 +14,8 @@ from scipy.stats import binomtest, multivariate_normal
 from dashboard.gallery import KINDS, Found
 from dashboard.region_data import Regions, find_regions
 from dashboard.region_table import COLUMNS, region_table, status_of, top_classes
-from defuse_core.base.records import Interval, Verdict
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import Verdict
 from defuse_core.workspace.workspace import Workspace
 from tests.apps import NASTY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.extensions.rounds import follow_regions, misread, trace_regions
 
 W = Interval.wilson

@@ -13,11 +13,11 @@ from dashboard.change_chart import before_after
 from dashboard.charts import ORANGE, RED
 from dashboard.correcting import Speeds, read_lambdas, sweep_seconds
 from dashboard.sweep_chart import GREY, Drawn, over_lambda, tradeoff
-from dashboard.sweep_data import (
+from defuse_core.base.intervals import Interval
+from defuse_core.report.sweep import (
     Answers,
     Change,
     Measured,
-    Score,
     Sweep,
     by_lambda,
     changes,
@@ -32,8 +32,8 @@ Json = dict[str, Any]
 LAMBDAS = (0.0, 1e-10, 0.01, 1.0, 1000.0)
 
 
-def score(estimate: float, n: int = 100) -> Score:
-    return Score(estimate, estimate - 0.05, min(1.0, estimate + 0.04), n)
+def score(estimate: float, n: int = 100) -> Interval:
+    return Interval(estimate, estimate - 0.05, min(1.0, estimate + 0.04), n)
 
 
 def measured(task: str, lam: float | None, repeat: int = 0, *, base: float = 0.5, **without: Any) -> Measured:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defuse_core.base.records import Annotation, Interval, Region, Verdict
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import Annotation, Region, Verdict
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.labeling import (
     Votes,

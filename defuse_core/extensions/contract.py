@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import Loop
 from defuse_core.data.splits import Split
 from defuse_core.method.classifier import Classifier, Preprocessing, predict

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.base.records import FailureInstances, Interval, Region
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, Region
 from defuse_core.data.splits import Split, as_pixels
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.vae import BetaVAE, decode_images, encode_means

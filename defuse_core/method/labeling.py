@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.base.records import Annotation, FailureInstances, Interval, Mistakes, Region, Verdict
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import Annotation, FailureInstances, Mistakes, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.splits import as_bytes
 from defuse_core.method.classifier import Classifier, predict, predict_logits

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
 
 

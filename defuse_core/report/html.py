@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent, Tile
 from defuse_core.report.limits import limits
 from defuse_core.report.sprites import data_url, make_plot, make_sprite

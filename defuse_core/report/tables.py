@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent
 from defuse_core.report.words import count, percent
 from defuse_core.workspace.configs import STEPS

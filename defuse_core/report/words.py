@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent, Tile
 
 _SURE = 0.05

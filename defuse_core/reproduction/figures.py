@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.report import figures
 from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
 from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure

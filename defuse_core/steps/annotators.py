@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import ImageDataset, Split

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import dump_tensors
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import Loop, Result
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.labels import LabelEvent

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.data.splits import Split
 from defuse_core.method.classifier import Classifier, classifier_epochs, predict_logits
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, interval_json, tensors_file
 from defuse_core.steps.source import Source

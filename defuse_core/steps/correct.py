@@ -14,7 +14,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig
-from defuse_core.base.records import FailureInstances, Interval, SweepPoint, Verdict
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, SweepPoint, Verdict
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import ImageDataset, Split, sample_training
 from defuse_core.extensions.answers import answers_by_region, failing, judge, single_labels

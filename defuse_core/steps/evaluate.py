@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
-from defuse_core.base.records import FailureInstances, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances
 from defuse_core.data.splits import Split
 from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
 from defuse_core.extensions.shipped import ANNOTATORS

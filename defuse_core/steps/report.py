@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.method.classifier import predict
 from defuse_core.method.evaluation import Agreement, Scores, score_regions
 from defuse_core.method.labeling import draw_images

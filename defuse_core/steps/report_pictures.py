@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core.base.records import FailureInstances, Interval, Region
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances, Region
 from defuse_core.data.splits import Split
 from defuse_core.extensions.answers import Answers
 from defuse_core.method.classifier import Classifier, predict

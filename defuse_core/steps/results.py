@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defuse_core.base.records import FailureInstances, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances
 from defuse_core.method.evaluation import Scores, p_value_of_change, share
 from defuse_core.steps.base import interval_json
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.checkpoints import dump_tensors, load_tensors
-from defuse_core.base.records import Interval
+from defuse_core.base.intervals import Interval
 from defuse_core.exchange.checkpoint.loading_code import loading_code
 from defuse_core.exchange.checkpoint.model_card import Card, RegionRow, write_card
 from defuse_core.method.classifier import Preprocessing

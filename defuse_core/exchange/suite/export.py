@@ -26,7 +26,8 @@ from torch import Tensor
 
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.files import write_bytes
-from defuse_core.base.records import FailureInstances, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances
 from defuse_core.exchange.suite.suite import (
     INSTANCES,
     MANIFEST,

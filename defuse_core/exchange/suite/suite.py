@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
-from defuse_core.base.records import FailureInstances, Interval
+from defuse_core.base.intervals import Interval
+from defuse_core.base.records import FailureInstances
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
 FORMAT = "defuse-suite"

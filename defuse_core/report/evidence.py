@@ -1,6 +1,6 @@
-"""What an evaluation left, as the page Evidence shows it: read from its files, and said in words.
+"""What an evaluation left: read from its files, and said in words.
 
-No classifier runs here. Evaluations of earlier versions lack some parts; those are None, or empty.
+No classifier runs here, and no torch is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard.sweep_data import Change, Score
+from defuse_core.base.intervals import Interval
+from defuse_core.report.sweep import Change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 
@@ -36,7 +37,7 @@ class Model:
     """A classifier that was measured; `scores` by what it was measured on, see `SETS`."""
 
     name: str
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Evidence:
         By space, "pixels" and "latent", then by set of images: distances to what was misread in training.
     share : (n_draws,) float64
         Of the annotators who gave the most frequent answer; NaN where nobody answered.
-    unanimous : Score or None
+    unanimous : Interval or None
         None where nobody answered anything.
     """
 
@@ -61,13 +62,36 @@ class Evidence:
     models: Sequence[Model]
     novelty: Mapping[str, Distances]
     share: NDArray[np.float64]
-    unanimous: Score | None
+    unanimous: Interval | None
 
     @property
     def pairwise(self) -> float | None:
         """Share of pairs of answers that are alike; None where no two have answered the same draw."""
         found: float | None = self.results["agreement"]["pairwise"]
         return None if found is None or math.isnan(found) else found
+
+
+@dataclass(frozen=True)
+class Near:
+    """Real test images near a region, the nearest first.
+
+    Attributes
+    ----------
+    images : (n, height, width, channels) uint8
+    index : sequence of int
+        In the test split.
+    distance : sequence of float
+    labels : sequence of str
+    before, after : sequence of str, or None
+        What is said of them; None where the correction did not keep it.
+    """
+
+    images: NDArray[np.uint8]
+    index: Sequence[int]
+    distance: Sequence[float]
+    labels: Sequence[str]
+    before: Sequence[str] | None
+    after: Sequence[str] | None
 
 
 def read_evidence(store: Workspace, run_id: int) -> Evidence:
@@ -87,7 +111,7 @@ def read_evidence(store: Workspace, run_id: int) -> Evidence:
     return Evidence(results, models, novelty, share, score(told["agreement"][0]))
 
 
-def score(found: Sequence[float | None] | None) -> Score | None:
+def score(found: Sequence[float | None] | None) -> Interval | None:
     """Read an interval as JSON has it; None where it is of no image.
 
     Examples
@@ -98,10 +122,10 @@ def score(found: Sequence[float | None] | None) -> Score | None:
     if found is None or not found[3]:
         return None
     estimate, low, high, n = (float(part or 0.0) for part in found)
-    return Score(estimate, low, high, int(n))
+    return Interval(estimate, low, high, int(n))
 
 
-def scores_of(row: Mapping[str, Any]) -> dict[str, Score]:
+def scores_of(row: Mapping[str, Any]) -> dict[str, Interval]:
     """All accuracies of a model or a control, by what was measured on."""
     found = {name: score(row.get(name)) for name in SETS}
     return {name: value for name, value in found.items() if value is not None}

@@ -1,6 +1,6 @@
-"""What a sweep over λ measured, as the page Correct shows it: points, tasks, and verdicts that flipped.
+"""What a sweep over λ measured: points, tasks, and predictions that changed.
 
-Read from the workspace alone; no classifier runs here.
+Read from the workspace alone: no classifier runs here. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard import cache
+from defuse_core.base.intervals import Interval
 from defuse_core.workspace.runs import Event, Run, Task
 from defuse_core.workspace.workspace import Workspace
 
@@ -34,19 +34,6 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Score:
-    """An accuracy with Wilson's interval, and on how many images."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n:,}"
-
-
-@dataclass(frozen=True)
 class Measured:
     """One point of figure 5: a classifier, tuned or as it was, and how well it does.
 
@@ -57,7 +44,7 @@ class Measured:
     repeat, epoch : int
     selection, tuned : float
         Accuracy that chooses the epoch, and that on what was tuned on.
-    scores : mapping of str to Score
+    scores : mapping of str to Interval
         By what was measured on, see `SETS`; only those there are.
     fixed, broken : int or None
         Test images whose verdict flipped; None where that was not measured.
@@ -69,7 +56,7 @@ class Measured:
     epoch: int
     selection: float
     tuned: float
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Interval]
     fixed: int | None
     broken: int | None
 
@@ -89,10 +76,9 @@ class Sweep:
         return {point.task: point for point in (*self.points, *self.baseline)}
 
 
-def read_sweep(run: Run) -> Sweep:
+def read_sweep(store: Workspace, run: Run) -> Sweep:
     """Read what a correct run has measured so far."""
-    runs = cache.workspace().runs
-    return make_sweep(run, runs.events(run.id, kind="point"), runs.tasks(run.id))
+    return make_sweep(run, store.runs.events(run.id, kind="point"), store.runs.tasks(run.id))
 
 
 def make_sweep(run: Run, events: Sequence[Event], tasks: Sequence[Task]) -> Sweep:
@@ -115,7 +101,7 @@ def _measured(task: str, data: Mapping[str, Any]) -> Measured:
     """Read a point; those of earlier versions have no repeat and no flips."""
     return Measured(
         task, data["lam"], data.get("repeat", 0), data["epoch"], data["selection"], data["tuned"],
-        {name: Score(*data[name]) for name in SETS if name in data}, data.get("fixed"), data.get("broken"),
+        {name: Interval(*data[name]) for name in SETS if name in data}, data.get("fixed"), data.get("broken"),
     )  # fmt: skip
 
 
@@ -215,8 +201,8 @@ class Change:
     """Accuracy of a region or class before and after."""
 
     name: str
-    before: Score
-    after: Score
+    before: Interval
+    after: Interval
     held_out: bool = False
 
 
@@ -242,12 +228,18 @@ def read_draws(store: Workspace, run_id: int, of: str, index: Indices) -> NDArra
     return np.concatenate(images).transpose(0, 2, 3, 1)
 
 
-def read_answers(run: Run, task: str, test_labels: Indices) -> dict[str, Answers]:
-    """Read what was said before and after by set; nothing where the run did not keep it."""
-    before, after = (cache.arrays(run.id, f"{name}{SAID}") for name in (BEFORE, task))
-    if not before or not after:
-        return {}
-    known = {"test": (test_labels, np.full(len(test_labels), -1)), **cache.draw_labels(run.id)}
+def make_answers(
+    before: Mapping[str, Indices], after: Mapping[str, Indices], known: Mapping[str, tuple[Indices, Indices]]
+) -> dict[str, Answers]:
+    """Put together what was predicted before and after, by set of images.
+
+    Parameters
+    ----------
+    before, after : mapping of str to (n,) int64
+        Predictions by set; empty where the run did not keep them.
+    known : mapping of str to two (n,) int64
+        Labels and regions by set, the latter -1 for images of none.
+    """
     return {
         name: Answers(labels, before[name], after[name], regions)
         for name, (labels, regions) in known.items()
@@ -270,14 +262,11 @@ def changes(answers: Answers, groups: Indices, names: Mapping[int, str], *, held
     for group in np.unique(groups).tolist():
         mine = groups == group
         before, after = (
-            _score(said[mine] == answers.labels[mine]) for said in (answers.before, answers.after)
+            _share(said[mine] == answers.labels[mine]) for said in (answers.before, answers.after)
         )
         found.append(Change(names[group], before, after, held_out))
     return sorted(found, key=lambda change: change.after.estimate)
 
 
-def _score(right: NDArray[np.bool_]) -> Score:
-    from defuse_core.base.records import Interval
-
-    found = Interval.wilson(int(right.sum()), len(right))
-    return Score(found.estimate, found.low, found.high, found.n)
+def _share(right: NDArray[np.bool_]) -> Interval:
+    return Interval.wilson(int(right.sum()), len(right))

@@ -1,0 +1,49 @@
+"""Shares with their confidence intervals. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimated share with its confidence interval, in [0, 1]; NaN and [0, 1] where n = 0."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @staticmethod
+    def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+        """Return Wilson's score interval (1927) of `successes` out of `n`.
+
+        Raises
+        ------
+        ValueError
+            If successes is not in [0, n].
+
+        Examples
+        --------
+        >>> Interval.wilson(5, 10)
+        Interval(estimate=0.5, low=0.2366, high=0.7634, n=10)
+        """
+        if not 0 <= successes <= n:
+            raise ValueError(f"successes must be in [0, n = {n}], got {successes}")
+        if n == 0:
+            return Interval(float("nan"), 0.0, 1.0, 0)
+        from scipy.stats import binomtest  # takes longer to import than numpy and torch.nn together
+
+        found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+        return Interval(successes / n, float(found.low), float(found.high), n)
+
+    def __repr__(self) -> str:
+        ends = f"low={self.low:.4g}, high={self.high:.4g}"
+        return f"Interval(estimate={self.estimate:.4g}, {ends}, n={self.n})"
+
+    def __str__(self) -> str:
+        return f"{self:.3f}, n = {self.n:,}"
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3f"
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
