@@ -6,10 +6,10 @@ import os
 
 import streamlit as st
 
-from dashboard import cache, state
-from dashboard.jobs_panel import show_pipeline
-from dashboard.server import LOGIN
-from dashboard.text import plain
+from dashboard.shell import state, store
+from dashboard.shell.jobs_panel import show_pipeline
+from dashboard.shell.server import LOGIN
+from dashboard.shell.text import plain
 from defuse_core.workspace.database import WorkspaceError
 
 PAGES = {
@@ -44,7 +44,7 @@ page = st.navigation(
     ]
 )
 try:
-    workspace = cache.workspace()
+    workspace = store.workspace()
 except WorkspaceError as error:
     st.error(plain(str(error)))
     st.stop()
@@ -52,8 +52,8 @@ with st.sidebar:
     project = state.choose_project(workspace.projects())
     if project is not None:
         show_pipeline(project)
-    found = cache.devices()
+    found = store.devices()
     st.caption(f":material/memory: {found[0] if found else 'looking for a GPU …'}")
-cache.warm_up()
+store.warm_up()
 state.show_note()
 page.run()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.beginning import choose_beginning
-from dashboard.bring import bring_classifier
-from dashboard.data_card import data_card
-from dashboard.forms import config_form
-from dashboard.jobs_panel import follow, newest, show_trouble, start
-from dashboard.state import linked_way, need_project
-from dashboard.verdicts import show_classifier, show_training
+from dashboard.classifier.beginning import choose_beginning
+from dashboard.classifier.bring import bring_classifier
+from dashboard.shared.data_card import data_card
+from dashboard.shared.verdicts import show_classifier, show_training
+from dashboard.shell.forms import config_form
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.state import linked_way, need_project
 
 project = need_project()
 st.title("Classifier")

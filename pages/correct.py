@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.correcting import read_labels, show_form
-from dashboard.correction_runs import choose_correction, show_staleness
-from dashboard.jobs_panel import follow, newest, show_trouble
-from dashboard.second_round import show_second_round
-from dashboard.state import need_project, project_link
-from dashboard.sweep_detail import show_detail
-from dashboard.sweep_view import show_sweep
+from dashboard.correct.form import read_labels, show_form
+from dashboard.correct.runs import choose_correction, show_staleness
+from dashboard.correct.second_round import show_second_round
+from dashboard.correct.sweep_detail import show_detail
+from dashboard.correct.sweep_view import show_sweep
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import follow, newest, show_trouble
+from dashboard.shell.state import need_project, project_link
 from defuse_core.report.sweep import read_sweep
 
 project = need_project()
@@ -21,7 +21,7 @@ st.caption(
     "regions; other draws say how well that worked, and the test images what it costs elsewhere."
 )
 
-distill = cache.workspace().runs.latest(project.id, "distill", done=True)
+distill = store.workspace().runs.latest(project.id, "distill", done=True)
 if distill is None:
     st.info("Needs regions first.")
     st.page_link("../pages/regions.py", icon=":material/arrow_forward:", query_params=project_link())
@@ -40,6 +40,6 @@ if run is None:
     st.stop()
 show_staleness(run, distill)
 follow(run, show_sweep)
-show_detail(project, run, read_sweep(cache.workspace(), run))
+show_detail(project, run, read_sweep(store.workspace(), run))
 if run.status == "done":
     show_second_round(project, run)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.evidence import (
+from dashboard.evidence.cards import Card, show_accuracies, show_controls, show_where
+from dashboard.evidence.checks import show_agreement, show_limits, show_noise, show_novelty
+from dashboard.evidence.form import (
     choose_evaluation,
+    evidence_of,
     need_correction,
     show_form,
     show_ground,
     show_progress,
 )
-from dashboard.evidence_cards import Card, show_accuracies, show_controls, show_where
-from dashboard.evidence_checks import show_agreement, show_limits, show_noise, show_novelty
-from dashboard.evidence_nearest import show_nearest
-from dashboard.evidence_report import show_report
-from dashboard.jobs_panel import follow, newest, show_trouble
-from dashboard.state import need_project
+from dashboard.evidence.nearest import show_nearest
+from dashboard.evidence.report import show_report
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import follow, newest, show_trouble
+from dashboard.shell.state import need_project
 
 project = need_project()
 st.title("Evidence")
@@ -41,7 +42,7 @@ run = choose_evaluation(project, correct)
 if run is None:
     st.stop()
 show_ground(project, run)
-card = Card(project, run, cache.workspace().runs.ancestry(run.id)["correct"], cache.evidence(run.id))
+card = Card(project, run, store.workspace().runs.ancestry(run.id)["correct"], evidence_of(run.id))
 for show in (
     show_accuracies,
     show_controls,

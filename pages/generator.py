@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.forms import config_form
-from dashboard.jobs_panel import follow, newest, show_trouble, start
-from dashboard.reconstruction import show_control, show_generator, show_losses
-from dashboard.state import need_project
+from dashboard.shared.reconstruction import show_control, show_generator, show_losses
+from dashboard.shell.forms import config_form
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.state import need_project
 from defuse_core.reproduction.demo import shipped_cards
 
 project = need_project()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.forms import config_form, device_field
-from dashboard.jobs_panel import follow, newest, show_trouble, start
-from dashboard.search import show_estimate, show_mistakes, show_noise, show_search
-from dashboard.state import need_project
+from dashboard.identify.search import show_estimate, show_mistakes, show_noise, show_search
+from dashboard.shell import store
+from dashboard.shell.forms import config_form, device_field
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.state import need_project
 
 project = need_project()
 st.title("Identify")
@@ -17,7 +17,7 @@ st.caption(
 )
 
 run = newest(project, "identify")
-missing = [step for step in ("classifier", "vae") if cache.workspace().runs.latest(project.id, step) is None]
+missing = [step for step in ("classifier", "vae") if store.workspace().runs.latest(project.id, step) is None]
 if missing:
     st.info("Needs a classifier and a generator first.")
     for step, page in (("classifier", "classifier"), ("vae", "generator")):

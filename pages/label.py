@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.label_exchange import show_exchange, show_simulated
-from dashboard.label_report import show_agreement
-from dashboard.labelling import show_labelling
-from dashboard.state import need_project, recall
+from dashboard.label.exchange import show_exchange, show_simulated
+from dashboard.label.labelling import show_labelling
+from dashboard.label.report import show_agreement
+from dashboard.shared import kept
+from dashboard.shell import store
+from dashboard.shell.state import need_project, recall
 
 project = need_project()
 st.title("Label")
 st.caption("What do you see? One key an image; the region is a failure if most of them are misread.")
 
-run = cache.workspace().runs.latest(project.id, "distill", done=True)
+run = store.workspace().runs.latest(project.id, "distill", done=True)
 if run is None:
     st.info("Needs regions first.")
     st.page_link("../pages/regions.py", icon=":material/arrow_forward:")
@@ -26,7 +27,7 @@ with st.expander("Agreement between annotators", on_change="rerun", key="agreeme
     if agreement.open:
         show_agreement(run)
 with st.expander("Import, export, simulated annotators", on_change="rerun", key="exchange-open") as exchange:
-    regions = cache.regions(run.id) if exchange.open else None
+    regions = kept.regions(run.id) if exchange.open else None
     if regions is not None:
         show_exchange(project, run, regions, n=int(recall("images", 10)))
         show_simulated(project, run)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.figure2 import latest_map, map_progress, show_figure2
-from dashboard.forms import config_form
-from dashboard.jobs_panel import follow, newest, show_trouble, start
-from dashboard.latent_map import read_map
-from dashboard.map_view import read_ground, show_map
-from dashboard.state import need_project
+from dashboard.map.figure2 import latest_map, map_progress, show_figure2
+from dashboard.map.latent_map import preview, read_map
+from dashboard.map.view import read_ground, show_map
+from dashboard.shell import store
+from dashboard.shell.forms import config_form
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.state import need_project
 
 project = need_project()
 st.title("Map")
-identify = cache.workspace().runs.latest(project.id, "identify", done=True)
+identify = store.workspace().runs.latest(project.id, "identify", done=True)
 if identify is None:
     st.info("Needs mistakes first.")
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
@@ -46,9 +46,9 @@ if made is not None:
         f"{told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {made.seed}."
     )
     show_figure2(project, made, ground)
-    show_map(project, ground, read_map(method, cache.arrays(made.id, method)), key=f"map-{made.id}")
+    show_map(project, ground, read_map(method, store.arrays(made.id, method)), key=f"map-{made.id}")
 else:
-    first = cache.preview(identify.id)
+    first = preview(identify.id)
     if first is not None:
         st.caption(
             f"A first picture: PCA of {len(first.codes):,} of {len(ground.train_labels):,} training codes "

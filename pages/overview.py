@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.new_project import new_project_form
-from dashboard.project_files import import_form, show_export
-from dashboard.projects import delete, open_demo, project_card, take_next_step
-from dashboard.state import open_project
+from dashboard.overview.project_files import import_form, show_export
+from dashboard.overview.projects import delete, open_demo, project_card, take_next_step
+from dashboard.shared.new_project import new_project_form
+from dashboard.shell import store
+from dashboard.shell.state import open_project
 from defuse_core.workspace.pipeline import next_step, stages
 
 st.title("What does no test show?")
-workspace = cache.workspace()
+workspace = store.workspace()
 projects = workspace.projects()
 
 left, right = st.columns(2, gap="large")

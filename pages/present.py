@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
 from dashboard.components.slides import slides
-from dashboard.exhibits import find_correction, presented
-from dashboard.presenting import slides_of
-from dashboard.state import need_project, plain, recall, remember
-from dashboard.survey import survey_of
+from dashboard.present.exhibits import exhibition, find_correction, presented
+from dashboard.present.presenting import slides_of
+from dashboard.present.survey import survey_of
+from dashboard.shared import kept
+from dashboard.shell import store
+from dashboard.shell.state import need_project, plain, recall, remember
 from defuse_core.workspace.edits import names
 
 project = need_project()
 st.title("Present")
 st.caption("Covers the whole window. The arrow keys lead through the slides, Esc leaves, ? shows all keys.")
 
-workspace = cache.workspace()
+workspace = store.workspace()
 run = presented(workspace, project)
 if run is None:
     st.info("Needs regions first.")
@@ -31,18 +32,14 @@ if not any(event.region_id >= 0 for event in events):
 stage = st.container()  # one place, whatever loads above or below: what is being presented stays
 correct, evaluate = find_correction(workspace, run)
 runs, key = workspace.runs.ancestry(run.id), f"slides-{run.id}"
-regions = cache.regions(run.id)
-exhibition = cache.exhibition(
-    run.id,
-    correct_id=None if correct is None else correct.id,
-    evaluate_id=None if evaluate is None else evaluate.id,
-)
-if regions is not None and exhibition is not None:
+regions = kept.regions(run.id)
+shown = exhibition(run.id, *(None if made is None else made.id for made in (correct, evaluate)))
+if regions is not None and shown is not None:
     survey = survey_of(runs["classifier"].summary, runs["identify"].summary, ids=regions.ids, events=events)
     stale = correct is not None and correct.stale
     given = names(workspace.annotations.edits(run.id))
-    remember(key, slides_of(project.name, project.class_names, survey, exhibition, names=given, stale=stale))
-    if not exhibition.exhibits:
+    remember(key, slides_of(project.name, project.class_names, survey, shown, names=given, stale=stale))
+    if not shown.exhibits:
         st.info("None of the labelled regions is a failure. Label more of them.")
         st.page_link("../pages/label.py", icon=":material/arrow_forward:")
     elif correct is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import cache
-from dashboard.distilling import show_distillation, show_regions
-from dashboard.forms import config_form
-from dashboard.jobs_panel import follow, newest, show_trouble, start
-from dashboard.state import need_project
+from dashboard.regions.distilling import show_distillation, show_regions
+from dashboard.shell import store
+from dashboard.shell.forms import config_form
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.state import need_project
 
 project = need_project()
 st.title("Regions")
@@ -18,8 +18,8 @@ st.caption(
 )
 
 run = newest(project, "distill")
-found = cache.workspace().runs.latest(project.id, "identify")
-done = cache.workspace().runs.latest(project.id, "distill", done=True)
+found = store.workspace().runs.latest(project.id, "identify")
+done = store.workspace().runs.latest(project.id, "distill", done=True)
 if found is None:
     st.info("Needs mistakes first.")
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
@@ -31,7 +31,7 @@ with st.expander("Distill", expanded=run is None or run.status not in ("done", "
     seed = int(
         left.number_input("seed", 0, value=0, step=1, key="distill-seed", help="Of the initialisation")
     )
-    if done is not None and cache.workspace().annotations.counting(done.id):
+    if done is not None and store.workspace().annotations.counting(done.id):
         st.caption("Labels and names stay with the regions they were given to; new regions begin without.")
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=found is None):
         start(project, "distill", config, seed=seed)

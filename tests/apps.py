@@ -20,7 +20,7 @@ from streamlit.components.v2.bidi_component.main import _make_trigger_id
 from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 
-from dashboard import cache
+from dashboard.shell import store as cache
 from tests.in_process import fresh_place
 from tests.workspaces import Place, eventually
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 from numpy.typing import NDArray
 
-from dashboard import charts
+from dashboard.shared import charts
 from tests.apps import NASTY
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.server import has_login, is_loopback, server_command
+from dashboard.shell.server import has_login, is_loopback, server_command
 from defuse_core.jobs import launcher
 from defuse_core.workspace.runs import Resources
 

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from dashboard.charts import KINDS
-from dashboard.evidence_charts import BINS, accuracies, bin_edges, controls, noises, novelty
-from dashboard.evidence_tables import (
+from dashboard.evidence.charts import BINS, accuracies, bin_edges, controls, noises, novelty
+from dashboard.evidence.tables import (
     accuracies_table,
     agreement_table,
     changes_table,
@@ -22,7 +21,8 @@ from dashboard.evidence_tables import (
     regions_table,
     scores_table,
 )
-from dashboard.figure_export import Export
+from dashboard.shared.charts import KINDS
+from dashboard.shared.figure_export import Export
 from defuse_core.base.intervals import Interval
 from defuse_core.report.evidence import (
     Evidence,

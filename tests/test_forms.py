@@ -22,7 +22,7 @@ def page(step: str, options: dict) -> None:  # a script knows no other names
     """One form; what it returns is kept."""
     import streamlit as st
 
-    from dashboard.forms import config_form
+    from dashboard.shell.forms import config_form
 
     st.session_state["given"] = config_form(step, **{"key": "f", "main": (), **options})
 
@@ -158,7 +158,7 @@ def test_forms_of_other_keys_do_not_share_values() -> None:
     def two() -> None:
         import streamlit as st
 
-        from dashboard.forms import config_form
+        from dashboard.shell.forms import config_form
 
         for key in ("a", "b"):
             st.session_state[f"given-{key}"] = config_form("probe", key=key, main=("seconds",))

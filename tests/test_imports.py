@@ -108,14 +108,38 @@ def test_nothing_slow_is_imported_before_it_is_needed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+DASHBOARD = {
+    path.name: "" if path.name in ("shell", "components") else "shell components shared"
+    for path in (ROOT / "dashboard").iterdir()
+    if (path / "__init__.py").is_file()
+} | {"shared": "shell components"}
+"""The rooms of the dashboard, most of them a page's, and what each may import."""
+
+
+@pytest.mark.parametrize("room", DASHBOARD)
+def test_rooms_of_pages_import_no_other_page(room: str) -> None:
+    for path in sorted((ROOT / "dashboard" / room).rglob("*.py")):
+        names = {name.split(".")[1] for name in imported(path) if name.startswith("dashboard.")}
+        above = names - {room, *DASHBOARD[room].split()}
+        assert not above, f"{path.relative_to(ROOT)} imports {above}"
+
+
 def test_the_dashboard_starts_without_torch() -> None:
-    modules = ", ".join(
-        f"dashboard.{path.stem}"
-        for path in sorted((ROOT / "dashboard").glob("*.py"))
-        if path.stem not in ("__init__", "app")
-    )
-    code = f"import sys, {modules}; sys.exit(bool({{'torch', 'sklearn', 'scipy'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+    names = [_name(path) for path in sorted((ROOT / "dashboard").rglob("*.py")) if path.stem != "app"]
+    code = f"""if True:
+        import importlib, sys
+        for name in {names}:
+            importlib.import_module(name)
+            slow = {{"torch", "sklearn", "scipy"}} & {{*sys.modules}}
+            assert not slow, f"{{name}} imports {{slow}}"
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _name(path: Path) -> str:
+    """Of a module, as it is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dashboard").rglob("*.py")), ids=lambda path: path.stem)

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dashboard import latent_map
-from dashboard.latent_map import (
+from dashboard.map import latent_map
+from dashboard.map.latent_map import (
     MOST_POINTS,
     LatentMap,
     fit_manifold,
+    make_preview,
     outlines,
-    preview,
     read_map,
     read_selection,
 )
@@ -283,7 +283,11 @@ def test_a_first_picture_is_the_pca_of_a_sample(
     place: Place, source: Source, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr(latent_map, "_PREVIEW", most)
-    found, train, mistakes = preview(place.workspace, source.run.id), source.dataset.train, source.mistakes()
+    found, train, mistakes = (
+        make_preview(place.workspace, source.run.id),
+        source.dataset.train,
+        source.mistakes(),
+    )
     n, m = min(most, len(train)), min(most, len(mistakes))
     assert found.method == "pca"
     np.testing.assert_array_equal(found.code_index, stratified_sample(train.labels, n, seed=0))
@@ -304,7 +308,7 @@ def test_a_first_picture_is_the_pca_of_a_sample(
     expected = principal(latents.double().numpy())
     signs = np.sign((points * expected).sum(0))
     np.testing.assert_allclose(points * signs, expected, atol=1e-3)
-    again = preview(place.workspace, source.run.id)
+    again = make_preview(place.workspace, source.run.id)
     np.testing.assert_array_equal(again.codes, found.codes)
     np.testing.assert_array_equal(again.mistake_index, found.mistake_index)
 

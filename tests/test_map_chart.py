@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 import pytest
 from numpy.typing import NDArray
 
-from dashboard.latent_map import NOTHING, Indices, LatentMap, Selection
-from dashboard.map_chart import GREY, Colouring, draw_map, palette
+from dashboard.map.chart import GREY, Colouring, draw_map, palette
+from dashboard.map.latent_map import NOTHING, Indices, LatentMap, Selection
 from tests.apps import NASTY
 from tests.test_charts import all_text
 

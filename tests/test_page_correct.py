@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from streamlit.testing.v1 import AppTest
 
-from dashboard import cache
+from dashboard.shell import store as cache
 from defuse_core.base.config import PAPER_LAMBDAS
 from defuse_core.base.intervals import Interval
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint

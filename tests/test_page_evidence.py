@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.evidence import why_stale
+from dashboard.evidence.form import why_stale
 from defuse_core.jobs import launcher
 from defuse_core.report.evidence import read_evidence
 from defuse_core.steps.source import Source

@@ -14,8 +14,8 @@ from scipy.integrate import trapezoid
 from sklearn.metrics import confusion_matrix
 from streamlit.testing.v1 import AppTest
 
-from dashboard import cache
-from dashboard.gallery import Found, mistakes_npz, mistakes_table
+from dashboard.shared.gallery import Found, mistakes_npz, mistakes_table
+from dashboard.shell import store as cache
 from defuse_core.base.config import PRESETS, IdentificationConfig
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.data.splits import as_bytes

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components.label_board import class_keys
-from dashboard.region_data import SEED
+from dashboard.shared.region_data import SEED
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.extensions.regions import merge
 from defuse_core.extensions.shipped import load_annotators

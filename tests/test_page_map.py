@@ -21,9 +21,11 @@ from scipy.stats import multivariate_normal
 from streamlit.testing.v1 import AppTest
 from torch import Tensor
 
-from dashboard import charts, latent_map, map_view
-from dashboard.latent_map import Selection
-from dashboard.map_chart import palette
+from dashboard.map import latent_map
+from dashboard.map import view as map_view
+from dashboard.map.chart import palette
+from dashboard.map.latent_map import Selection
+from dashboard.shared import charts
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.data.splits import as_bytes
@@ -266,7 +268,7 @@ def test_before_any_map_there_is_a_first_picture(
         "The map takes its place." in told(app)
     )
     assert counts(app) == (m, n)
-    expected = latent_map.preview(place.workspace, identify.id)
+    expected = latent_map.make_preview(place.workspace, identify.id)
     codes, mistakes = drawn_points(app, f"preview-{identify.id}")
     np.testing.assert_array_equal(codes, expected.codes)
     np.testing.assert_array_equal(mistakes, expected.mistakes)

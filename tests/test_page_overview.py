@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import cache
-from dashboard import new_project as new_project_form
+from dashboard.shared import new_project as new_project_form
+from dashboard.shell import store as cache
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.demo import demo_configs, demo_project
 from defuse_core.workspace.configs import StepName, check_config

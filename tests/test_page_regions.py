@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.region_data import SEED, TAUS, find_regions
+from dashboard.shared.region_data import SEED, TAUS, find_regions
 from defuse_core.base.config import DistillationConfig
 from defuse_core.data.splits import as_bytes
 from defuse_core.extensions.regions import merge, select, split
@@ -445,7 +445,7 @@ def choice_script(otherwise: int | None) -> None:
     """The choice among three regions; a script of its own."""
     import streamlit as st
 
-    from dashboard.region_detail import linked_region
+    from dashboard.shared.region_detail import linked_region
 
     st.text(linked_region([4, 12, 2], {12: "loops"}, otherwise=otherwise))
 

@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from dashboard.region_data import RHO, SEED, TAUS, Draws, Painter, Regions, ask_annotators, find_regions
+from dashboard.shared.region_data import (
+    RHO,
+    SEED,
+    TAUS,
+    Draws,
+    Painter,
+    Regions,
+    ask_annotators,
+    find_regions,
+)
 from defuse_core.base.config import PRESETS, LabelingConfig, VaeConfig
 from defuse_core.base.records import Mixture, Region
 from defuse_core.extensions.answers import answers_by_region, judge

@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 from scipy.stats import binomtest, multivariate_normal
 
-from dashboard.gallery import KINDS, Found
-from dashboard.region_data import Regions, find_regions
-from dashboard.region_table import COLUMNS, region_table, status_of, top_classes
+from dashboard.shared.gallery import KINDS, Found
+from dashboard.shared.region_data import Regions, find_regions
+from dashboard.shared.region_table import COLUMNS, region_table, status_of, top_classes
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Verdict
 from defuse_core.workspace.workspace import Workspace

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from dashboard import second_round
-from dashboard.second_round import compare, next_round
 from defuse_core.base.records import FailureInstances
 from defuse_core.method.classifier import predict
 from defuse_core.method.distillation import membership
+from defuse_core.steps.second_round import compare
 from defuse_core.steps.source import Source
-from defuse_core.workspace.pipeline import next_step, stages
+from defuse_core.workspace.pipeline import SECOND_ROUND, next_round, next_step, stages
 from defuse_core.workspace.runs import Run
 from tests.in_process import done_here
 from tests.workspaces import SEARCH, SWEEP, Place, copy_place
@@ -48,8 +47,8 @@ def second(there: Place, run: Run) -> dict[str, Run]:
 def test_a_second_round_is_found_by_what_it_began_with(
     there: Place, run: Run, second: dict[str, Run]
 ) -> None:
-    assert list(second) == list(second_round.STEPS)
-    for step, ground in zip(second_round.STEPS[1:], second_round.STEPS, strict=False):
+    assert list(second) == list(SECOND_ROUND)
+    for step, ground in zip(SECOND_ROUND[1:], SECOND_ROUND, strict=False):
         assert second[ground].id in second[step].upstream
     first = there.workspace.runs.ancestry(run.id)
     assert all(second[step].id != first[step].id for step in second)

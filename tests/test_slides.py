@@ -12,9 +12,9 @@ from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components.slides import Figure, Panel, Said, Slide, slides
-from dashboard.exhibits import Correction, Exhibit, Exhibition
-from dashboard.presenting import percent, slides_of, tenths
-from dashboard.survey import Survey, survey_of
+from dashboard.present.exhibits import Correction, Exhibit, Exhibition
+from dashboard.present.presenting import percent, slides_of, tenths
+from dashboard.present.survey import Survey, survey_of
 from defuse_core.workspace.labels import LabelEvent
 from tests.apps import NASTY
 

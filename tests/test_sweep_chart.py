@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dashboard.change_chart import before_after
-from dashboard.charts import ORANGE, RED
-from dashboard.correcting import Speeds, read_lambdas, sweep_seconds
-from dashboard.sweep_chart import GREY, Drawn, over_lambda, tradeoff
+from dashboard.correct.form import Speeds, read_lambdas, sweep_seconds
+from dashboard.correct.sweep_chart import Drawn, over_lambda, tradeoff
+from dashboard.shared.change_chart import before_after
+from dashboard.shared.charts import GREY, ORANGE, RED
 from defuse_core.base.intervals import Interval
 from defuse_core.report.sweep import (
     Answers,

@@ -270,7 +270,7 @@ def dashboard(
     from importlib import import_module  # the core stands below the dashboard, and does not import it
 
     Workspace().close()  # an error now rather than in the page
-    server = import_module("dashboard.server")
+    server = import_module("dashboard.shell.server")
     server.serve(address, port, browser=browser, allow_local_code=allow_local_code)
 
 

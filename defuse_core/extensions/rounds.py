@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from defuse_core.base.records import Interval  # which needs torch; the limits are told without
+    from defuse_core.base.intervals import Interval
 
 MAX_ERROR = 0.1
 """Share of a closed region's draws that may still be misread."""
@@ -128,7 +128,7 @@ def follow_regions(
 
     Examples
     --------
-    >>> from defuse_core.base.records import Interval
+    >>> from defuse_core.base.intervals import Interval
     >>> errors = {3: (Interval.wilson(9, 10), Interval.wilson(0, 10))}
     >>> follow_regions(errors, np.array([3, 3, 3, -1]), np.array([-1, 5]))[0].status
     'closed'

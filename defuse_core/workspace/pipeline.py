@@ -94,3 +94,25 @@ def next_step(found: Sequence[Stage]) -> StepName | None:
     if any(stage.state in ("queued", "running") for stage in found):
         return None
     return next((stage.step for stage in found if stage.state != "done"), None)
+
+
+SECOND_ROUND: tuple[StepName, ...] = ("classifier", "identify", "distill")
+"""Steps that are run again on a corrected classifier."""
+
+
+def next_round(workspace: Workspace, run: Run) -> dict[str, Run]:
+    """The newest runs of the second round that began with a correction, by step; empty where none did."""
+    runs = workspace.runs.of_project(run.project_id)
+    mine = [r for r in runs if r.step == "classifier" and r.config["weights"] == f"corrected:{run.id}"]
+    found = {"classifier": mine[-1]} if mine else {}
+    for step, ground in zip(SECOND_ROUND[1:], SECOND_ROUND, strict=False):
+        standing = [r for r in runs if r.step == step and ground in found and found[ground].id in r.upstream]
+        if standing:
+            found[step] = standing[-1]
+    return found
+
+
+def searched_lam(classifier: Run, run: Run) -> float:
+    """The λ whose classifier a second round searched, which need not be the one that is chosen now."""
+    point = classifier.summary.get("corrected") or run.summary["corrected"]["chosen"]
+    return float(point["lam"])

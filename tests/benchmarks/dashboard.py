@@ -13,7 +13,7 @@ import torch
 from playwright.sync_api import Page, expect
 
 from dashboard.components.tau_scrubber import make_sprite
-from dashboard.region_data import SEED, TAUS
+from dashboard.shared.region_data import SEED, TAUS
 from defuse_core.data.splits import as_bytes
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict

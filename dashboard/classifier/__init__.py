@@ -1,0 +1,4 @@
+"""What the page Classifier shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,190 @@
+"""Bringing a classifier: where its weights come from, what they are, and how they want to be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.classifier.inspection import STATED, show_inspection, show_progress
+from dashboard.shell import store
+from dashboard.shell.forms import config_form
+from dashboard.shell.jobs_panel import follow, newest, start
+from dashboard.shell.server import MAX_UPLOAD_MB
+from dashboard.shell.state import forget, linked_way, plain, recall, remember
+from dashboard.shell.uploads import Take, pieces_of, upload_box
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.machine import local_code_allowed
+from defuse_core.jobs import launcher
+from defuse_core.networks.sniffing import PROGRAMS, sniff_format
+from defuse_core.reproduction.demo import shipped_cards
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Blob, Project
+
+_WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")
+_PENDING, _PROBLEM = "bring-pending", "bring-problem"
+_FORMATS = (
+    "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
+    f"torch.export. Up to {MAX_UPLOAD_MB} MB; for a larger file give its path."
+)
+
+
+def bring_classifier(project: Project) -> None:
+    """Ask for weights, inspect them, and show what was found."""
+    way = linked_way("Where from", _WAYS, key="from")
+    with st.expander("What it expects of images, where you know it"):
+        stated = config_form(
+            "inspect", key=f"stated-{project.id}", main=STATED, presets=False,
+            leave_out=("architecture", "weights", "code_path", "trust_program", "n_images"),
+        )  # fmt: skip
+        st.caption(
+            "Of pixels in [0, 1]. Left empty: mean and std of the training images, and their own size."
+        )
+    _choose_weights(project, way, stated)
+    problem, pending = recall(_key(_PROBLEM, project)), recall(_key(_PENDING, project))
+    if problem is not None:
+        st.error(plain(problem))
+    if pending is not None:
+        _ask_for_trust(project, pending, stated)
+    run = newest(project, "inspect")
+    if run is not None and problem is None and pending is None:
+        st.divider()
+        follow(run, show_progress) if run.live else show_inspection(project, run)
+        if not run.live:
+            with st.expander("A network of your own class", expanded=bool(run.config["code_path"])):
+                _offer_local_code(project, run)
+
+
+def _key(name: str, project: Project) -> str:
+    return f"{name}-{project.id}"
+
+
+def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
+    """Ask for weights in one of the ways, and begin to inspect them."""
+
+    def take(name: str, pieces: Iterable[bytes]) -> None:
+        blob = _store(project, name, pieces)
+        if blob is not None:
+            _admit(project, blob, stated)
+
+    if way == "From models/":
+        if (name := _choose_shipped()) is not None:
+            inspect(project, {**stated, "weights": f"shipped:{name}"})
+            st.rerun()
+    elif way == "Upload":
+        upload_box("Checkpoint", take, key="bring-upload", told=_FORMATS)
+        st.caption(_FORMATS)
+    elif way == "Path on this machine":
+        typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
+        if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
+            _take_path(project, typed.strip(), take)
+            st.rerun()
+    else:
+        blobs = {f"{b.name} · {b.size / 2**20:.1f} MB · {b.sha256[:8]}": b for b in brought_blobs(project)}
+        chosen = st.selectbox("Upload", list(blobs), key="bring-earlier", index=None)
+        if st.button("Inspect", key="inspect-earlier", disabled=chosen is None) and chosen is not None:
+            _admit(project, blobs[chosen], stated)
+            st.rerun()
+
+
+def _take_path(project: Project, typed: str, take: Take) -> None:
+    try:
+        path = Path(typed).expanduser()
+        take(path.name, pieces_of(path))
+    except (RuntimeError, ValueError) as error:  # a home that nobody has, a byte that no path has
+        remember(_key(_PROBLEM, project), f"{typed} is not a path ({error}); check the path")
+
+
+def _choose_shipped() -> str | None:
+    """The shipped classifier that was asked for in this run of the page, if any was."""
+    cards = shipped_cards("classifier")
+    told = {
+        name: f"{name} · {card['architecture']} · {card['accuracy']['test']:.3f} on {card['data']['name']}"
+        for name, card in cards.items()
+    }
+    name = st.selectbox("Model", list(cards), key="bring-shipped", format_func=lambda name: told[name])
+    return name if st.button("Inspect", key="inspect-shipped") else None
+
+
+def brought_blobs(project: Project) -> list[Blob]:
+    """Uploads of the project, the newest first, without its data set."""
+    blobs = store.workspace().blobs(project.id)
+    return [blob for blob in reversed(blobs) if f"blob:{blob.sha256}" != project.dataset["source"]]
+
+
+def _store(project: Project, name: str, pieces: Iterable[bytes]) -> Blob | None:
+    try:
+        return store.workspace().add_blob(project.id, name, pieces)
+    except OSError as error:
+        remember(_key(_PROBLEM, project), f"{name} cannot be read ({error.strerror}); check the path")
+    except WorkspaceError as error:
+        remember(_key(_PROBLEM, project), str(error))
+    return None
+
+
+def _admit(project: Project, blob: Blob, stated: dict[str, Any]) -> None:
+    """Inspect an upload; where it is a program, ask first."""
+    path = store.workspace().blob_path(project.id, blob.sha256)
+    forget(_key(_PENDING, project))
+    forget(_key(_PROBLEM, project))
+    try:
+        kind = sniff_format(path)
+    except CheckpointError as error:
+        remember(_key(_PROBLEM, project), str(error).replace(str(path), blob.name))
+        return
+    if kind in PROGRAMS:
+        remember(_key(_PENDING, project), blob)
+    else:
+        inspect(project, {**stated, "weights": f"blob:{blob.sha256}"})
+
+
+def _ask_for_trust(project: Project, blob: Blob, stated: dict[str, Any]) -> None:
+    st.warning(
+        f"**{plain(blob.name)} is a program**, not only weights: TorchScript and torch.export files run on "
+        "this machine, with your rights, whenever the classifier is used. Go on only if you trust who made "
+        "it.",
+        icon=":material/warning:",
+    )
+    row = st.container(horizontal=True)
+    if row.button("I trust it: run it", key="trust"):
+        inspect(project, {**stated, "weights": f"blob:{blob.sha256}", "trust_program": True})
+        st.rerun()
+    if row.button("Leave it", key="distrust"):
+        forget(_key(_PENDING, project))
+        st.rerun()
+
+
+def inspect(project: Project, config: dict[str, Any]) -> None:
+    """Begin to inspect weights, in place of those that are being inspected."""
+    forget(_key(_PENDING, project))
+    forget(_key(_PROBLEM, project))
+    earlier = newest(project, "inspect")
+    if earlier is not None and earlier.live:
+        launcher.cancel(store.workspace(), earlier.id)
+    start(project, "inspect", config)
+
+
+def _offer_local_code(project: Project, run: Run) -> None:
+    if not local_code_allowed():
+        st.caption(
+            "Is the network a class of your own? Start with `defuse dashboard --allow-local-code`, and name "
+            "it here."
+        )
+        return
+    left, right = st.columns(2)
+    own = run.config["code_path"] is not None
+    name = left.text_input(
+        "Class of your own", run.config["architecture"] if own else "", key=f"class-{run.id}",
+        placeholder="networks:SignNet",
+    )  # fmt: skip
+    folder = right.text_input(
+        "Folder it is imported from", run.config["code_path"] or "", key=f"folder-{run.id}",
+        placeholder="/home/me/signs",
+    )  # fmt: skip
+    if st.button("Import it and inspect", disabled=not (name and folder)):
+        config = {k: v for k, v in run.config.items() if k != "training"}
+        inspect(project, {**config, "architecture": name.strip(), "code_path": folder.strip()})
+        st.rerun()

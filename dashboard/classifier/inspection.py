@@ -1,0 +1,182 @@
+"""What an inspection found: which network weights are of, and how it wants to be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import show_trouble, start
+from dashboard.shell.state import note, plain
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+_DOUBTFUL = 0.5
+"""Accuracy under which something is probably wrong with what was brought."""
+
+STATED = ("mean", "std", "image_size", "channel_order")
+"""What can be stated of preprocessing."""
+
+
+def show_progress(run: Run) -> None:
+    """Show how far an inspection is."""
+    tasks = store.workspace().runs.tasks(run.id)
+    share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
+    st.progress(
+        share, text="Comparing the usual preprocessings …" if share else "Looking for the architecture …"
+    )
+
+
+def show_inspection(project: Project, run: Run) -> None:
+    """Show which network the weights are of and how it wants to be fed; let the user take it in."""
+    if run.status != "done":
+        show_trouble(run)
+        return
+    found = run.summary
+    fits: list[dict[str, Any]] = found["fits"]
+    exact = [fit["architecture"] for fit in fits if fit["exact"]]
+    if found["contract"]:
+        names = " or ".join(dict.fromkeys(row["architecture"] for row in found["contract"]))
+        told = f"{_name_of(project, run)}: {names} · {found['parameters']:,} parameters · {found['format']}"
+        st.success(told, icon=":material/check_circle:")
+        if len(exact) > 1:
+            st.caption(
+                "These have the same weights and differ in what is between them: accuracy tells which it is."
+            )
+        _show_contract(project, run, found["contract"], found["split"])
+    else:
+        _show_misfit(project, run, fits)
+
+
+def _name_of(project: Project, run: Run) -> str:
+    """What the weights that a run inspected are called."""
+    kind, _, name = str(run.config["weights"]).partition(":")
+    names = {blob.sha256: blob.name for blob in store.workspace().blobs(project.id)}
+    return plain(name if kind == "shipped" else names.get(name, "an upload"))
+
+
+def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split: str) -> None:
+    st.markdown("**The contract test**: is it fed the way it was trained?")
+    rows = ranked(rows)
+    taken = [row for row in rows if row["accuracy"] is not None]
+    st.dataframe(contract_table(rows), hide_index=True, height=min(38 + 35 * len(rows), 300))
+    n = max((row["accuracy"][3] for row in taken), default=0)
+    st.caption(
+        f"Accuracy on {n:,} {split} images, a sample stratified by class. All were screened on a few; n says "
+        "on how many each was measured."
+    )
+    if not taken:
+        st.error("The network takes none of these. State the size it was made for, above.")
+        return
+    best, chance = taken[0]["accuracy"], 1 / len(project.class_names)
+    doubtful = best[0] < _DOUBTFUL or best[1] <= chance
+    if doubtful:
+        st.warning(
+            f"Right on {best[0]:.1%} at best, where guessing gives {chance:.1%}: these may be weights of "
+            "other data, of classes in another order, or not trained; or it wants images in yet another way."
+        )
+    labels = [_label(row, rows) for row in taken]
+    chosen = taken[
+        st.selectbox("Feed it", range(len(taken)), format_func=labels.__getitem__, key=f"feed-{run.id}")
+    ]
+    of_best = [row for row in rows if row["architecture"] == taken[0]["architecture"]]
+    stated = next((row for row in of_best if row["name"] == "as stated"), taken[0])
+    for row, which in ((chosen, "The one chosen"), (stated, "What was stated")):
+        if row.get("worse"):
+            share = "not taken at all" if row["accuracy"] is None else f"right on {row['accuracy'][0]:.1%}"
+            st.warning(
+                f"{which} is not the best: {share}, against {taken[0]['accuracy'][0]:.1%} with {labels[0]}. "
+                "A classifier that is fed wrongly makes mistakes that are not its own."
+            )
+            break
+    kind: Literal["primary", "secondary"] = "secondary" if doubtful else "primary"
+    if st.button("Use this classifier", type=kind, key=f"use-{run.id}"):
+        given = {name: chosen[name] for name in (*STATED, "architecture")}
+        kept = {name: run.config[name] for name in ("weights", "code_path", "trust_program")}
+        if kept["trust_program"] or str(kept["weights"]).startswith("shipped:"):
+            given.pop("architecture")
+        if start(project, "classifier", {**given, **kept}) is not None:
+            note("The classifier is taken in")
+        st.rerun()
+
+
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Best first: those measured on all images by accuracy, then those on few, then those not taken."""
+    n = max((row["accuracy"][3] for row in rows if row["accuracy"]), default=0)
+
+    def rank(row: dict[str, Any]) -> tuple[int, float]:
+        if row["accuracy"] is None:
+            return 2, 0.0
+        return int(row["accuracy"][3] < n), -row["accuracy"][0]
+
+    return sorted(rows, key=rank)
+
+
+def _label(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    several = len({other["architecture"] for other in rows}) > 1
+    return (f"{row['architecture']}: " if several else "") + f"{row['name']} ({row['accuracy'][0]:.1%})"
+
+
+def contract_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The contract test as a table, in the order given."""
+    return pd.DataFrame(
+        [
+            {
+                "preprocessing": row["name"],
+                "accuracy": "" if row["accuracy"] is None else f"{row['accuracy'][0]:.1%}",
+                "95 % interval": ""
+                if row["accuracy"] is None
+                else "{1:.1%} – {2:.1%}".format(*row["accuracy"]),
+                "n": "" if row["accuracy"] is None else f"{row['accuracy'][3]:,}",
+                "architecture": row["architecture"],
+                "mean": ", ".join(f"{value:.3g}" for value in row["mean"]),
+                "std": ", ".join(f"{value:.3g}" for value in row["std"]),
+                "size": row["image_size"] or "own",
+                "not taken because": row["problem"],
+            }
+            for row in rows
+        ]
+    ).astype(str)
+
+
+def _show_misfit(project: Project, run: Run, fits: list[dict[str, Any]]) -> None:
+    wrong = next((fit for fit in fits if fit["wrong_classes"]), None)
+    name = _name_of(project, run)
+    if wrong is not None:
+        st.error(
+            f"{name} is a {wrong['architecture']} that tells {wrong['n_classes']:,} classes apart; the data "
+            f"set has {len(project.class_names)}. Bring the classifier that was trained on it."
+        )
+    else:
+        st.error(f"No architecture that is known fits the weights of {name}.")
+        st.caption(
+            "Save the network as TorchScript, which brings its architecture along "
+            '(`torch.jit.script(model).save("model.pt")`), or name its class below.'
+        )
+    names = [fit["architecture"] for fit in fits]
+    if names:
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    {
+                        "architecture": fit["architecture"],
+                        "weights in common": f"{fit['shared']:.0%}",
+                        "missing": fit["counts"]["missing"],
+                        "unexpected": fit["counts"]["unexpected"],
+                        "of another shape": fit["counts"]["reshaped"],
+                    }
+                    for fit in fits
+                ]
+            ),
+            hide_index=True,
+        )
+        chosen = st.selectbox("Which keys disagree with", names, key=f"misfit-{run.id}")
+        fit = fits[names.index(chosen)]
+        for what in ("missing", "unexpected", "reshaped"):
+            if fit[what]:
+                more = fit["counts"][what] - len(fit[what])
+                st.caption("of another shape" if what == "reshaped" else what)
+                st.code("\n".join([*fit[what], *([f"… and {more} more"] if more else [])]), language=None)

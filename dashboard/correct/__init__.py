@@ -1,0 +1,4 @@
+"""What the page Correct shows.
+
+Imports shell, shared and components.
+"""

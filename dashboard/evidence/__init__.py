@@ -1,0 +1,4 @@
+"""What the page Evidence shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,140 @@
+"""Cards of the page Evidence that bound what the others mean: novelty, agreement, noise, the generator."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.evidence import charts as evidence_charts
+from dashboard.evidence.cards import AGAIN, Card, beside, bordered, side_by_side
+from dashboard.evidence.pictures import agreement_picture, noises_picture, novelty_picture
+from dashboard.evidence.tables import agreement_table, noise_table, novelty_table
+from dashboard.shared import charts
+from dashboard.shell import store
+from dashboard.shell.state import plain
+from defuse_core.report.evidence import SHARP, Distances, tell_taus
+
+
+def show_novelty(card: Card) -> None:
+    """Figure 6, in pixels and in latent space."""
+    found = card.found
+    told = "Figure 6 of the paper: is this in the training images already? 0 would mean that it is."
+    with bordered("How new the draws are", told):
+        for column, (space, title) in zip(side_by_side(), _SPACES.items(), strict=True):
+            with column:
+                _show_distances(card, space, title)
+        if "misclassified test images" not in found.novelty["pixels"]:
+            st.caption("No test image is misclassified: there is nothing real to compare the draws with.")
+
+
+def _show_distances(card: Card, space: str, title: str) -> None:
+    distances: Distances = card.found.novelty[space]
+    st.markdown(f"**{title}**")
+    if not distances:
+        st.info(AGAIN)
+        return
+    reference = card.found.results.get("novelty", {}).get("reference")
+    nearest = "the nearest misclassified training image"
+    if reference and not reference["misclassified"]:
+        st.caption("No training image is misclassified: distances are to the nearest of all of them.")
+        nearest = "the nearest training image"
+    n = ", ".join(f"n = {len(far):,} {name}" for name, far in distances.items())
+    of = f"{reference['images']:,} reference images" if reference else ""
+    x = f"ℓ2 to {nearest}" + (", between codes" if space == "latent" else "")
+    card.show(
+        f"novelty-{space}", evidence_charts.novelty(distances, x=x),
+        card.told(n, of, tell_taus(card.found.results)),
+        lambda: novelty_picture(distances, x), lambda: novelty_table(distances), alt=f"{title}: {x}",
+    )  # fmt: skip
+
+
+_SPACES = {"pixels": "In pixels", "latent": "In latent space"}
+
+
+def show_agreement(card: Card) -> None:
+    """Figure 7: how far those who labelled agree."""
+    found = card.found
+    with bordered("Agreement", "Figure 7 of the paper: how far those who labelled the draws agree"):
+        if found.unanimous is None or found.pairwise is None:
+            st.info(
+                "No two have answered the same draw, so agreement cannot be told. Have others label, too."
+            )
+            return
+        left, right = beside()
+        with left:
+            card.show(
+                "figure7", charts.agreement(found.share),
+                card.told(f"n = {found.unanimous.n:,} draws that were labelled", tell_taus(found.results)),
+                lambda: agreement_picture(found), lambda: agreement_table(found),
+                alt="On how many draws which share of the annotators gave the most frequent answer",
+            )  # fmt: skip
+        right.markdown(
+            f"**All agree on {found.unanimous.estimate:.0%}** of the draws ({found.unanimous.low:.0%} to "
+            f"{found.unanimous.high:.0%}); {found.pairwise:.0%} of all pairs of answers are alike."
+        )
+        right.caption(
+            "“None of the above” is an answer like others; a draw with one answer counts as agreed."
+        )
+
+
+def show_noise(card: Card) -> None:
+    """Raw against centred noise: how many mistakes either finds, and of which kind."""
+    counts = card.found.results.get("noise")
+    told = "The same search around the same images: with the paper's raw noise, and with its mean taken off"
+    with bordered("Raw against centred noise", told):
+        if counts is None:
+            measured = "nearest" in card.found.results
+            st.info("Not measured: measure with noise images to see this." if measured else AGAIN)
+            return
+        search = card.found.results["settings"]["identify"]
+        noise = f"Beta({search['noise_a']:g}, {search['noise_b']:g}) × {search['noise_scale']:g}"
+        kept = search["max_mistakes_per_image"]
+        left, right = beside()
+        with left:
+            card.show(
+                "noise", evidence_charts.noises(counts),
+                card.told(
+                    f"n = {counts['raw']['images']:,} training images, Q = {search['n_perturbations']}",
+                    noise,
+                    "all mistakes kept" if kept is None else f"at most {kept} mistakes kept an image",
+                ),
+                lambda: noises_picture(counts), lambda: noise_table(counts),
+                alt="Mistakes by kind that raw and centred noise find",
+            )  # fmt: skip
+        raw, centred = (counts[name]["misread"] / counts[name]["codes"] for name in ("raw", "centred"))
+        right.markdown(
+            f"Of {counts['raw']['codes']:,} codes **{raw:.1%} are misread with raw noise, {centred:.1%} with "
+            "centred**. What raw noise finds beyond centred is found by moving all codes the same way."
+        )
+        right.caption("There is no interval: codes around one image go together.")
+
+
+def show_limits(card: Card) -> None:
+    """Two numbers that bound what all others mean."""
+    results = card.found.results
+    still, fits = results["still_correct_after_reconstruction"], results["label_agreement"]
+    with bordered("How far these numbers carry", "Two shares that bound what all others mean"):
+        left, right = side_by_side()
+        with left:
+            st.metric("Still read correctly once reconstructed", "–" if still is None else f"{still:.1%}")
+            if still is not None and still < SHARP:
+                st.warning(
+                    f"Under {SHARP:.0%}, the generator is too blurry to blame the classifier for what it "
+                    "misreads: train the generator further first."
+                )
+            ground = store.workspace().runs.ancestry(card.run.id)["classifier"]
+            share, *_, n_train = ground.summary["intervals"]["train"]
+            st.caption(
+                plain(
+                    f"Of n = {round(share * n_train):,} training images that are read correctly before the "
+                    f"correction, once they are encoded and decoded; {card.told()}"
+                )
+            )
+        with right:
+            st.metric("Draws that their region's label fits", "–" if fits is None else f"{fits:.0%}")
+            n = card.found.models[0].scores["region"].n
+            st.caption(
+                "Only simulated annotators can be asked for that many labels; here, people labelled."
+                if fits is None
+                else f"By the simulated annotators' own majority, draw by draw; n = {n:,} draws. Accuracy on "
+                "the regions means that the classifier says the region's label: right for this share of them."
+            )

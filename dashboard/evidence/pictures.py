@@ -1,0 +1,80 @@
+"""The figures of the page Evidence for files: its records handed to the core, which draws by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dashboard.shared.charts import KINDS
+from defuse_core.report.evidence import Distances, Evidence, Near, control_rows
+from defuse_core.report.sweep import Change
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from defuse_core.method.evaluation import Scores
+
+
+def accuracies_picture(found: Evidence) -> Figure:
+    """Figure 4."""
+    from defuse_core.report.figures import draw_scores
+
+    return draw_scores(_rows(found, controls=False))
+
+
+def controls_picture(found: Evidence) -> Figure:
+    """Models and controls."""
+    from defuse_core.report.evidence_figures import draw_controls
+
+    return draw_controls(_rows(found, controls=True))
+
+
+def _rows(found: Evidence, *, controls: bool) -> list[Scores]:
+    from defuse_core.method.evaluation import Scores
+
+    rows = control_rows(found) if controls else found.models
+    return [
+        Scores(
+            row.name, row.scores["test"], row.scores["region"], row.scores.get("validation"),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def changes_picture(changes: Sequence[Change]) -> Figure:
+    """Draw accuracies before and after, for a file."""
+    from defuse_core.report.evidence_figures import BeforeAfter, draw_before_after
+
+    rows: list[BeforeAfter] = [BeforeAfter(c.name, c.before, c.after, c.held_out) for c in changes]
+    return draw_before_after(rows)
+
+
+def novelty_picture(distances: Distances, x: str) -> Figure:
+    """Figure 6 in one space."""
+    from defuse_core.report.figures import draw_novelty
+
+    return draw_novelty(distances, x=x)
+
+
+def agreement_picture(found: Evidence) -> Figure:
+    """Figure 7."""
+    from defuse_core.report.evidence_figures import draw_shares
+
+    return draw_shares(found.share)
+
+
+def noises_picture(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Raw against centred noise."""
+    from defuse_core.report.evidence_figures import draw_noises
+
+    return draw_noises(counts, list(KINDS))
+
+
+def real_images_picture(near: Near, title: str) -> Figure:
+    """Real images near a region."""
+    from defuse_core.report.evidence_figures import RealImage, draw_real_images
+
+    unknown: Sequence[str | None] = [None] * len(near.index)
+    before, after = (unknown if said is None else said for said in (near.before, near.after))
+    rows = zip(near.images, near.labels, before, after, strict=True)
+    return draw_real_images([RealImage(*row) for row in rows], title=title)

@@ -1,0 +1,4 @@
+"""What the page Identify shows.
+
+Imports shell, shared and components.
+"""

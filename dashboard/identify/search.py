@@ -1,0 +1,140 @@
+"""The search for mistakes: what it will cost, how it goes, and what it found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from dashboard.shared import charts
+from dashboard.shared.gallery import KINDS, export, read_mistakes, show_gallery, spread_out
+from dashboard.shared.probe import STARTUP, offer_probe, probed
+from dashboard.shared.verdicts import confusion
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import duration
+from dashboard.shell.state import linked_choice, linked_page
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+_TOLD = {
+    "perturbation": "new: image and reconstruction were both read correctly",
+    "reconstruction": "the reconstruction is misread already: the generator's fault",
+    "dataset": "the real image is misread already",
+}
+_PER_PAGE = 24
+
+
+def show_noise(config: dict[str, Any]) -> None:
+    """Draw the noise that a config adds to each element of a code."""
+    from scipy.stats import beta
+
+    a, b, scale = config["noise_a"], config["noise_b"], config["noise_scale"]
+    if not all(value is not None and value > 0 for value in (a, b, scale)):
+        return
+    mean = a / (a + b) if config["centred"] else 0.0
+    shares = np.linspace(0, 1, 401)
+    density = beta.pdf(shares, a, b) / scale
+    inside = np.isfinite(density)
+    figure = charts.noise(scale * (shares[inside] - mean), density[inside], centred=config["centred"])
+    st.plotly_chart(figure, key="noise")
+    spread = scale * beta.std(a, b)
+    moved = 0.0 if config["centred"] else scale * a / (a + b)
+    st.caption(
+        f"Every element of a code moves by {moved:.2f} on average, and jitters by {spread:.3f} (its standard "
+        "deviation)"
+        + ("." if config["centred"] else ": raw noise, as in the paper, shifts all codes the same way.")
+    )
+
+
+def show_estimate(project: Project, config: Mapping[str, Any], device: str) -> None:
+    """Say what a search will cost, by the speed that a probe measured on the device."""
+    n_images = _searched_around(project, config)
+    n_codes = n_images * (config["n_perturbations"] or 0)
+    speed = (probed(project, device) or {}).get("codes_per_second")
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    if speed is None:
+        left.caption(
+            f"{n_images:,} images × Q = {n_codes:,} codes. How long that takes here is not known yet."
+        )
+    else:
+        left.markdown(
+            f"About **{duration(STARTUP + n_codes / speed)}**: {n_images:,} images × Q = {n_codes:,} codes, "
+            f"{speed:,.0f} a second on this device"
+        )
+    with right:
+        offer_probe(project, device)
+
+
+def _searched_around(project: Project, config: Mapping[str, Any]) -> int:
+    """Number of training images that a search of this config takes."""
+    n_train: int = project.dataset["sizes"]["train"]
+    return min(config.get("max_images") or n_train, n_train)
+
+
+def show_search(project: Project, run: Run) -> None:
+    """Show a search that is under way: counts by kind, speed, time left."""
+    points = store.workspace().runs.events(run.id, kind="point")
+    found = [event.data for event in points]
+    total = _searched_around(project, run.config)
+    if not found:
+        st.caption("The search waits for its turn …" if run.status == "queued" else "The search begins …")
+        return
+    searched = np.cumsum([point["images"] for point in found])
+    counts = {kind: np.cumsum([point[kind] for point in found]).tolist() for kind in KINDS}
+    columns = st.columns(5)
+    for column, kind in zip(columns, charts.KINDS, strict=False):
+        column.metric(kind, f"{counts[kind][-1]:,}", help=_TOLD[kind])
+    recent = [event for event in points if run.attempt_at is not None and event.at >= run.attempt_at]
+    spent = (time.time() if run.live else recent[-1].at) - (run.attempt_at or 0.0) if recent else 0.0
+    if run.live and recent and spent > 0:
+        images = sum(event.data["images"] for event in recent) / spent
+        codes = sum(event.data["decoded"] for event in recent) / spent
+        told = f"decoded and classified; they lie around {images:,.1f} training images a second"
+        columns[3].metric("Images a second", f"{codes:,.0f}", help=told)
+        columns[4].metric("Time left", duration((total - searched[-1]) / images))
+    st.plotly_chart(charts.kinds_over(searched.tolist(), counts, of=total), key="kinds-over")
+
+
+def show_mistakes(project: Project, run: Run) -> None:
+    """Show what a search found: by kind, from which class to which, and the images."""
+    counts = run.summary["mistakes"]
+    columns = st.columns(4)
+    columns[0].metric(
+        "Mistakes kept", f"{sum(counts.values()):,}", help=f"around {run.summary['searched']:,} images"
+    )
+    for column, called in zip(columns[1:], charts.KINDS, strict=True):
+        column.metric(called, f"{counts[called]:,}", help=_TOLD[called])
+    if not sum(counts.values()):
+        st.info(
+            "No mistake was found. Search wider: a larger scale of the noise, or more perturbations an image."
+        )
+        return
+    found = read_mistakes(run.id)
+    names = project.class_names
+    numbers = [str(i) for i in range(len(names))]
+    row = st.columns([2, 2, 2, 1])
+    with row[0]:
+        kind = linked_choice("Kind", list(charts.KINDS), key="kind")
+    with row[1]:
+        label = linked_choice("True class", numbers, key="label", show=lambda i: names[int(i)])
+    with row[2]:
+        prediction = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
+    keep = np.ones(len(found.labels), dtype=bool)
+    keep &= True if kind is None else found.kind == KINDS.index(kind)
+    of_kind = keep.copy()
+    keep &= True if label is None else found.labels == int(label)
+    keep &= True if prediction is None else found.predictions == int(prediction)
+    chosen = spread_out(np.nonzero(keep)[0])
+    with row[3]:
+        shown = chosen[linked_page(len(chosen), _PER_PAGE, key="page")]
+    flow = confusion(found.labels[of_kind], found.predictions[of_kind], len(names))
+    line = st.container(horizontal=True)  # one under the other where the window is narrow
+    with line.container(width=360):
+        st.plotly_chart(charts.matrix(flow, names, title="Who is taken for whom"), key="flow")
+    with line.container(width=590):
+        st.caption(f"{len(shown)} of {len(chosen):,}, in an order that mixes the source images")
+        show_gallery(project, run, found, shown)
+        export(project, run, found, np.sort(chosen), shown)

@@ -1,0 +1,4 @@
+"""What the page Label shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,144 @@
+"""Labels in and out of the page: CSV, and the JSON of Label Studio with its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import streamlit as st
+
+from dashboard.components.image_grid import png_url
+from dashboard.label.simulated import find_simulated
+from dashboard.shared import kept
+from dashboard.shared.region_data import SEED, Regions
+from dashboard.shared.region_detail import chosen_tau
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import newest, start
+from dashboard.shell.state import annotator, note, refuse
+from dashboard.shell.uploads import upload_box
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_files import from_csv, to_csv
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+MOST_DRAWS = 10_000
+"""Of a region, in a file of labels."""
+
+
+def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
+    """Offer the labels as files, and take files of labels in."""
+
+    def events() -> list[LabelEvent]:
+        return store.workspace().annotations.counting(run.id)  # at the click: the board runs by itself
+
+    def as_csv() -> bytes:
+        return to_csv(events(), project.class_names).encode()
+
+    def as_tasks() -> bytes:
+        from defuse_core.workspace.label_studio import to_label_studio
+
+        given = events()
+        wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in given if e.region_id in regions.ids}
+        known = {region_id for region_id, *_ in wanted}
+        wanted |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
+        images = {}
+        for region_id, tau, seed, n_samples in sorted(wanted):
+            if seed == SEED:  # others were labelled outside the dashboard
+                draws = kept.draws.future(run.id, region_id, tau, n_samples).result()
+                for sample, image in enumerate(draws.images):
+                    images[region_id, sample, tau, seed, n_samples] = png_url(image)
+        return to_label_studio(given, project.class_names, images).encode()
+
+    def config() -> bytes:
+        from defuse_core.workspace.label_studio import label_studio_config
+
+        return label_studio_config(project.class_names).encode()
+
+    row = st.container(horizontal=True)
+    row.download_button(
+        "Answers as CSV", as_csv, file_name=f"labels-run{run.id}.csv", mime="text/csv",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    row.download_button(
+        "Label Studio tasks with images", as_tasks, file_name=f"label-studio-run{run.id}.json",
+        mime="application/json", on_click="ignore", icon=":material/download:",
+        help="One task a draw, with the answers there are; regions without answers as they are shown here",
+    )  # fmt: skip
+    row.download_button(
+        "Its labelling config", config, file_name="label-studio.xml", mime="application/xml",
+        on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    upload_box(
+        "Labels as CSV, or as Label Studio's JSON export",
+        lambda name, content: _take(project, run, name, content),
+        key="labels-file", kind=("csv", "json"),
+        told="CSV: region, annotator, label; and sample, tau, seed, n_samples where they differ from the "
+        "whole region, .5, 0 and 10",
+    )  # fmt: skip
+
+
+def show_simulated(project: Project, run: Run) -> None:
+    """Offer to have every region labelled by the simulated annotators, as the demo does."""
+    simulated = find_simulated(project)
+    if simulated is None:
+        return
+    annotate = newest(project, "annotate")
+    if annotate is not None and run.id in annotate.upstream and annotate.live:
+        st.caption("The simulated annotators are at work; see the left.")
+        return
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    who = str(simulated)
+    left.caption(
+        f"{who[0].upper()}{who[1:]} can label every region and as many single mistakes, "
+        "which the baseline of the correction needs. Where a person has answered, theirs do not count."
+    )
+    if right.button("Let them label", icon=":material/smart_toy:"):
+        start(project, "annotate", {})
+        st.rerun()
+
+
+def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
+    """All draws of a region are made again to judge it: a slip in a file should not take all memory."""
+    if many := next((e for e in events if e.n_samples > MOST_DRAWS), None):
+        raise WorkspaceError(
+            f"n_samples of region {many.region_id} must be at most {MOST_DRAWS:,}, got {many.n_samples}"
+        )
+
+
+def _untold(events: Sequence[LabelEvent], counting: Sequence[LabelEvent]) -> list[LabelEvent]:
+    """Leave out what stands already: answers of a CSV have no key that would tell."""
+    last, stands = ({_subject(e): e.label for e in given} for given in (events, counting))
+    return [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
+
+
+def _subject(e: LabelEvent) -> tuple[object, ...]:
+    return e.region_id, e.sample_id, e.tau, e.seed, e.n_samples, e.annotator, e.round
+
+
+def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
+    """Store the labels of a file, all or none."""
+    workspace = store.workspace()
+    found = [region["region_id"] for region in run.summary["regions"]]
+    ids = ids_ever(found, workspace.annotations.edits(run.id))
+    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    try:
+        text = b"".join(content).decode("utf-8-sig")
+        if name.lower().endswith(".json"):
+            from defuse_core.workspace.label_studio import from_label_studio
+
+            events = from_label_studio(text, project.class_names, ids, annotator=annotator())
+        else:
+            events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
+        _refuse_many_draws(events)
+        told = _untold(events, workspace.annotations.counting(run.id))
+        before = workspace.annotations.last_id(run.id)
+        stored = workspace.annotations.append(run.id, told)
+    except UnicodeDecodeError as error:
+        refuse(f"{name} is not text in UTF-8 ({error.reason}); save it as UTF-8")
+    except WorkspaceError as error:
+        refuse(f"{name}: {error}")
+    else:
+        new = sum(event_id > before for event_id in stored)
+        known = len(events) - new
+        note(f"{new} answers stored" + (f", {known} were known already" if known else ""))

@@ -1,0 +1,185 @@
+"""What answers amount to: the verdict on a region, how far people agree, the time it took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.components.label_queue import Subject
+from dashboard.label.simulated import find_simulated
+from dashboard.shared import charts, kept
+from dashboard.shared.region_data import RHO, Draws
+from dashboard.shared.region_table import status_of
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import duration
+from dashboard.shell.state import plain, recall, remember
+from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+if TYPE_CHECKING:
+    from defuse_core.base.records import Annotation
+
+_MARKS = {
+    "failure": ":material/bug_report: **failure**",
+    "not a failure": ":material/check_circle: **not a failure**",
+    "undecided": ":material/balance: **undecided**",
+    "none of the above": ":material/block: **none of the above**",
+    "unlabelled": ":material/radio_button_unchecked: **not labelled yet**",
+}
+
+
+def show_verdict(
+    project: Project, run: Run, subject: Subject, events: Sequence[LabelEvent], *, hidden: bool
+) -> None:
+    """Show the verdict on a region as it stands, and how many more answers would decide it."""
+    from defuse_core.extensions.answers import answers_by_region
+
+    st.markdown("**Verdict**")
+    people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # theirs are an opinion
+    answers = answers_by_region(people).get(subject.region)
+    if hidden:
+        st.caption("Hidden until all images are answered.")
+    elif answers is None or (answers.tau, answers.seed) != (subject.tau, subject.seed):
+        st.markdown(_MARKS["unlabelled"])
+    else:
+        draws = kept.draws(run.id, subject.region, answers.tau, answers.n_samples)
+        if draws is not None:
+            _tell_verdict(project, subject.region, draws, answers.annotations)
+    mine = [e for e in events if e.annotator == subject.annotator]
+    spent = [sum(e.seconds or 0.0 for e in part) for part in (_of(mine, subject.region), mine)]
+    st.caption(f"Time spent: {duration(spent[0])} here, {duration(spent[1])} in all")
+    if subject.round == 2:
+        _tell_self_agreement(events, subject.annotator)
+
+
+def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: Sequence[Annotation]) -> None:
+    import torch
+
+    from defuse_core.method.labeling import more_to_decide, reach_verdict
+
+    verdict = reach_verdict(
+        region_id, torch.from_numpy(draws.predictions), annotations, disagreement_threshold=RHO
+    )
+    st.markdown(_MARKS[status_of(verdict)])
+    error = verdict.error
+    if verdict.n_kept:
+        st.metric("Error", f"{error.estimate:.0%}", help="Share of the images that the classifier misreads")
+        st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
+        more = more_to_decide(error, threshold=RHO)
+        if more:
+            st.caption(f"{more} more like these would decide.")
+        elif more is None:
+            st.caption("Half and half: no number of the same would decide.")
+    if verdict.n_disagreed:
+        st.caption(f"{verdict.n_disagreed} left out: the annotators disagree on them.")
+    if verdict.label is not None:
+        counts = "a failure" if verdict.is_failure else "no failure"
+        st.caption(
+            f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
+            f"misread) it counts as {counts}."
+        )
+
+
+def _tell_self_agreement(events: Sequence[LabelEvent], annotator: str) -> None:
+    from defuse_core.extensions.answers import self_agreement
+
+    again = self_agreement(events, annotator)
+    if again.n:
+        st.metric("You agree with yourself", f"{again.estimate:.0%}", help=f"{again} of {again.n} images")
+    else:
+        st.caption(
+            "A second pass does not vote: answer what you answered in the first, and see how far you agree."
+        )
+
+
+def _of(events: Sequence[LabelEvent], region_id: int) -> list[LabelEvent]:
+    return [event for event in events if event.region_id == region_id]
+
+
+def show_opinion(
+    project: Project, run: Run, subject: Subject, draws: Draws, mine: Sequence[LabelEvent], *, complete: bool
+) -> None:
+    """Offer what the simulated annotators say of these images, once the person has answered."""
+    simulated = find_simulated(project)
+    if simulated is None:
+        return
+    key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}-{simulated.run}"
+    if not complete:
+        st.caption(
+            "A second opinion, by five simulated annotators, is to be had once you have answered every image."
+        )
+        return
+    if not recall(key):
+        st.button(
+            "Ask for a second opinion", icon=":material/group:", on_click=remember, args=(key, True),
+            help=f"Of {simulated}, on these images; it does not count",
+        )  # fmt: skip
+        return
+    said = kept.opinions(
+        run.id, subject.region, tau=subject.tau, n=subject.n_samples,
+        trained=simulated.run,
+    )  # fmt: skip
+    if said is None:
+        return
+    yours = _answers(mine, subject.n_samples)
+    same = sum(_majority_is(own, votes) for own, votes in zip(yours, said, strict=True))
+    st.markdown(f"**Second opinion:** the majority of {simulated} agrees with you on {same} of {len(said)}.")
+    names = project.class_names
+    tiles = []
+    for image, own, votes in zip(draws.images, yours, said, strict=True):
+        told = f"you {_word(own, names)}\nthey {' '.join(_word(vote, names) for vote in votes)}"
+        tiles.append(Tile([image], caption=told, alt=["a draw"]))
+    image_grid(tiles, key="opinions")
+
+
+def _majority_is(label: int | None, votes: Sequence[int | None]) -> bool:
+    """Whether this is the answer that most gave; not where two tie."""
+    ranked = Counter(votes).most_common(2)
+    tied = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+    return not tied and ranked[0][0] == label
+
+
+def _word(label: int | None, names: Sequence[str]) -> str:
+    return "–" if label is None else names[label]
+
+
+def _answers(mine: Sequence[LabelEvent], n: int) -> list[int | None]:
+    """The annotator's answer on each of n draws that are all answered."""
+    whole = [event.label for event in mine if event.sample_id is None]
+    own = {event.sample_id: event.label for event in mine if event.sample_id is not None}
+    return [own.get(sample, whole[-1] if whole else None) for sample in range(n)]
+
+
+def _shared(events: Sequence[LabelEvent]) -> set[str]:
+    """Who answered draws that somebody else has answered, too."""
+    by_draws: dict[tuple[int, float, int, int], set[str]] = {}
+    for e in events:
+        if e.round == 1 and e.region_id != SINGLE_MISTAKES:
+            by_draws.setdefault((e.region_id, e.tau, e.seed, e.n_samples), set()).add(e.annotator)
+    return {name for names in by_draws.values() if len(names) > 1 for name in names}
+
+
+def show_agreement(run: Run) -> None:
+    """Show figure 7 of all draws that two or more have answered, the simulated included."""
+    from defuse_core.extensions.answers import all_votes
+    from defuse_core.method.evaluation import agreement
+
+    events = store.workspace().annotations.counting(run.id)
+    votes = [given for given in all_votes(events) if len(given) > 1]
+    if not votes:
+        st.caption("Nobody else has answered the same draws yet.")
+        return
+    found = agreement(votes)
+    people = sorted(_shared(events))
+    left, right = st.columns([2, 1])
+    left.plotly_chart(charts.agreement(found.share), key="agreement")
+    right.metric("Unanimous", f"{found.unanimous.estimate:.0%}", help=f"{found.unanimous}, n = {len(votes)}")
+    right.metric("Pairs of answers that are alike", f"{found.pairwise:.0%}")
+    right.caption(
+        plain(f"{', '.join(people)} on {len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others.")
+    )

@@ -1,0 +1,4 @@
+"""What the page Map shows.
+
+Imports shell, shared and components.
+"""

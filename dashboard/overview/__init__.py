@@ -1,0 +1,4 @@
+"""What the page Overview shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,91 @@
+"""Projects as files: a whole one to take along, and one that comes back."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.shell import store
+from dashboard.shell.state import note, open_project, plain, recall, refuse
+from dashboard.shell.uploads import upload_box
+from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Project
+
+_MOST = 2**30  # bytes of a download, which Streamlit holds in memory
+_NAME, _TRUST = "import-name", "import-trust"
+
+
+def show_export(project: Project) -> None:
+    """Offer a project with its runs, labels and uploads as one file."""
+    workspace = store.workspace()
+    runs = workspace.runs.of_project(project.id)
+    live = [run.id for run in runs if run.live]
+    size = sum(artifact.size for run in runs for artifact in workspace.runs.artifacts(run.id).values())
+    size += sum(blob.size for blob in workspace.blobs(project.id))
+    st.caption(f"{len(runs)} runs with labels and uploads, {size / 2**20:,.0f} MB.")
+    if (missing := data_note(project.dataset)) is not None:
+        st.caption(plain(f"Note: {missing}."))
+    if size > _MOST:
+        st.caption(plain(f"That is much for a browser; use: defuse project export FILE -p {project.name}"))
+    if live:
+        st.caption(f"Run {live[0]} is under way: wait for its end, or cancel it.")
+    st.download_button(
+        "Export", lambda: _pack(project), file_name=f"{_file_name(project.name)}.defuse.zip",
+        mime="application/zip", on_click="ignore", icon=":material/download:", key=f"export-{project.id}",
+        disabled=bool(live) or size > _MOST,
+    )  # fmt: skip
+
+
+def _pack(project: Project) -> bytes:
+    workspace = store.workspace()
+    with tempfile.TemporaryDirectory(dir=workspace.home) as folder:
+        path = Path(folder) / "project.zip"
+        export_project(workspace, project.id, path)
+        return path.read_bytes()
+
+
+def _file_name(name: str) -> str:
+    """A project's name as that of a file."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "project"
+
+
+def import_form() -> None:
+    """Take a project in that was exported, here or elsewhere."""
+    st.text_input("Call it", key=_NAME, placeholder="as it was called", max_chars=80)
+    st.checkbox(
+        "I trust the programs in it", key=_TRUST,
+        help="TorchScript and torch.export files are programs that run here; without them it does not matter",
+    )  # fmt: skip
+    upload_box(
+        "A project's file", _take, key="import-file", kind="zip",
+        told="Written by Export, or by: defuse project export",
+    )  # fmt: skip
+
+
+def _take(name: str, content: Iterator[bytes]) -> None:
+    workspace = store.workspace()
+    path = None
+    try:
+        with tempfile.TemporaryDirectory(dir=workspace.home) as folder:
+            path = Path(folder) / "upload.zip"
+            with path.open("wb") as file:
+                file.writelines(content)
+            wanted = str(recall(_NAME) or "").strip() or None
+            made = import_project(workspace, path, name=wanted, trust_programs=bool(recall(_TRUST)))
+    except (WorkspaceError, ValueError, OSError) as error:
+        refuse(f"{name}: {_in_the_page(str(error).replace(str(path), 'the file'))}")
+        return
+    open_project(made.name)
+    missing = missing_data(made.dataset)
+    note(f"Project {made.name} is here" + (f"; {missing}" if missing else ""))
+
+
+def _in_the_page(told: str) -> str:
+    """The remedy of an error in the words of the page."""
+    told = told.replace("give another name: --name NAME", "give another one: Call it")
+    return told.replace("import with --trust-programs", "say so by the tick, and bring it again")

@@ -1,0 +1,4 @@
+"""What the page Present shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,249 @@
+"""The slides that tell what was found, in words and numbers for people who do not use Defuse.
+
+Pure: what was found goes in, slides come out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import isnan
+
+from dashboard.components.slides import Fact, Figure, Panel, Said, Slide
+from dashboard.present.exhibits import Correction, Exhibit, Exhibition, Share
+from dashboard.present.survey import Survey
+from dashboard.shell.jobs_panel import duration
+
+_LIKELY, _RARE = 0.05, 0.001  # p-values
+
+
+def slides_of(
+    project: str, class_names: Sequence[str], survey: Survey, shown: Exhibition, *,
+    names: Mapping[int, str], stale: bool,
+) -> list[Slide]:  # fmt: skip
+    """Tell the whole story: what was examined and found, every failure region, what became of them.
+
+    Parameters
+    ----------
+    names : mapping of int to str
+        Names that people gave regions.
+    stale : bool
+        What the correction stands on was redone since.
+    """
+    of = len(shown.exhibits)
+    regions = [
+        _region(exhibit, class_names, f"Failure {number} of {of}", names.get(exhibit.region_id, ""), survey)
+        for number, exhibit in enumerate(shown.exhibits, 1)
+    ]
+    made = shown.correction
+    changes = [] if made is None else [_trade_off(made), *_cost(made, survey)]
+    return [
+        _title(project, survey),
+        _found(survey, of),
+        *regions,
+        *changes,
+        _limits(survey, shown, stale=stale),
+    ]
+
+
+def percent(share: float) -> str:
+    """Write a share, never as all or nothing unless it is.
+
+    Examples
+    --------
+    >>> [percent(share).replace("\\xa0", " ") for share in (0.238, 0.998, 1.0, 0.9999, 0.0)]
+    ['24 %', '99.8 %', '100 %', '> 99.9 %', '0 %']
+    """
+    if isnan(share):
+        return "–"
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return ("< 0.1" if share < 0.5 else "> 99.9") + "\u00a0%"
+    exact = 0 < share < 0.005 or 0.995 <= share < 1
+    return f"{100 * share:.{int(exact)}f}\u00a0%"
+
+
+def tenths(share: float) -> str:
+    """Write a share of the test split, where small changes matter.
+
+    Examples
+    --------
+    >>> tenths(0.9671).replace("\\xa0", " ")
+    '96.7 %'
+    """
+    return "–" if isnan(share) else f"{100 * share:.1f}\u00a0%"
+
+
+def _title(project: str, survey: Survey) -> Slide:
+    text = (
+        f"What a classifier with {tenths(survey.test[0])} test accuracy still gets wrong: "
+        f"a search around {_count(survey.searched, 'training image')}."
+    )
+    return Slide("title", project, text, cover=True)
+
+
+def _found(survey: Survey, failures: int) -> Slide:
+    new = survey.mistakes.get("perturbation", 0)
+    figures = (
+        Figure(f"{sum(survey.mistakes.values()):,}", "mistakes", note=f"{new:,} of them new: in no data set"),
+        Figure(f"{survey.regions:,}", "regions", note="groups of mistakes that look alike"),
+        Figure(f"{survey.labelled:,}", "labelled", note=f"{_count(survey.answers, 'answer')} on draws"),
+        Figure(f"{failures:,}", "failures", note="where most of what was looked at is misread"),
+    )
+    return Slide("found", "What was found", figures=figures)
+
+
+def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, survey: Survey) -> Slide:
+    label, n = class_names[exhibit.label], len(exhibit.before)
+    said = "said" if exhibit.after is not None else "says"
+    facts = [
+        Fact(_who(survey), label, f"{exhibit.agreed} of {_count(exhibit.kept, 'draw')}"),
+        _reading(f"The classifier {said}", exhibit.before, class_names),
+    ]
+    read = _read(exhibit, exhibit.before, class_names)
+    panels = [_panel("Now" if exhibit.after is None else "Before", exhibit, exhibit.was, read)]
+    if exhibit.after is not None:
+        facts.append(_reading("Corrected, it says", exhibit.after, class_names))
+        read = _read(exhibit, exhibit.after, class_names)
+        panels.append(_panel("After", exhibit, exhibit.now, read))
+    told = [over, f"region {exhibit.region_id}"]
+    told += ["held out, never tuned on"] * exhibit.held_out
+    told += [f"{len(exhibit.images)} of {n} draws shown"] * (len(exhibit.images) < n)
+    return Slide(
+        f"region-{exhibit.region_id}", name or _misread(exhibit, class_names), over=" · ".join(told),
+        facts=tuple(facts), images=exhibit.images, panels=tuple(panels),
+    )  # fmt: skip
+
+
+def _misread(exhibit: Exhibit, class_names: Sequence[str]) -> str:
+    """Say what is taken for what; "7, misread" where the draws that were looked at do not show it."""
+    wrong = Counter(said for said in exhibit.before if said != exhibit.label).most_common(1)
+    label = class_names[exhibit.label]
+    return f"“{label}” read as “{class_names[wrong[0][0]]}”" if wrong else f"“{label}”, misread"
+
+
+def _who(survey: Survey) -> str:
+    return "Simulated annotators say" if survey.simulated else "People say"
+
+
+def _reading(who: str, predictions: Sequence[int], class_names: Sequence[str]) -> Fact:
+    (first, n), *others = Counter(predictions).most_common()
+    rest = f" · {class_names[others[0][0]]} on {others[0][1]}" if others else ""
+    return Fact(who, class_names[first], f"{n} of {_count(len(predictions), 'draw')}{rest}")
+
+
+def _read(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[str]) -> tuple[Said, ...]:
+    return tuple(Said(class_names[said], said == exhibit.label) for said in predictions)
+
+
+def _panel(heading: str, exhibit: Exhibit, share: Share | None, read: Sequence[Said]) -> Panel:
+    said, after = tuple(read[: len(exhibit.images)]), heading == "After"
+    if share is None:
+        note = "on the draws that were looked at; the correction did not measure this region"
+        figure = Figure(f"{sum(one.right for one in read)} of {len(read)}", heading, note=note)
+    else:
+        where = "fresh draws" if exhibit.now is not None else "labelled draws, each by its own label"
+        figure = Figure(percent(share[0]), heading, note=_interval(share, where), bars=_bars(share))
+    return Panel(figure, said, after)
+
+
+def _trade_off(made: Correction) -> Slide:
+    figures = (
+        _change("right on the regions that were repaired", made.region, "fresh draws", percent),
+        _change("right on the test set", made.test, "images", tenths),
+    )
+    text = ""
+    if made.p is not None and made.fixed is not None and made.broken is not None:
+        text = f"The test set: {_in_words(made.fixed, made.broken, made.p)}"
+    return Slide("trade-off", "What changed", text, figures=figures)
+
+
+def _change(label: str, shares: tuple[Share, Share], of: str, show: Callable[[float], str]) -> Figure:
+    was, now = shares
+    ends = [f"{show(low)} to {show(high)}" for _, low, high, _ in shares]
+    note = f"95 % intervals {ends[0]}, then {ends[1]}; n = {now[3]:,} {of}"
+    return Figure(show(now[0]), label, was=show(was[0]), note=note, bars=_bars(was) + _bars(now))
+
+
+def _in_words(fixed: int, broken: int, p: float) -> str:
+    """Say whether flips are more than chance, by McNemar's exact test.
+
+    Examples
+    --------
+    >>> _in_words(12, 5, 0.143)[:62]
+    'chance alone would often fix and break as unequally as 12 to 5'
+    """
+    test = f"McNemar’s exact test, p {'< 0.001' if p < _RARE else f'= {p:.2g}'}"
+    if fixed == broken:
+        return f"as many images were fixed as broken, {fixed:,} each, so accuracy is what it was ({test})."
+    if p >= _LIKELY:
+        return (
+            f"chance alone would often fix and break as unequally as {fixed:,} to {broken:,}, so this shows "
+            f"neither gain nor loss ({test})."
+        )
+    way = "a gain" if fixed > broken else "a loss"
+    how = "hardly ever" if p < _RARE else "seldom"
+    return f"chance alone would {how} fix {fixed:,} and break {broken:,}, so this is {way} ({test})."
+
+
+def _cost(made: Correction, survey: Survey) -> list[Slide]:
+    if made.fixed is None or made.broken is None:
+        return []
+    n = made.test[1][3]
+    figures = (
+        Figure(f"{made.fixed:,}", "fixed", note="test images misread before, and read correctly since"),
+        Figure(f"{made.broken:,}", "broken", note="test images read correctly before, and misread since"),
+    )
+    rest = _count(n - made.fixed - made.broken, "other test image")
+    text = f"The correction changed nothing for {rest}: right stayed right, and wrong stayed wrong."
+    if survey.seconds:
+        text += f" Labelling took {duration(survey.seconds)} for {_count(survey.answers, 'answer')}."
+    return [Slide("cost", "What it cost", text, figures=figures)]
+
+
+def _limits(survey: Survey, shown: Exhibition, *, stale: bool) -> Slide:
+    made = shown.correction
+    kept, agreed = (sum(getattr(e, name) for e in shown.exhibits) for name in ("kept", "agreed"))
+    points = [
+        "These are the bugs that one search found. There may be others: this does not say how many.",
+        "The pictures come from a generator that has learnt the training images; no camera took them."
+        + _reconstruction(made),
+        f"Each region has one label, which {agreed:,} of its {kept:,} labelled draws have themselves."
+        + _own_label(made),
+    ]
+    if made is not None and made.real is not None:
+        was, now = made.real
+        points.append(
+            f"The {_count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} read "
+            f"correctly before, {percent(now[0])} after."
+        )
+    if survey.simulated:
+        points.append("No person has looked: networks stood in for people, and gave the labels.")
+    if stale:
+        points.append("Labels or data have changed since the correction; do it again before you rely on it.")
+    if made is None:
+        points.append("Nothing is corrected yet: shown is the classifier as it is.")
+    return Slide("limits", "What this does not say", points=tuple(points))
+
+
+def _reconstruction(made: Correction | None) -> str:
+    if made is None or made.reconstruction is None:
+        return ""
+    return f" Redrawn by it, {percent(made.reconstruction)} of what was read correctly still is."
+
+
+def _own_label(made: Correction | None) -> str:
+    if made is None or made.own_label is None:
+        return ""
+    return f" Of the draws tested on, it fits {percent(made.own_label)}, by the annotators’ own votes."
+
+
+def _interval(share: Share, of: str) -> str:
+    return f"right on n = {share[3]:,} {of}; 95 % interval {percent(share[1])} to {percent(share[2])}"
+
+
+def _bars(share: Share) -> tuple[tuple[float, float, float], ...]:
+    return () if isnan(share[0]) else (share[:3],)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,4 @@
+"""What the page Regions shows.
+
+Imports shell, shared and components.
+"""

@@ -1,0 +1,215 @@
+"""Records in, Plotly figures out; nothing here reads the workspace or shows anything.
+
+Colours are those of Okabe and Ito (2008), which people with colour-blindness tell apart, and which
+stand out on light and dark alike; Streamlit's theme gives the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY = "#8c8c8c"
+KINDS = {"perturbation": BLUE, "reconstruction": ORANGE, "dataset": PURPLE}
+"""Colour by kind of mistake, the new ones first."""
+
+_MARGIN = {"l": 10, "r": 10, "t": 40, "b": 10}
+_LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+_SHADES = [[0, "rgba(0, 114, 178, 0)"], [1e-6, "#d3e5f1"], [1, "#0072B2"]]
+"""Nothing where there is none, then opaque blues, whose numbers are read on light and dark alike."""
+_NUMBERED = 20  # classes up to which a matrix shows its numbers
+
+
+def _layout(figure: go.Figure, title: str, *, height: int = 320, **more: Any) -> go.Figure:
+    figure.update_layout(title=title, height=height, margin=_MARGIN, legend=_LEGEND, **more)
+    return figure
+
+
+def curves(
+    points: Sequence[Mapping[str, float]], series: Mapping[str, str], *, title: str, y: str, of: int
+) -> go.Figure:
+    """Draw metrics over epochs.
+
+    Parameters
+    ----------
+    points : sequence of mapping
+        An epoch each.
+    series : mapping of str to str
+        Label by metric.
+    of : int
+        Epochs that there will be.
+    """
+    figure = go.Figure()
+    epochs = list(range(1, len(points) + 1))
+    for (metric, label), colour in zip(series.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
+        values = [point[metric] for point in points]
+        mode = "lines" if len(points) > 1 else "markers"
+        figure.add_scatter(x=epochs, y=values, name=label, mode=mode, line={"color": colour})
+    figure.update_xaxes(title="epoch", range=[0.5, of + 0.5])
+    figure.update_yaxes(title=y)
+    return _layout(figure, title)
+
+
+def line(x_values: Sequence[float], y_values: Sequence[float], *, title: str, x: str, y: str) -> go.Figure:
+    """Draw one curve."""
+    mode = "lines" if len(x_values) > 1 else "markers"
+    figure = go.Figure(go.Scatter(x=list(x_values), y=list(y_values), mode=mode, line={"color": BLUE}))
+    figure.update_xaxes(title=x, rangemode="tozero")
+    figure.update_yaxes(title=y)
+    return _layout(figure, title, height=280)
+
+
+def matrix(
+    counts: NDArray[np.int64],
+    names: Sequence[str],
+    *,
+    title: str,
+    x: str = "prediction",
+    y: str = "true class",
+) -> go.Figure:
+    """Draw counts by true class (rows) and prediction; the diagonal is left blank, it is not of interest.
+
+    Parameters
+    ----------
+    counts : (n_classes, n_classes) int
+    names : sequence of str
+        Of the classes.
+    """
+    shown = counts.astype(float)
+    np.fill_diagonal(shown, np.nan)
+    labels = [clip(name, 12) for name in names]
+    few = len(names) <= _NUMBERED
+    largest = max(1.0, float(np.nanmax(shown, initial=0)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=shown, x=list(range(len(names))), y=list(range(len(names))),
+            colorscale=_SHADES, zmin=0, zmax=largest,
+            customdata=counts, hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{customdata}}<extra></extra>",
+            text=np.where(counts > 0, counts.astype(str), "") if few else None,
+            texttemplate="%{text}" if few else None, showscale=not few,
+            colorbar={"title": "images", "thickness": 12, "tickformat": ",d", "nticks": 5, "len": 0.6},
+        )
+    )  # fmt: skip
+    # All have a tick, which the hover text reads; where there are many, none has room for its label
+    ticks: dict[str, object] = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
+    ticks |= {"showticklabels": few}
+    figure.update_xaxes(title=x, **ticks, constrain="domain", showgrid=False)
+    figure.update_yaxes(
+        title=y,
+        **ticks,
+        autorange="reversed",
+        scaleanchor="x",
+        showgrid=False,
+        constrain="domain",
+        constraintoward="top",
+    )
+    return _layout(figure, title, height=460)
+
+
+def bars(names: Sequence[str], shares: NDArray[np.float64], *, title: str) -> go.Figure:
+    """Draw shares as horizontal bars, the first on top, each with its value."""
+    figure = go.Figure(
+        go.Bar(
+            x=shares, y=list(range(len(names))), orientation="h", marker={"color": BLUE},
+            text=[f"{share:.1%}" for share in shares], textposition="auto", hoverinfo="skip",
+        )
+    )  # fmt: skip
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names)))}
+    figure.update_yaxes(**ticks, ticktext=[clip(name, 16) for name in names], autorange="reversed")
+    figure.update_xaxes(range=[0, 1], tickformat=".0%")
+    return _layout(figure, title, height=70 + 28 * len(names))
+
+
+def agreement(share: NDArray[np.float64]) -> go.Figure:
+    """Draw figure 7: on how many draws which share of the annotators gave the most frequent answer.
+
+    Parameters
+    ----------
+    share : (n_draws,) float
+        NaN where nobody answered.
+    """
+    values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
+    figure = go.Figure(
+        go.Bar(
+            x=[f"{value:.0%}" for value in values], y=counts, text=counts, marker={"color": BLUE},
+            hovertemplate="%{y} draws on which %{x} agree<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="annotators who gave the most frequent answer", type="category")
+    figure.update_yaxes(title="draws")
+    return _layout(figure, f"Agreement, n = {counts.sum():,} draws", height=300)
+
+
+def by_class(
+    names: Sequence[str], intervals: Sequence[Sequence[float] | None], *, title: str, x: str
+) -> go.Figure:
+    """Draw a share by class with its interval, the lowest first.
+
+    Parameters
+    ----------
+    intervals : sequence of (estimate, low, high, n) or None
+        None leaves a class out.
+    """
+    rows = [(name, found) for name, found in zip(names, intervals, strict=True) if found is not None]
+    rows.sort(key=lambda row: row[1][0])
+    shares = np.array([found[:3] for _, found in rows]).reshape(-1, 3)
+    figure = go.Figure(
+        go.Scatter(
+            x=shares[:, 0], y=list(range(len(rows))), mode="markers", marker={"color": BLUE, "size": 9},
+            error_x={
+                "type": "data", "symmetric": False, "color": BLUE,
+                "array": shares[:, 2] - shares[:, 0], "arrayminus": shares[:, 0] - shares[:, 1],
+            },
+            customdata=[[clip(name), int(found[3])] for name, found in rows],
+            hovertemplate="%{customdata[0]}: %{x:.3f}, n = %{customdata[1]}<extra></extra>",
+        )
+    )  # fmt: skip
+    labels = [clip(name) for name, _ in rows]
+    figure.update_yaxes(
+        tickmode="array", tickvals=list(range(len(rows))), ticktext=labels, autorange="reversed"
+    )
+    figure.update_xaxes(title=x, tickformat=".0%")
+    return _layout(figure, title, height=max(320, 60 + 18 * len(rows)))
+
+
+def kinds_over(images: Sequence[int], counts: Mapping[str, Sequence[int]], *, of: int) -> go.Figure:
+    """Draw how many mistakes of each kind were found over the images searched."""
+    figure = go.Figure()
+    for kind, colour in KINDS.items():
+        figure.add_scatter(
+            x=list(images),
+            y=list(counts[kind]),
+            name=kind,
+            stackgroup="all",
+            line={"color": colour, "width": 1},
+        )
+    figure.update_xaxes(title="images searched around", range=[0, of])
+    figure.update_yaxes(title="mistakes kept", rangemode="tozero")
+    return _layout(figure, "Mistakes by kind", height=300)
+
+
+def noise(grid: NDArray[np.float64], density: NDArray[np.float64], *, centred: bool) -> go.Figure:
+    """Draw the density of what is added to each element of a code."""
+    figure = go.Figure(go.Scatter(x=grid, y=density, fill="tozeroy", line={"color": BLUE}, name="noise"))
+    figure.add_vline(x=0, line={"dash": "dot", "width": 1})
+    figure.add_scatter(
+        x=np.linspace(-3, 3, 121), y=np.exp(-np.linspace(-3, 3, 121) ** 2 / 2) / np.sqrt(2 * np.pi),
+        name="prior of a code", line={"color": ORANGE, "dash": "dash"},
+    )  # fmt: skip
+    low, high = min(-1.0, grid[0]), max(1.0, grid[-1])
+    figure.update_xaxes(
+        title="added to every element of z" + (", centred" if centred else ""), range=[low, high]
+    )
+    figure.update_yaxes(showticklabels=False)
+    return _layout(figure, "The noise", height=260)
+
+
+def clip(name: str, longest: int = 24) -> str:
+    """A name as an axis shows it: short, and no markup (Plotly reads some HTML)."""
+    short = name if len(name) <= longest else name[: longest - 1] + "…"
+    return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

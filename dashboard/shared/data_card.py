@@ -1,0 +1,59 @@
+"""What a project's data set is, with a few of its images."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.shared import kept
+from dashboard.shared.new_project import new_project_form
+from dashboard.shell import store
+from dashboard.shell.state import plain
+from defuse_core.workspace.workspace import Project
+
+_SHOWN_CLASSES = 12
+
+
+def data_card(project: Project) -> None:
+    """Show the data set, folded away, and offer another."""
+    data = project.dataset
+    channels, height, width = data["image_shape"]
+    sizes = " + ".join(f"{n:,} {part}" for part, n in data["sizes"].items())
+    colour = "grey" if channels == 1 else "colour"
+    st.markdown(
+        f"**{plain(source_of(project))}** · {sizes} images · {height}×{width}, {colour} · "
+        f"{len(project.class_names)} classes"
+    )
+    left, right = st.columns(2)
+    images = left.popover("Look at the images", icon=":material/image:", on_change="rerun", key="look")
+    if images.open:  # not before: they take torch and time to load
+        with images:
+            _samples(project)
+    with right.popover("Another data set", icon=":material/database:"):
+        st.caption("A project is a data set with all that was found on it; another set is another project.")
+        new_project_form()
+
+
+def _samples(project: Project) -> None:
+    dataset = kept.dataset(project.id)
+    if dataset is None:
+        return
+    labels = dataset.train.labels.numpy()
+    names = project.class_names
+    tiles = []
+    for label in range(min(len(names), _SHOWN_CLASSES)):
+        index = (labels == label).nonzero()[0][:4]
+        images = dataset.train.images[index].permute(0, 2, 3, 1).numpy()
+        tiles.append(Tile(list(images), caption=f"{names[label]} · {(labels == label).sum():,}"))
+    image_grid(tiles, key="samples")
+    if len(names) > _SHOWN_CLASSES:
+        st.caption(f"The first {_SHOWN_CLASSES} of {len(names)} classes")
+
+
+def source_of(project: Project) -> str:
+    """Where the data set of a project comes from, in a user's words."""
+    source: str = project.dataset["source"]
+    if not source.startswith("blob:"):
+        return source
+    blobs = {blob.sha256: blob.name for blob in store.workspace().blobs(project.id)}
+    return blobs.get(source.removeprefix("blob:"), "an upload")

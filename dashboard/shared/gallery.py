@@ -1,0 +1,141 @@
+"""Mistakes as a person sees them: original, reconstruction and mistake side by side, with export."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.shared import kept
+from dashboard.shared.reconstruction import as_arrays
+from dashboard.shell import store
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+if TYPE_CHECKING:
+    from defuse_core.data.splits import ImageDataset
+    from defuse_core.method.vae import BetaVAE
+
+KINDS = ("dataset", "reconstruction", "perturbation")
+"""By number, as `MistakeKind` counts them."""
+
+_IMAGES = ("original", "reconstruction", "mistake")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Mistakes as arrays, one element each."""
+
+    latents: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    source_index: NDArray[np.int64]
+    noise_norm: NDArray[np.float32]
+    kind: NDArray[np.int64]
+
+
+def read_mistakes(run_id: int) -> Found:
+    """Read what a search found; not to be changed."""
+    return Found(**store.arrays(run_id, "mistakes"))  # names and types are the step's
+
+
+def spread_out(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Mistakes of one image come together; mix them, always the same way."""
+    return np.random.default_rng(0).permutation(chosen)
+
+
+def show_gallery(
+    project: Project, run: Run, found: Found, shown: NDArray[np.int64], *, key: str = "mistakes"
+) -> None:
+    """Show mistakes, by number, as tiles of three images."""
+    triples = _triples(project, run, found, shown)
+    if triples is None:
+        return
+    names = project.class_names
+    tiles = [
+        Tile(
+            list(images), names[found.predictions[i]], True,
+            f"{names[found.labels[i]]} → {names[found.predictions[i]]}\n{KINDS[found.kind[i]]}",
+            [names[found.labels[i]], "reconstruction", f"read as {names[found.predictions[i]]}"],
+        )
+        for i, images in zip(shown.tolist(), triples, strict=True)
+    ]  # fmt: skip
+    image_grid(tiles, key=key, headings=_IMAGES)
+
+
+def _models(project: Project, run: Run) -> tuple[BetaVAE, ImageDataset] | None:
+    vae = kept.generator(store.workspace().runs.ancestry(run.id)["vae"].id)
+    dataset = kept.dataset(project.id)
+    return None if vae is None or dataset is None else (vae, dataset)
+
+
+def _triples(project: Project, run: Run, found: Found, shown: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+    """Original, reconstruction and mistake, (n, 3, height, width, channels) uint8."""
+    import torch
+
+    from defuse_core.method.vae import decode_images, encode_means
+
+    models = _models(project, run)
+    if models is None or not len(shown):
+        return None
+    vae, dataset = models
+    sources = dataset.train.images[torch.from_numpy(found.source_index[shown])]
+    originals = sources.permute(0, 2, 3, 1).numpy()
+    decoded = as_arrays(decode_images(vae, encode_means(vae, sources)))
+    mistakes = as_arrays(decode_images(vae, torch.from_numpy(found.latents[shown])))
+    return np.stack([originals, decoded, mistakes], axis=1)
+
+
+def mistakes_table(project: Project, found: Found, chosen: NDArray[np.int64]) -> pd.DataFrame:
+    """Mistakes as a table, by number."""
+    names = np.array(project.class_names)
+    return pd.DataFrame(
+        {
+            "mistake": chosen,
+            "source_image": found.source_index[chosen],
+            "label": names[found.labels[chosen]],
+            "prediction": names[found.predictions[chosen]],
+            "kind": np.array(KINDS)[found.kind[chosen]],
+            "noise_norm": found.noise_norm[chosen],
+        }
+    )
+
+
+def mistakes_npz(table: pd.DataFrame, triples: NDArray[np.uint8]) -> bytes:
+    """Write a table of mistakes with their images, (n, 3, height, width, channels), as an .npz of arrays."""
+    images = {f"{name}_image": triples[:, i] for i, name in enumerate(_IMAGES)}
+    columns = {name: np.array(values) for name, values in table.to_dict("list").items()}
+    written = io.BytesIO()
+    np.savez_compressed(written, **columns, **images)  # type: ignore[arg-type]  # a keyword of numpy's own
+    return written.getvalue()
+
+
+def export(
+    project: Project, run: Run, found: Found, chosen: NDArray[np.int64], shown: NDArray[np.int64]
+) -> None:
+    """Offer mistakes as a table, and those shown with their images."""
+
+    def table() -> bytes:
+        return mistakes_table(project, found, chosen).to_csv(index=False).encode()
+
+    def images() -> bytes:
+        triples = _triples(project, run, found, shown)
+        assert triples is not None  # the page shows them
+        return mistakes_npz(mistakes_table(project, found, shown), triples)
+
+    row = st.container(horizontal=True)
+    row.download_button(
+        f"Table of these {len(chosen):,} as CSV", table, file_name=f"mistakes-run{run.id}.csv",
+        mime="text/csv", on_click="ignore", icon=":material/download:",
+    )  # fmt: skip
+    row.download_button(
+        f"The {len(shown)} images shown as npz", images, file_name=f"mistakes-run{run.id}.npz",
+        mime="application/octet-stream", on_click="ignore", icon=":material/download:",
+        disabled=not len(shown),
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""What pages compute with: data sets, models, regions and their draws. Each is None while it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dashboard.shared.region_data import (
+    Draws,
+    Painter,
+    Regions,
+    ask_annotators,
+    find_regions,
+)
+from dashboard.shell.store import later, workspace
+from defuse_core.workspace.edits import newest_change
+from defuse_core.workspace.workspace import Project, Workspace
+
+if TYPE_CHECKING:
+    from dashboard.components.tau_scrubber import Sprite
+    from defuse_core.base.records import Verdict
+    from defuse_core.data.splits import ImageDataset
+    from defuse_core.method.classifier import Classifier
+    from defuse_core.method.vae import BetaVAE
+
+_DRAWN = 3.0  # seconds that draws are waited for
+
+
+@later("the images", max_entries=2)
+def dataset(project_id: int) -> Callable[[], ImageDataset]:
+    """The data set of a project."""
+    return partial(_open_dataset, workspace(), workspace().project(project_id))
+
+
+def _open_dataset(store: Workspace, project: Project) -> ImageDataset:
+    from defuse_core.steps.source import open_dataset
+
+    return open_dataset(store, project)
+
+
+@later("the generator", max_entries=4)
+def generator(run_id: int) -> Callable[[], BetaVAE]:
+    """The generator that a run left."""
+    return partial(_open_generator, workspace(), run_id)
+
+
+def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
+    from defuse_core.base.checkpoints import load_tensors
+    from defuse_core.steps.source import unpack_vae
+
+    return unpack_vae(*load_tensors(store.artifact_path(run_id, "vae.safetensors")))
+
+
+@later("the classifier", max_entries=4)
+def classifier(run_id: int) -> Callable[[], Classifier]:
+    """The classifier that a run stands on."""
+    return partial(_open_classifier, workspace(), run_id)
+
+
+def _open_classifier(store: Workspace, run_id: int) -> Classifier:
+    from defuse_core.steps.source import Source
+
+    return Source(store, run_id).classifier()
+
+
+def edits(run_id: int, *_: object) -> int:
+    """The newest edit of the regions of a run: what is computed of them is computed anew after another."""
+    return newest_change(workspace().annotations.edits(run_id))
+
+
+@later("the regions", max_entries=4, version=edits)
+def regions(run_id: int) -> Callable[[], Regions]:
+    """The regions of a distill run as edited, with what lies in them."""
+    return partial(find_regions, workspace(), run_id)
+
+
+def painter(run_id: int) -> Painter:
+    """What draws a run's regions; begun before whatever waits for it on the same threads."""
+    vae = workspace().runs.ancestry(run_id)["vae"].id
+    return Painter(classifier.future(run_id), generator.future(vae), regions.future(run_id))
+
+
+@later("the draws", max_entries=12, version=edits)
+def strip(run_id: int, region_id: int) -> Callable[[], Sprite]:
+    """A region at many τ, for the scrubber."""
+    return partial(painter(run_id).make_strip, region_id)
+
+
+@later("the draws", max_entries=64, version=edits, glance=_DRAWN)
+def draws(run_id: int, region_id: int, tau: float, n: int) -> Callable[[], Draws]:
+    """Draws of a region and what the classifier says of them.
+
+    That takes milliseconds once the models are loaded. It is waited for, lest the board of the page, where
+    a person goes on typing, be taken away meanwhile.
+    """
+    return partial(painter(run_id).draw, region_id, tau, n)
+
+
+@later("the annotators", max_entries=16, version=edits)
+def opinions(
+    run_id: int, region_id: int, tau: float, n: int, trained: int | None
+) -> Callable[[], list[list[int | None]]]:
+    """What annotators, of run `trained` or the shipped, say of each draw."""
+    return partial(ask_annotators, workspace(), trained, region_id, draws.future(run_id, region_id, tau, n))
+
+
+@later("the verdicts", max_entries=4, version=lambda run_id: workspace().annotations.last_id(run_id))
+def verdicts(run_id: int) -> Callable[[], dict[int, Verdict]]:
+    """The verdicts on the labelled regions of a distill run."""
+    return partial(painter(run_id).reach_verdicts, workspace().annotations.counting(run_id))

@@ -1,0 +1,129 @@
+"""Choosing a data set and creating a project on it, in a process of its own that outlives the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import streamlit as st
+
+from dashboard.shell import store
+from dashboard.shell.state import forget, note, open_soon, plain, recall, remember
+from dashboard.shell.uploads import upload_box
+from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Blob
+
+_WAYS = ("Digits", "torchvision", "Path", "Upload")
+_READING, _UPLOADED = "_reading", "_uploaded"
+
+
+def new_project_form() -> None:
+    """Ask for a name and a data set; begin to create the project."""
+    name = st.text_input("Name", key="new-name", placeholder="signs")
+    way = st.segmented_control("Data set", _WAYS, default=_WAYS[0], required=True, key="new-way")
+    source, size = _choose_source(way or _WAYS[0])
+    share = st.number_input(
+        "Set apart for validation",
+        0.0,
+        0.9,
+        value=0.0,
+        step=0.05,
+        key="new-validation",
+        help="Share of the training images of every class, the last ones, on which λ is chosen. For data "
+        "that has no validation split; without one, λ is chosen on the training images",
+    )
+    if st.button("Create", icon=":material/add:", type="primary"):
+        if not name.strip() or not source:
+            st.error("Give a name and a data set.")
+        else:
+            _begin(name.strip(), source, size, share)
+    _show_reading()
+
+
+def _choose_source(way: str) -> tuple[str | Blob | None, int | None]:
+    """What the data set is, and the size that its images are to get."""
+    if way == "Digits":
+        st.caption("5,000 handwritten digits of 28×28: 4,000 to train on, 1,000 to test on.")
+        return "digits", None
+    if way == "torchvision":
+        left, right = st.columns(2)
+        chosen = left.selectbox("Name of the set", ("MNIST", "SVHN", "GTSRB"), key="new-torchvision")
+        root = right.text_input("Kept in", key="new-root", placeholder="data", help="Downloaded if not there")
+        size = (
+            _size("GTSRB's are resized to 32 pixels unless you say otherwise.") if chosen == "GTSRB" else None
+        )
+        return f"torchvision:{chosen}" + (f":{root}" if root else ""), size
+    if way == "Path":
+        path = st.text_input("Path on this machine", key="new-path", placeholder="/data/signs or signs.npz")
+        st.caption(
+            "A folder with train/<class>/ and test/<class>/, or arrays x_train, y_train, x_test, y_test."
+        )
+        is_npz = path.strip().endswith(".npz")
+        return path.strip(), None if is_npz else _size("Needed where the images have mixed sizes.")
+    st.caption("Arrays x_train, y_train, x_test, y_test, uint8, and class_names if you like.")
+    upload_box("File", _keep, key="new-file", kind="npz")
+    blob: Blob | None = recall(_UPLOADED)
+    if blob is not None:
+        st.caption(f":material/check: {plain(blob.name)}, {blob.size / 2**20:.1f} MB, is stored.")
+    return blob, None
+
+
+def _size(told: str) -> int | None:
+    return st.number_input(
+        "Resize to, pixels", 1, 4096, value=None, step=1, key="new-size", help=told, placeholder="as they are"
+    )
+
+
+def _keep(name: str, pieces: Iterator[bytes]) -> None:
+    """Store an uploaded data set; the project that is created on it will name it."""
+    try:
+        remember(_UPLOADED, store.workspace().store_upload(name, pieces))
+    except (WorkspaceError, OSError) as error:
+        note(str(error))
+
+
+def _begin(name: str, source: str | Blob, size: int | None, share: float) -> None:
+    if isinstance(source, Blob):
+        options = ["--upload-name", source.name]
+        source = f"blob:{source.sha256}"
+    else:
+        options = ["--image-size", str(size)] if size else []
+    if share:
+        options += ["--validation-share", f"{share:g}"]
+    command = [sys.executable, "-P", "-m", "defuse_core.cli", "new", "--json", "--data", source]
+    remember(_READING, (name, store.on_thread(_create, [*command, *options, "--", name])))
+
+
+def _create(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    if done.stdout.startswith("{"):
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+    return {"error": done.stderr.strip() or "the data set could not be read"}
+
+
+def _show_reading() -> None:
+    """Show how it goes with the project that this tab asked for; the process goes on without it, too."""
+    if (begun := recall(_READING)) is None:
+        return
+    name, found = begun
+    st.fragment(_watch, run_every=0.5 if not found.done() else None)(name, found)
+
+
+def _watch(name: str, found: Future[dict[str, Any]]) -> None:
+    if not found.done():
+        st.caption(":material/hourglass_empty: Reading the data set …")
+        return
+    told = found.result()
+    if "error" in told:
+        st.error(plain(told["error"]))
+        return
+    forget(_READING)
+    forget(_UPLOADED)
+    note(f"Project {name} created")
+    open_soon(told["name"])
+    st.rerun()

@@ -1,0 +1,31 @@
+"""How fast this machine is, measured in seconds: what estimates of minutes are made of."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import newest, start
+from defuse_core.workspace.workspace import Project
+
+STARTUP = 4.0
+"""Seconds that a run takes before it computes."""
+
+
+def offer_probe(project: Project, device: str) -> None:
+    """Offer to measure how fast a device searches and tunes."""
+    probe = newest(project, "probe")
+    if probe is not None and probe.live:
+        st.caption("Measuring …")
+    elif st.button("Measure the speed", help="Searches and tunes for seconds, and keeps nothing"):
+        start(project, "probe", {}, device=device)
+        st.rerun()
+
+
+def probed(project: Project, device: str) -> dict[str, float] | None:
+    """Speeds that the newest probe that is not stale measured on that device."""
+    first = next((found.device for found in store.devices()), "auto")
+    wanted = {device, *({"auto", first} if device in ("auto", first) else ())}
+    runs = store.workspace().runs.of_project(project.id, "probe")
+    fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device in wanted]
+    return fitting[-1].summary if fitting else None

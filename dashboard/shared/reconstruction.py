@@ -1,0 +1,166 @@
+"""What a generator makes: its losses while it trains, then reconstructions, samples, a traversal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.shared import charts, kept
+from dashboard.shell import store
+from dashboard.shell.jobs_panel import newest, start
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from defuse_core.data.splits import ImageDataset
+    from defuse_core.method.vae import BetaVAE
+
+WANTED = 0.95
+"""Share of correctly read images that should still be read correctly after reconstruction."""
+
+_SHOWN = 10
+
+
+def show_losses(run: Run) -> None:
+    """Draw the loss of a generator and its parts over the epochs."""
+    points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
+    if not points:
+        if run.live:
+            st.caption("Training begins …" if run.config["weights"] is None else "Taking it in …")
+        return
+    beta = run.config["training"]["beta"]
+    shown = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]
+    of = run.config["training"]["epochs"]
+    left, right = st.columns(2)
+    left.plotly_chart(
+        charts.curves(
+            shown, {"reconstruction": "reconstruction"}, title="Reconstruction", y="nats an image", of=of
+        ),
+        key="g-reconstruction",
+    )
+    series = {"kl": "KL", "weighted": "βw·KL"}
+    right.plotly_chart(charts.curves(shown, series, title="KL", y="nats an image", of=of), key="g-kl")
+
+
+def show_control(project: Project) -> None:
+    """Show the ε = 0 control, the figure that says whether the generator is good enough."""
+    run = newest(project, "control")
+    st.subheader("Is it sharp enough?")
+    if run is not None and run.live:
+        st.caption("Every image is reconstructed and classified …")
+        return
+    usable = run is not None and run.status == "done" and not run.stale
+    if usable and run is not None:
+        _show_shares(run.summary["control"])
+        with st.expander("By class"):
+            part = next(iter(run.summary["by_class"]))
+            figure = charts.by_class(
+                project.class_names, run.summary["by_class"][part], title=f"{part} images, worst first",
+                x="still read correctly",
+            )  # fmt: skip
+            st.plotly_chart(figure, key="control-by-class")
+        return
+    st.caption(
+        "Of the images that the classifier reads correctly: how many does it still read correctly once they "
+        "went through the generator, unperturbed (ε = 0)? The others would be blamed on the classifier."
+    )
+    if newest(project, "classifier") is None:
+        st.info("Needs a classifier.")
+    elif st.button("Measure it", icon=":material/straighten:"):
+        start(project, "control", {})
+        st.rerun()
+
+
+def _show_shares(shares: dict[str, list[float]]) -> None:
+    columns = st.columns(4)
+    for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
+        told = f"[{low:.3f}, {high:.3f}] of {n:,} images read correctly, at ε = 0"
+        column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=told)
+    poor = [part for part, found in shares.items() if found[0] < WANTED]
+    if poor:
+        st.warning(
+            f"Under {WANTED:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
+            "the classifier is often blur of the generator. Train it longer, lower β, or give it more "
+            "dimensions. Mistakes found where this happens are of the kind “reconstruction”.",
+            icon=":material/blur_on:",
+        )
+    else:
+        st.success(f"At least {WANTED:.0%} everywhere: the generator is not the one to blame.")
+
+
+def show_generator(project: Project, run: Run) -> None:
+    """Show what a generator makes of real images, of noise, and along each dimension."""
+    vae, dataset = kept.generator(run.id), kept.dataset(project.id)
+    if vae is None or dataset is None:
+        return
+    st.subheader("What it makes")
+    left, right, _ = st.columns(3)
+    part = left.selectbox("Split", list(dataset.splits()), key="images-of", bind="query-params")
+    seed = int(
+        right.number_input("Draw", 0, value=0, step=1, key="draw", bind="query-params", help="Other images")
+    )
+    n = len(dataset.splits()[part])
+    chosen = np.random.default_rng(seed).choice(n, min(_SHOWN, n), replace=False)
+    st.markdown("Originals and their reconstructions")
+    _show_pairs(project, dataset, vae, part, chosen)
+    st.markdown("Samples from the prior, z ~ N(0, I)")
+    _show_samples(vae, seed)
+    st.markdown("A traversal: the first image above, one dimension of z at a time from −3 to 3")
+    _show_traversal(vae, dataset.splits()[part].images[int(chosen[0])])
+
+
+def as_arrays(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels in [0, 1] (n, channels, h, w) as images (n, h, w, channels) uint8."""
+    from defuse_core.data.splits import as_bytes
+
+    return as_bytes(pixels).permute(0, 2, 3, 1).numpy()
+
+
+def _show_pairs(
+    project: Project, dataset: ImageDataset, vae: BetaVAE, part: str, index: NDArray[Any]
+) -> None:
+    from defuse_core.method.vae import decode_images, encode_means
+
+    split = dataset.splits()[part][_tensor(index)]
+    originals = split.images.permute(0, 2, 3, 1).numpy()
+    decoded = as_arrays(decode_images(vae, encode_means(vae, split.images)))
+    names = [project.class_names[label] for label in split.labels.tolist()]
+    tiles = [
+        Tile([a, b], caption=name, alt=[f"{name}, original", f"{name}, reconstruction"])
+        for a, b, name in zip(originals, decoded, names, strict=True)
+    ]
+    image_grid(tiles, key="pairs", headings=("original", "reconstruction"))
+
+
+def _tensor(index: NDArray[Any]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(index)
+
+
+def _show_samples(vae: BetaVAE, seed: int) -> None:
+    from defuse_core.method.vae import decode_images
+
+    rng = np.random.default_rng(seed)
+    codes = _tensor(rng.standard_normal((2 * _SHOWN, vae.latent_dim)).astype(np.float32))
+    image_grid([Tile([image]) for image in as_arrays(decode_images(vae, codes))], key="prior")
+
+
+def _show_traversal(vae: BetaVAE, image: Tensor) -> None:
+    import torch
+
+    from defuse_core.method.vae import decode_images, encode_means
+
+    steps = torch.linspace(-3, 3, 9)
+    codes = encode_means(vae, image[None]).repeat(vae.latent_dim, len(steps), 1)  # (dim, steps, dim)
+    for dimension in range(vae.latent_dim):
+        codes[dimension, :, dimension] = steps
+    decoded = as_arrays(decode_images(vae, codes.flatten(0, 1)))
+    rows = decoded.reshape(vae.latent_dim, len(steps), *decoded.shape[1:])
+    image_grid([Tile(list(row), caption=f"z{i + 1}") for i, row in enumerate(rows)], key="traversal")

@@ -1,0 +1,170 @@
+"""What is computed of regions for the pages, on a thread; `kept` keeps it.
+
+Draws are those of one seed everywhere, so that what was looked at is what is labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboard.components.tau_scrubber import Sprite, make_sprite
+from defuse_core.workspace.edits import RegionEdit
+from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from defuse_core.base.records import Mixture, Region, Verdict
+    from defuse_core.method.classifier import Classifier
+    from defuse_core.method.vae import BetaVAE
+
+SEED = 0
+TAUS = (
+    0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4,
+    0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0,
+)  # fmt: skip
+"""Dense where the paper's are: .01 for SVHN and signs, .5 for MNIST."""
+
+RHO = 0.5
+"""Share of errors over which a region is a failure, as in the paper."""
+
+_N_DRAWS = 64
+_FEWER = 16  # draws of images that are larger than 64 pixels
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a distill run as people edited them.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    found : list of Region
+        Heaviest first.
+    membership : (n_mistakes,) int64
+        Region of each mistake, -1 for none.
+    """
+
+    mixture: Mixture
+    found: Sequence[Region]
+    membership: NDArray[np.int64]
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the regions, heaviest first."""
+        return [region.region_id for region in self.found]
+
+    def __getitem__(self, region_id: int) -> Region:
+        return next(region for region in self.found if region.region_id == region_id)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of a region.
+
+    Attributes
+    ----------
+    images : (n, height, width, 1 or 3) uint8
+    predictions : (n,) int64
+    """
+
+    images: NDArray[np.uint8]
+    predictions: NDArray[np.int64]
+
+
+def find_regions(store: Workspace, run_id: int) -> Regions:
+    """Find the regions of a distill run, and what lies in them."""
+    from defuse_core.method.distillation import membership
+    from defuse_core.steps.source import Source
+
+    source = Source(store, run_id)
+    mixture, min_weight = source.mixture(), source.run.config["min_weight"]
+    of_region = membership(mixture, source.mistakes().latents, min_weight=min_weight).numpy()
+    regions = mixture.regions(min_weight)
+    latents = source.mistakes().latents
+    for edit in store.annotations.edits(run_id):
+        if not edit.undone:
+            _follow(edit, of_region, mixture, latents)
+    return Regions(mixture, regions, of_region)
+
+
+def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, latents: Tensor) -> None:
+    """Give the mistakes that a person chose to their region, whatever component is more probable.
+
+    What they were merged or split into takes them over.
+    """
+    made = [gaussian.region_id for gaussian in edit.into]
+    gone = np.isin(of_region, edit.regions)
+    if edit.kind == "select":
+        of_region[list(edit.mistakes)] = made[0]
+    elif edit.kind == "merge":
+        of_region[gone] = made[0]
+    elif edit.kind == "split" and gone.any():
+        from defuse_core.method.distillation import membership
+
+        weights = np.where(np.isin(np.arange(len(mixture.weights)), made), mixture.weights, 0.0)
+        among = replace(mixture, weights=weights)
+        of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Draws regions and judges them, once what it needs is loaded; call it on a thread."""
+
+    classifier: Future[Classifier]
+    vae: Future[BetaVAE]
+    regions: Future[Regions]
+
+    def make_strip(self, region_id: int) -> Sprite:
+        """Draw a region at every τ of `TAUS`."""
+        from defuse_core.method.labeling import draw_strip
+
+        vae, region = self.vae.result(), self.regions.result()[region_id]
+        n = _N_DRAWS if vae.config.image_size <= 64 else _FEWER
+        images, predictions = draw_strip(self.classifier.result(), vae, region, taus=TAUS, n=n, seed=SEED)
+        shown = images.permute(0, 1, 3, 4, 2).numpy()
+        return make_sprite(shown, taus=TAUS, predictions=predictions.numpy())
+
+    def draw(self, region_id: int, tau: float, n: int) -> Draws:
+        """Draw n images of a region."""
+        from defuse_core.method.classifier import predict
+        from defuse_core.method.labeling import draw_images
+
+        images = draw_images(self.vae.result(), self.regions.result()[region_id], n, tau=tau, seed=SEED)
+        return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
+
+    def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:
+        """Reach the verdict on every region that is labelled."""
+        from defuse_core.extensions.answers import answers_by_region, judge
+
+        found = judge(
+            self.classifier.result(), self.vae.result(), self.regions.result().found,
+            answers_by_region(events), disagreement_threshold=RHO,
+        )  # fmt: skip
+        return {verdict.region_id: verdict for verdict in found}
+
+
+def ask_annotators(
+    store: Workspace, trained: int | None, region_id: int, draws: Future[Draws]
+) -> list[list[int | None]]:
+    """Let annotators, of run `trained` or the shipped, label draws; the answers on each, None for none."""
+    import torch
+
+    from defuse_core.extensions.shipped import load_annotators
+    from defuse_core.method.labeling import collect_votes, simulate_annotators
+    from defuse_core.steps.annotators import find_annotators
+    from defuse_core.steps.source import Source
+    from defuse_core.workspace.configs import AnnotationConfig
+
+    annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
+    images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
+    threshold = AnnotationConfig().min_probability
+    answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
+    return collect_votes(answers, len(images))

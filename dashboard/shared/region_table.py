@@ -1,0 +1,130 @@
+"""The regions of a distill run as a table: what lies in each, and what people made of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.shared.gallery import KINDS, Found
+from dashboard.shared.region_data import RHO, Regions
+
+if TYPE_CHECKING:
+    from defuse_core.base.records import Verdict
+
+_TOP = 3  # classes that are named
+
+
+def status_of(verdict: Verdict | None) -> str:
+    """Say what people made of a region: a verdict stands once its interval leaves out ρ."""
+    from defuse_core.method.labeling import more_to_decide
+
+    if verdict is None:
+        return "unlabelled"
+    if not verdict.n_kept and not verdict.n_disagreed and not verdict.n_unanswered:
+        return "none of the above"
+    if more_to_decide(verdict.error, threshold=RHO) != 0:  # nothing kept decides nothing
+        return "undecided"
+    return "failure" if verdict.is_failure else "not a failure"
+
+
+def top_classes(classes: NDArray[np.int64], names: Sequence[str]) -> str:
+    """Name the most frequent classes with their shares.
+
+    Examples
+    --------
+    >>> top_classes(np.array([7, 7, 7, 1]), list("0123456789"))
+    '7 75 % · 1 25 %'
+    """
+    ranked = Counter(classes.tolist()).most_common()
+    told = [f"{names[c]} {100 * n / len(classes):.0f} %" for c, n in ranked[:_TOP]]
+    rest = [f"{len(ranked) - _TOP} more"] if len(ranked) > _TOP else []
+    return " · ".join(told + rest)
+
+
+def region_table(
+    regions: Regions, found: Found, class_names: Sequence[str], *, names: Mapping[int, str],
+    verdicts: Mapping[int, Verdict], found_again: Mapping[int, float],
+) -> pd.DataFrame:  # fmt: skip
+    """Make the table, a row a region, heaviest first; columns that would be empty are left out.
+
+    Parameters
+    ----------
+    regions : Regions
+    found : Found
+        The mistakes.
+    class_names : sequence of str
+    names : mapping of int to str
+        That people gave.
+    verdicts : mapping of int to Verdict
+    found_again : mapping of int to float
+        How far other seeds find the region, in [0, 1].
+    """
+    rows = []
+    for region in regions.found:
+        inside = regions.membership == region.region_id
+        kinds = np.bincount(found.kind[inside], minlength=len(KINDS))
+        verdict = verdicts.get(region.region_id)
+        known = verdict is not None and verdict.n_kept > 0
+        rows.append(
+            {
+                "region": region.region_id,
+                "name": names.get(region.region_id, ""),
+                "status": status_of(verdict),
+                "label": class_names[verdict.label] if verdict and verdict.label is not None else "",
+                "error": verdict.error.estimate if verdict is not None and known else None,
+                "interval": _interval(verdict) if verdict is not None and known else "",
+                "weight": region.weight,
+                "mistakes": int(inside.sum()),
+                "predictions": top_classes(found.predictions[inside], class_names) if inside.any() else "",
+                "true classes": top_classes(found.labels[inside], class_names) if inside.any() else "",
+                **{kind: int(kinds[KINDS.index(kind)]) for kind in reversed(KINDS)},
+                "spread": float(np.sqrt(np.trace(region.covariance) / len(region.mean))),
+                "found again": found_again.get(region.region_id),
+            }
+        )
+    table = pd.DataFrame(rows)
+    empty = [name for name in ("name", "label", "error", "interval", "found again") if not _told(table[name])]
+    return table.drop(columns=empty)
+
+
+def _told(column: pd.Series) -> bool:
+    return bool((column.notna() & (column != "")).any())
+
+
+def _interval(verdict: Verdict) -> str:
+    error = verdict.error
+    return f"{error.low:.2f} … {error.high:.2f} (n = {error.n})"
+
+
+COLUMNS = {
+    "region": st.column_config.NumberColumn("region", format="%d", pinned=True),
+    "weight": st.column_config.NumberColumn("weight", format="%.3f", help="π of the mixture"),
+    "mistakes": st.column_config.NumberColumn(
+        "mistakes", format="localized", help="Identified mistakes that belong to it more than to any other"
+    ),
+    "perturbation": st.column_config.NumberColumn(
+        "perturbation", help="New: image and reconstruction were read correctly"
+    ),
+    "reconstruction": st.column_config.NumberColumn("reconstruction", help="The generator's fault"),
+    "dataset": st.column_config.NumberColumn("dataset", help="The real image is misread already"),
+    "predictions": st.column_config.TextColumn("predictions", help="Of the classifier, on the mistakes"),
+    "true classes": st.column_config.TextColumn("true classes", help="Of the images they were made from"),
+    "spread": st.column_config.NumberColumn(
+        "spread", format="%.2f", help="Standard deviation of a code, mean over dimensions: √(tr Σ / d)"
+    ),
+    "error": st.column_config.NumberColumn(
+        "error", format="percent", help="Share of the draws you labelled that the classifier reads otherwise"
+    ),
+    "interval": st.column_config.TextColumn("95 % interval", width="medium", help="Wilson's, of the error"),
+    "found again": st.column_config.NumberColumn(
+        "found again", format="percent",
+        help="Overlap (Jaccard) with the most similar region under other seeds, mean",
+    ),
+}  # fmt: skip
+"""How the table is shown."""

@@ -1,0 +1,127 @@
+"""What a classifier gets right and wrong: confusion, accuracy by class, the misclassified images."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.components.image_grid import Tile, image_grid
+from dashboard.shared import charts, kept
+from dashboard.shell import store
+from dashboard.shell.state import linked_choice, linked_page, plain
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Project
+
+PER_PAGE = 24
+_SHOWN_LAYERS = 8
+
+
+def show_training(run: Run) -> None:
+    """Draw the loss and accuracy of a classifier in training."""
+    points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
+    if not points:
+        st.caption("Training begins …" if run.config["weights"] is None else "Taking it in …")
+        return
+    of = run.config["training"]["epochs"]
+    left, right = st.columns(2)
+    left.plotly_chart(
+        charts.curves(points, {"loss": "cross-entropy"}, title="Loss", y="nats", of=of), key="c-loss"
+    )
+    right.plotly_chart(
+        charts.curves(points, {"accuracy": "while training"}, title="Training accuracy", y="share", of=of),
+        key="c-accuracy",
+    )
+
+
+def show_classifier(project: Project, run: Run) -> None:
+    """Show how a classifier does on a split."""
+    found = run.summary
+    parts = [part for part in ("test", "validation", "train") if part in found["accuracy"]]
+    columns = st.columns(len(parts) + 1)
+    for column, part in zip(columns, parts, strict=False):
+        estimate, low, high, n = found["intervals"][part]
+        column.metric(
+            f"{part.capitalize()} accuracy", f"{estimate:.3f}", help=f"[{low:.3f}, {high:.3f}], n = {n:,}"
+        )
+    columns[-1].metric("Architecture", found["architecture"])
+    if run.config.get("pretrained") is not None:
+        st.caption(_told_beginning(project, run))
+    part = st.segmented_control(
+        "Split", parts, default=parts[0], required=True, key="split", bind="query-params"
+    )
+    part = part or parts[0]
+    said = store.arrays(run.id, "predictions")
+    labels, predictions = said[f"{part}.labels"], said[f"{part}.predictions"]
+    names = project.class_names
+    left, right = st.columns(2)
+    left.plotly_chart(
+        charts.matrix(confusion(labels, predictions, len(names)), names, title="Confusion"), key="confusion"
+    )
+    right.plotly_chart(
+        charts.by_class(
+            names, found["by_class"][part], title="Accuracy by class, worst first", x=f"{part} accuracy"
+        ),
+        key="by-class",
+    )
+    _show_wrong(project, labels, predictions, said[f"{part}.confidence"], part)
+
+
+def _told_beginning(project: Project, run: Run) -> str:
+    """With which weights training began, and what they did not have."""
+    blobs = {f"blob:{blob.sha256}": blob.name for blob in store.workspace().blobs(project.id)}
+    begun = run.config["pretrained"]
+    name = "ImageNet's weights" if begun == "imagenet" else blobs.get(begun, "an upload that is gone")
+    afresh = run.summary["began_afresh"]
+    more = f" and {len(afresh) - _SHOWN_LAYERS} more" if len(afresh) > _SHOWN_LAYERS else ""
+    told = f" Begun afresh: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
+    return plain(f"Training began with {name}.{told}")
+
+
+def confusion(
+    labels: NDArray[np.generic], predictions: NDArray[np.generic], n_classes: int
+) -> NDArray[np.int64]:
+    """Count images by true class (rows) and prediction, (n_classes, n_classes)."""
+    flat = np.bincount(
+        labels.astype(np.int64) * n_classes + predictions.astype(np.int64), minlength=n_classes**2
+    )
+    return flat.reshape(n_classes, n_classes)
+
+
+def _show_wrong(
+    project: Project, labels: NDArray[np.int64], predictions: NDArray[np.int64],
+    confidence: NDArray[np.float32], part: str,
+) -> None:  # fmt: skip
+    names = project.class_names
+    wrong = np.nonzero(labels != predictions)[0]
+    st.subheader(f"Misclassified: {len(wrong):,} of {len(labels):,}")
+    if not len(wrong):
+        st.caption("None. That is when the test accuracy looks too good: go on to the generator.")
+        return
+    numbers = [str(i) for i in range(len(names))]
+    left, middle, right = st.columns([2, 2, 1])
+    with left:
+        label = linked_choice("True class", numbers, key="label", show=lambda i: names[int(i)])
+    with middle:
+        said = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
+    keep = np.ones(len(wrong), dtype=bool)
+    keep &= True if label is None else labels[wrong] == int(label)
+    keep &= True if said is None else predictions[wrong] == int(said)
+    chosen = wrong[keep]
+    chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
+    with right:
+        shown = chosen[linked_page(len(chosen), PER_PAGE, key="page")]
+    st.caption(f"{len(shown)} of {len(chosen):,}, those the classifier is surest of first")
+    dataset = kept.dataset(project.id)
+    if dataset is None or not len(shown):
+        return
+    images = dataset.splits()[part].images[shown].permute(0, 2, 3, 1).numpy()
+    tiles = [
+        Tile(
+            [image], names[int(predictions[i])], True,
+            f"{names[int(labels[i])]}, {confidence[i]:.0%} sure\n{part} {i}",
+            [f"{names[int(labels[i])]}, read as {names[int(predictions[i])]}"],
+        )
+        for i, image in zip(shown.tolist(), images, strict=True)
+    ]  # fmt: skip
+    image_grid(tiles, key="wrong", min_pixels=80)

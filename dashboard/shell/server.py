@@ -1,0 +1,88 @@
+"""Starts Streamlit with the settings that the dashboard's safety rests on, whatever folder it is started in.
+
+It listens on this machine alone, answers to this machine's names alone, and sends no statistics.
+Another address is taken only where Streamlit's OIDC login is configured, and then asks for it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from defuse_core.base.machine import ALLOW_LOCAL_CODE
+
+APP = Path(__file__).resolve().parents[1] / "app.py"
+LOGIN = "DEFUSE_LOGIN"
+"""Set in the server's environment where a login is asked for."""
+
+MAX_UPLOAD_MB = 500
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is this machine's alone.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def has_login(folders: tuple[Path, ...] = (Path(".streamlit"), Path.home() / ".streamlit")) -> bool:
+    """Tell whether a secrets.toml that Streamlit reads configures a login."""
+    for path in (folder / "secrets.toml" for folder in folders):
+        if path.is_file() and "auth" in tomllib.loads(path.read_text(encoding="utf-8")):
+            return True
+    return False
+
+
+def server_command(address: str, port: int, *, browser: bool) -> list[str]:
+    """Return the command that serves the dashboard.
+
+    Raises
+    ------
+    ValueError
+        If others could reach it and no login is configured.
+    """
+    if not is_loopback(address) and not has_login():
+        raise ValueError(
+            f"--address {address} would open the dashboard to others without a login; configure one in "
+            ".streamlit/secrets.toml under [auth] (see Streamlit's authentication), or use 127.0.0.1"
+        )
+    options = {
+        "server.address": address,
+        "server.port": str(port),
+        "server.headless": str(not browser).lower(),
+        "server.enableXsrfProtection": "true",
+        "server.enableCORS": "true",
+        "server.maxUploadSize": str(MAX_UPLOAD_MB),
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal",
+        "theme.light.primaryColor": "#0072B2",
+        "theme.dark.primaryColor": "#56B4E9",
+    }
+    hosts = sorted({"127.0.0.1", "localhost", address} - {"0.0.0.0", "::"})
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags += [f"--server.allowedHosts={host}" for host in hosts]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *flags]
+
+
+def serve(address: str, port: int, *, browser: bool, allow_local_code: bool = False) -> None:
+    """Become the server: this process is replaced, so that signals reach it."""
+    command = server_command(address, port, browser=browser)
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # the cores are the runs'
+    environment = {**os.environ, **one_thread, **({} if is_loopback(address) else {LOGIN: "1"})}
+    if allow_local_code:
+        environment[ALLOW_LOCAL_CODE] = "1"
+    os.execve(command[0], command, environment)

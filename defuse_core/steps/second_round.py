@@ -1,0 +1,84 @@
+"""The second round: what became of the failure regions in the search that came after their correction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from defuse_core.base.intervals import Interval
+from defuse_core.extensions.rounds import (
+    RegionFound,
+    RegionNow,
+    follow_regions,
+    misread,
+    trace_regions,
+)
+from defuse_core.method.distillation import membership
+from defuse_core.steps.correct import BEFORE, SAID, task_of
+from defuse_core.steps.source import Source
+from defuse_core.workspace.pipeline import searched_lam
+from defuse_core.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What became of the regions.
+
+    Attributes
+    ----------
+    regions : sequence of RegionNow
+        The failure regions of the first round.
+    found : sequence of RegionFound
+        Regions of the second; none before it is distilled.
+    n_before, n_after : int
+        Mistakes that either search found in all.
+    """
+
+    regions: Sequence[RegionNow]
+    found: Sequence[RegionFound]
+    n_before: int
+    n_after: int
+
+
+def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
+    """Follow the failure regions of a correction into the search that came after it.
+
+    Parameters
+    ----------
+    second : dict of str to int
+        Runs of the second round by step: identify, and distill where it is done.
+    """
+    source, run = Source(store, run_id), store.runs.get(run_id)
+    mixture, min_weight = source.mixture(), source.upstream("distill").config["min_weight"]
+    mistakes = Source(store, second["identify"]).mistakes()
+    verdicts = source.read("correct", "failures")[1]["verdicts"]
+    labels = {v["region_id"]: v["label"] for v in verdicts if v["is_failure"]}
+    searches = (source.mistakes(), mistakes)
+    lying = [membership(mixture, s.latents, min_weight=min_weight).numpy() for s in searches]
+    wrong = [
+        misread(inside, s.predictions.numpy(), labels) for inside, s in zip(lying, searches, strict=True)
+    ]
+    errors = _errors(source, searched_lam(Source(store, second["identify"]).upstream("classifier"), run))
+    found: list[RegionFound] = []
+    if "distill" in second:
+        later = Source(store, second["distill"])
+        regions = membership(
+            later.mixture(), mistakes.latents, min_weight=later.upstream("distill").config["min_weight"]
+        )
+        found = trace_regions(regions.numpy(), lying[1], failures=errors.keys())
+    return Rounds(follow_regions(errors, *wrong), found, *(len(s) for s in searches))
+
+
+def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
+    """By failure region, the share of its test draws misread before and after, held out or not."""
+    failures = source.read("correct", "failures")[0]
+    said = [source.read("correct", task + SAID)[0] for task in (BEFORE, task_of(lam))]
+    errors = {}
+    for part, drawn in (("region", "test"), ("held_out", "held_out")):
+        labels, ids = failures[f"{drawn}.labels"], failures[f"{drawn}.ids"]
+        for region_id in ids.unique().tolist():
+            mine = ids == region_id
+            wrong = [int((given[part][mine] != labels[mine]).sum()) for given in said]
+            before, after = (Interval.wilson(n, int(mine.sum())) for n in wrong)
+            errors[region_id] = before, after
+    return errors
