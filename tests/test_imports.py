@@ -68,6 +68,29 @@ def rooms(names: set[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("defuse_core.")}
 
 
+def drawing() -> str:
+    """The rooms as a Mermaid graph: an arrow for what a room imports and does not get through another."""
+    direct = {
+        room: set().union(*(rooms(imported(path)) for path in (CORE / room).rglob("*.py"))) - {room}
+        for room in MAY_IMPORT
+    }
+    below: dict[str, set[str]] = {}
+    for room in MAY_IMPORT:  # lowest first
+        below[room] = direct[room].union(*(below[other] for other in direct[room]))
+    arrows = [
+        f"    {room} --> {other}"
+        for room in reversed(MAY_IMPORT)
+        for other in reversed(MAY_IMPORT)
+        if other in direct[room] and not any(other in below[middle] for middle in direct[room])
+    ]
+    return "\n".join(["graph TD", *arrows])
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code() -> None:
+    text = (ROOT / "dashboard" / "docs" / "architecture.md").read_text()
+    assert text.split("```mermaid\n")[1].split("\n```")[0] == drawing()
+
+
 def test_the_house_is_its_rooms() -> None:
     assert {path.name for path in CORE.iterdir() if path.name != "__pycache__"} == {
         *MAY_IMPORT,

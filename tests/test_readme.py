@@ -66,9 +66,18 @@ def test_every_command_and_option_exists() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_and_pictures_exist(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)]+)\)", document.read_text())
-    assert targets or document.stem == "numbers"
     for target in targets:
-        assert (document.parent / target).exists(), target
+        file, _, heading = target.partition("#")
+        assert (document.parent / file).exists(), target
+        named = (
+            re.findall(r"^#+ (.+)$", (document.parent / file).read_text(), re.MULTILINE) if heading else []
+        )
+        assert not heading or heading in [name.lower().replace(" ", "-") for name in named], target
+
+
+def test_the_documents_are_linked() -> None:
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    assert {f"dashboard/docs/{path.name}" for path in DOCUMENTS[1:]} <= linked
 
 
 def test_make_help_lists_the_commands_of_the_readme() -> None:

@@ -97,7 +97,7 @@ def test_weights_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"python -m defuse_core\.shipped"):
+    with pytest.raises(CheckpointError, match=r"python -m defuse_core\.extensions\.shipped"):
         load_shipped_vae(models=tmp_path)
 
 

@@ -80,11 +80,11 @@ class Later(Generic[Given, Result]):
     def _key(self, *args: Given.args, **kwargs: Given.kwargs) -> tuple[tuple[object, ...], tuple[Any, ...]]:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return (str(workspace().home), self._version(*args, **kwargs)), bound.args
+        return (str(workspace().home), self._version(*bound.args)), bound.args
 
 
 def later(
-    what: str, *, max_entries: int, version: Callable[..., object] = lambda *_, **__: None,
+    what: str, *, max_entries: int, version: Callable[..., object] = lambda *_: None,
     glance: float = _GLANCE,
 ) -> Callable[[Callable[Given, Callable[[], Result]]], Later[Given, Result]]:  # fmt: skip
     """Let a function be computed on a thread, and its results be kept.

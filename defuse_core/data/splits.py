@@ -1,7 +1,7 @@
 """Data sets: uint8 images with labels, split into train, validation and test.
 
 A data set that fits is held once as uint8 tensors and indexed by batch; `as_pixels` turns a batch
-into [0, 1] where it is needed. `data_sources` reads data sets; what cannot be used is a `DataError`
+into [0, 1] where it is needed. `sources` reads data sets; what cannot be used is a `DataError`
 that says why and names the remedy.
 """
 

@@ -1,7 +1,7 @@
 """The demo: the whole method on the 5,000 embedded digits with the shipped models, in minutes.
 
 Every step is a run in the workspace, in a project of its own; a demo that was stopped goes on where
-it was. Labels come from five simulated annotators (see `shipped`), ten images a region, who vote.
+it was. Labels come from five simulated annotators (see `extensions.shipped`), ten images a region, who vote.
 `QUICK` is the same in a minute, on a few hundred digits: it shows that everything works, and nothing else.
 """
 

@@ -44,7 +44,7 @@ def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: R
     Parameters
     ----------
     results : mapping
-        As `reproduction_results.collect` returns it.
+        As `results.collect` returns it.
     runs : mapping of str to Run
         Of one seed, of which figures 2 and 3 are: one with failure regions, where there is any.
     folder : Path

@@ -4,7 +4,7 @@ An event is about one draw of a region, or with `sample_id` None about all its d
 answer of their own. It carries what makes the draw again: τ, the seed, and how many were shown. The
 later of two events of one annotator on the same subject counts. An event with a key is stored once,
 however often it comes: whoever sends it may send it again. Edits of the regions themselves
-(`region_edits`) stand in the same log, so that one id names a state of both. Imports no torch.
+(`edits`) stand in the same log, so that one id names a state of both. Imports no torch.
 """
 
 from __future__ import annotations

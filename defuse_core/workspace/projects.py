@@ -25,7 +25,7 @@ def new_project(
     Parameters
     ----------
     source : str
-        As `data_sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
+        As `data.sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
     validation_share : float, optional

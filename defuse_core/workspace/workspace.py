@@ -37,7 +37,7 @@ class Project:
     Attributes
     ----------
     dataset : dict
-        "source" as `data_sources.load_dataset` takes it, "image_size", "validation_share" where one was set
+        "source" as `data.sources.load_dataset` takes it, "image_size", "validation_share" where one was set
         apart, and what was found there:
         "fingerprint", "class_names", "image_shape", "sizes" by split.
     """

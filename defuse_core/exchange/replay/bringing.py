@@ -28,7 +28,7 @@ class Bring:
     Attributes
     ----------
     data : str or None
-        Where the data set is, as `data_sources.load_dataset` takes it.
+        Where the data set is, as `data.sources.load_dataset` takes it.
     more_data : str or None
         Where the data are that annotators were trained on besides, in the same way.
     checkpoints : tuple of Path
