@@ -1,4 +1,4 @@
-"""Identify: search around every training image for codes that the classifier misreads (algorithm 1)."""
+"""Identify: search around every training image for codes that the classifier misclassifies (algorithm 1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dashboard.shell.state import need_project
 project = need_project()
 st.title("Identify")
 st.caption(
-    "Every image is encoded, its code perturbed Q times, decoded and classified; what is misread is kept."
+    "Every image is encoded; its code is perturbed Q times, decoded and classified. What is misclassified is "
+    "kept."
 )
 
 run = newest(project, "identify")

@@ -13,7 +13,7 @@ from dashboard.shell.state import need_project, recall
 
 project = need_project()
 st.title("Label")
-st.caption("What do you see? One key an image; the region is a failure if most of them are misread.")
+st.caption("What do you see? One key an image; the region is a failure if most of them are misclassified.")
 
 run = store.workspace().runs.latest(project.id, "distill", done=True)
 if run is None:

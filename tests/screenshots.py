@@ -28,7 +28,7 @@ PAGES = {
     "overview": ("", "Open the demo"),
     "classifier": ("classifier", "Misclassified"),
     "generator": ("generator", "A traversal"),
-    "identify": ("identify", "Who is taken for whom"),
+    "identify": ("identify", "Which class is predicted as which"),
     "map": ("map", "mistakes shown"),
     "regions": ("regions", "Labels of this region"),
     "label": ("label", "images answered"),

@@ -64,7 +64,7 @@ def losses_at_rest(
 
 @pytest.fixture(scope="module")
 def failures(shapes: ImageDataset) -> FailureInstances:
-    """Negatives of 60 test images with their true labels, which the classifier mostly misreads."""
+    """Negatives of 60 test images with their true labels, which the classifier mostly misclassifies."""
     part = shapes.test[:60]
     return FailureInstances(255 - part.images, part.labels, torch.arange(60) % 4)
 

@@ -248,7 +248,7 @@ def test_no_codes_have_no_density_and_no_component() -> None:
     assert membership(mixture, torch.zeros(0, 3)).shape == (0,)
 
 
-# Distances from (0, 0): 0, 1, 5, 5, 10; misread: the second, third and fifth.
+# Distances from (0, 0): 0, 1, 5, 5, 10; misclassified: the second, third and fifth.
 CODES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 4.0], [-5.0, 0.0], [6.0, 8.0]])
 MISREAD = torch.tensor([False, True, True, False, True])
 

@@ -260,7 +260,7 @@ def test_misclassified_and_reconstruction_control_agree_with_a_count(
 ) -> None:
     train, classifier = shapes.train, trained_classifier
     flipped = Split(train.images, torch.where(torch.arange(240) < 10, (train.labels + 1) % 3, train.labels))
-    if in_reverse:  # what was misread as a smaller class is misread as a larger one
+    if in_reverse:  # what was misclassified as a smaller class is misclassified as a larger one
         classifier = Classifier(Reversed(classifier.network), Preprocessing.of(train.images)).eval()
         flipped = Split(flipped.images, 2 - flipped.labels)
     right = predict(classifier, train.images) == flipped.labels

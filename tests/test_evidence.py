@@ -110,7 +110,7 @@ def done(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
 
 
 def right(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Which images are read right, one plain forward pass."""
+    """Which images are classified correctly, one plain forward pass."""
     with torch.inference_mode():
         return classifier.eval()(images).argmax(1) == labels
 

@@ -111,8 +111,8 @@ def test_names_too_long_for_a_corner_stand_above_the_draws() -> None:
     figure = draw_regions([picture])
     assert [axes.texts[0].get_text() for axes in figure.axes] == ["✗"] * 8 + ["✓"] * 12
     told = [text.get_text() for text in figure.texts]
-    assert "region 40: $1; read as Road narrows on the rig… and others" in told
-    assert "read as Children crossing" in told
+    assert "region 40: $1; predicted as Road narrows on the rig… and others" in told
+    assert "predicted as Children crossing" in told
     FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
         assert axes.texts[0].get_window_extent().x1 <= axes.get_window_extent().x1

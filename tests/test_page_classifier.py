@@ -160,7 +160,7 @@ def test_the_misclassified_are_shown_those_it_is_surest_of_first(
         np.testing.assert_array_equal(tile["images"][0], split.images[index].permute(1, 2, 0).numpy())
         assert (tile["corner"], tile["wrong"]) == (names[predictions[index]], True)
         assert tile["caption"] == f"{names[split.labels[index]]}, {confidence[index]:.0%} sure\ntest {index}"
-        assert tile["alt"] == [f"{names[split.labels[index]]}, read as {names[predictions[index]]}"]
+        assert tile["alt"] == [f"{names[split.labels[index]]}, predicted as {names[predictions[index]]}"]
 
 
 def test_filters_narrow_the_misclassified(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_every_card_is_there_in_order_with_the_stored_numbers(
     kinds = ("perturbation", "reconstruction", "dataset")
     assert noise == {f"{name} noise": [row[kind] for kind in kinds] for name, row in results["noise"].items()}
     still = results["still_correct_after_reconstruction"]
-    assert metrics(app)["Still read correctly once reconstructed"] == f"{still:.1%}"
+    assert metrics(app)["Still classified correctly once reconstructed"] == f"{still:.1%}"
     assert ("too blurry" in told(app)) == (still < 0.95)
     n_train = round(latest(full, "classifier").summary["accuracy"]["train"] * 1280)
     assert f"Of n = {n_train:,} training images" in words(told(app))

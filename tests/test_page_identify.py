@@ -124,7 +124,7 @@ def test_the_gallery_shows_original_reconstruction_and_mistake(
         label, said = names[mistakes.labels[index]], names[mistakes.predictions[index]]
         assert (tile["corner"], tile["wrong"]) == (said, True)
         assert tile["caption"] == f"{label} → {said}\n{KINDS[mistakes.kind[index]]}"
-        assert tile["alt"] == [label, "reconstruction", f"read as {said}"]
+        assert tile["alt"] == [label, "reconstruction", f"predicted as {said}"]
         found.add(index)
     assert len(found) == 24
     assert len({int(mistakes.source_index[i]) for i in found}) > 12  # those of one image are not together

@@ -63,7 +63,7 @@ def deck(app: AppTest, place: Place) -> dict[str, dict[str, Any]]:
 
 
 def failures(place: Place) -> dict[int, int]:
-    """Label of every region of which most draws are misread, by answers and predictions."""
+    """Label of every region of which most draws are misclassified, by answers and predictions."""
     source, found = Source(place.workspace, latest(place, "distill").id), {}
     for region in source.regions():
         said = predict(source.classifier(), draw_images(source.vae(), region, 10, tau=0.5, seed=0))
@@ -237,7 +237,9 @@ def test_an_evaluation_is_quoted_and_a_correction_of_older_labels_is_said_to_be_
     limits = " ".join(shown["limits"]["points"]).replace("\u00a0", " ")
     assert "87 %" in limits
     assert "43 %" in limits
-    assert "8 real test images nearest to these regions: 62 % read correctly before, 75 % after" in limits
+    assert (
+        "8 real test images nearest to these regions: 62 % classified correctly before, 75 % after" in limits
+    )
     assert "changed since the correction" in limits
     assert [warning.value for warning in app.warning] == ["Labels or data have changed since the correction."]
 

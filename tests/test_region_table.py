@@ -27,7 +27,7 @@ ALWAYS = [
 
 
 def verdict(wrong: int, kept: int, *, region_id: int = 0, label: int | None = 1) -> Verdict:
-    """On a region of which so many kept draws were misread."""
+    """On a region of which so many kept draws were misclassified."""
     said = label if kept else None
     error = Interval.wilson(wrong, kept)
     return Verdict(region_id, kept > 0 and wrong / kept > 0.5, said, (said,) * kept, error)

@@ -230,7 +230,7 @@ def test_the_share_that_is_reconstruction_is_that_of_the_failure_regions(made: M
     inside = torch.isin(of, failures[0]["test.ids"].unique())
     share = float((mistakes.kind[inside] == 1).double().mean())
     rows = table((made.out / "RESULTS.md").read_text(), "Mistakes")
-    told = rows["of the mistakes in failure regions, misread after reconstruction alone"]
+    told = rows["of the mistakes in failure regions, misclassified after reconstruction alone"]
     assert float(told[0]) == pytest.approx(share, abs=0.0006)
 
 
@@ -249,7 +249,9 @@ def test_control_is_what_reconstruction_leaves(made: Made) -> None:
         read = split[predict(classifier, split.images) == split.labels]
         decoded = decode_images(vae, encode_means(vae, read.images))
         still = float((predict(classifier, decoded) == read.labels).double().mean())
-        assert rows[f"ε = 0: of those read right, still read right, {name}"] == [f"{still:.3f}"]
+        assert rows[f"ε = 0: of those classified correctly, still classified correctly, {name}"] == [
+            f"{still:.3f}"
+        ]
 
 
 def test_their_vote_is_that_of_their_answers(made: Made) -> None:
@@ -396,8 +398,8 @@ def test_the_nearest_real_images_are_those_of_the_nearest_codes(made: Made) -> N
     rows = table((made.out / "RESULTS.md").read_text(), "Choice of λ")
     told = "nearest real test images of the regions: with their label"
     assert rows[told] == [f"{float(torch.cat(same).mean()):.3f}"]
-    assert rows["… read right before"] == [f"{right(models(made)['before'], near):.3f}"]
-    assert rows["… read right after"] == [f"{right(models(made)['Defuse'], near):.3f}"]
+    assert rows["… classified correctly before"] == [f"{right(models(made)['before'], near):.3f}"]
+    assert rows["… classified correctly after"] == [f"{right(models(made)['Defuse'], near):.3f}"]
 
 
 def test_noise_is_what_a_search_of_all_finds(made: Made) -> None:
@@ -411,7 +413,7 @@ def test_noise_is_what_a_search_of_all_finds(made: Made) -> None:
             source.classifier(), source.vae(), sample, config=IdentificationConfig(**every), seed=seed
         )
         share = len(found) / (len(sample) * search["n_perturbations"])
-        told = f"codes misread around the same {len(sample)} images, {noise} noise"
+        told = f"codes misclassified around the same {len(sample)} images, {noise} noise"
         assert rows[told] == [f"{share:.3f}"]
 
 

@@ -313,7 +313,7 @@ def test_novelty_of_one_seed_and_of_images_that_a_seed_lacks() -> None:
     assert (dots(left, "|"), dots(right, "|")) == ([], [])
     seeds = copy.deepcopy(SEEDS)
     for space in ("pixels", "latent"):
-        del seeds[0]["novelty"][space][REAL]  # it misreads no test image
+        del seeds[0]["novelty"][space][REAL]  # it misclassifies no test image
     seeds[2]["novelty"]["reference"]["misclassified"] = False
     figure = draw_novelty_over_seeds(seeds)
     assert dots(figure.axes[0], "o")[1] == [s["novelty"]["pixels"][REAL]["median"] for s in SEEDS[1:]]

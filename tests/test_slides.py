@@ -75,7 +75,7 @@ def test_the_first_slides_say_what_was_examined_and_found() -> None:
 
 def test_a_region_that_is_not_corrected_has_no_after() -> None:
     slide = told(EXHIBIT)["region-30"]
-    assert slide.title == "“row” read as “column”"
+    assert slide.title == "“row” predicted as “column”"
     assert [(fact.label, fact.value, fact.note) for fact in slide.facts] == [
         ("People say", "row", "7 of 9 draws"),
         ("The classifier says", "column", "3 of 5 draws · row on 1"),
@@ -153,10 +153,10 @@ def test_the_limits_say_who_looked_and_what_has_changed_since() -> None:
     plain = told(BETTER, made=MADE)["limits"]
     assert "7 of its 9 labelled draws" in plain.points[2]
     assert "44 %" in text_of(plain)
-    assert "99 % of what was read correctly" in text_of(plain)
+    assert "99 % of what was classified correctly" in text_of(plain)
     near = dataclasses.replace(MADE, real=((0.8, 0.7, 0.9, 57), (0.95, 0.9, 0.99, 57)))
     assert (
-        "The 57 real test images nearest to these regions: 80 % read correctly before, 95 % after"
+        "The 57 real test images nearest to these regions: 80 % classified correctly before, 95 % after"
         in text_of(told(BETTER, made=near)["limits"])
     )
     assert "nearest" not in text_of(plain)

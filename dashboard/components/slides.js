@@ -37,7 +37,7 @@ function makeFigure(figure, after) {
 function makeImage(source, { text, right }) {
   const image = make("img", "image")
   image.src = source
-  image.alt = `read as ${text}, ${right ? "right" : "wrong"}`
+  image.alt = `predicted as ${text}, ${right ? "right" : "wrong"}`
   image.draggable = false
   const corner = make("span", text.length > LONG.corner ? "corner long" : "corner", make("span", "mark", right ? "✓" : "✗"), make("span", "said", text))
   corner.setAttribute("aria-hidden", "true")

@@ -95,10 +95,10 @@ def _show_rounds(rounds: Rounds, run: Run, second: Mapping[StepName, int]) -> No
     given = names(store.workspace().annotations.edits(store.workspace().runs.ancestry(run.id)["distill"].id))
     st.dataframe(_regions_table(rounds, given), hide_index=True, column_config=_COLUMNS)
     st.caption(
-        f"A region is closed where at most {MAX_ERROR:.0%} of its test draws are misread and the "
+        f"A region is closed where at most {MAX_ERROR:.0%} of its test draws are misclassified and the "
         f"second search (run {second['identify']}) finds at most {MAX_FOUND:.0%} as many mistakes in it "
-        "that are not read as its label. A search keeps few mistakes an image: how many it finds in all says "
-        "little of the repair."
+        "that are not predicted as its label. A search keeps few mistakes an image: how many it finds in all "
+        "says little of the repair."
     )
     if rounds.found:
         st.dataframe(_found_table(rounds), hide_index=True)

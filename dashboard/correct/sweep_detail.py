@@ -125,7 +125,7 @@ def _show_numbers(before: Measured | None, point: Measured) -> None:
             delta=None if was is None else f"{score.estimate - was:+.3f}",
         )  # fmt: skip
     if point.fixed is not None and point.broken is not None:
-        told = "Test images that were misread before and are not now, and the other way round"
+        told = "Test images that were misclassified before and are not now, and the other way round"
         row.metric("Fixed · broken", f"{point.fixed} · {point.broken}", help=told, width="content")
     told = "The one that is best on the images that choose it"
     row.metric("Epoch kept", point.epoch, help=told, width="content")
@@ -222,7 +222,7 @@ def _tile(
     what = f"test {i}" if name_of is None else name_of(int(answers.regions[i]))
     return Tile(
         [image], after, label != after, f"{label}: {before} → {after}\n{what}",
-        [f"{label}, read as {before} before and as {after} after"],
+        [f"{label}, predicted as {before} before and as {after} after"],
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def controls(models: Sequence[Model]) -> go.Figure:
 
 
 def novelty(distances: Distances, *, x: str) -> go.Figure:
-    """Draw figure 6: how far images are from the nearest image known to be misread, their medians as lines.
+    """Draw figure 6: how far images are from the nearest misclassified image, with medians as lines.
 
     Parameters
     ----------

@@ -102,8 +102,8 @@ def show_noise(card: Card) -> None:
             )  # fmt: skip
         raw, centred = (counts[name]["misread"] / counts[name]["codes"] for name in ("raw", "centred"))
         right.markdown(
-            f"Of {counts['raw']['codes']:,} codes **{raw:.1%} are misread with raw noise, {centred:.1%} with "
-            "centred**. What raw noise finds beyond centred is found by moving all codes the same way."
+            f"Of {counts['raw']['codes']:,} codes **{raw:.1%} are misclassified with raw noise, "
+            f"{centred:.1%} with centred**. What raw noise finds beyond centred is found by moving all codes the same way."
         )
         right.caption("There is no interval: codes around one image go together.")
 
@@ -115,18 +115,20 @@ def show_limits(card: Card) -> None:
     with bordered("How far these numbers carry", "Two shares that bound what all others mean"):
         left, right = side_by_side()
         with left:
-            st.metric("Still read correctly once reconstructed", "–" if still is None else f"{still:.1%}")
+            st.metric(
+                "Still classified correctly once reconstructed", "–" if still is None else f"{still:.1%}"
+            )
             if still is not None and still < SHARP:
                 st.warning(
                     f"Under {SHARP:.0%}, the generator is too blurry to blame the classifier for what it "
-                    "misreads: train the generator further first."
+                    "misclassifies: train the generator further first."
                 )
             ground = store.workspace().runs.ancestry(card.run.id)["classifier"]
             share, *_, n_train = ground.summary["intervals"]["train"]
             st.caption(
                 plain(
-                    f"Of n = {round(share * n_train):,} training images that are read correctly before the "
-                    f"correction, once they are encoded and decoded; {card.told()}"
+                    f"Of n = {round(share * n_train):,} training images that are classified correctly before "
+                    f"the correction, once they are encoded and decoded; {card.told()}"
                 )
             )
         with right:

@@ -1,4 +1,4 @@
-"""The real test images nearest to every region: how the classifier reads them, and the images themselves."""
+"""The real test images nearest to every region, and what the classifier predicts for them."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _tell(found: dict[str, Any]) -> str:
     pooled, test = found["pooled"], found["test"]
     told = (
         f"Of the **{pooled['before'][3]:,} real images** nearest to the regions "
-        f"**{_share(pooled['before'])} are read correctly before, {_share(pooled['after'])} after**; of the "
-        f"whole test split, {test['before'][3]:,} images, {_share(test['before'])} and "
+        f"**{_share(pooled['before'])} are classified correctly before, {_share(pooled['after'])} after**; "
+        f"of the whole test split, {test['before'][3]:,} images, {_share(test['before'])} and "
         f"{_share(test['after'])}."
     )
     closest = min((row["distance"][0] for row in found["regions"] if row["distance"]), default=None)
@@ -97,7 +97,7 @@ def _show_region(card: Card) -> None:
     label = card.project.class_names[row["label"]]
     right.markdown(
         f"{row['same_label']} of these {len(row['index'])} are of class {plain(label)}, the region's label; "
-        f"read correctly: {_share(row['before'])} before, {_share(row['after'])} after."
+        f"classified correctly: {_share(row['before'])} before, {_share(row['after'])} after."
     )
     dataset = kept.dataset(card.project.id)
     if dataset is None:
@@ -139,7 +139,7 @@ def _tile(near: Near, i: int) -> Tile:
     before, after = near.before[i], near.after[i]
     return Tile(
         [near.images[i]], after, after != label, f"{label}: {before} → {after}\n{far}",
-        [f"a real {label}, read as {before} before and as {after} after"],
+        [f"a real {label}, predicted as {before} before and as {after} after"],
     )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 _TOLD = {
-    "perturbation": "new: image and reconstruction were both read correctly",
-    "reconstruction": "the reconstruction is misread already: the generator's fault",
-    "dataset": "the real image is misread already",
+    "perturbation": "new: image and reconstruction were both classified correctly",
+    "reconstruction": "the reconstruction is misclassified already: the generator's fault",
+    "dataset": "the real image is misclassified already",
 }
 _PER_PAGE = 24
 
@@ -133,7 +133,7 @@ def show_mistakes(project: Project, run: Run) -> None:
     flow = confusion(found.labels[of_kind], found.predictions[of_kind], len(names))
     line = st.container(horizontal=True)  # one under the other where the window is narrow
     with line.container(width=360):
-        st.plotly_chart(charts.matrix(flow, names, title="Who is taken for whom"), key="flow")
+        st.plotly_chart(charts.matrix(flow, names, title="Which class is predicted as which"), key="flow")
     with line.container(width=590):
         st.caption(f"{len(shown)} of {len(chosen):,}, in an order that mixes the source images")
         show_gallery(project, run, found, shown)

@@ -68,7 +68,9 @@ def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: S
     st.markdown(_MARKS[status_of(verdict)])
     error = verdict.error
     if verdict.n_kept:
-        st.metric("Error", f"{error.estimate:.0%}", help="Share of the images that the classifier misreads")
+        st.metric(
+            "Error", f"{error.estimate:.0%}", help="Share of the images that the classifier misclassifies"
+        )
         st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
         more = more_to_decide(error, threshold=RHO)
         if more:

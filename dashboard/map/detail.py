@@ -53,7 +53,7 @@ def show_code(project: Project, identify: Run, found: Found, number: int, *, is_
         [
             Tile(
                 [image[0].permute(1, 2, 0).numpy(), shown], names[said], said != label,
-                alt=[f"{names[label]}, original", f"decoded code, read as {names[said]}"],
+                alt=[f"{names[label]}, original", f"decoded code, predicted as {names[said]}"],
             )
         ],
         key="code", headings=("source image" if is_mistake else "image", "decoded code"), min_pixels=112,

@@ -79,7 +79,7 @@ class Correction:
     p : float or None
         Of McNemar's exact test that both are equally likely.
     reconstruction : float or None
-        Share of the correctly read training images that are still read correctly once reconstructed.
+        Share of the correctly classified training images that still are once they are reconstructed.
     own_label : float or None
         Share of the draws tested on whose own majority label is that of their region.
     real : pair of Share, or None

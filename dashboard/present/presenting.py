@@ -115,10 +115,10 @@ def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, 
 
 
 def _misread(exhibit: Exhibit, class_names: Sequence[str]) -> str:
-    """Say what is taken for what; "7, misread" where the draws that were looked at do not show it."""
+    """Say what is predicted as what; "7, misclassified" where the draws do not show it."""
     wrong = Counter(said for said in exhibit.before if said != exhibit.label).most_common(1)
     label = class_names[exhibit.label]
-    return f"“{label}” read as “{class_names[wrong[0][0]]}”" if wrong else f"“{label}”, misread"
+    return f"“{label}” predicted as “{class_names[wrong[0][0]]}”" if wrong else f"“{label}”, misclassified"
 
 
 def _who(survey: Survey) -> str:
@@ -190,8 +190,16 @@ def _cost(made: Correction, survey: Survey) -> list[Slide]:
         return []
     n = made.test[1][3]
     figures = (
-        Figure(f"{made.fixed:,}", "fixed", note="test images misread before, and read correctly since"),
-        Figure(f"{made.broken:,}", "broken", note="test images read correctly before, and misread since"),
+        Figure(
+            f"{made.fixed:,}",
+            "fixed",
+            note="test images misclassified before, and classified correctly since",
+        ),
+        Figure(
+            f"{made.broken:,}",
+            "broken",
+            note="test images classified correctly before, and misclassified since",
+        ),
     )
     rest = _count(n - made.fixed - made.broken, "other test image")
     text = f"The correction changed nothing for {rest}: right stayed right, and wrong stayed wrong."
@@ -228,7 +236,7 @@ def _limits(survey: Survey, shown: Exhibition, *, stale: bool) -> Slide:
 def _reconstruction(made: Correction | None) -> str:
     if made is None or made.reconstruction is None:
         return ""
-    return f" Redrawn by it, {percent(made.reconstruction)} of what was read correctly still is."
+    return f" Redrawn by it, {percent(made.reconstruction)} of what was classified correctly still is."
 
 
 def _own_label(made: Correction | None) -> str:

@@ -62,7 +62,7 @@ def show_gallery(
         Tile(
             list(images), names[found.predictions[i]], True,
             f"{names[found.labels[i]]} → {names[found.predictions[i]]}\n{KINDS[found.kind[i]]}",
-            [names[found.labels[i]], "reconstruction", f"read as {names[found.predictions[i]]}"],
+            [names[found.labels[i]], "reconstruction", f"predicted as {names[found.predictions[i]]}"],
         )
         for i, images in zip(shown.tolist(), triples, strict=True)
     ]  # fmt: skip

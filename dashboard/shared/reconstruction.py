@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from defuse_core.method.vae import BetaVAE
 
 WANTED = 0.95
-"""Share of correctly read images that should still be read correctly after reconstruction."""
+"""Share of correctly classified images that should still be classified correctly after reconstruction."""
 
 _SHOWN = 10
 
@@ -62,13 +62,13 @@ def show_control(project: Project) -> None:
             part = next(iter(run.summary["by_class"]))
             figure = charts.by_class(
                 project.class_names, run.summary["by_class"][part], title=f"{part} images, worst first",
-                x="still read correctly",
+                x="still classified correctly",
             )  # fmt: skip
             st.plotly_chart(figure, key="control-by-class")
         return
     st.caption(
-        "Of the images that the classifier reads correctly: how many does it still read correctly once they "
-        "went through the generator, unperturbed (ε = 0)? The others would be blamed on the classifier."
+        "Of the images that are classified correctly: how many still are once they went through the generator, "
+        "unperturbed (ε = 0)? The others would be blamed on the classifier."
     )
     if newest(project, "classifier") is None:
         st.info("Needs a classifier.")
@@ -80,7 +80,7 @@ def show_control(project: Project) -> None:
 def _show_shares(shares: dict[str, list[float]]) -> None:
     columns = st.columns(4)
     for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
-        told = f"[{low:.3f}, {high:.3f}] of {n:,} images read correctly, at ε = 0"
+        told = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
         column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=told)
     poor = [part for part, found in shares.items() if found[0] < WANTED]
     if poor:

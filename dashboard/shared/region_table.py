@@ -109,10 +109,10 @@ COLUMNS = {
         "mistakes", format="localized", help="Identified mistakes that belong to it more than to any other"
     ),
     "perturbation": st.column_config.NumberColumn(
-        "perturbation", help="New: image and reconstruction were read correctly"
+        "perturbation", help="New: image and reconstruction were classified correctly"
     ),
     "reconstruction": st.column_config.NumberColumn("reconstruction", help="The generator's fault"),
-    "dataset": st.column_config.NumberColumn("dataset", help="The real image is misread already"),
+    "dataset": st.column_config.NumberColumn("dataset", help="The real image is misclassified already"),
     "predictions": st.column_config.TextColumn("predictions", help="Of the classifier, on the mistakes"),
     "true classes": st.column_config.TextColumn("true classes", help="Of the images they were made from"),
     "spread": st.column_config.NumberColumn(

@@ -120,7 +120,7 @@ def _show_wrong(
         Tile(
             [image], names[int(predictions[i])], True,
             f"{names[int(labels[i])]}, {confidence[i]:.0%} sure\n{part} {i}",
-            [f"{names[int(labels[i])]}, read as {names[int(predictions[i])]}"],
+            [f"{names[int(labels[i])]}, predicted as {names[int(predictions[i])]}"],
         )
         for i, image in zip(shown.tolist(), images, strict=True)
     ]  # fmt: skip

@@ -5,9 +5,9 @@
   images, so that where it has batch normalisation their statistics are not those of L(D) alone.
 - **Random regions** tune with the λ that was chosen on as many draws from as many Gaussians of the same
   covariance, τ and frozen normals, but each moved to the code of a training image of the region's class
-  that is read correctly: only *where* they lie differs. What Defuse gains beyond it is owed to the failure
-  regions, not to decoded images of these classes anywhere. Its labels are those of the data, right for the
-  image in the middle; nobody looked at the draws around it.
+  that is classified correctly: only *where* they lie differs. What Defuse gains beyond it is owed to
+  the failure regions, not to decoded images of these classes anywhere. Its labels are those of the data,
+  right for the image in the middle; nobody looked at the draws around it.
 - **Raw against centred noise** searches around the same images with the same random numbers. Raw noise
   moves every code by its mean; how many more mistakes that finds, and of which kind, tells a shift off the
   codes of real images from the jitter around them. It says nothing of which of the mistakes matter.
@@ -38,7 +38,7 @@ def random_regions(
     regions: Sequence[Region], labels: Mapping[int, int], *, classifier: Classifier, vae: BetaVAE,
     train: Split, seed: int,
 ) -> tuple[list[Region], dict[int, int]]:  # fmt: skip
-    """Move every region to the code of a random training image of its label that is read correctly.
+    """Move every region to the code of a random training image of its label that is classified correctly.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def random_regions(
         As it is before the correction.
     vae : BetaVAE
     train : Split
-        An image of the label is taken even if it is misread where none is read correctly, and any image
-        where none is of the label.
+        An image of the label is taken even if it is misclassified where none is classified correctly, and any
+        image where none is of the label.
     seed : int
 
     Returns

@@ -1,8 +1,8 @@
 """A second round: what became of the failure regions once the corrected classifier is searched again.
 
-A region is *closed* where few of its draws are misread by the corrected classifier and the second
+A region is *closed* where few of its draws are misclassified by the corrected classifier and the second
 search finds few mistakes in it, both by stated limits; else it is still open. Draws alone would not do:
-the classifier was tuned on others of the same regions. A code that is read as the label people gave its
+the classifier was tuned on others of the same regions. A code that is predicted as the label people gave its
 region is no mistake here, though it is one by the label of the image it was made from: the correction
 teaches the former. A region of the second round is *new* where most of its mistakes lie in no region of
 the first.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from defuse_core.base.intervals import Interval
 
 MAX_ERROR = 0.1
-"""Share of a closed region's draws that may still be misread."""
+"""Share of a closed region's draws that may still be misclassified."""
 
 MAX_FOUND = 0.1
 """Mistakes that the second search may find in a closed region, for each of the first's."""
@@ -38,7 +38,7 @@ class RegionNow:
     region_id : int
     status : {"closed", "open"}
     before, after : Interval
-        Share of its test draws that the classifier misread before, and misreads corrected.
+        Share of its test draws that are misclassified before and after correction.
     n_before, n_after : int
         Mistakes that the first and the second search found in it, see `misread`.
     """
@@ -76,7 +76,7 @@ class RegionFound:
 def misread(
     inside: NDArray[np.int64], predictions: NDArray[np.int64], labels: Mapping[int, int]
 ) -> NDArray[np.int64]:
-    """Leave out the mistakes that are read as the label of the region they lie in.
+    """Leave out the mistakes that are predicted as the label of the region they lie in.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def follow_regions(
     Parameters
     ----------
     errors : mapping of int to (Interval, Interval)
-        By failure region: share of its test draws misread before and after correction.
+        By failure region: share of its test draws misclassified before and after correction.
     first, second : (n_mistakes,) int64
         The region of the first round in which each mistake of either search lies, -1 for none. Both
         searches are to be of the same images and settings.
@@ -124,7 +124,7 @@ def follow_regions(
     Returns
     -------
     list of RegionNow
-        Those still open first, the most misread first among them.
+        Those still open first, the most misclassified first among them.
 
     Examples
     --------

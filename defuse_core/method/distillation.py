@@ -147,7 +147,7 @@ def relaxed_region(
     radius: float,
     rho: float,
 ) -> RelaxedRegion:
-    """Evaluate definition 3.2: of the codes within `radius` of `centre`, are more than ρ misread?
+    """Evaluate definition 3.2: of the codes within `radius` of `centre`, are more than ρ misclassified?
 
     Parameters
     ----------

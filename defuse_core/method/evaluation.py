@@ -1,8 +1,8 @@
 """Evidence (section 4): what the correction changed, by how much, and how sure that is.
 
 Figure 4 (before, identified mistakes, Defuse), figure 6 (novelty; beyond the paper in latent space, too),
-figure 7 (agreement), and what the paper lacks: are images still read correctly after reconstruction alone,
-at ε = 0, and how well are the real images read that lie nearest to a region?
+figure 7 (agreement), and what the paper lacks: are images still classified correctly after reconstruction
+alone, at ε = 0, and how well are the real images classified that lie nearest to a region?
 Shares come with Wilson intervals, which take the split, or the regions, as given.
 """
 
@@ -55,7 +55,7 @@ class Agreement:
 
 
 def share(right: Tensor) -> Interval:
-    """Share of images that are read right, (n,) bool, with its Wilson interval; NaN where n = 0."""
+    """Share of images that are classified correctly, (n,) bool, with its Wilson interval; NaN where n = 0."""
     return Interval.wilson(int(right.sum()), len(right))
 
 
@@ -65,7 +65,7 @@ def score_split(classifier: Classifier, split: Split) -> Interval:
 
 
 def score_failures(classifier: Classifier, failures: FailureInstances) -> Interval:
-    """Region accuracy (M.R. accuracy): the share of all instances read as the region's label."""
+    """Region accuracy (M.R. accuracy): the share of all instances predicted as the region's label."""
     return score_split(classifier, Split(failures.images, failures.labels))
 
 
@@ -92,9 +92,9 @@ def p_value_of_change(n_fixed: int, n_broken: int) -> float:
 
 
 def reconstruction_control(classifier: Classifier, vae: BetaVAE, split: Split) -> Interval:
-    """Of the images read correctly, the share still read correctly after reconstruction (ε = 0).
+    """Of the images classified correctly, the share still classified correctly after reconstruction (ε = 0).
 
-    Under about .95 the decoder is too blurry to blame the classifier for what it misreads.
+    Under about .95 the decoder is too blurry to blame the classifier for what it misclassifies.
     """
     right = split[predict(classifier, split.images) == split.labels]
     decoded = decode_images(vae, encode_means(vae, right.images))

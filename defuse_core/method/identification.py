@@ -1,4 +1,4 @@
-"""Identification (section 3.1, algorithm 1): search around every image for codes that are misread.
+"""Identification (section 3.1, algorithm 1): search around every image for codes that are misclassified.
 
 z = μ(x) + ε with every element of ε ~ Beta(a, b), *added raw*: Beta(50, 50) has mean 0.5 and
 standard deviation 0.050, so every code moves by about +0.5 in each dimension and jitters around

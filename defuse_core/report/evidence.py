@@ -51,7 +51,7 @@ class Evidence:
     models : sequence of Model
         Figure 4: before, identified mistakes where there is that baseline, Defuse.
     novelty : mapping of str to Distances
-        By space, "pixels" and "latent", then by set of images: distances to what was misread in training.
+        By space, "pixels" and "latent", then by set of images: distances to misclassified training images.
     share : (n_draws,) float64
         Of the annotators who gave the most frequent answer; NaN where nobody answered.
     unanimous : Interval or None
@@ -248,7 +248,7 @@ _MEANING = {
     "random": (
         "Random regions",
         "the same λ and as many draws of as many regions of the same shape, around training images that "
-        "are read correctly.",
+        "are classified correctly.",
         "That rules out that tuning on **generated images of these classes anywhere** would do.",
         "So tuning on generated images anywhere may do as well: where the regions lie may not matter.",
     ),

@@ -305,9 +305,9 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
 
 
 def _told_readings(said: Sequence[str]) -> str:
-    """What draws are read as, in the words of the most frequent prediction."""
+    """What draws are predicted as, in the words of the most frequent prediction."""
     (name, _), *others = Counter(said).most_common()
-    return f"read as {clip(name)}" + (" and others" if others else "")
+    return f"predicted as {clip(name)}" + (" and others" if others else "")
 
 
 def _thumbnail(axes: Axes, image: Tensor, corner: str, *, right: bool) -> None:

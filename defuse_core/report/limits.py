@@ -9,7 +9,7 @@ from itertools import chain
 from defuse_core.report.content import ReportContent
 from defuse_core.report.words import count, percent
 
-_SHARP = 0.95  # under this share of images still read correctly, the generator is to blame for the rest
+_SHARP = 0.95  # under this share of images still classified correctly, the generator is to blame for the rest
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def _of_generator(content: ReportContent) -> Iterator[Limit]:
         yield Limit(
             "The generator is blurry",
             f"Only {percent(still, 1)} of the training pictures that the model reads correctly are still "
-            "read correctly after the generator has merely copied them. A part of the mistakes is the "
+            "classified correctly after the generator has merely copied them. A part of the mistakes is the "
             "generator's, not the model's; train the generator further before you trust them.",
         )
     elif own:
         yield Limit(
             "Some mistakes are the generator's",
             f"{percent(own / n)} of the mistakes found are around pictures that the model reads correctly "
-            "but misreads once the generator has copied them. Of all pictures read correctly, "
+            "but misclassifies once the generator has copied them. Of all pictures classified correctly, "
             f"{percent(still, 1)} still are after copying.",
         )
 

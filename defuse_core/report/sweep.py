@@ -187,12 +187,12 @@ class Answers:
 
     @property
     def fixed(self) -> Indices:
-        """Images that were misread before, and are read correctly now, (k,)."""
+        """Images that were misclassified before, and are classified correctly now, (k,)."""
         return np.nonzero((self.before != self.labels) & (self.after == self.labels))[0]
 
     @property
     def broken(self) -> Indices:
-        """Images that were read correctly before, and are misread now, (k,)."""
+        """Images that were classified correctly before, and are misclassified now, (k,)."""
         return np.nonzero((self.before == self.labels) & (self.after != self.labels))[0]
 
 

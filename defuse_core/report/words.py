@@ -86,7 +86,7 @@ def summary(content: ReportContent) -> list[str]:
     n_mistakes, agreed = sum(results["mistakes"].values()), results.get("label_agreement")
     found = (
         f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
-        f"misreads, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
+        f"misclassifies, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
         f"{results['failure_regions']} of the groups to be weak spots."
     )
     spots = "of the weak spot" if content.n_tuned == 1 else f"of each of {content.n_tuned} weak spots"
@@ -137,7 +137,7 @@ def readings(tiles: Sequence[Tile], when: str) -> str:
 
 
 def mostly(tiles: Sequence[Tile]) -> str:
-    """Say what pictures are most often taken for that they are not, before; nothing where they are right."""
+    """Say what pictures were most often wrongly predicted as before; nothing where they are right."""
     wrong = [tile.before for tile in tiles if tile.before != tile.wanted]
     return max(wrong, key=wrong.count, default="")
 
@@ -147,7 +147,7 @@ def rule(content: ReportContent) -> str:
     config = content.results["settings"].get("correct", {})
     split = "validation" if "validation" in content.dataset["sizes"] else "training"
     if config.get("rule") == "paper":
-        return f"the one with the most {split} pictures read correctly"
+        return f"the one with the most {split} pictures classified correctly"
     if config.get("rule") == "regions":
         return (
             "the one that reads the most of the pictures it was trained on as their weak spots' labels, of "

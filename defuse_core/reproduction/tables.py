@@ -163,7 +163,7 @@ def _mistakes(seeds: Sequence[Results]) -> str:
     rows = [
         *(
             (
-                f"ε = 0: of those read right, still read right, {told}",
+                f"ε = 0: of those classified correctly, still classified correctly, {told}",
                 over_seeds([s["control"][part][0] for s in seeds]),
             )
             for part, told in (("train", "training"), ("test", "test"))
@@ -172,13 +172,13 @@ def _mistakes(seeds: Sequence[Results]) -> str:
     ]
     for kind in KINDS:
         rows.append((f"… of kind {kind}", over_seeds([_share(seed["mistakes"], kind) for seed in seeds])))
-    told = "of the mistakes in failure regions, misread after reconstruction alone"
+    told = "of the mistakes in failure regions, misclassified after reconstruction alone"
     inside = [seed["failure_kinds"] for seed in seeds if "failure_kinds" in seed]
     rows.append((told, over_seeds([_share(kinds, "reconstruction") for kinds in inside])))
     for noise in ("raw", "centred"):
         found = [seed["noise"][noise] for seed in seeds if "noise" in seed]
         if found:
-            told = f"codes misread around the same {found[0]['images']} images, {noise} noise"
+            told = f"codes misclassified around the same {found[0]['images']} images, {noise} noise"
             rows.append((told, over_seeds([each["misread"] / each["codes"] for each in found])))
     return _table(("", "mean (range)"), rows)
 
@@ -214,15 +214,16 @@ def _rest(seeds: Sequence[Results]) -> str:
         ("two annotators agree", over_seeds([seed["agreement"]["pairwise"] for seed in seeds])),
         ("draws whose own label is the region's", over_seeds([seed["label_agreement"] for seed in seeds])),
         ("nearest real test images of the regions: with their label", over_seeds(map(_same_label, seeds))),
-        ("… read right before", over_seeds([seed["nearest"]["pooled"]["before"][0] for seed in seeds])),
-        ("… read right after", over_seeds([seed["nearest"]["pooled"]["after"][0] for seed in seeds])),
+        *(
+            (f"… classified correctly {when}", over_seeds([s["nearest"]["pooled"][when][0] for s in seeds]))
+            for when in ("before", "after")
+        ),
     ]  # fmt: skip
     for space in ("pixels", "latent"):
         curves = [seed["novelty"][space] for seed in seeds]
         for name in dict.fromkeys(name for each in curves for name in each):
-            told = (
-                f"ℓ2 in {space} to the nearest {'misread ' if misread else ''}training image, median: {name}"
-            )
+            known = "misclassified " if misread else ""
+            told = f"ℓ2 in {space} to the nearest {known}training image, median: {name}"
             medians = [each[name]["median"] for each in curves if name in each]
             rows.append((told, over_seeds(medians, "{:.2f}")))
     return _table(("", "mean (range)"), rows)

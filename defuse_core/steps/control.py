@@ -14,7 +14,7 @@ from defuse_core.workspace.configs import ControlConfig
 
 
 class Control(Step):
-    """The share of correctly read images that are still read correctly after reconstruction (ε = 0)."""
+    """The share of correctly classified images that still are after reconstruction (ε = 0)."""
 
     name = "control"
 

@@ -53,7 +53,7 @@ class Gallery:
     class_names: Sequence[str]
 
     def tiles(self, images: Tensor, wanted: Sequence[int]) -> list[Tile]:
-        """Pictures (n, channels, height, width) uint8, each with the class that it should be read as."""
+        """Pictures (n, channels, height, width) uint8, each with the class that it should be predicted as."""
         if not len(images):
             return []
         said = [predict(model, images).tolist() for model in (self.before, self.corrected)]

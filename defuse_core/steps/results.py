@@ -26,7 +26,7 @@ RULES = {
 """How λ was chosen, by the rule in the config of the sweep."""
 
 Right = Mapping[str, Mapping[str, Tensor]]
-"""By model, then by set ("test", "region", …): which images are read right, (n,) bool."""
+"""By model, then by set ("test", "region", …): which images are classified correctly, (n,) bool."""
 
 
 def interval_row(right: Tensor) -> list[float | None]:

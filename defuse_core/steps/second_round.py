@@ -70,7 +70,7 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
 
 
 def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
-    """By failure region, the share of its test draws misread before and after, held out or not."""
+    """By failure region, the share of its test draws misclassified before and after, held out or not."""
     failures = source.read("correct", "failures")[0]
     said = [source.read("correct", task + SAID)[0] for task in (BEFORE, task_of(lam))]
     errors = {}

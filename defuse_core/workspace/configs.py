@@ -107,7 +107,7 @@ class InspectConfig(NetworkConfig):
 
 
 class ControlConfig(Config):
-    """Whether images are still read correctly after reconstruction alone (ε = 0)."""
+    """Whether images are still classified correctly after reconstruction alone (ε = 0)."""
 
 
 class ProbeConfig(Config):

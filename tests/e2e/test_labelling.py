@@ -172,7 +172,7 @@ def test_a_class_that_is_markup_is_text_on_every_page(
         ("Label", page.get_by_role("button", name=NASTY)),
         ("Regions", page.get_by_role("slider", name="τ")),
         ("Map", page.locator(".js-plotly-plot .legendtext", has_text=NASTY[:20])),  # clipped
-        ("Identify", page.get_by_text("Who is taken for whom")),
+        ("Identify", page.get_by_text("Which class is predicted as which")),
         ("Classifier", page.get_by_text("Misclassified")),
         ("Generator", page.get_by_text("A traversal")),
         ("Overview", page.get_by_text("Regions labelled")),

@@ -120,7 +120,7 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     assert run.summary["searched"] == IMAGES
     assert 24 < n_reconstruction < n_found / 4
     expect(main.get_by_text(f"{n_found:,}", exact=True)).to_be_visible(timeout=30 * SECONDS)
-    expect(main.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
+    expect(main.get_by_role("img", name="predicted as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
     main.get_by_role("combobox", name="Kind").click()

@@ -323,8 +323,8 @@ def test_right_and_wrong_are_told_by_mark_colour_and_words(tab: Page) -> None:
         "(all) => all.map((e) => getComputedStyle(e).backgroundColor)"
     )
     assert colours[:3] == ["rgb(179, 71, 0)", "rgb(0, 96, 160)", "rgb(179, 71, 0)"]
-    expect(before.get_by_role("img", name="read as 9, wrong")).to_have_count(9)
-    expect(before.get_by_role("img", name="read as 7, right")).to_have_count(1)
+    expect(before.get_by_role("img", name="predicted as 9, wrong")).to_have_count(9)
+    expect(before.get_by_role("img", name="predicted as 7, right")).to_have_count(1)
     expect(tab.locator(".panel.after .mark")).to_have_text(["✓", "✓", "✗"] + ["✓"] * 7)
     sources = [
         panel.locator("img").evaluate_all("(all) => all.map((e) => e.src)")
@@ -373,7 +373,7 @@ def test_markup_is_text(tab: Page) -> None:
         expect(tab.locator(f".{name}").first).to_have_text(NASTY)
     expect(tab.locator("li").first).to_have_text(NASTY)
     expect(tab.locator(".cover img")).to_have_count(1)
-    expect(tab.locator(".cover img")).to_have_attribute("alt", f"read as {NASTY}, wrong")
+    expect(tab.locator(".cover img")).to_have_attribute("alt", f"predicted as {NASTY}, wrong")
 
 
 SIZES = [(1024, 768), (1920, 1080), (1366, 768), (3440, 1440), (768, 1024), (640, 480)]

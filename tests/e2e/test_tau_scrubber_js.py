@@ -64,7 +64,7 @@ def draws(seed: int = 0, *, n: int = 12, shape: tuple[int, int, int] = (10, 8, 3
 
 
 def data(images: NDArray[np.uint8] | None = None, **options: Any) -> dict[str, Any]:
-    """What Python gives the script; of 12 draws, the first `index` are read as nine, the rest as seven."""
+    """What the script is given; of 12 draws, the first `index` are predicted as nine, the rest as seven."""
     images = draws() if images is None else images
     n = images.shape[1]
     predictions = (np.arange(n) < np.arange(len(TAUS))[:, None]).astype(int)

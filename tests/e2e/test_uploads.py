@@ -110,7 +110,7 @@ def test_a_classifier_is_taken(
     page.get_by_role("button", name="Use this classifier").click()
     expect(page.get_by_text("0.960")).to_be_visible(timeout=60 * SECONDS)
     expect(page.get_by_text("Misclassified: 4 of 100")).to_be_visible(timeout=30 * SECONDS)
-    expect(page.get_by_role("img", name="read as").first).to_be_visible(timeout=30 * SECONDS)
+    expect(page.get_by_role("img", name="predicted as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == 0
 
 
