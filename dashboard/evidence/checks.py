@@ -103,7 +103,8 @@ def show_noise(card: Card) -> None:
         raw, centred = (counts[name]["misread"] / counts[name]["codes"] for name in ("raw", "centred"))
         right.markdown(
             f"Of {counts['raw']['codes']:,} codes **{raw:.1%} are misclassified with raw noise, "
-            f"{centred:.1%} with centred**. What raw noise finds beyond centred is found by moving all codes the same way."
+            f"{centred:.1%} with centred**. What raw noise finds beyond centred is found by moving all codes "
+            "the same way."
         )
         right.caption("There is no interval: codes around one image go together.")
 

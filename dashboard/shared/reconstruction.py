@@ -67,8 +67,8 @@ def show_control(project: Project) -> None:
             st.plotly_chart(figure, key="control-by-class")
         return
     st.caption(
-        "Of the images that are classified correctly: how many still are once they went through the generator, "
-        "unperturbed (ε = 0)? The others would be blamed on the classifier."
+        "Of the images that are classified correctly: how many still are once they went through the "
+        "generator, unperturbed (ε = 0)? The others would be blamed on the classifier."
     )
     if newest(project, "classifier") is None:
         st.info("Needs a classifier.")
