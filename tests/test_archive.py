@@ -40,7 +40,7 @@ from defuse_core.workspace.workspace import Workspace
 from tests.commands import Completed, checked, defuse_here
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, runs_in_this_process, store_run
-from tests.workspaces import SEARCH, Place, copy_place, save_npz
+from tests.workspaces import SEARCH, Place, copy_place, save_npz, verify
 
 FEW = {**SEARCH, "n_perturbations": 4}
 TABLES = ("blobs", "runs", "tasks", "events", "artifacts", "annotations")
@@ -376,7 +376,7 @@ def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     finally:
         tracemalloc.stop()
-    there.workspace.verify(runs_of(there)[0].id)
+    verify(there.workspace, runs_of(there)[0].id)
 
 
 # Data sets that stay behind
@@ -736,7 +736,7 @@ def imports_or_refuses(workspace: Workspace, path: Path) -> None:
         return
     place = Place(workspace, made)
     for run in runs_of(place):
-        workspace.verify(run.id)
+        verify(workspace, run.id)
         workspace.annotations.counting(run.id)
         workspace.annotations.edits(run.id)
         assert not run.live

@@ -22,7 +22,7 @@ from defuse_core.workspace.configs import ConfigError, SweepConfig, check_growth
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
 from tests.in_process import done_here, run_here, runs_in_this_process
-from tests.workspaces import SWEEP, Place, copy_place
+from tests.workspaces import SWEEP, Place, copy_place, verify
 
 LAMBDAS = [0.1, 1.0]
 QUICK = {
@@ -225,7 +225,7 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
     ]
     assert len(kept) == 7  # weights and answers of three, and the answers before
     assert all(after[name] == before[name] for name in kept)
-    place.workspace.verify(run.id)
+    verify(place.workspace, run.id)
     assert place.get(evidence).stale
     at_once = done_here(place, "correct", {**QUICK, **run.config})
     assert at_once.summary == run.summary

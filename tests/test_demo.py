@@ -25,7 +25,7 @@ from defuse_core.workspace.workspace import DATABASE, Workspace
 from tests.commands import checked, command, defuse_here, defuse_process, heed_ctrl_c
 from tests.spares import is_spare
 from tests.templates import make_once
-from tests.workspaces import copy_place, eventually
+from tests.workspaces import copy_place, eventually, verify
 
 ORDER = ["classifier", "vae", "identify", "distill", "annotate", "correct", "evaluate", "report"]
 HERE = Resources(device="cpu", threads=1)
@@ -204,7 +204,7 @@ def test_the_demo_is_runs_of_a_workspace(either: Folder) -> None:
     assert by_step["correct"].summary["failures"] == results["failure_regions"]
     assert len(by_step["distill"].summary["regions"]) == results["scenarios"]
     for run in runs:
-        workspace.verify(run.id)
+        verify(workspace, run.id)
     labels = workspace.annotations.counting(by_step["distill"].id)
     assert len({event.annotator for event in labels}) == 5
     draws, mistakes = 10 * results["scenarios"], sum(results["mistakes"].values())

@@ -46,17 +46,6 @@ def test_different_seeds_differ(clusters: Tensor) -> None:
     assert not np.allclose(first, second)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_new_codes_are_placed_in_their_cluster(method: Method, clusters: Tensor) -> None:
-    found = project(clusters, method=method, seed=0)
-    before = found.points.copy()
-    placed = found.place(clusters[[3, 60, 120]] + 0.05)
-    np.testing.assert_array_equal(found.points, before)
-    for index, point in enumerate(placed):
-        distances = [np.linalg.norm(before[50 * k : 50 * k + 50] - point, axis=1).min() for k in range(3)]
-        assert int(np.argmin(distances)) == index
-
-
 def test_pca_is_the_two_directions_of_most_variance(clusters: Tensor) -> None:
     centred = clusters.double() - clusters.double().mean(0)
     values = torch.linalg.svdvals(centred)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.intervals import Interval
-from defuse_core.base.records import FailureInstances, MistakeKind, Mistakes, Mixture, SweepPoint, Verdict
+from defuse_core.base.records import FailureInstances, MistakeKind, Mistakes, Mixture, Verdict
 
 
 def make_mistakes(n: int, first: int = 0) -> Mistakes:
@@ -179,12 +179,6 @@ def test_failure_instances_of_regions(chosen: list[int], expected: list[int]) ->
     assert kept.images.shape[1:] == (1, 1, 1)
     assert kept.labels.tolist() == [i + 10 for i in expected]
     assert set(kept.region_ids.tolist()) <= set(chosen)
-
-
-def test_sweep_point_without_state_keeps_the_rest() -> None:
-    point = SweepPoint(0.5, 2, 0.9, 0.8, {"weight": torch.ones(2)})
-    assert point.without_state() == SweepPoint(0.5, 2, 0.9, 0.8, {})
-    assert "weight" in point.state
 
 
 def test_verdict_n_kept_is_the_number_of_labels() -> None:

@@ -16,6 +16,7 @@ import psutil
 import safetensors.torch
 from torch import Tensor
 
+from defuse_core.base.files import file_sha256
 from defuse_core.data.splits import ImageDataset
 from defuse_core.jobs import launcher
 from defuse_core.workspace.configs import StepName
@@ -84,8 +85,14 @@ class Place:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert not connection.execute("PRAGMA foreign_key_check").fetchall()
         for run in self.workspace.runs.of_project(self.project.id):
-            self.workspace.verify(run.id)
+            verify(self.workspace, run.id)
             self.tensors(run)
+
+
+def verify(workspace: Workspace, run_id: int) -> None:
+    """Every artifact of a run has the checksum that its row names."""
+    for name, artifact in workspace.runs.artifacts(run_id).items():
+        assert file_sha256(workspace.artifact_path(run_id, name)) == artifact.sha256, name
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> float:

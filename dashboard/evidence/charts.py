@@ -135,7 +135,7 @@ def _ends(scores: Sequence[Interval], **look: Any) -> dict[str, Any]:
 
 
 def _told(model: str, measured_on: str, score: Interval) -> str:
-    return f"<b>{model}</b>, {measured_on}: {score}"
+    return f"<b>{model}</b>, {measured_on}: {score!s}"
 
 
 def _lay_out(figure: go.Figure, *, height: int, legend: Mapping[str, Any] | None = None) -> go.Figure:

@@ -221,8 +221,8 @@ def _limits(survey: Survey, shown: Exhibition, *, stale: bool) -> Slide:
     if made is not None and made.real is not None:
         was, now = made.real
         points.append(
-            f"The {_count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} read "
-            f"correctly before, {percent(now[0])} after."
+            f"The {_count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} "
+            f"classified correctly before, {percent(now[0])} after."
         )
     if survey.simulated:
         points.append("No person has looked: networks stood in for people, and gave the labels.")

@@ -56,6 +56,6 @@ def _add_scores(
             "array": [score.high - score.estimate for score in scores],
             "arrayminus": [score.estimate - score.low for score in scores],
         },
-        hovertext=[f"{clip(c.name)}, {name}: {score}" for c, score in zip(changes, scores, strict=True)],
+        hovertext=[f"{clip(c.name)}, {name}: {score!s}" for c, score in zip(changes, scores, strict=True)],
         hoverinfo="text",
     )  # fmt: skip

@@ -7,7 +7,7 @@ Images are (n, channels, height, width): uint8 as data, float in [0, 1] as pixel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -244,7 +244,3 @@ class SweepPoint:
     selection_accuracy: float
     tuned_accuracy: float
     state: Mapping[str, Tensor]
-
-    def without_state(self) -> SweepPoint:
-        """Drop the weights, for charts and JSON."""
-        return replace(self, state={})

@@ -1,8 +1,4 @@
-"""Latent codes in the plane (figure 2): t-SNE, UMAP and PCA, each seeded, each placing new codes.
-
-A `Projection` holds the fitted model, so that codes found later are placed among those it was
-fitted to without moving them.
-"""
+"""Latent codes in the plane (figure 2): t-SNE, UMAP and PCA, each seeded."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,13 +39,6 @@ class Projection:
     points: NDArray[np.float32]
     method: Method
     n_iter: int
-    _model: Any
-
-    def place(self, latents: Tensor) -> NDArray[np.float32]:
-        """Place further codes (n, latent_dim) among the fitted ones, (n, 2)."""
-        if not len(latents):
-            return np.zeros((0, 2), dtype=np.float32)
-        return np.asarray(self._model.transform(_array(latents)), dtype=np.float32)
 
 
 def project(
@@ -104,7 +93,7 @@ def projection_steps(
     from sklearn.decomposition import PCA
 
     model = PCA(n_components=2, random_state=state).fit(codes)
-    return Projection(np.asarray(model.transform(codes), dtype=np.float32), "pca", 0, model)
+    return Projection(np.asarray(model.transform(codes), dtype=np.float32), "pca", 0)
 
 
 def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Projection]:
@@ -126,7 +115,7 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
             embedding.optimize(_TSNE_CHUNK, exaggeration=exaggeration, momentum=0.8, inplace=True)
             done += _TSNE_CHUNK
             stop = bool((yield done, total, {"kl": float(embedding.kl_divergence)}))
-    return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done, embedding)
+    return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done)
 
 
 @contextmanager
@@ -153,7 +142,7 @@ def _umap(codes: NDArray[np.float64], state: int, n_neighbors: int) -> Projectio
         warnings.filterwarnings("ignore", message=".*n_jobs value.*overridden")  # seeded: one thread
         model = umap.UMAP(n_neighbors=min(n_neighbors, len(codes) - 1), random_state=state)
         points = model.fit_transform(codes)
-    return Projection(np.asarray(points, dtype=np.float32), "umap", 0, model)
+    return Projection(np.asarray(points, dtype=np.float32), "umap", 0)
 
 
 def _array(latents: Tensor) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -67,14 +66,6 @@ class TradeOff:
     lam: float
     test: Interval
     region: Interval
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG at 160 dots an inch, and as SVG beside it; return the PNG's path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figure_bytes(figure, "png"))
-    path.with_suffix(".svg").write_bytes(figure_bytes(figure, "svg"))
-    return path
 
 
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.base.files import file_sha256, store_chunks, write_bytes
+from defuse_core.base.files import store_chunks, write_bytes
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
 from defuse_core.workspace.garbage import Kept, remove_unnamed
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations
@@ -257,18 +257,6 @@ class Workspace:
         if not path.is_file():
             raise WorkspaceError(f"{path} is gone; run the step again")
         return path
-
-    def verify(self, run_id: int) -> None:
-        """Check every artifact of a run against its checksum.
-
-        Raises
-        ------
-        WorkspaceError
-            If a file is missing or was changed.
-        """
-        for name, artifact in self.runs.artifacts(run_id).items():
-            if file_sha256(self.artifact_path(run_id, name)) != artifact.sha256:
-                raise WorkspaceError(f"{name} of run {run_id} was changed; run the step again")
 
     def collect_garbage(self, *, min_age: float = 60.0) -> tuple[int, int]:
         """Remove files that no row names: of killed writers, deleted projects, replaced artifacts.
