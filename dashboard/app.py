@@ -14,7 +14,7 @@ from defuse_core.workspace.database import WorkspaceError
 
 PAGES = {
     "overview": ("Overview", "home", "All projects: what was found in each and what comes next."),
-    "classifier": ("Classifier", "neurology", "Bring or train the classifier; see what it gets wrong."),
+    "classifier": ("Classifier", "neurology", "Upload or train the classifier; see what it gets wrong."),
     "generator": ("Generator", "auto_awesome", "Train the β-VAE of the images; see if it is sharp enough."),
     "identify": ("Identify", "search", "Search for mistakes that the test set does not contain."),
     "map": ("Map", "scatter_plot", "See where the mistakes lie among the training images."),

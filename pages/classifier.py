@@ -17,7 +17,7 @@ st.title("Classifier")
 data_card(project)
 
 run = newest(project, "classifier")
-with st.expander("Bring or train a classifier", expanded=run is None or run.status != "done"):
+with st.expander("Upload or train a classifier", expanded=run is None or run.status != "done"):
     way = linked_way("How", ("Bring one", "Train one here"), key="how")
     if way == "Bring one":
         bring_classifier(project)
@@ -35,7 +35,7 @@ with st.expander("Bring or train a classifier", expanded=run is None or run.stat
             st.rerun()
 
 if run is None:
-    st.info("No classifier yet: bring the one that you want to examine, or train a small one here.")
+    st.info("No classifier yet: upload the one that you want to examine, or train a small one here.")
 elif run.live:
     follow(run, show_training)
 elif run.status == "done":

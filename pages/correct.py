@@ -17,8 +17,8 @@ from defuse_core.report.sweep import read_sweep
 project = need_project()
 st.title("Correct")
 st.caption(
-    "For every λ the classifier is tuned on the training images and, weighed by λ, on draws of its failure "
-    "regions; other draws say how well that worked, and the test images what it costs elsewhere."
+    "For each λ the classifier is fine-tuned on the training images and, weighted by λ, on draws of its "
+    "failure regions. It is tested on other draws, and on the test images."
 )
 
 distill = store.workspace().runs.latest(project.id, "distill", done=True)

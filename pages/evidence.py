@@ -24,7 +24,7 @@ project = need_project()
 st.title("Evidence")
 st.caption(
     "What the correction changed, how sure that is, and what would have changed without it. Every figure can "
-    "be taken as PNG, SVG and CSV."
+    "be downloaded as PNG, SVG and CSV."
 )
 
 correct = need_correction(project)

@@ -12,7 +12,9 @@ from defuse_core.reproduction.demo import shipped_cards
 
 project = need_project()
 st.title("Generator")
-st.caption("A β-VAE learns what the training images look like; around its codes the mistakes are searched.")
+st.caption(
+    "A β-VAE learns what the training images look like. Mistakes are searched for around its latent codes."
+)
 
 run = newest(project, "vae")
 with st.expander("Train or take a generator", expanded=run is None or run.status != "done"):

@@ -21,7 +21,7 @@ if run is None:
     st.page_link("../pages/regions.py", icon=":material/arrow_forward:")
     st.stop()
 if run.stale:
-    st.warning("The mistakes were searched for again since these regions were distilled.")
+    st.warning("There is a newer search than these regions.")
 show_labelling(project, run)
 with st.expander("Agreement between annotators", on_change="rerun", key="agreement-open") as agreement:
     if agreement.open:

@@ -52,6 +52,6 @@ else:
     if first is not None:
         st.caption(
             f"A first picture: PCA of {len(first.codes):,} of {len(ground.train_labels):,} training codes "
-            f"and {len(first.mistakes):,} of {len(ground.found.labels):,} mistakes. The map takes its place."
+            f"and {len(first.mistakes):,} of {len(ground.found.labels):,} mistakes. The map replaces it."
         )
         show_map(project, ground, first, key=f"preview-{identify.id}")

@@ -11,7 +11,7 @@ from dashboard.shell import store
 from dashboard.shell.state import open_project
 from defuse_core.workspace.pipeline import next_step, stages
 
-st.title("What does no test show?")
+st.title("Overview")
 workspace = store.workspace()
 projects = workspace.projects()
 
@@ -23,7 +23,7 @@ with left, st.container(border=True):
         import_form()
 with right, st.container(border=True):
     st.markdown("**See it work**")
-    st.markdown("5,000 handwritten digits with a classifier and a generator that are trained already.")
+    st.markdown("5,000 handwritten digits with a trained classifier and generator.")
     st.button("Open the demo", type="primary", icon=":material/play_arrow:", on_click=open_demo)
 
 for project in projects:
@@ -38,5 +38,5 @@ for project in projects:
         with row.popover("Export", icon=":material/archive:"):
             show_export(project)
         with row.popover("Delete", icon=":material/delete:"):
-            st.markdown("Its runs, labels and files go with it.")
+            st.markdown("Its runs, labels and files are deleted, too.")
             st.button("Delete it", key=f"delete-{project.id}", on_click=delete, args=(project,))

@@ -25,7 +25,7 @@ if run is None:
     st.stop()
 events = workspace.annotations.counting(run.id)
 if not any(event.region_id >= 0 for event in events):
-    st.info("Needs labels first: whether a region is a failure is for people to say.")
+    st.info("Label regions first: people decide whether a region is a failure.")
     st.page_link("../pages/label.py", icon=":material/arrow_forward:")
     st.stop()
 

@@ -13,8 +13,8 @@ from dashboard.shell.state import need_project
 project = need_project()
 st.title("Regions")
 st.caption(
-    "A Dirichlet-process Gaussian mixture groups the codes of the mistakes; every component that weighs "
-    "enough is a region, whose images can be drawn at will."
+    "A Dirichlet-process Gaussian mixture groups the latent codes of the mistakes. Every component of enough "
+    "weight is a region, from which images can be drawn."
 )
 
 run = newest(project, "distill")
@@ -32,7 +32,7 @@ with st.expander("Distill", expanded=run is None or run.status not in ("done", "
         left.number_input("seed", 0, value=0, step=1, key="distill-seed", help="Of the initialisation")
     )
     if done is not None and store.workspace().annotations.counting(done.id):
-        st.caption("Labels and names stay with the regions they were given to; new regions begin without.")
+        st.caption("Labels and names stay with their regions; new regions start without any.")
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=found is None):
         start(project, "distill", config, seed=seed)
         st.rerun()
@@ -46,7 +46,7 @@ elif run.status != "done":
     show_distillation(run)
 if done is not None:
     if done.stale:
-        st.warning("The mistakes were searched for again since. Distill again to have regions of those.")
+        st.warning("There is a newer search. Distill again to group its mistakes.")
     elif done.id != run.id:
         st.caption(f"The regions of run {done.id}, distilled before:")
     show_regions(project, done)

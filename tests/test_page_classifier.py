@@ -86,7 +86,7 @@ def shown_of(app: AppTest) -> tuple[int, int]:
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "classifier")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.title
     assert [link.proto.page for link in app.page_link] == ["overview"] or app.page_link[0].label == "Overview"
@@ -114,7 +114,7 @@ def test_without_runs_the_page_offers_to_bring_or_train(
     app = opened(empty, monkeypatch)
     assert "No classifier yet" in app.info[0].value
     assert "1,280 train + 60 validation + 120 test images · 8×8, grey · 3 classes" in told(app)
-    (bring,) = [e for e in app.expander if e.label == "Bring or train a classifier"]
+    (bring,) = [e for e in app.expander if e.label == "Upload or train a classifier"]
     assert bring.proto.expanded
     assert not app.metric
     assert not app.get("plotly_chart")
@@ -224,7 +224,7 @@ def test_a_perfect_classifier_is_told_so(place: Place, monkeypatch: pytest.Monke
     store.runs.name_artifact(run.id, store.store_artifact(run.id, "predictions.safetensors", content))
     app = opened(place, monkeypatch)
     assert app.subheader[0].value == "Misclassified: 0 of 9"
-    assert "None. That is when the test accuracy looks too good" in told(app)
+    assert "None: a test accuracy that looks too good" in told(app)
     assert metrics(app)["Test accuracy"] == "1.000"
 
 
@@ -431,7 +431,7 @@ def test_a_checkpoint_is_uploaded_inspected_and_taken_in(
     given = {name: rows[chosen][name] for name in ("mean", "std", "image_size", "channel_order")}
     values = {**given, "architecture": "resnet_small", "weights": f"blob:{blob.sha256}"}
     assert taken.config == check_config("classifier", values).model_dump(mode="json")
-    assert toasts(app) == ["The classifier is taken in"]
+    assert toasts(app) == ["The classifier is in the project"]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_without_regions_the_page_says_what_it_needs(
 
 def test_without_labels_the_page_says_what_to_do(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     app = opened(forget_answers(place), monkeypatch)
-    assert [info.value.partition(":")[0] for info in app.info] == ["Needs labels first"]
+    assert [info.value.partition(":")[0] for info in app.info] == ["Label regions first"]
     assert [link.proto.page for link in app.page_link] == ["label"]
     assert not app.button
 
@@ -163,7 +163,7 @@ def test_the_failures_are_listed_and_all_go_in(place: Place, monkeypatch: pytest
     expected = check_config("correct", {"correction": {"lambdas": PAPER_LAMBDAS}})
     assert run.config == expected.model_dump(mode="json")
     assert (run.config["regions"], run.seed, run.resources.device) == (None, 0, "auto")
-    assert "The correction waits for its turn …" in told(app)
+    assert "The correction is waiting for another run …" in told(app)
     app = click(app, "Start")
     assert len(errors(app)) == 1
     assert f"run {run.id}" in errors(app)[0]
@@ -556,7 +556,7 @@ def test_an_earlier_round_can_be_chosen(mine: Place, monkeypatch: pytest.MonkeyP
     app = opened(mine, monkeypatch)
     (choice,) = [box for box in app.selectbox if box.label == "Correction"]
     assert len(choice.options) == 2
-    assert "The correction waits for its turn …" in told(app)
+    assert "The correction is waiting for another run …" in told(app)
     app = opened(mine, monkeypatch, correction=f"run {first.id}")
     assert "is chosen" in told(app)
     mine.workspace.runs.finish(second.id, "cancelled")

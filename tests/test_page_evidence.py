@@ -111,7 +111,7 @@ def headings(app: AppTest) -> list[str]:
 CARDS = [
     "Accuracy before and after", "What would have changed without the regions", "Where it changed",
     "Nearest real test images", "How new the draws are", "Agreement", "Raw against centred noise",
-    "How far these numbers carry", "The report",
+    "Limits of these numbers", "The report",
 ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_while_the_correction_is_under_way_measuring_can_be_queued(
     run = add_run(bare, "correct", SWEEP)
     begin(bare, run)
     app = opened(bare, monkeypatch)
-    assert f"Correction {run.id} is under way; what is begun here waits for it." in told(app)
+    assert f"Correction {run.id} is running; an evaluation started here waits for it." in told(app)
     click(app, "Measure")
     assert latest(bare, "evaluate").upstream == (run.id,)
 
@@ -148,7 +148,7 @@ def test_measure_starts_an_evaluation_with_the_config_and_seed_of_the_form(
     click(app, "Measure")
     run = latest(bare, "evaluate")
     assert (run.seed, run.upstream, run.config["n_nearest"]) == (3, (correct.id,), 7)
-    assert "waits for its turn" in told(app)
+    assert "is waiting for another run" in told(app)
     (button,) = [button for button in app.button if button.label == "Measure"]
     assert button.disabled
 
@@ -206,7 +206,7 @@ def test_every_card_is_there_in_order_with_the_stored_numbers(
     kinds = ("perturbation", "reconstruction", "dataset")
     assert noise == {f"{name} noise": [row[kind] for kind in kinds] for name, row in results["noise"].items()}
     still = results["still_correct_after_reconstruction"]
-    assert metrics(app)["Still classified correctly once reconstructed"] == f"{still:.1%}"
+    assert metrics(app)["Still classified correctly after reconstruction"] == f"{still:.1%}"
     assert ("too blurry" in told(app)) == (still < 0.95)
     n_train = round(latest(full, "classifier").summary["accuracy"]["train"] * 1280)
     assert f"Of n = {n_train:,} training images" in words(told(app))
@@ -306,7 +306,7 @@ def test_the_report_is_made_and_taken(full: Place, monkeypatch: pytest.MonkeyPat
     again = latest(full, "report")
     assert again.id > report.id
     assert again.upstream == (latest(full, "evaluate").id,)
-    assert "It waits for its turn" in next(bar.proto.text for bar in app.get("progress"))
+    assert "It is waiting for another run" in next(bar.proto.text for bar in app.get("progress"))
     assert "present" in [link.proto.page for link in app.get("page_link")]
 
 
@@ -319,7 +319,7 @@ def test_an_evaluation_of_an_earlier_version_shows_what_it_has(
     store_results(full, lambda results: [results.pop(name, None) for name in NEW])
     app = opened(full, monkeypatch)
     assert headings(app) == CARDS
-    again = [info for info in app.info if "made by an earlier version: measure again" in info.value]
+    again = [info for info in app.info if "earlier version made this evaluation: measure again" in info.value]
     assert len(again) == 4  # controls, where, nearest, noise; the distances in codes are in the other file
     assert len(chart(app, full, "figure4")["data"]) == 6
     assert "reference images" not in told(app)
@@ -378,7 +378,7 @@ def test_predictions_that_an_earlier_correction_did_not_keep_are_left_out(
     shown = tiles(app, "nearest-images")
     assert len(shown) == len(results["nearest"]["regions"][0]["index"])
     assert not any(tile["corner"] or "→" in tile["caption"] for tile in shown)
-    assert "was not kept by this correction" in told(app)
+    assert "did not keep the prediction for each image" in told(app)
 
 
 def test_a_blurry_generator_is_warned_of(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +424,10 @@ def test_a_newer_correction_is_told_of(full: Place, monkeypatch: pytest.MonkeyPa
     old, new = latest(full, "correct"), store_run(full, "correct", {})
     app = opened(full, monkeypatch)
     warnings = [words(warning.value) for warning in app.warning]
-    assert f"This is of correction {old.id}; the newest is {new.id}. Measure that, too." in warnings
+    assert (
+        f"This is the evaluation of correction {old.id}; the newest is {new.id}. Measure that, too."
+        in warnings
+    )
     assert not any(warning.startswith("This is out of date") for warning in warnings)
 
 

@@ -48,7 +48,7 @@ def as_images(pixels: torch.Tensor) -> np.ndarray[Any, Any]:
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "generator")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.title
     assert not app.button

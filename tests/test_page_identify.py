@@ -74,7 +74,7 @@ def as_images(pixels: torch.Tensor) -> np.ndarray[Any, Any]:
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "identify")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.title
 
@@ -342,7 +342,7 @@ def test_the_estimate_is_codes_over_speed(place: Place, monkeypatch: pytest.Monk
 
 def test_a_search_under_way_is_counted_by_kind(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(place, "identify")
-    assert "The search waits for its turn …" in told(opened(place, monkeypatch))
+    assert "The search is waiting for another run …" in told(opened(place, monkeypatch))
     begin(place, run)
     assert "The search begins …" in told(opened(place, monkeypatch))
     names = [f"shard={i:04d}" for i in range(20)]

@@ -135,7 +135,7 @@ def progress(app: AppTest) -> str:
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "label")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.title
 
@@ -166,7 +166,7 @@ def test_regions_are_labelled_while_others_are_distilled(
     store_run(place, "identify", {"mistakes": {"dataset": 9}})
     app = opened(place, monkeypatch)
     assert board(app)["subject"]["run"] == done.id
-    assert "searched for again since these regions were distilled" in app.warning[0].value
+    assert "There is a newer search than these regions" in app.warning[0].value
 
 
 # What the board is given
@@ -485,7 +485,7 @@ def share_of(wrong: int, n: int) -> str:
         ([1, 1, 1], "undecided", "100%", [share_of(3, 3), "1 more like these would decide.", "a failure"]),
         ([1] * 10, "failure", "100%", [share_of(10, 10), "Label: column", "it counts as a failure"]),
         ([2] * 10, "not a failure", "0%", [share_of(0, 10), "Label: diagonal", "it counts as no failure"]),
-        ([1, 2] * 5, "undecided", "50%", ["Half and half", "counts as no failure"]),
+        ([1, 2] * 5, "undecided", "50%", ["Half of them", "counts as no failure"]),
         ([None] * 10, "none of the above", None, []),
         ([None] * 6 + [1] * 4, "failure", "100%", [share_of(4, 4)]),
         ([1] * 8 + [2] * 2, "undecided", "80%", ["1 more like these would decide.", "counts as a failure"]),
@@ -533,7 +533,7 @@ def test_the_second_pass_measures_the_annotator_and_does_not_vote(
     assert shown(app)[4] == 2
     assert progress(app).startswith("0 of ")
     assert board(app)["answers"] == []
-    assert "A second pass does not vote" in told(app)
+    assert "A second pass does not count as a vote" in told(app)
     before = metrics(app)["Error"]
     queue(app, *[item(app, i, label) for i, label in enumerate([1, 2, 2, None])])
     assert metrics(app) == {"Error": before, "You agree with yourself": "75%"}
@@ -606,9 +606,9 @@ def test_agreement_is_of_the_draws_that_two_have_answered(
     assert list(bars["x"]) == [f"{value:.0%}" for value in values] == ["33%", "50%", "100%"]
     assert list(bars["y"]) == counts.tolist() == [1, 1, 3]
     pairs = [a == b for v in votes for a, b in combinations(v, 2)]
-    agreement = {name: metrics(app)[name] for name in ("Unanimous", "Pairs of answers that are alike")}
+    agreement = {name: metrics(app)[name] for name in ("Unanimous", "Pairs of equal answers")}
     assert agreement == {
-        "Unanimous": f"{3 / 5:.0%}", "Pairs of answers that are alike": f"{np.mean(pairs):.0%}",
+        "Unanimous": f"{3 / 5:.0%}", "Pairs of equal answers": f"{np.mean(pairs):.0%}",
     }  # fmt: skip
     assert f"Bob, {ME}, annotator-1 on 5 draws" in words(told(app))
     assert "Eve" not in told(app)
@@ -862,7 +862,7 @@ def test_the_simulated_annotators_label_by_a_run(digits: Place, monkeypatch: pyt
     assert latest(digits, "distill").id in run.upstream
     app.session_state["exchange-open"] = True
     settle(app.run())
-    assert "The simulated annotators are at work" in told(app)
+    assert "The simulated annotators are running" in told(app)
     assert not app.main.button
 
 

@@ -265,7 +265,7 @@ def test_before_any_map_there_is_a_first_picture(
     n, m, total = min(most, 1280), min(most, len(mistakes_of(place))), len(mistakes_of(place))
     assert (
         f"A first picture: PCA of {n:,} of 1,280 training codes and {m:,} of {total:,} mistakes. "
-        "The map takes its place." in told(app)
+        "The map replaces it." in told(app)
     )
     assert counts(app) == (m, n)
     expected = latent_map.make_preview(place.workspace, identify.id)
@@ -318,7 +318,7 @@ def test_a_map_under_way_is_told_beside_the_first_picture(
     run = add_run(place, "map")
     preview = f"preview-{latest(place, 'identify').id}"
     app = opened(place, monkeypatch)
-    assert progress(app) == [(0, "It waits for its turn …")]
+    assert progress(app) == [(0, "It is waiting for another run …")]
     begin(place, run)
     place.workspace.runs.plan_tasks(run.id, ["tsne"])
     assert progress(opened(place, monkeypatch)) == [(0, "The map is made …")]
@@ -340,7 +340,7 @@ def test_a_map_that_waits_for_a_search_is_told(place: Place, monkeypatch: pytest
     search = add_run(place, "identify")
     app = click(opened(place, monkeypatch), "Start")
     assert search.id in latest(place, "map").upstream
-    assert progress(app) == [(0, "It waits for its turn …")]
+    assert progress(app) == [(0, "It is waiting for another run …")]
     assert "A first picture" in told(app)  # of the mistakes there are
 
 
@@ -482,7 +482,7 @@ def test_a_map_of_other_mistakes_is_not_shown(place: Place, monkeypatch: pytest.
     old = mapped(place, n_codes=50, n_mistakes=40)
     done_here(place, "identify", {"n_perturbations": 3})
     app, total = opened(place, monkeypatch), len(mistakes_of(place))
-    assert f"and {total:,} of {total:,} mistakes. The map takes its place." in told(app)
+    assert f"and {total:,} of {total:,} mistakes. The map replaces it." in told(app)
     assert counts(app) == (total, 1280)
     assert not [e for e in app.get("plotly_chart") if e.proto.id.endswith(f"-map-{old.id}")]
     buttons = figure(app, f"preview-{latest(place, 'identify').id}")["layout"]["updatemenus"]
@@ -877,7 +877,7 @@ def test_before_a_map_a_code_has_no_neighbours(place: Place, monkeypatch: pytest
         place, app, found.latents[17:18], int(found.source_index[17]),
         heading=f"**Mistake 17, {KINDS[found.kind[17]]}**",
     )  # fmt: skip
-    assert "The nearest training images are shown once the map is made." in told(app)
+    assert "The nearest training images appear once the map is made." in told(app)
     assert not app.warning
 
 
@@ -890,7 +890,7 @@ def test_neighbours_are_not_sought_among_the_codes_of_another_generator(
     done_here(place, "vae", {**tiny, "training": {"epochs": 1}}, seed=1)
     done_here(place, "identify", {"n_perturbations": 3})
     app = select(opened(place, monkeypatch), f"preview-{latest(place, 'identify').id}", mistakes=[2])
-    assert "The nearest training images are shown once the map is made." in told(app)
+    assert "The nearest training images appear once the map is made." in told(app)
     found = mistakes_of(place)
     check_code(
         place, app, found.latents[2:3], int(found.source_index[2]),

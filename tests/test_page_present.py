@@ -107,7 +107,7 @@ def test_a_further_round_leaves_the_labelled_one_to_present(
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "present")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.get("bidi_component")
 
@@ -119,7 +119,7 @@ def test_without_regions_or_labels_the_page_leads_there(
     assert [info.value for info in app.info] == ["Needs regions first."]
     assert [link.proto.page for link in app.page_link] == ["regions"]
     app = opened(forget_answers(place), monkeypatch)
-    assert app.info[0].value.startswith("Needs labels first")
+    assert app.info[0].value.startswith("Label regions first")
     assert [link.proto.page for link in app.page_link] == ["label"]
     assert not app.get("bidi_component")
 

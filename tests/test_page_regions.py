@@ -125,7 +125,7 @@ def labels(app: AppTest) -> list[str]:
 def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page(tmp_path / "home", monkeypatch, "regions")
     assert [info.value for info in app.info] == [
-        "No project is open. Choose one on the left, or create one on the overview."
+        "No project is open. Choose one in the sidebar, or create one on the overview."
     ]
     assert not app.title
     assert not app.button
@@ -172,7 +172,7 @@ def test_start_submits_what_is_shown(searched: Place, monkeypatch: pytest.Monkey
     assert run.live
     assert run.config == check_config("distill", values).model_dump(mode="json")
     assert (run.seed, run.resources.device) == (11, "auto")
-    assert "It waits for its turn …" in told(app)
+    assert "It is waiting for another run …" in told(app)
     assert fields(app) == values  # they stay as they were set
     app = click(app, "Start")
     assert len(errors(app)) == 1
@@ -227,7 +227,7 @@ def test_a_fit_without_a_region_says_what_to_do(place: Place, monkeypatch: pytes
     done_here(place, "distill", {"n_components": 3, "min_weight": 0.99, "max_codes": 100})
     app = opened(place, monkeypatch)
     assert [info.value.partition(".")[0] for info in app.info] == [
-        "No component weighs enough to be a region"
+        "No component has enough weight to be a region"
     ]
     assert not app.metric
     assert not app.dataframe
@@ -236,9 +236,7 @@ def test_a_fit_without_a_region_says_what_to_do(place: Place, monkeypatch: pytes
 def test_regions_of_older_mistakes_read_as_stale(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     store_run(place, "identify", {"mistakes": {"dataset": 9}})
     app = opened(place, monkeypatch)
-    assert [warning.value.partition(".")[0] for warning in app.warning] == [
-        "The mistakes were searched for again since"
-    ]
+    assert [warning.value.partition(".")[0] for warning in app.warning] == ["There is a newer search."]
     assert metrics(app)["Regions"] == str(len(ids_of(place)))  # those there are can still be seen
 
 

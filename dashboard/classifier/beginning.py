@@ -45,8 +45,8 @@ def choose_beginning(project: Project) -> str | None:
     chosen = st.selectbox(
         "Begin with", list(names), key=key, format_func=names.__getitem__, persist_state="session",
         on_change=forget, args=(problem,),
-        help="Layers that have other shapes there, such as the last, begin afresh. The architecture has to "
-        "be the same: name it below",
+        help="Layers that have other shapes there, such as the last, start from random weights. The "
+        "architecture has to be the same: name it below",
     )  # fmt: skip
     with st.popover("Weights from a file"):
         upload_box("Checkpoint", take, key=f"begin-upload-{project.id}", told=_FORMATS)

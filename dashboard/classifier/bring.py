@@ -35,7 +35,7 @@ _FORMATS = (
 def bring_classifier(project: Project) -> None:
     """Ask for weights, inspect them, and show what was found."""
     way = linked_way("Where from", _WAYS, key="from")
-    with st.expander("What it expects of images, where you know it"):
+    with st.expander("Its preprocessing, if you know it"):
         stated = config_form(
             "inspect", key=f"stated-{project.id}", main=STATED, presets=False,
             leave_out=("architecture", "weights", "code_path", "trust_program", "n_images"),

@@ -44,7 +44,8 @@ def show_inspection(project: Project, run: Run) -> None:
         st.success(told, icon=":material/check_circle:")
         if len(exact) > 1:
             st.caption(
-                "These have the same weights and differ in what is between them: accuracy tells which it is."
+                "These architectures have the same weights and differ in the layers between them; accuracy "
+                "shows which one it is."
             )
         _show_contract(project, run, found["contract"], found["split"])
     else:
@@ -59,7 +60,7 @@ def _name_of(project: Project, run: Run) -> str:
 
 
 def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split: str) -> None:
-    st.markdown("**The contract test**: is it fed the way it was trained?")
+    st.markdown("**The contract test**: does it get images as it was trained on them?")
     rows = ranked(rows)
     taken = [row for row in rows if row["accuracy"] is not None]
     st.dataframe(contract_table(rows), hide_index=True, height=min(38 + 35 * len(rows), 300))
@@ -69,7 +70,7 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
         "on how many each was measured."
     )
     if not taken:
-        st.error("The network takes none of these. State the size it was made for, above.")
+        st.error("The network accepts none of these. State its image size above.")
         return
     best, chance = taken[0]["accuracy"], 1 / len(project.class_names)
     doubtful = best[0] < _DOUBTFUL or best[1] <= chance
@@ -88,8 +89,8 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
         if row.get("worse"):
             share = "not taken at all" if row["accuracy"] is None else f"right on {row['accuracy'][0]:.1%}"
             st.warning(
-                f"{which} is not the best: {share}, against {taken[0]['accuracy'][0]:.1%} with {labels[0]}. "
-                "A classifier that is fed wrongly makes mistakes that are not its own."
+                f"{which} is not the best preprocessing: {share}, against {taken[0]['accuracy'][0]:.1%} with "
+                f"{labels[0]}. With wrong preprocessing a classifier makes mistakes that are not its own."
             )
             break
     kind: Literal["primary", "secondary"] = "secondary" if doubtful else "primary"
@@ -99,7 +100,7 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
         if kept["trust_program"] or str(kept["weights"]).startswith("shipped:"):
             given.pop("architecture")
         if start(project, "classifier", {**given, **kept}) is not None:
-            note("The classifier is taken in")
+            note("The classifier is in the project")
         st.rerun()
 
 
@@ -151,9 +152,9 @@ def _show_misfit(project: Project, run: Run, fits: list[dict[str, Any]]) -> None
             f"set has {len(project.class_names)}. Bring the classifier that was trained on it."
         )
     else:
-        st.error(f"No architecture that is known fits the weights of {name}.")
+        st.error(f"No known architecture fits the weights of {name}.")
         st.caption(
-            "Save the network as TorchScript, which brings its architecture along "
+            "Save the network as TorchScript, which contains its architecture "
             '(`torch.jit.script(model).save("model.pt")`), or name its class below.'
         )
     names = [fit["architecture"] for fit in fits]

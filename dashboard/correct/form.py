@@ -54,7 +54,7 @@ def read_labels(distill: Run) -> Labelled | None:
     """Read what was labelled of a distill run; None, and told, where nothing can be corrected yet."""
     events = store.workspace().annotations.counting(distill.id)
     if not any(event.region_id != SINGLE_MISTAKES for event in events):
-        st.info("Needs labels first: look at draws of the regions, and say what they show.")
+        st.info("Label regions first: look at their draws, and say what they show.")
         st.page_link("../pages/label.py", icon=":material/arrow_forward:", query_params=project_link())
         return None
     verdicts = kept.verdicts(distill.id)
@@ -86,7 +86,12 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     with left:
         device = device_field()
     seed = right.number_input(
-        "seed", 0, value=0, step=1, key="correct-seed", help="Of the draws, and of what is held out"
+        "seed",
+        0,
+        value=0,
+        step=1,
+        key="correct-seed",
+        help="Random seed of the draws and of the held-out regions",
     )
     problem = lambdas_problem(lambdas) or lambdas_problem(config["baseline_lambdas"] or ["0"])
     if problem is None:
@@ -94,7 +99,7 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     else:
         st.error(plain(problem))
     if not regions:
-        st.caption("No region is ticked: tick at least one.")
+        st.caption("Select at least one region.")
     ready = bool(regions) and problem is None
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not ready):
         if start(project, "correct", config, seed=int(seed), device=device) is not None:
@@ -196,7 +201,7 @@ def _choose_baseline(key: str, n_single: int) -> list[str]:
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     wanted = left.toggle(
         "Baseline", n_single > 0, key=f"{key}-{n_single > 0}", disabled=not n_single,
-        persist_state="session", help="Tunes on labelled single mistakes instead of regions",
+        persist_state="session", help="Fine-tunes on labelled single mistakes instead of regions",
     )  # fmt: skip
     if not n_single:
         right.caption(

@@ -47,5 +47,5 @@ def show_staleness(run: Run, distill: Run | None) -> None:
     elif run.stale:
         labels = run.last_annotation is not None
         newer = labels and store.workspace().annotations.last_id(of.id) > (run.last_annotation or 0)
-        why = "labels were given" if newer else "what it stands on was made anew"
-        st.warning(f"Since this correction began, {why}. Correct again to take that in.")
+        why = "labels were given" if newer else "an earlier step was run again"
+        st.warning(f"Since this correction began, {why}. Correct again to include that.")

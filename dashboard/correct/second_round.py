@@ -54,7 +54,7 @@ def show_second_round(project: Project, run: Run) -> None:
     if not runs:
         st.caption(
             "Search the corrected classifier just as the first one was searched: are the bugs gone, and "
-            "has the correction made others? The first round stays as it is, to be looked at above."
+            "has the correction made others? The results of the first round above stay as they are."
         )
         if st.button("Identify again", icon=":material/replay:", type="primary"):
             begin(project, run)
@@ -72,7 +72,7 @@ def show_second_round(project: Project, run: Run) -> None:
                 st.rerun()
     waiting = [TITLES[step] for step in SECOND_ROUND if step in runs and runs[step].live]
     if waiting:
-        st.caption(f"Under way: {', '.join(waiting)}; see the left.")
+        st.caption(f"Running: {', '.join(waiting)}; see the sidebar.")
     if "identify" in runs and runs["identify"].status == "done":
         ended = [step for step in SECOND_ROUND[1:] if step in runs and runs[step].status == "done"]
         done = {step: runs[step].id for step in ended}
@@ -108,12 +108,14 @@ def _show_rounds(rounds: Rounds, run: Run, second: Mapping[StepName, int]) -> No
         )
 
 
-_NEW = "Regions of the second search most of whose mistakes lie in no region of the first"
+_NEW = "Regions of the second search, most of whose mistakes lie in no region of the first"
 _COLUMNS = {
-    "error before": st.column_config.NumberColumn(format="percent", help="Share of its test draws misread"),
+    "error before": st.column_config.NumberColumn(
+        format="percent", help="Share of its test draws that are misclassified"
+    ),
     "error after": st.column_config.NumberColumn(format="percent"),
-    "mistakes before": st.column_config.NumberColumn(format="localized", help="That the first search found"),
-    "mistakes after": st.column_config.NumberColumn(format="localized", help="That the second search found"),
+    "mistakes before": st.column_config.NumberColumn(format="localized", help="Found by the first search"),
+    "mistakes after": st.column_config.NumberColumn(format="localized", help="Found by the second search"),
 }
 
 

@@ -44,8 +44,8 @@ _PER_PAGE = 24
 _WAYS = ("Test images", "Draws of the regions")
 _FLIPS = {"fixed": "Fixed", "broken": "Broken"}
 _EARLIER = (
-    "This correction was made by an earlier version, which did not keep what was said of each image; correct "
-    "again to see accuracy by region and class, and the images fixed and broken."
+    "This correction was made by an earlier version, which did not keep the prediction for each image; "
+    "correct again to see accuracy by region and class, and the images fixed and broken."
 )
 
 
@@ -127,7 +127,7 @@ def _show_numbers(before: Measured | None, point: Measured) -> None:
     if point.fixed is not None and point.broken is not None:
         told = "Test images that were misclassified before and are not now, and the other way round"
         row.metric("Fixed · broken", f"{point.fixed} · {point.broken}", help=told, width="content")
-    told = "The one that is best on the images that choose it"
+    told = "The epoch with the best accuracy on the images that select it"
     row.metric("Epoch kept", point.epoch, help=told, width="content")
 
 
@@ -194,7 +194,7 @@ def _show_flips(
     st.download_button(
         "All fixed and broken, as CSV", lambda: flips_table(project, answers).to_csv(index=False).encode(),
         file_name=f"flips-run{run.id}.csv", mime="text/csv", on_click="ignore", icon=":material/download:",
-        help=plain(f"Test images and draws whose verdict flipped at {point.task}"),
+        help=plain(f"Test images and draws whose prediction changed at {point.task}"),
     )  # fmt: skip
 
 

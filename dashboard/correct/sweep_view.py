@@ -102,7 +102,7 @@ def _show_progress(run: Run, tasks: Sequence[Task]) -> None:
     """Say how far a sweep is and how long it goes on, and let single λ be cancelled."""
     if run.status == "queued" or not tasks:
         waits = run.status == "queued"
-        st.caption("The correction waits for its turn …" if waits else "The regions are drawn …")
+        st.caption("The correction is waiting for another run …" if waits else "The regions are drawn …")
         return
     asked: frozenset[str] = recall(_asked(run), frozenset())
     tuned = [task for task in tasks if task.name != BEFORE and task.name not in asked]
@@ -117,7 +117,7 @@ def _show_progress(run: Run, tasks: Sequence[Task]) -> None:
             row.button(
                 _called(task), key=f"leave-{run.id}-{task.name}", on_click=_cancel,
                 args=(run, task.name), icon=":material/close:", disabled=task.name in asked,
-                help="Left out" if task.name in asked else "Cancels this λ alone; resume computes it later",
+                help="Left out" if task.name in asked else "Cancels this λ only; resume computes it later",
             )  # fmt: skip
         if len(coming) > _MOST_BUTTONS:
             row.caption(f"and {len(coming) - _MOST_BUTTONS} more")
@@ -169,7 +169,7 @@ def extend(run: Run, changes: Mapping[str, Any]) -> None:
     except (WorkspaceError, ConfigError) as error:
         refuse(str(error))
     else:
-        note(f"Run {run.id} goes on; what it has computed stays")
+        note(f"Run {run.id} continues; its results so far are kept")
 
 
 def _show_growth(run: Run, missing: Sequence[str]) -> None:
@@ -183,12 +183,12 @@ def _show_growth(run: Run, missing: Sequence[str]) -> None:
         typed = st.text_input("More λ", key=f"more-{run.id}", placeholder="0.05, 0.5")
         n_seeds = st.number_input(
             "seeds", run.config.get("n_seeds", 1), 20, step=1, key=f"more-seeds-{run.id}",
-            help="Times that every λ is tuned, those there are as well",
+            help="How often every λ is tuned, including those already computed",
         )  # fmt: skip
         st.button(
             "Compute them", on_click=_add, args=(run, typed, int(n_seeds)), type="primary",
             disabled=not read_lambdas(typed) and int(n_seeds) == run.config.get("n_seeds", 1),
-            help="What was computed stays as it is; what was cancelled is computed, too",
+            help="Results so far are kept; cancelled λ are computed, too",
         )  # fmt: skip
     with row.popover("Choose by", icon=":material/rule:"):
         rules = ("regions", "paper")
@@ -197,19 +197,19 @@ def _show_growth(run: Run, missing: Sequence[str]) -> None:
             format_func=lambda name: _RULES[name],
         )  # fmt: skip
         loss = st.number_input(
-            "Accuracy that may be given up", 0.0, 1.0, float(run.config["max_loss"]), step=0.005,
+            "Accuracy that may be lost", 0.0, 1.0, float(run.config["max_loss"]), step=0.005,
             format="%g", key=f"loss-{run.id}", disabled=rule == "paper",
         )  # fmt: skip
         st.button(
             "Choose", on_click=extend, args=(run, {"rule": rule, "max_loss": loss}), type="primary",
             disabled=(rule, loss) == (run.config["rule"], run.config["max_loss"]),
-            help="Computes no point anew; evidence that stands on the choice is stale then",
+            help="Computes nothing again; the evaluation of the earlier choice becomes stale",
         )  # fmt: skip
 
 
 _RULES = {
-    "regions": "best on the draws tuned on, within a stated loss",
-    "paper": "the paper's: best on the images that choose the epoch",
+    "regions": "best on the draws tuned on, within the accuracy that may be lost",
+    "paper": "the paper's: best on the images that select the epoch",
 }
 
 

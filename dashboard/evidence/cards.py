@@ -47,7 +47,7 @@ from defuse_core.workspace.workspace import Project
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AGAIN = "This evaluation was made by an earlier version: measure again to see this."
+AGAIN = "An earlier version made this evaluation: measure again to see this."
 _FIGURE, _HALF = 580, 455  # pixels
 _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 

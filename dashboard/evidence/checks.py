@@ -17,7 +17,7 @@ from defuse_core.report.evidence import SHARP, Distances, tell_taus
 def show_novelty(card: Card) -> None:
     """Figure 6, in pixels and in latent space."""
     found = card.found
-    told = "Figure 6 of the paper: is this in the training images already? 0 would mean that it is."
+    told = "Figure 6 of the paper: distance to the nearest misclassified training image; 0 would be a copy."
     with bordered("How new the draws are", told):
         for column, (space, title) in zip(side_by_side(), _SPACES.items(), strict=True):
             with column:
@@ -56,7 +56,8 @@ def show_agreement(card: Card) -> None:
     with bordered("Agreement", "Figure 7 of the paper: how far those who labelled the draws agree"):
         if found.unanimous is None or found.pairwise is None:
             st.info(
-                "No two have answered the same draw, so agreement cannot be told. Have others label, too."
+                "No two annotators have answered the same draw, so there is no agreement to measure. "
+                "Let others label, too."
             )
             return
         left, right = beside()
@@ -79,7 +80,7 @@ def show_agreement(card: Card) -> None:
 def show_noise(card: Card) -> None:
     """Raw against centred noise: how many mistakes either finds, and of which kind."""
     counts = card.found.results.get("noise")
-    told = "The same search around the same images: with the paper's raw noise, and with its mean taken off"
+    told = "The same search around the same images: with the paper's raw noise, and with its mean subtracted"
     with bordered("Raw against centred noise", told):
         if counts is None:
             measured = "nearest" in card.found.results
@@ -113,11 +114,11 @@ def show_limits(card: Card) -> None:
     """Two numbers that bound what all others mean."""
     results = card.found.results
     still, fits = results["still_correct_after_reconstruction"], results["label_agreement"]
-    with bordered("How far these numbers carry", "Two shares that bound what all others mean"):
+    with bordered("Limits of these numbers", "Two shares that limit what the other numbers mean"):
         left, right = side_by_side()
         with left:
             st.metric(
-                "Still classified correctly once reconstructed", "–" if still is None else f"{still:.1%}"
+                "Still classified correctly after reconstruction", "–" if still is None else f"{still:.1%}"
             )
             if still is not None and still < SHARP:
                 st.warning(
@@ -133,7 +134,7 @@ def show_limits(card: Card) -> None:
                 )
             )
         with right:
-            st.metric("Draws that their region's label fits", "–" if fits is None else f"{fits:.0%}")
+            st.metric("Draws whose own label is the region's", "–" if fits is None else f"{fits:.0%}")
             n = card.found.models[0].scores["region"].n
             st.caption(
                 "Only simulated annotators can be asked for that many labels; here, people labelled."

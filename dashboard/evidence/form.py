@@ -33,7 +33,7 @@ def need_correction(project: Project) -> Run | None:
         st.info("Needs a correction first.")
         st.page_link("../pages/correct.py", icon=":material/arrow_forward:", query_params=project_link())
     elif correct.live:
-        st.info(f"Correction {correct.id} is under way; what is begun here waits for it.")
+        st.info(f"Correction {correct.id} is running; an evaluation started here waits for it.")
     return correct
 
 
@@ -61,7 +61,7 @@ def show_progress(run: Run) -> None:
     tasks = store.workspace().runs.tasks(run.id)
     if run.status == "queued" or not tasks:
         waits = run.status == "queued"
-        st.caption("The evaluation waits for its turn …" if waits else "The evaluation begins …")
+        st.caption("The evaluation is waiting for another run …" if waits else "The evaluation begins …")
         return
     share = done_share(tasks)
     spent = run.seconds + time.time() - (run.attempt_at or time.time())
@@ -92,7 +92,8 @@ def choose_evaluation(project: Project, correct: Run) -> Run | None:
         first = first if chosen is None else by_id[chosen]
     if first.upstream[0] != correct.id:
         st.warning(
-            f"This is of correction {first.upstream[0]}; the newest is {correct.id}. Measure that, too."
+            f"This is the evaluation of correction {first.upstream[0]}; the newest is {correct.id}. Measure "
+            "that, too."
         )
     return first
 

@@ -109,7 +109,7 @@ def _show_region(card: Card) -> None:
         f"n = {len(near.index)} real test images, the nearest first; its class, read before → after"
     )
     if near.before is None:
-        st.caption("What was said of each image was not kept by this correction: correct again to see it.")
+        st.caption("This correction did not keep the prediction for each image: correct again to see it.")
     card.show_files(
         f"nearest-region{row['region_id']}", caption, partial(real_images_picture, near, title),
         partial(images_table, near, row["region_id"]),

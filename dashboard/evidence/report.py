@@ -14,7 +14,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 _FILES = {
-    "report.html": (":material/description:", "text/html", "To read, print and hand on; needs no network"),
+    "report.html": (":material/description:", "text/html", "To read, print and send; needs no network"),
     "manifest.json": (
         ":material/fingerprint:", "application/json",
         "Data, configs, seeds, labels, versions and checksums: `defuse replay` makes the result again",
@@ -46,7 +46,7 @@ def show_report(project: Project, run: Run) -> None:
             if not (made and made[-1].live) and st.button(
                 "Make the report again" if made else "Make the report", icon=":material/article:",
                 type="secondary" if made else "primary", disabled=not is_newest,
-                help=None if is_newest else "The report is made of the newest evaluation: choose that above",
+                help=None if is_newest else "The report uses the newest evaluation: choose that one above",
             ):  # fmt: skip
                 start(project, "report", {})
                 st.rerun()
@@ -78,7 +78,7 @@ def _show_files(made: list[Run]) -> None:
     if "report.html" not in there:
         st.info(f"Report {report.id} was made by an earlier version, without this file: make it again.")
     elif report.stale:
-        st.warning(f"Report {report.id} is out of date: what it tells has changed since.")
+        st.warning(f"Report {report.id} is out of date: its contents have changed since.")
     else:
         st.caption(f"Report {report.id}, {there['report.html'].size / 1e6:.1f} MB")
 
@@ -86,7 +86,9 @@ def _show_files(made: list[Run]) -> None:
 def _show_progress(run: Run) -> None:
     tasks = store.workspace().runs.tasks(run.id)
     waits = run.status == "queued"
-    st.progress(done_share(tasks), text="It waits for its turn …" if waits else "The report is made …")
+    st.progress(
+        done_share(tasks), text="It is waiting for another run …" if waits else "The report is made …"
+    )
 
 
 def _called(report: Run, name: str) -> str:

@@ -43,8 +43,8 @@ def show_noise(config: dict[str, Any]) -> None:
     spread = scale * beta.std(a, b)
     moved = 0.0 if config["centred"] else scale * a / (a + b)
     st.caption(
-        f"Every element of a code moves by {moved:.2f} on average, and jitters by {spread:.3f} (its standard "
-        "deviation)"
+        f"Every element of a latent code moves by {moved:.2f} on average, and jitters by {spread:.3f} (its "
+        "standard deviation)"
         + ("." if config["centred"] else ": raw noise, as in the paper, shifts all codes the same way.")
     )
 
@@ -80,7 +80,9 @@ def show_search(project: Project, run: Run) -> None:
     found = [event.data for event in points]
     total = _searched_around(project, run.config)
     if not found:
-        st.caption("The search waits for its turn …" if run.status == "queued" else "The search begins …")
+        st.caption(
+            "The search is waiting for another run …" if run.status == "queued" else "The search begins …"
+        )
         return
     searched = np.cumsum([point["images"] for point in found])
     counts = {kind: np.cumsum([point[kind] for point in found]).tolist() for kind in KINDS}
@@ -109,7 +111,7 @@ def show_mistakes(project: Project, run: Run) -> None:
         column.metric(called, f"{counts[called]:,}", help=_TOLD[called])
     if not sum(counts.values()):
         st.info(
-            "No mistake was found. Search wider: a larger scale of the noise, or more perturbations an image."
+            "No mistake was found. Search wider: with a larger noise scale, or more perturbations per image."
         )
         return
     found = read_mistakes(run.id)
@@ -135,6 +137,6 @@ def show_mistakes(project: Project, run: Run) -> None:
     with line.container(width=360):
         st.plotly_chart(charts.matrix(flow, names, title="Which class is predicted as which"), key="flow")
     with line.container(width=590):
-        st.caption(f"{len(shown)} of {len(chosen):,}, in an order that mixes the source images")
+        st.caption(f"{len(shown)} of {len(chosen):,}, in mixed order")
         show_gallery(project, run, found, shown)
         export(project, run, found, np.sort(chosen), shown)

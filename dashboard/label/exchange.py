@@ -85,7 +85,7 @@ def show_simulated(project: Project, run: Run) -> None:
         return
     annotate = newest(project, "annotate")
     if annotate is not None and run.id in annotate.upstream and annotate.live:
-        st.caption("The simulated annotators are at work; see the left.")
+        st.caption("The simulated annotators are running; see the sidebar.")
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
     who = str(simulated)

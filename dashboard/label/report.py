@@ -76,7 +76,7 @@ def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: S
         if more:
             st.caption(f"{more} more like these would decide.")
         elif more is None:
-            st.caption("Half and half: no number of the same would decide.")
+            st.caption("Half of them: more answers like these would not decide.")
     if verdict.n_disagreed:
         st.caption(f"{verdict.n_disagreed} left out: the annotators disagree on them.")
     if verdict.label is not None:
@@ -95,7 +95,8 @@ def _tell_self_agreement(events: Sequence[LabelEvent], annotator: str) -> None:
         st.metric("You agree with yourself", f"{again.estimate:.0%}", help=f"{again} of {again.n} images")
     else:
         st.caption(
-            "A second pass does not vote: answer what you answered in the first, and see how far you agree."
+            "A second pass does not count as a vote: answer the same images again, and see how often "
+            "you agree with yourself."
         )
 
 
@@ -112,9 +113,7 @@ def show_opinion(
         return
     key = f"opinion-{run.id}-{subject.region}-{subject.tau}-{subject.n_samples}-{simulated.run}"
     if not complete:
-        st.caption(
-            "A second opinion, by five simulated annotators, is to be had once you have answered every image."
-        )
+        st.caption("Five simulated annotators give a second opinion once you have answered every image.")
         return
     if not recall(key):
         st.button(
@@ -181,7 +180,7 @@ def show_agreement(run: Run) -> None:
     left, right = st.columns([2, 1])
     left.plotly_chart(charts.agreement(found.share), key="agreement")
     right.metric("Unanimous", f"{found.unanimous.estimate:.0%}", help=f"{found.unanimous}, n = {len(votes)}")
-    right.metric("Pairs of answers that are alike", f"{found.pairwise:.0%}")
+    right.metric("Pairs of equal answers", f"{found.pairwise:.0%}")
     right.caption(
         plain(f"{', '.join(people)} on {len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others.")
     )

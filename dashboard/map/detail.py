@@ -60,7 +60,7 @@ def show_code(project: Project, identify: Run, found: Found, number: int, *, is_
     )  # fmt: skip
     top = np.argsort(-probabilities, kind="stable")[:_TOP]
     st.plotly_chart(
-        charts.bars([names[c] for c in top], probabilities[top], title="What the classifier says of it"),
+        charts.bars([names[c] for c in top], probabilities[top], title="Predicted probabilities"),
         key="probabilities",
     )
     _show_neighbours(project, identify, latent.numpy(), dataset.train.labels.numpy())
@@ -72,7 +72,7 @@ def _show_neighbours(
     runs = store.workspace().runs
     run = runs.latest(project.id, "map", done=True)
     if run is None or runs.ancestry(run.id)["vae"].id != runs.ancestry(identify.id)["vae"].id:
-        st.caption("The nearest training images are shown once the map is made.")
+        st.caption("The nearest training images appear once the map is made.")
         return
     manifold, dataset = manifold_of(run.id), kept.dataset(project.id)
     if manifold is None or dataset is None:
@@ -100,6 +100,6 @@ def _warn(manifold: Manifold, distance: float, is_off: bool) -> None:
         f"another one is within {manifold.radius:.2f}."
     )
     if is_off:
-        st.warning(f"Off the manifold: the picture may show what no real image looks like. {rule}")
+        st.warning(f"Off the manifold: no real image may look like this. {rule}")
     else:
         st.caption(rule)

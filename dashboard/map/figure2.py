@@ -29,7 +29,7 @@ def map_progress(run: Run) -> tuple[float, str]:
     tasks = store.workspace().runs.tasks(run.id)
     share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
     kl = tasks[0].metrics.get("kl") if tasks else None
-    waits = "It waits for its turn …" if run.status == "queued" else "The map is made …"
+    waits = "It is waiting for another run …" if run.status == "queued" else "The map is made …"
     return share, waits if kl is None else f"{run.config['method']}, Kullback–Leibler divergence {kl:.2f}"
 
 

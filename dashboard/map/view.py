@@ -247,7 +247,7 @@ def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: In
         st.markdown(f"**{len(visible):,} mistakes** shown, {len(shown.codes):,} training codes")
         st.caption(
             "Click a point to look at its code; take the lasso or the box on the chart's right to select "
-            "many. Drag to move, scroll to zoom; two clicks on nothing end a selection."
+            "many. Drag to move, scroll to zoom; double-click an empty place to end a selection."
         )
         return
     mistakes = selection.mistakes[np.isin(selection.mistakes, visible)]
@@ -283,7 +283,7 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
     st.button(
         "Make a region of them", icon=":material/add_circle:", on_click=_make_region, type="primary",
         args=(ground.distill, ground.regions, mistakes), disabled=len(mistakes) < 2,
-        help="A region of its own, which is drawn and labelled like the others, and can be undone",
+        help="A new region of these mistakes, drawn and labelled like the others; can be undone",
     )  # fmt: skip
     region = recall(_MADE) or recall("within")
     if region is not None and int(region) in ground.regions.ids:

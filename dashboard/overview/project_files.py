@@ -31,7 +31,9 @@ def show_export(project: Project) -> None:
     if (missing := data_note(project.dataset)) is not None:
         st.caption(plain(f"Note: {missing}."))
     if size > _MOST:
-        st.caption(plain(f"That is much for a browser; use: defuse project export FILE -p {project.name}"))
+        st.caption(
+            plain(f"That is too large for a browser; use: defuse project export FILE -p {project.name}")
+        )
     if live:
         st.caption(f"Run {live[0]} is under way: wait for its end, or cancel it.")
     st.download_button(
@@ -59,7 +61,8 @@ def import_form() -> None:
     st.text_input("Call it", key=_NAME, placeholder="as it was called", max_chars=80)
     st.checkbox(
         "I trust the programs in it", key=_TRUST,
-        help="TorchScript and torch.export files are programs that run here; without them it does not matter",
+        help="TorchScript and torch.export files are programs that run here; without such files this "
+        "has no effect",
     )  # fmt: skip
     upload_box(
         "A project's file", _take, key="import-file", kind="zip",
@@ -88,4 +91,4 @@ def _take(name: str, content: Iterator[bytes]) -> None:
 def _in_the_page(told: str) -> str:
     """The remedy of an error in the words of the page."""
     told = told.replace("give another name: --name NAME", "give another one: Call it")
-    return told.replace("import with --trust-programs", "say so by the tick, and bring it again")
+    return told.replace("import with --trust-programs", "tick the box, and upload it again")

@@ -87,7 +87,7 @@ def _found(survey: Survey, failures: int) -> Slide:
         Figure(f"{sum(survey.mistakes.values()):,}", "mistakes", note=f"{new:,} of them new: in no data set"),
         Figure(f"{survey.regions:,}", "regions", note="groups of mistakes that look alike"),
         Figure(f"{survey.labelled:,}", "labelled", note=f"{_count(survey.answers, 'answer')} on draws"),
-        Figure(f"{failures:,}", "failures", note="where most of what was looked at is misread"),
+        Figure(f"{failures:,}", "failures", note="most of whose images are misclassified"),
     )
     return Slide("found", "What was found", figures=figures)
 
@@ -138,7 +138,7 @@ def _read(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[st
 def _panel(heading: str, exhibit: Exhibit, share: Share | None, read: Sequence[Said]) -> Panel:
     said, after = tuple(read[: len(exhibit.images)]), heading == "After"
     if share is None:
-        note = "on the draws that were looked at; the correction did not measure this region"
+        note = "on the labelled draws; the correction did not measure this region"
         figure = Figure(f"{sum(one.right for one in read)} of {len(read)}", heading, note=note)
     else:
         where = "fresh draws" if exhibit.now is not None else "labelled draws, each by its own label"

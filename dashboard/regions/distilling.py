@@ -31,7 +31,9 @@ def show_distillation(run: Run) -> None:
     points = store.workspace().runs.events(run.id, kind="point")
     if not points:
         if run.live:
-            st.caption("It waits for its turn …" if run.status == "queued" else "The mixture is fitted …")
+            st.caption(
+                "It is waiting for another run …" if run.status == "queued" else "The mixture is fitted …"
+            )
         return
     figure = charts.line(
         [int(event.key) for event in points], [event.data["lower_bound"] for event in points],
@@ -46,9 +48,7 @@ def show_regions(project: Project, run: Run) -> None:
     if regions is None or verdicts is None:
         return
     if not regions.found:
-        st.info(
-            "No component weighs enough to be a region. Lower the cut-off (min weight), and distill again."
-        )
+        st.info("No component has enough weight to be a region. Lower min weight, and distill again.")
         return
     found = read_mistakes(store.workspace().runs.ancestry(run.id)["identify"].id)
     edits = store.workspace().annotations.edits(run.id)

@@ -30,7 +30,9 @@ def data_card(project: Project) -> None:
         with images:
             _samples(project)
     with right.popover("Another data set", icon=":material/database:"):
-        st.caption("A project is a data set with all that was found on it; another set is another project.")
+        st.caption(
+            "A project is one data set with all its results; create another project for another data set."
+        )
         new_project_form()
 
 

@@ -17,7 +17,7 @@ def offer_probe(project: Project, device: str) -> None:
     probe = newest(project, "probe")
     if probe is not None and probe.live:
         st.caption("Measuring …")
-    elif st.button("Measure the speed", help="Searches and tunes for seconds, and keeps nothing"):
+    elif st.button("Measure the speed", help="Runs for a few seconds, and stores nothing"):
         start(project, "probe", {}, device=device)
         st.rerun()
 

@@ -91,7 +91,7 @@ def _show_shares(shares: dict[str, list[float]]) -> None:
             icon=":material/blur_on:",
         )
     else:
-        st.success(f"At least {WANTED:.0%} everywhere: the generator is not the one to blame.")
+        st.success(f"At least {WANTED:.0%} everywhere: the generator is good enough.")
 
 
 def show_generator(project: Project, run: Run) -> None:

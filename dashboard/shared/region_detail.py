@@ -140,7 +140,7 @@ def show_mistakes(project: Project, run: Run, regions: Regions, region_id: int, 
     """Show some of the mistakes that lie in a region."""
     inside = np.nonzero(regions.membership == region_id)[0]
     if not len(inside):
-        st.caption("No identified mistake belongs to it.")
+        st.caption("No mistake belongs to it.")
         return
     shown = spread_out(inside)[:_SHOWN]
     st.caption(f"{len(shown)} of {len(inside):,} mistakes in it")

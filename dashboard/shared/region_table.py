@@ -106,7 +106,7 @@ COLUMNS = {
     "region": st.column_config.NumberColumn("region", format="%d", pinned=True),
     "weight": st.column_config.NumberColumn("weight", format="%.3f", help="π of the mixture"),
     "mistakes": st.column_config.NumberColumn(
-        "mistakes", format="localized", help="Identified mistakes that belong to it more than to any other"
+        "mistakes", format="localized", help="Mistakes for which this region is the most probable"
     ),
     "perturbation": st.column_config.NumberColumn(
         "perturbation", help="New: image and reconstruction were classified correctly"
@@ -114,12 +114,12 @@ COLUMNS = {
     "reconstruction": st.column_config.NumberColumn("reconstruction", help="The generator's fault"),
     "dataset": st.column_config.NumberColumn("dataset", help="The real image is misclassified already"),
     "predictions": st.column_config.TextColumn("predictions", help="Of the classifier, on the mistakes"),
-    "true classes": st.column_config.TextColumn("true classes", help="Of the images they were made from"),
+    "true classes": st.column_config.TextColumn("true classes", help="True classes of their source images"),
     "spread": st.column_config.NumberColumn(
         "spread", format="%.2f", help="Standard deviation of a code, mean over dimensions: √(tr Σ / d)"
     ),
     "error": st.column_config.NumberColumn(
-        "error", format="percent", help="Share of the draws you labelled that the classifier reads otherwise"
+        "error", format="percent", help="Share of the labelled draws that the classifier predicts otherwise"
     ),
     "interval": st.column_config.TextColumn("95 % interval", width="medium", help="Wilson's, of the error"),
     "found again": st.column_config.NumberColumn(

@@ -96,7 +96,7 @@ def _show_wrong(
     wrong = np.nonzero(labels != predictions)[0]
     st.subheader(f"Misclassified: {len(wrong):,} of {len(labels):,}")
     if not len(wrong):
-        st.caption("None. That is when the test accuracy looks too good: go on to the generator.")
+        st.caption("None: a test accuracy that looks too good. Go on to the generator.")
         return
     numbers = [str(i) for i in range(len(names))]
     left, middle, right = st.columns([2, 2, 1])
@@ -111,7 +111,7 @@ def _show_wrong(
     chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
     with right:
         shown = chosen[linked_page(len(chosen), PER_PAGE, key="page")]
-    st.caption(f"{len(shown)} of {len(chosen):,}, those the classifier is surest of first")
+    st.caption(f"{len(shown)} of {len(chosen):,}, the most confident first")
     dataset = kept.dataset(project.id)
     if dataset is None or not len(shown):
         return

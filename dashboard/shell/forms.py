@@ -80,7 +80,7 @@ def _preset_choice(step: StepName, key: str, fields: Sequence[tuple[Path, FieldI
     st.selectbox(
         "Start from", list(PRESET_NAMES), key=f"{key}-preset", format_func=lambda name: PRESET_NAMES[name],
         index=None, placeholder="the settings below", on_change=take, persist_state="session",
-        help="Sets the fields below to settings that are known to work; every one can be changed.",
+        help="Fills the fields below with settings that are known to work; each can be changed.",
     )  # fmt: skip
 
 

@@ -82,7 +82,9 @@ def show_trouble(run: Run) -> None:
     if run.status == "failed":
         st.error(plain(run.error or "The run failed; its log says more."))
     elif run.status in ("cancelled", "interrupted"):
-        st.warning(f"{TITLES[run.step]} was {run.status}. What it had done is kept: resume it on the left.")
+        st.warning(
+            f"{TITLES[run.step]} was {run.status}. What it had done is kept: resume it in the sidebar."
+        )
 
 
 def show_pipeline(project: Project) -> None:

@@ -73,7 +73,7 @@ def need_project() -> Project:
     for project in store.workspace().projects():
         if project.name == name:
             return project
-    st.info("No project is open. Choose one on the left, or create one on the overview.")
+    st.info("No project is open. Choose one in the sidebar, or create one on the overview.")
     st.page_link("../pages/overview.py", label="Overview", icon=":material/home:")
     st.stop()
 

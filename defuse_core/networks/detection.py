@@ -149,7 +149,7 @@ def describe_misfit(fits: list[Fit]) -> str:
     return (
         f"the weights are of no architecture that is known; the nearest, {best.architecture}, shares "
         f"{math.floor(100 * best.shared)} % of its weights with them: {told}; save the network as "
-        "TorchScript, which brings its architecture along, or name its code"
+        "TorchScript, which contains its architecture, or name its code"
     )
 
 

@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_refused_in_words(
         ),
         "shape.pt": (
             lambda p: torch.save(weights | {"conv1.weight": torch.ones(32, 1, 5, 5)}, p),
-            "No architecture that is known fits the weights of shape.pt",
+            "No known architecture fits the weights of shape.pt",
         ),
         "nan.pt": (
             lambda p: torch.save(weights | {"fc2.bias": torch.full((10,), float("nan"))}, p),
