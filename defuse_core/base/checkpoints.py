@@ -22,14 +22,29 @@ from defuse_core.base.files import write_bytes
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None
 ) -> str:
-    """Write tensors and JSON-able metadata as safetensors; return the file's SHA-256."""
+    """Write tensors and JSON-able metadata as safetensors; return the file's SHA-256.
+
+    Parameters
+    ----------
+    path : path
+    tensors : mapping of str to Tensor
+    metadata : object
+        By name; anything that JSON can hold.
+    """
     content = dump_tensors(tensors, metadata=metadata)
     write_bytes(Path(path), content)
     return hashlib.sha256(content).hexdigest()
 
 
 def dump_tensors(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None) -> bytes:
-    """Return what `save_tensors` writes."""
+    """Return what `save_tensors` writes.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+    metadata : object
+        By name; anything that JSON can hold.
+    """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     return safetensors.torch.save(plain, metadata=text)
@@ -68,6 +83,13 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     """Copy weights into a module after comparing every name and shape.
 
     Counters of batch-norm (`num_batches_tracked`), which PyTorch 0.4 did not write, may be missing.
+
+    Parameters
+    ----------
+    module : Module
+    tensors : mapping of str to Tensor
+    source : str
+        What messages call them.
 
     Raises
     ------

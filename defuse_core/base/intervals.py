@@ -18,6 +18,15 @@ class Interval:
     def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
         """Return Wilson's score interval (1927) of `successes` out of `n`.
 
+        Parameters
+        ----------
+        successes : int
+            In [0, n].
+        n : int
+            0 or more.
+        confidence : float
+            In (0, 1).
+
         Raises
         ------
         ValueError

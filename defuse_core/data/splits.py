@@ -124,7 +124,15 @@ def as_bytes(pixels: Tensor) -> Tensor:
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the indices 0 … n-1 once each in random order, `batch_size` at a time."""
+    """Yield the indices 0 … n-1 once each in random order, `batch_size` at a time.
+
+    Parameters
+    ----------
+    n : int
+    batch_size : int
+        1 or more; the last batch may be smaller.
+    generator : torch.Generator
+    """
     yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
@@ -133,6 +141,12 @@ def set_validation_apart(dataset: ImageDataset, share: float) -> ImageDataset:
 
     In order, not at random: frames of one track or video lie beside each other, and near-copies on
     both sides would make validation easier than the test.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+    share : float
+        In (0, 1).
 
     Raises
     ------
@@ -172,6 +186,14 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
 def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Split, Split]:
     """Divide in order: of each class the last `share` of its images is the other split, called `name`.
 
+    Parameters
+    ----------
+    split : Split
+    share : float
+        In (0, 1).
+    name : str
+        Of the other split, for messages.
+
     Raises
     ------
     DataError
@@ -188,12 +210,26 @@ def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spli
 
 
 def sample_training(labels: Tensor, max_images: int | None, *, seed: int) -> Tensor:
-    """Indices of the training images that a step takes: all, or a stratified sample of so many."""
+    """Indices of the training images that a step takes: all, or a stratified sample of so many.
+
+    Parameters
+    ----------
+    labels : (n,) int64
+    max_images : int, optional
+    seed : int
+    """
     return stratified_sample(labels, len(labels) if max_images is None else max_images, seed=seed)
 
 
 def stratified_sample(labels: Tensor, n: int, *, seed: int) -> Tensor:
     """Choose n of the images so that every class keeps its share; indices, ascending.
+
+    Parameters
+    ----------
+    labels : (n,) int64
+    n : int
+        At most as many are chosen as there are.
+    seed : int
 
     Examples
     --------

@@ -134,7 +134,17 @@ def predict_logits(
     batch_size: int = EVALUATION_BATCH,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Return logits (n, n_classes) float32 on the CPU, dropout and batch-norm in evaluation mode."""
+    """Return logits (n, n_classes) float32 on the CPU, dropout and batch-norm in evaluation mode.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    images : (n, channels, height, width)
+        uint8, or float in [0, 1].
+    batch_size : int
+        Images in a forward pass; does not change the result.
+    precision : {"fp32", "bf16", "auto"}
+    """
     parts = [part.cpu() for part in _batched_logits(classifier, images, batch_size, precision)]
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
@@ -160,6 +170,12 @@ def predict(
 def accuracy(classifier: Classifier, split: Split, *, precision: Precision = "fp32") -> float:
     """Return the share of `split` that is classified as labelled, in [0, 1].
 
+    Parameters
+    ----------
+    classifier : Classifier
+    split : Split
+    precision : {"fp32", "bf16", "auto"}
+
     Raises
     ------
     ValueError
@@ -174,7 +190,16 @@ def accuracy(classifier: Classifier, split: Split, *, precision: Precision = "fp
 def make_optimizer(
     module: nn.Module, kind: str, learning_rate: float
 ) -> torch.optim.Adadelta | torch.optim.Adam | torch.optim.SGD:
-    """Return an optimiser by name: adadelta, adam, or sgd with Nesterov momentum 0.9."""
+    """Return an optimiser by name: adadelta, adam, or sgd with Nesterov momentum 0.9.
+
+    Parameters
+    ----------
+    module : Module
+        Whose parameters are optimised.
+    kind : {"adadelta", "adam", "sgd"}
+    learning_rate : float
+        Above 0.
+    """
     if kind == "adadelta":
         return torch.optim.Adadelta(module.parameters(), lr=learning_rate)
     if kind == "adam":
@@ -229,7 +254,18 @@ def classifier_epochs(
     seed: int,
     checkpoint: Path | None = None,
 ) -> Loop[list[dict[str, float]]]:
-    """`train_classifier` as a `Loop` over epochs."""
+    """`train_classifier` as a `Loop` over epochs.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Trained in place.
+    split : Split
+    config : ClassifierTraining
+    seed : int
+    checkpoint : path, optional
+        Where the training is stored after every epoch, and resumed from.
+    """
     device = classifier.mean.device
     images, labels = split.images.to(device), split.labels.to(device)
     optimizer = make_optimizer(classifier, config.optimizer, config.learning_rate)

@@ -130,7 +130,23 @@ def tuning_epochs(
     seed: int,
     selection: Split | None = None,
 ) -> Loop[SweepPoint]:
-    """`tune` as a `Loop` over epochs."""
+    """`tune` as a `Loop` over epochs.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Left as it is; a copy is tuned.
+    train : Split
+        D.
+    failures : FailureInstances
+        D_f.
+    lam : float
+        λ, 0 or more.
+    config : CorrectionConfig
+    seed : int
+    selection : Split, optional
+        On which the best epoch is chosen; `train` if not given.
+    """
     if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
             f"tuning needs failure instances and lam of 0 or more, got {len(failures)} and {lam}; "
@@ -225,6 +241,21 @@ def sweep_lambdas(
 
     The callback gets (epochs done, epochs in all, metrics of `tune`); True ends the sweep, and the
     λ under way is yielded with the epochs it had.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Left as it is; every λ starts from it.
+    train : Split
+        D.
+    failures : FailureInstances
+        D_f.
+    config : CorrectionConfig
+        Its `lambdas` are swept in order.
+    seed : int
+    selection : Split, optional
+        On which the best epoch is chosen; `train` if not given.
+    callback : Callback, optional
     """
     stopped = False
     for number, lam in enumerate(config.lambdas):
@@ -278,7 +309,13 @@ def choose_point(
 
 
 def apply_point(classifier: Classifier, point: SweepPoint) -> Classifier:
-    """Return a copy of the classifier with a point's weights, in evaluation mode."""
+    """Return a copy of the classifier with a point's weights, in evaluation mode.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    point : SweepPoint
+    """
     corrected = copy.deepcopy(classifier)
     corrected.network.load_state_dict(dict(point.state))
     return corrected.eval()
@@ -302,7 +339,13 @@ def mistake_instances(images: Tensor, labels: Sequence[int | None]) -> FailureIn
 
 
 def find_flips(before: Classifier, after: Classifier, split: Split) -> Flips:
-    """Return the images that the correction fixed and those it broke."""
+    """Return the images that the correction fixed and those it broke.
+
+    Parameters
+    ----------
+    before, after : Classifier
+    split : Split
+    """
     was = predict(before, split.images) == split.labels
     now = predict(after, split.images) == split.labels
     return Flips(torch.nonzero(~was & now).flatten(), torch.nonzero(was & ~now).flatten())

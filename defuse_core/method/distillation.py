@@ -69,7 +69,15 @@ def fit_mixture(
 
 
 def mixture_iterations(latents: Tensor, *, config: DistillationConfig, seed: int) -> Loop[Mixture]:
-    """`fit_mixture` as a `Loop` over iterations."""
+    """`fit_mixture` as a `Loop` over iterations.
+
+    Parameters
+    ----------
+    latents : (n, latent_dim)
+        Codes of the mistakes.
+    config : DistillationConfig
+    seed : int
+    """
     from sklearn.exceptions import ConvergenceWarning  # slow to import: as long as torch, and only for fits
     from sklearn.mixture import BayesianGaussianMixture
 
@@ -112,7 +120,13 @@ def mixture_iterations(latents: Tensor, *, config: DistillationConfig, seed: int
 
 
 def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
-    """Return log p(z) of each code under the mixture, (n, latent_dim) → (n,) float64."""
+    """Return log p(z) of each code under the mixture, (n, latent_dim) → (n,) float64.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    latents : (n, latent_dim)
+    """
     if not len(latents):
         return torch.zeros(0, dtype=torch.float64)
     density = MixtureSameFamily(_categorical(mixture), _components(mixture))
@@ -121,6 +135,13 @@ def log_density(mixture: Mixture, latents: Tensor) -> Tensor:
 
 def membership(mixture: Mixture, latents: Tensor, *, min_weight: float = 0.01) -> Tensor:
     """Assign each code to its most probable component.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    latents : (n, latent_dim)
+    min_weight : float
+        In [0, 1]: components of at most this weight are no regions.
 
     Returns
     -------

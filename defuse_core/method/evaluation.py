@@ -60,23 +60,46 @@ def share(right: Tensor) -> Interval:
 
 
 def score_split(classifier: Classifier, split: Split) -> Interval:
-    """Accuracy on a split with its Wilson interval."""
+    """Accuracy on a split with its Wilson interval.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    split : Split
+    """
     return share(predict(classifier, split.images) == split.labels)
 
 
 def score_failures(classifier: Classifier, failures: FailureInstances) -> Interval:
-    """Region accuracy (M.R. accuracy): the share of all instances predicted as the region's label."""
+    """Region accuracy (M.R. accuracy): the share of all instances predicted as the region's label.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    failures : FailureInstances
+    """
     return score_split(classifier, Split(failures.images, failures.labels))
 
 
 def score_regions(classifier: Classifier, failures: FailureInstances) -> dict[int, Interval]:
-    """Accuracy on each region, by region_id, ascending."""
+    """Accuracy on each region, by region_id, ascending.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    failures : FailureInstances
+    """
     ids = failures.region_ids.unique().tolist()
     return {i: score_failures(classifier, failures.regions([i])) for i in ids}
 
 
 def p_value_of_change(n_fixed: int, n_broken: int) -> float:
     """Return the p-value of McNemar's exact test that a correction fixes and breaks equally often.
+
+    Parameters
+    ----------
+    n_fixed, n_broken : int
+        Test images whose prediction became right, and wrong; 0 or more.
 
     Examples
     --------
@@ -95,6 +118,12 @@ def reconstruction_control(classifier: Classifier, vae: BetaVAE, split: Split) -
     """Of the images classified correctly, the share still classified correctly after reconstruction (ε = 0).
 
     Under about .95 the decoder is too blurry to blame the classifier for what it misclassifies.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+    split : Split
     """
     right = split[predict(classifier, split.images) == split.labels]
     decoded = decode_images(vae, encode_means(vae, right.images))
@@ -125,6 +154,11 @@ def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:
     The prior N(0, I) gives every dimension the same scale. Pixels call an image new that is moved by a
     pixel; codes call it new where the generator tells it apart from what is known. Returns and errors
     are as of `novelty`.
+
+    Parameters
+    ----------
+    latents : (n, latent_dim)
+    reference : (m, latent_dim)
     """
     return _to_nearest(latents.double().numpy(), reference.double().numpy())
 
@@ -257,6 +291,12 @@ def found_again(base: Tensor, other: Tensor) -> dict[int, float]:
 
 
 def misclassified(classifier: Classifier, split: Split) -> Split:
-    """Return the images of a split that the classifier gets wrong."""
+    """Return the images of a split that the classifier gets wrong.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    split : Split
+    """
     wrong: Tensor = predict(classifier, split.images) != split.labels
     return split[torch.nonzero(wrong).flatten()]

@@ -51,6 +51,18 @@ def sample_beta_noise(
 ) -> NDArray[np.float32]:
     """Draw ε, every element from scale · (Beta(a, b) - c), c = a / (a + b) where centred, else 0.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        0 or more each.
+    a, b : float
+        Above 0; 50 in the paper.
+    rng : numpy.random.Generator
+    centred : bool
+        Whether the mean is subtracted; not in the paper.
+    scale : float
+        1 in the paper.
+
     Examples
     --------
     >>> noise = sample_beta_noise((1000, 10), a=50, b=50, rng=np.random.default_rng(0))
@@ -123,7 +135,20 @@ def identify_shards(
     seed: int,
     first_shard: int = 0,
 ) -> Iterator[tuple[int, Mistakes]]:
-    """Yield (shard, its mistakes) from `first_shard` on; memory does not grow with the split."""
+    """Yield (shard, its mistakes) from `first_shard` on; memory does not grow with the split.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+    split : Split
+        Images to search around.
+    config : IdentificationConfig
+    seed : int
+        The noise of a shard depends on it and on the number of the shard alone.
+    first_shard : int
+        0 or more.
+    """
     batch = AdaptiveBatch(config.batch_size, device=classifier.mean.device)
     for shard in range(first_shard, math.ceil(len(split) / SHARD_IMAGES)):
         part = split[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
@@ -143,7 +168,21 @@ def identify_shard(
     seed: int,
     batch: AdaptiveBatch | None = None,
 ) -> Mistakes:
-    """Search around the at most `SHARD_IMAGES` images of one shard; one transfer from the device."""
+    """Search around the at most `SHARD_IMAGES` images of one shard; one transfer from the device.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+    part : Split
+        At most `SHARD_IMAGES` images.
+    shard : int
+        Its number, 0 or more.
+    config : IdentificationConfig
+    seed : int
+    batch : AdaptiveBatch, optional
+        Shared by shards, so that it learns once what fits in memory.
+    """
     with torch.inference_mode():
         found = _search_shard(classifier, vae, part, shard, config, seed, batch)
     # Cloned out here: tensors made in inference mode cannot be trained on

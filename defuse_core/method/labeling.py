@@ -38,7 +38,17 @@ _Label = TypeVar("_Label", bound=Hashable)
 
 
 def standard_normals(region: Region, n: int, *, seed: int, purpose: Purpose = "label") -> NDArray[np.float64]:
-    """Return the region's frozen normals (n, latent_dim); the first n of any longer set."""
+    """Return the region's frozen normals (n, latent_dim); the first n of any longer set.
+
+    Parameters
+    ----------
+    region : Region
+    n : int
+        0 or more.
+    seed : int
+    purpose : {"label", "tune", "test"}
+        Each has normals of its own.
+    """
     rng = numpy_rng(seed, "draw", purpose, region.region_id)
     return rng.standard_normal((n, len(region.mean)))
 
@@ -70,7 +80,19 @@ def draw_latents(region: Region, n: int, *, tau: float, seed: int, purpose: Purp
 def draw_images(
     vae: BetaVAE, region: Region, n: int, *, tau: float, seed: int, purpose: Purpose = "label"
 ) -> Tensor:
-    """Decode draws of a region to uint8 images (n, channels, height, width)."""
+    """Decode draws of a region to uint8 images (n, channels, height, width).
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    region : Region
+    n : int
+        0 or more.
+    tau : float
+        τ, 0 or more.
+    seed : int
+    purpose : {"label", "tune", "test"}
+    """
     return as_bytes(decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose)))
 
 
@@ -78,6 +100,16 @@ def draw_strip(
     classifier: Classifier, vae: BetaVAE, region: Region, *, taus: Sequence[float], n: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Draw the same n images of a region at many τ, and classify them.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+    region : Region
+    taus : sequence of float
+        0 or more each.
+    n : int
+    seed : int
 
     Returns
     -------
@@ -134,6 +166,19 @@ def failure_instances(
     """Draw D_f: n images of every region that `labels` names (region_id → label).
 
     τ is one for all regions, or one each by region_id.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    regions : sequence of Region
+    labels : mapping of int to int
+        Class by region_id; other regions are left out.
+    n : int
+        Draws of each region.
+    tau : float, or mapping of int to float
+        One for all regions, or one each by region_id.
+    seed : int
+    purpose : {"tune", "test"}
     """
     chosen = [region for region in regions if region.region_id in labels]
     taus = {r.region_id: tau if isinstance(tau, float | int) else tau[r.region_id] for r in chosen}
@@ -172,6 +217,13 @@ def collect_votes(annotations: Iterable[Annotation], n_samples: int) -> Votes:
 
     An annotator's label of an image counts before their label of the region; the later of two on
     the same subject counts. Images without an answer have no votes.
+
+    Parameters
+    ----------
+    annotations : iterable of Annotation
+        Of one region.
+    n_samples : int
+        Images of the region that were shown.
 
     Raises
     ------
@@ -290,5 +342,12 @@ def _most_say_none(votes: Sequence[int | None]) -> bool:
 
 
 def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
-    """Decode the mistakes at these indices to images, (n, channels, height, width) uint8."""
+    """Decode the mistakes at these indices to images, (n, channels, height, width) uint8.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    mistakes : Mistakes
+    index : (n,) int64
+    """
     return as_bytes(decode_images(vae, mistakes.latents[index]))

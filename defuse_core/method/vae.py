@@ -134,7 +134,17 @@ def vae_config_for(
     hidden_units: int = 256,
     depth: int = 3,
 ) -> VaeConfig:
-    """Return the config for square images of (channels, size, size), with the padding they need."""
+    """Return the config for square images of (channels, size, size), with the padding they need.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        (channels, size, size).
+    latent_dim, hidden_channels, hidden_units : int
+        1 or more.
+    depth : int
+        Convolutions of stride 2, from 1 to 6.
+    """
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"the VAE takes square images, got {height}×{width}; load the data with image_size")
@@ -145,12 +155,24 @@ def vae_config_for(
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) ‖ N(0, I)) of each row, (n, latent_dim) → (n,), nats."""
+    """KL(N(mean, exp(logvar)) ‖ N(0, I)) of each row, (n, latent_dim) → (n,), nats.
+
+    Parameters
+    ----------
+    mean, logvar : (n, latent_dim)
+    """
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
 
 
 def kl_weight(step: int, kl_anneal_steps: int) -> float:
     """w, rising linearly from 0 at step 0 to 1 at `kl_anneal_steps`; 1 where there is no annealing.
+
+    Parameters
+    ----------
+    step : int
+        0 or more.
+    kl_anneal_steps : int
+        0 or more.
 
     Examples
     --------
@@ -241,7 +263,19 @@ def vae_epochs(
     validation_images: Tensor | None = None,
     checkpoint: str | Path | None = None,
 ) -> Loop[list[dict[str, float]]]:
-    """`train_vae` as a `Loop` over epochs."""
+    """`train_vae` as a `Loop` over epochs.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+        Trained in place.
+    images : (n, channels, height, width) uint8
+    config : VaeTraining
+    seed : int
+    validation_images : (m, channels, height, width) uint8, optional
+    checkpoint : path, optional
+        Where the training is stored after every epoch, and resumed from.
+    """
     if not len(images):
         raise ValueError("training needs at least one image, got none; give the training split")
     device = next(vae.parameters()).device
@@ -337,7 +371,14 @@ def _out_of_patience(history: list[dict[str, float]], patience: int | None) -> b
 
 
 def encode_means(vae: BetaVAE, images: Tensor) -> Tensor:
-    """Return μ(x) of every image, (n, latent_dim) float32 on the CPU."""
+    """Return μ(x) of every image, (n, latent_dim) float32 on the CPU.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    images : (n, channels, height, width)
+        uint8, or float in [0, 1].
+    """
     device = next(vae.parameters()).device
     with torch.inference_mode():
         parts = [vae.encode(batch.to(device))[0].cpu() for batch in images.split(_EVALUATION_BATCH)]
@@ -345,7 +386,13 @@ def encode_means(vae: BetaVAE, images: Tensor) -> Tensor:
 
 
 def decode_images(vae: BetaVAE, latents: Tensor) -> Tensor:
-    """Decode codes (n, latent_dim) to pixels in [0, 1], (n, channels, size, size) on the CPU."""
+    """Decode codes (n, latent_dim) to pixels in [0, 1], (n, channels, size, size) on the CPU.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    latents : (n, latent_dim)
+    """
     device = next(vae.parameters()).device
     with torch.inference_mode():
         parts = [vae.decode(batch.to(device)).cpu() for batch in latents.split(_EVALUATION_BATCH)]
