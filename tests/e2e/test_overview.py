@@ -54,21 +54,7 @@ def test_a_search_is_reloaded_cancelled_and_resumed_by_page_and_terminal(page: P
     assert 24 < n_kind < n_found
     expect(main.get_by_text(f"{n_found:,}", exact=True).first).to_be_visible(timeout=30 * SECONDS)
 
-    main.get_by_role("combobox", name="Kind").click()
-    page.get_by_role("option", name="perturbation").click()
-    told = f"of {n_kind:,}, in an order"
-    expect(main.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
-    assert "kind=perturbation" in page.url
-    second.goto(page.url)  # a link shows what was seen
-    expect(second.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
-    with page.expect_download() as download:
-        main.get_by_role("button", name="as CSV").click()
-    assert len(download.value.path().read_text().splitlines()) == 1 + n_kind
-    with page.expect_download() as download:
-        main.get_by_role("button", name="as npz").click()
-    with np.load(download.value.path(), allow_pickle=False) as stored:
-        assert stored["mistake"].shape == (24,)
-        assert stored["mistake_image"].shape == stored["original_image"].shape == (24, 8, 8, 1)
+    filter_and_download(page, second, "perturbation", n_kind, size=8)
     assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
 
@@ -123,21 +109,27 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     expect(main.get_by_role("img", name="predicted as").first).to_be_visible(timeout=30 * SECONDS)
     assert page.get_by_test_id("stException").count() == second.get_by_test_id("stException").count() == 0
 
+    filter_and_download(page, second, "reconstruction", n_reconstruction, size=28)
+
+
+def filter_and_download(page: Page, second: Page, kind: str, n: int, *, size: int) -> None:
+    """Show the n mistakes of a kind, in another tab by the link, and as files."""
+    main = page.get_by_test_id("stMain")
     main.get_by_role("combobox", name="Kind").click()
-    page.get_by_role("option", name="reconstruction").click()
-    told = f"of {n_reconstruction}, in an order"
-    expect(main.get_by_text(told)).to_be_visible(timeout=10 * SECONDS)
-    assert "kind=reconstruction" in page.url
+    page.get_by_role("option", name=kind).click()
+    told = f"of {n:,}, in mixed order"
+    expect(main.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
+    assert f"kind={kind}" in page.url
     second.goto(page.url)  # a link shows what was seen
     expect(second.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
     with page.expect_download() as download:
         main.get_by_role("button", name="as CSV").click()
-    assert len(download.value.path().read_text().splitlines()) == 1 + n_reconstruction
+    assert len(download.value.path().read_text().splitlines()) == 1 + n
     with page.expect_download() as download:
         main.get_by_role("button", name="as npz").click()
     with np.load(download.value.path(), allow_pickle=False) as stored:
         assert stored["mistake"].shape == (24,)
-        assert stored["mistake_image"].shape == stored["original_image"].shape == (24, 28, 28, 1)
+        assert stored["mistake_image"].shape == stored["original_image"].shape == (24, size, size, 1)
 
 
 def test_a_foreign_host_is_refused(server: Server) -> None:
