@@ -75,7 +75,7 @@ def answers(place: Place, part: str) -> tuple[Split, torch.Tensor, torch.Tensor]
 
 def shown_of(app: AppTest) -> tuple[int, int]:
     """How many images are shown, of how many."""
-    (line,) = [c.value for c in app.caption if "surest of first" in c.value]
+    (line,) = [c.value for c in app.caption if "most confident first" in c.value]
     few, _, many = line.partition(",")[0].partition(" of ")
     return int(few), int(many)
 
@@ -561,7 +561,7 @@ def test_weights_of_no_known_network_name_the_keys_that_disagree(
     done_here(place, "inspect", {"weights": f"blob:{bring(place, 'x.pt', saved(other))}"})
     app = opened(place, monkeypatch)
     (error,) = errors(app)
-    assert "No architecture that is known fits" in error
+    assert "No known architecture fits" in error
     first = app.dataframe[0].value.iloc[0]
     assert (first["architecture"], first["missing"], first["unexpected"]) == ("resnet_small", 1, 1)
     assert {"0.weight", "head.extra"} <= {code.value for code in app.code}

@@ -238,7 +238,7 @@ def test_without_a_region_nothing_starts(place: Place, monkeypatch: pytest.Monke
     )  # fmt: skip
     (start,) = [button for button in app.button if button.label == "Start"]
     assert start.disabled
-    assert "No region is ticked" in told(app)
+    assert "Select at least one region" in told(app)
 
 
 def test_without_labelled_mistakes_there_is_no_baseline(

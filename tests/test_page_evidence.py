@@ -338,7 +338,7 @@ def test_controls_and_noise_that_were_left_out_say_how_to_have_them(
 
 def test_one_annotator_has_nobody_to_agree_with(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_evidence(full.workspace, latest(full, "evaluate").id).pairwise is None
-    assert "No two have answered the same draw" in told(opened(full, monkeypatch))
+    assert "No two annotators have answered the same draw" in told(opened(full, monkeypatch))
 
 
 def test_agreement_of_several_is_drawn(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def mistakes_of(place: Place) -> Mistakes:
 
 def count(app: AppTest) -> int:
     """How many mistakes the filters leave, as the page says."""
-    (line,) = [c.value for c in app.caption if "in an order that mixes" in c.value]
+    (line,) = [c.value for c in app.caption if "in mixed order" in c.value]
     return int(line.partition(" of ")[2].partition(", in")[0].replace(",", ""))
 
 
