@@ -236,7 +236,7 @@ def test_a_fit_without_a_region_says_what_to_do(place: Place, monkeypatch: pytes
 def test_regions_of_older_mistakes_read_as_stale(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     store_run(place, "identify", {"mistakes": {"dataset": 9}})
     app = opened(place, monkeypatch)
-    assert [warning.value.partition(".")[0] for warning in app.warning] == ["There is a newer search."]
+    assert [warning.value.partition(".")[0] for warning in app.warning] == ["There is a newer search"]
     assert metrics(app)["Regions"] == str(len(ids_of(place)))  # those there are can still be seen
 
 
