@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import psutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from defuse_core.jobs import spare
-from defuse_core.workspace.runs import Run
+import psutil
+import pytest
+
+from defuse_core.jobs import launcher, spare
+from defuse_core.jobs.spare import SPARE_RUNNER, SpareKeeper
+from defuse_core.workspace.runs import Resources, Run
 
 
 def is_spare(run: Run) -> bool:
-    """Whether the process of a run that is under way was there before it."""
+    """Whether the process of a run that is under way was there before it, or was forked by one that was."""
     return spare.__name__ in psutil.Process(run.pid).cmdline()
 
 
 def spares_of_this_process() -> list[int]:
-    """Process ids of the spare runners that this process started, those that took a run included."""
+    """Process ids of the spare runners that this process started, those that became a run's included."""
     found = []
     for process in psutil.Process().children():
         try:
@@ -23,3 +28,24 @@ def spares_of_this_process() -> list[int]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+@contextmanager
+def keeping_spare(resources: Resources) -> Iterator[int]:
+    """Keep a spare runner that is ready, however small the machine; its process id."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spare, "FREE_MEMORY", 0)
+        patch.setattr(spare, "_NOT_COMPARED", (*spare._NOT_COMPARED, "PYTEST_CURRENT_TEST"))
+        patch.setenv(SPARE_RUNNER, "1")
+        with launcher.spare_runner(resources):
+            kept = launcher.await_spare()
+            assert kept is not None
+            yield kept
+
+
+@contextmanager
+def without_spare() -> Iterator[None]:
+    """Let a run be started without the spare runner that is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_SPARES", SpareKeeper())
+        yield

@@ -1,7 +1,8 @@
 """Runs as real processes: killed, cancelled, out of disk, orphaned, and what is left of them.
 
 What a process is not needed for is computed here. Rules that a runner keeps are tested both ways: of one
-that is started for its run, and of the spare one that was there before.
+that is started for its run, and of one that a spare runner forks; the others take the latter, which is there
+at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from defuse_core.jobs import launcher, spare
+from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.workspace.configs import ConfigError, StepName
 from defuse_core.workspace.database import WorkspaceError
@@ -37,7 +38,7 @@ from defuse_core.workspace.run_store import LiveRunError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
 from tests.in_process import add_run, compute_here, done_here, run_here, runs_in_this_process
-from tests.spares import spares_of_this_process
+from tests.spares import is_spare, keeping_spare, without_spare
 from tests.templates import label
 from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, copy_place, eventually
 
@@ -61,16 +62,21 @@ Way = Literal["new runner", "spare runner"]
 both_ways = pytest.mark.parametrize("way", get_args(Way))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept_spare() -> Iterator[int]:
+    """A spare runner, for all runs of this file that are not started without; its process id."""
+    with keeping_spare(ONE_THREAD) as kept:
+        yield kept
+
+
 @pytest.fixture(autouse=True)
-def no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_process_is_left(tmp_path: Path, kept_spare: int) -> Iterator[None]:
     """Whatever a test does, its runners are gone after it, and reaped."""
-    monkeypatch.setattr(spare, "FREE_MEMORY", 0)  # however small the machine
     yield
-    launcher.drop_spare()
 
     def runners() -> list[psutil.Process]:
         return [
-            *map(psutil.Process, spares_of_this_process()),
+            *psutil.Process(kept_spare).children(),
             *(
                 p
                 for p in psutil.process_iter(["cmdline", "status"])
@@ -92,33 +98,23 @@ def no_process_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def submit(place: Place, way: Way, step: StepName, config: dict[str, Any]) -> Run:
     """Start a run in this way."""
-    if way == "new runner":
-        return place.submit(step, config)
-    with keeping_spare() as kept:
+    with starting(way):
         run = place.submit(step, config)
-    assert run.pid == kept
+    assert is_spare(run) == (way == "spare runner")
     return run
 
 
 def resume(place: Place, way: Way, run: Run) -> Run:
     """Go on with a run in this way."""
-    if way == "new runner":
-        return launcher.resume(place.workspace, run.id)
-    with keeping_spare() as kept:
+    with starting(way):
         run = launcher.resume(place.workspace, run.id)
-    assert run.pid == kept
+    assert is_spare(run) == (way == "spare runner")
     return run
 
 
-@contextmanager
-def keeping_spare() -> Iterator[int]:
-    """Keep a spare runner that is ready; its process id."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SPARE_RUNNER, "1")
-        with launcher.spare_runner(ONE_THREAD):
-            kept = launcher.await_spare()
-            assert kept is not None
-            yield kept
+def starting(way: Way) -> AbstractContextManager[None]:
+    """Let runs be started in this way."""
+    return nullcontext() if way == "spare runner" else without_spare()
 
 
 def same(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> bool:
@@ -262,20 +258,19 @@ def test_a_run_outlives_the_process_that_asked_for_it(place: Place, way: Way) ->
         "from defuse_core.workspace.runs import Resources\n"
         f"place = Workspace(Path({str(place.workspace.home)!r}))\n"
         "resources = Resources(device='cpu', threads=1); launcher.keep_spare(resources)\n"
-        "spare = launcher.await_spare()\n"
+        "launcher.await_spare()\n"
         f"run = launcher.submit(place, 1, 'identify', {SHORT_SEARCH!r}, resources=resources)\n"
-        "print(run.id, run.pid == spare, flush=True); time.sleep(60)"
+        "print(run.id, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
         env={**os.environ, SPARE_RUNNER: "1" if way == "spare runner" else "0"},
     )  # fmt: skip
     assert parent.stdout is not None
-    number, taken = parent.stdout.readline().split()
-    run = place.workspace.runs.get(int(number))
+    run = place.workspace.runs.get(int(parent.stdout.readline()))
+    assert is_spare(run) == (way == "spare runner")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    assert taken == str(way == "spare runner")
     assert place.wait(run).status == "done"
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from defuse_core.jobs import launcher, spare
 from defuse_core.jobs.spare import SPARE_RUNNER
@@ -39,6 +41,57 @@ def start_and_cancel(place: Place, resources: Resources = ONE_THREAD) -> Run:
         launcher.cancel(place.workspace, run.id)
     assert place.get(run).status == "cancelled"
     return run
+
+
+def test_a_ready_spare_forks_for_every_run_and_where_it_does_not_answer_runs_start_as_without(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher.keep_spare(ONE_THREAD)
+    kept = launcher.await_spare()
+    assert kept is not None
+    with (place.workspace.home / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = [place.submit("identify", SEARCH), place.submit("map", {"method": "pca"})]
+        pids = [run.pid for run in runs]
+        assert {process.pid for process in psutil.Process(kept).children()} == set(pids)
+        assert all(os.getsid(pid) == os.getpgid(pid) == pid for pid in pids)
+        assert all(place.log(run) == "" for run in runs)
+        for run in runs:
+            launcher.cancel(place.workspace, run.id)
+    eventually(lambda: not psutil.Process(kept).children())  # no zombie, too
+    assert spares() == [kept]
+    os.kill(kept, signal.SIGSTOP)
+    monkeypatch.setattr(spare, "_ANSWER_SECONDS", 0.1)
+    assert start_and_cancel(place).pid not in (kept, *pids)
+    eventually(lambda: kept not in spares())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process")
+def test_a_process_with_threads_of_its_own_does_not_fork() -> None:
+    """OpenMP's, for one: whoever was forked would wait for them for ever."""
+    before = spare._count_threads()
+    assert spare._may_fork(before)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert not spare._may_fork(before)
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_forked_run_computes_on_cuda(place: Place) -> None:
+    on_cuda = Resources(device="cuda", threads=1)
+    launcher.keep_spare(on_cuda)
+    kept = launcher.await_spare()
+    run = place.submit("identify", SEARCH, resources=on_cuda)
+    assert run.pid != kept
+    ended = place.wait(run)
+    assert ended.status == "done", place.log(run)
+    assert ended.record["device"]["device"].startswith("cuda")
 
 
 def test_a_run_takes_the_spare_and_the_next_one_is_started(place: Place) -> None:

@@ -32,7 +32,8 @@ SEARCH: dict[str, Any] = {
 }  # fmt: skip
 SWEEP: dict[str, Any] = {
     "correction": {
-        "lambdas": [0.0, 0.01, 0.1, 1.0, 10.0], "epochs": 2, "instances_per_region": 16, "precision": "fp32",
+        "lambdas": [0.0, 0.01, 0.1, 1.0, 10.0], "epochs": 2, "max_images": 480, "instances_per_region": 16,
+        "precision": "fp32",
     },
     "baseline_lambdas": [1.0],
 }  # fmt: skip

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from defuse_core.base.files import write_bytes
@@ -234,17 +234,16 @@ def _start(workspace: Workspace, run: Run) -> None:
     environment = _environment(run.resources)
     try:
         prepare_folder(workspace, run)
-        process = _SPARES.give(environment, workspace.home, run.id) or _start_runner(
-            workspace, run, environment
-        )
+        pid = _SPARES.give(environment, workspace.home, run.id) or _start_runner(workspace, run, environment)
     except OSError as error:
         told = explain_os_error(workspace.run_folder(run.id), error)
         workspace.runs.finish(run.id, "failed", error=str(told))
         raise told from error
     try:
-        workspace.runs.hand_over(run.id, process.pid)
+        workspace.runs.hand_over(run.id, pid)
     except BaseException as error:  # nobody would run it, and nobody else could
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         workspace.runs.finish(run.id, "failed", error=str(error))
         raise
     _SPARES.renew(environment)
@@ -264,11 +263,13 @@ def prepare_folder(workspace: Workspace, run: Run) -> None:
     (folder / "log.txt").touch()
 
 
-def _start_runner(workspace: Workspace, run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start_runner(workspace: Workspace, run: Run, environment: Mapping[str, str]) -> int:
     folder = workspace.run_folder(run.id)
     words = ["defuse_core.jobs.runner", str(workspace.home), str(run.id)]
     with (folder / "log.txt").open("ab") as log:
-        return start_process(words, environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
+        return start_process(
+            words, environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
+        ).pid
 
 
 def _environment(resources: Resources) -> dict[str, str]:

@@ -2,22 +2,24 @@
 
 Whoever starts runs, and is to answer at once, keeps one: the dashboard, and commands of several runs.
 The spare waits at the end of a pipe that only its keeper writes to, so it ends when its keeper does. A
-line on that pipe gives it a run; from then on it is that run's runner like any other. It is used only
-where a runner started now would be the same: same code, same environment. Imports no torch but in
-the spare's own process.
+line on that pipe gives it a run. On Linux it forks a process for the run, in a few milliseconds, and
+waits for the next; elsewhere, and while it still imports, it becomes that run's runner itself, and its
+keeper starts another. It is used only where a runner started now would be the same: same code, same
+environment. Imports no torch but in the spare's own process.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,23 +37,78 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
 """Packages whose upgrade makes a spare that has them loaded another than a runner started now."""
 
-_OPENMP = "KMP_"
-"""Variables of OpenMP begin so; scikit-learn sets some where it is imported, in any process."""
+_NOT_COMPARED = ("KMP_", "MPLBACKEND", "TORCHINDUCTOR_")
+"""So begin variables that make no other runner; packages set them where they are imported, in any process."""
 
+_WITH_THREADS = ("numpy", "scipy.linalg", "pyarrow")
+"""Packages whose threads survive a fork: OpenBLAS and jemalloc begin them anew in the new process.
+
+A process that has any other does not fork: what OpenMP waits for in the new one would never come.
+"""
+
+_IMPORTED_LATE = ("torch._dynamo", "sklearn.mixture")
+"""What steps import only as they compute: every first optimiser, and every distillation, seconds each."""
+
+_FORKS = b"forks\n"
 _READY = b"ready\n"
+"""What a spare that has imported all says: that it forks for every run, or that it is one run's."""
+
+_ANSWER_SECONDS = 5.0
+"""How long a spare may take to fork before the run is started without it."""
 
 
-@dataclass(frozen=True)
 class _Spare:
-    """A process that waits for a run, and what a runner has to have in common with it."""
+    """A process that waits for runs, and what a runner has to have in common with it."""
 
-    process: subprocess.Popen[bytes]
-    environment: Mapping[str, str]
-    code: int
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment, self._code = dict(environment), _code()
+        self._reading = threading.Lock()
+        self._said = b""
+        self.process = start_process(
+            [__name__], environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Whether a runner started now would be the same."""
-        return _compared(self.environment) == _compared(environment) and self.code == _code()
+        return _compared(self._environment) == _compared(environment) and self._code == _code()
+
+    def says(self, seconds: float | None = 0.0) -> bytes:
+        """What it has said by now, or within some seconds: `_FORKS`, `_READY`, or nothing."""
+        with self._reading:
+            if not self._said and select.select([self._stdout], [], [], seconds)[0]:
+                self._said = self._stdout.readline()
+            return self._said
+
+    def give(self, home: Path, run_id: int) -> int:
+        """Give it a run; return the process id of its runner.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the spare has ended, cannot fork, or does not answer.
+        """
+        forks = self.says() == _FORKS
+        self._stdin.write(json.dumps([str(home), run_id, forks]).encode() + b"\n")
+        self._stdin.flush()
+        if not forks:
+            return self.process.pid
+        if not select.select([self._stdout], [], [], _ANSWER_SECONDS)[0]:
+            raise TimeoutError(f"no process within {_ANSWER_SECONDS} s")
+        return int(self._stdout.readline())
+
+    def close(self) -> None:
+        """Let go of the pipes; a spare that was given nothing ends with them."""
+        for pipe in (self._stdin, self._stdout):
+            with suppress(OSError):
+                pipe.close()
+
+    def kill(self) -> None:
+        """End it; runs that it forked for go on."""
+        self.process.kill()  # it has no run, and may still import
+        self.close()
 
 
 class SpareKeeper:
@@ -75,36 +132,36 @@ class SpareKeeper:
             self._end()
 
     def await_ready(self) -> int | None:
-        """Wait, once, until the spare has imported what it needs; return its process id, None without one."""
+        """Wait until the spare has imported what it needs; return its process id, None without one."""
         with self._lock:
             spare = self._spare
-        if spare is None or spare.process.stdout is None or spare.process.stdout.readline() != _READY:
-            return None
-        return spare.process.pid
+        return spare.process.pid if spare is not None and spare.says(None) else None
 
-    def give(self, environment: Mapping[str, str], home: Path, run_id: int) -> subprocess.Popen[bytes] | None:
-        """Give a run to the spare; None where there is none that would do it as a new runner would."""
+    def give(self, environment: Mapping[str, str], home: Path, run_id: int) -> int | None:
+        """Give a run to the spare; return the process id of its runner.
+
+        None where there is no spare that would do it as a new runner would.
+        """
         with self._lock:
-            spare, self._spare = self._spare, None
+            spare = self._spare
             if spare is None:
                 return None
-            if not spare.fits(environment):
-                spare.process.kill()
-                _close(spare)
-                return None
-            assert spare.process.stdin is not None
             try:
-                spare.process.stdin.write(json.dumps([str(home), run_id]).encode() + b"\n")
-                spare.process.stdin.flush()
-            except OSError:  # it was ended from outside
-                spare.process.kill()
-                return None
-            finally:
-                _close(spare)
-            return spare.process
+                pid = spare.give(home, run_id) if spare.fits(environment) else None
+            except (
+                OSError,
+                ValueError,
+            ):  # it was ended from outside, or cannot fork
+                pid = None
+            if pid is None:
+                self._end()
+            elif pid == spare.process.pid:
+                spare.close()
+                self._spare = None
+            return pid
 
     def renew(self, environment: Mapping[str, str]) -> None:
-        """Start the next spare where one is kept, for runs of this environment."""
+        """Start the next spare where one is kept and the last was used up, for runs of this environment."""
         with self._lock:
             self._renew(environment)
 
@@ -116,21 +173,12 @@ class SpareKeeper:
         self._end()
         if wanted:
             with suppress(OSError, RuntimeError):  # no process or no thread more: the next run starts without
-                self._spare = _start(environment)
+                self._spare = _Spare(environment)
 
     def _end(self) -> None:
         if self._spare is not None:
-            self._spare.process.kill()  # it has no run, and may still import
-            _close(self._spare)
+            self._spare.kill()
             self._spare = None
-
-
-def _start(environment: Mapping[str, str]) -> _Spare:
-    code = _code()
-    process = start_process(
-        [__name__], environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    return _Spare(process, dict(environment), code)
 
 
 def start_process(
@@ -144,16 +192,8 @@ def start_process(
     return process
 
 
-def _close(spare: _Spare) -> None:
-    """Let go of the pipes; a spare that was given nothing ends with them."""
-    for pipe in (spare.process.stdin, spare.process.stdout):
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
-
-
 def _compared(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(_OPENMP)}
+    return {name: value for name, value in environment.items() if not name.startswith(_NOT_COMPARED)}
 
 
 def _code() -> int:
@@ -172,22 +212,59 @@ def _state(path: Path) -> tuple[str, int, int]:
 
 
 def wait_for_run() -> int:
-    """Import, wait for a run, and do it; return its exit code, 0 where there is none."""
+    """Import, and wait for runs; return the exit code of the run that this process does, 0 without one."""
+    for name in _WITH_THREADS:
+        with suppress(ImportError):
+            import_module(name)
+    threads = _count_threads()
+    import torch
+
     from defuse_core.jobs import runner
 
-    for name in ("defuse_core.jobs.engine", *_step_modules()):
+    for name in ("defuse_core.jobs.engine", *_step_modules(), *_IMPORTED_LATE):
         if select.select([sys.stdin], [], [], 0)[0]:  # the run is there: it needs one step, not all
             break
         import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked ones: none stays as a zombie
+    gc.freeze()  # else a search for garbage would copy every page that is shared with the forked ones
     with suppress(BrokenPipeError):  # the keeper has given it a run, and does not listen any more
-        os.write(sys.stdout.fileno(), _READY)
-    line = sys.stdin.readline()
-    if not line:
-        return 0
-    home, run_id = json.loads(line)
-    with suppress(OSError):  # without its folder a run fails, and says so
-        _stand_in(Path(home) / "runs" / str(run_id))
-    return runner.main(Path(home), run_id)
+        os.write(sys.stdout.fileno(), _FORKS if _may_fork(threads) else _READY)
+    while line := sys.stdin.readline():
+        home, run_id, forks = json.loads(line)
+        if not forks or _is_forked():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            with suppress(OSError):  # without its folder a run fails, and says so
+                _stand_in(Path(home) / "runs" / str(run_id))
+            if forks and torch.cuda._is_in_bad_fork():  # an import has asked CUDA something: begin anew
+                os.execv(sys.executable, [sys.executable, "-P", "-m", runner.__name__, home, str(run_id)])
+            return runner.main(Path(home), run_id)
+    return 0
+
+
+def _count_threads() -> int:
+    """Threads of this process; 0 where that is not told, which is everywhere but on Linux."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
+
+
+def _may_fork(threads: int) -> bool:
+    """Whether a process that had so many threads, all of which survive a fork, has no other by now."""
+    return 0 < _count_threads() <= threads
+
+
+def _is_forked() -> bool:
+    """Fork and tell the keeper the process id; whether this is the new process, in a session of its own."""
+    try:
+        child = os.fork()
+    except OSError:  # too many processes: the keeper starts the run itself, if it can
+        os.write(sys.stdout.fileno(), b"none\n")
+        return False
+    if child:
+        return False
+    os.setsid()
+    with suppress(BrokenPipeError):  # the keeper has ended: the run was given to nobody
+        os.write(sys.stdout.fileno(), b"%d\n" % os.getpid())
+    return True
 
 
 def _stand_in(folder: Path) -> None:
