@@ -168,7 +168,7 @@ def test_what_cannot_be_used_is_refused_in_words(
     for name, (write, told) in (broken | {name: networks[name] for name in inspected}).items():
         write(tmp_path / name)
         upload(page, tmp_path / name)
-        expect(main.get_by_text(told).first).to_be_visible(timeout=60 * SECONDS)
+        expect(main.get_by_text(told).first).to_be_visible(timeout=120 * SECONDS)
     assert not owned.exists()
     pickle.loads((tmp_path / "plain.pkl").read_bytes())
     assert owned.exists()  # so it is a payload, and was not opened
