@@ -1,4 +1,4 @@
-"""Router and sidebar."""
+"""Routes to the pages, and shows the sidebar."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ page = st.navigation(
             f"../pages/{name}.py",
             title=title,
             icon=f":material/{icon}:",
-            help=told,
+            help=description,
             default=name == "overview",
         )
-        for name, (title, icon, told) in PAGES.items()
+        for name, (title, icon, description) in PAGES.items()
     ]
 )
 try:
@@ -52,8 +52,8 @@ with st.sidebar:
     project = state.choose_project(workspace.projects())
     if project is not None:
         show_pipeline(project)
-    found = store.devices()
-    st.caption(f":material/memory: {found[0] if found else 'looking for a GPU …'}")
+    devices = store.devices()
+    st.caption(f":material/memory: {devices[0] if devices else 'looking for a GPU …'}")
 store.warm_up()
 state.show_note()
 page.run()

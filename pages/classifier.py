@@ -1,4 +1,4 @@
-"""Classifier: bring one, or train one; then see what it gets wrong on real images."""
+"""Classifier: import or train one; then see what it gets wrong on real images."""
 
 from __future__ import annotations
 

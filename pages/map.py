@@ -20,7 +20,7 @@ if identify is None:
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
     st.stop()
 
-run, made = newest(project, "map"), latest_map(project, identify)
+run, map_run = newest(project, "map"), latest_map(project, identify)
 with st.expander("Make a map", expanded=run is None):
     config = config_form(
         "map", key=f"map-{project.id}", main=("method", "n_codes", "n_mistakes", "perplexity", "n_neighbors"),
@@ -39,14 +39,14 @@ elif run is not None and run.status != "done" and identify.id in run.upstream:
 ground = read_ground(project, identify)
 if ground is None:
     st.stop()
-if made is not None:
-    told, method = made.summary, made.summary["method"]
+if map_run is not None:
+    summary, method = map_run.summary, map_run.summary["method"]
     st.caption(
-        f"{method} of {told['codes']:,} of {told['codes_of']:,} training codes, stratified by class, and "
-        f"{told['mistakes']:,} of {told['mistakes_of']:,} mistakes; seed {made.seed}."
+        f"{method} of {summary['codes']:,} of {summary['codes_of']:,} training codes, stratified by class, "
+        f"and {summary['mistakes']:,} of {summary['mistakes_of']:,} mistakes; seed {map_run.seed}."
     )
-    show_figure2(project, made, ground)
-    show_map(project, ground, read_map(method, store.arrays(made.id, method)), key=f"map-{made.id}")
+    show_figure2(project, map_run, ground)
+    show_map(project, ground, read_map(method, store.arrays(map_run.id, method)), key=f"map-{map_run.id}")
 else:
     first = preview(identify.id)
     if first is not None:

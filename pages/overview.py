@@ -27,10 +27,10 @@ with right, st.container(border=True):
     st.button("Open the demo", type="primary", icon=":material/play_arrow:", on_click=open_demo)
 
 for project in projects:
-    found = stages(workspace, project.id)
+    pipeline = stages(workspace, project.id)
     with st.container(border=True, key=f"card-{project.id}"):
-        project_card(project, found)
-        coming = next_step(found)
+        project_card(project, pipeline)
+        coming = next_step(pipeline)
         row = st.container(horizontal=True)
         row.button("Open", key=f"open-{project.id}", on_click=open_project, args=(project.name,))
         if coming and row.button(f"Next: {coming}", key=f"next-{project.id}", type="primary"):

@@ -1,4 +1,4 @@
-"""Present: what was found, in large type, one slide a failure region."""
+"""Present: what was found, in large type, one slide per failure region."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ if not any(event.region_id >= 0 for event in events):
     st.page_link("../pages/label.py", icon=":material/arrow_forward:")
     st.stop()
 
-stage = st.container()  # one place, whatever loads above or below: what is being presented stays
+stage = st.container()  # always there: a running presentation stays while other parts load
 correct, evaluate = find_correction(workspace, run)
 runs, key = workspace.runs.ancestry(run.id), f"slides-{run.id}"
 regions = kept.regions(run.id)
-shown = exhibition(run.id, *(None if made is None else made.id for made in (correct, evaluate)))
-if regions is not None and shown is not None:
+content = exhibition(run.id, *(None if step_run is None else step_run.id for step_run in (correct, evaluate)))
+if regions is not None and content is not None:
     survey = survey_of(runs["classifier"].summary, runs["identify"].summary, ids=regions.ids, events=events)
     stale = correct is not None and correct.stale
-    given = names(workspace.annotations.edits(run.id))
-    remember(key, slides_of(project.name, project.class_names, survey, shown, names=given, stale=stale))
-    if not shown.exhibits:
+    region_names = names(workspace.annotations.edits(run.id))
+    remember(
+        key, slides_of(project.name, project.class_names, survey, content, names=region_names, stale=stale)
+    )
+    if not content.exhibits:
         st.info("None of the labelled regions is a failure. Label more of them.")
         st.page_link("../pages/label.py", icon=":material/arrow_forward:")
     elif correct is None:
         st.caption("Nothing is corrected yet: the slides show the classifier as it is.")
     elif stale:
         st.warning("Labels or data have changed since the correction.")
-if told := recall(key):  # the last there were, while others are made
+if deck := recall(key):  # the latest slides, while new ones are made
     with stage:
-        slides(told, about=project.name, key=f"show-{run.id}")
-    st.markdown("\n".join(f"1. {plain(slide.title)}" for slide in told))
+        slides(deck, about=project.name, key=f"show-{run.id}")
+    st.markdown("\n".join(f"1. {plain(slide.title)}" for slide in deck))

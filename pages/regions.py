@@ -1,4 +1,4 @@
-"""Regions: the codes of the mistakes, grouped by a mixture, each group to be drawn at any τ."""
+"""Regions: a mixture groups the codes of the mistakes; each group can be drawn at any τ."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ st.caption(
 )
 
 run = newest(project, "distill")
-found = store.workspace().runs.latest(project.id, "identify")
+search = store.workspace().runs.latest(project.id, "identify")
 done = store.workspace().runs.latest(project.id, "distill", done=True)
-if found is None:
+if search is None:
     st.info("Needs mistakes first.")
     st.page_link("../pages/identify.py", icon=":material/arrow_forward:")
 with st.expander("Distill", expanded=run is None or run.status not in ("done", "running")):
@@ -33,7 +33,7 @@ with st.expander("Distill", expanded=run is None or run.status not in ("done", "
     )
     if done is not None and store.workspace().annotations.counting(done.id):
         st.caption("Labels and names stay with their regions; new regions start without any.")
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=found is None):
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=search is None):
         start(project, "distill", config, seed=seed)
         st.rerun()
 

@@ -1,4 +1,4 @@
-"""What the training of a classifier begins with: random weights, ImageNet's, or those of a file."""
+"""Asks which weights the training of a classifier starts from: random, ImageNet's, or those of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMATS = (
 
 
 def choose_beginning(project: Project) -> str | None:
-    """Ask what training begins with; return it as `ClassifierConfig.pretrained` takes it."""
+    """Ask what training starts from; return it as `ClassifierConfig.pretrained` takes it."""
     key, problem = f"begin-{project.id}", f"begin-problem-{project.id}"
 
     def take(name: str, pieces: Iterable[bytes]) -> None:
@@ -33,10 +33,10 @@ def choose_beginning(project: Project) -> str | None:
         except WorkspaceError as error:
             remember(problem, str(error))
             return
-        if (told := _refusal(project, blob)) is None:
+        if (refusal := _refusal(project, blob)) is None:
             remember(key, f"blob:{blob.sha256}")
         else:
-            remember(problem, told)
+            remember(problem, refusal)
 
     usable = [blob for blob in brought_blobs(project) if _refusal(project, blob) is None]
     names = _CHOICES | {f"blob:{blob.sha256}": f"{blob.name} · {blob.sha256[:8]}" for blob in usable}
@@ -51,14 +51,14 @@ def choose_beginning(project: Project) -> str | None:
     with st.popover("Weights from a file"):
         upload_box("Checkpoint", take, key=f"begin-upload-{project.id}", told=_FORMATS)
         st.caption(_FORMATS)
-    with st.container():  # always there: nothing below moves when an error comes or goes
-        if (told := recall(problem)) is not None:
-            st.error(plain(told))
+    with st.container():  # always there, so that nothing below moves when an error comes or goes
+        if (message := recall(problem)) is not None:
+            st.error(plain(message))
     return chosen or None
 
 
 def _refusal(project: Project, blob: Blob) -> str | None:
-    """Why training cannot begin with an upload; None where it can."""
+    """Return why training cannot start from an upload, None if it can."""
     try:
         path = store.workspace().blob_path(project.id, blob.sha256)
         kind = sniff_format(path)

@@ -1,4 +1,4 @@
-"""Bringing a classifier: where its weights come from, what they are, and how they want to be fed."""
+"""Asks for the weights and the preprocessing of a classifier, and inspects them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMATS = (
 
 
 def bring_classifier(project: Project) -> None:
-    """Ask for weights, inspect them, and show what was found."""
+    """Ask for weights, inspect them, and show the result."""
     way = linked_way("Where from", _WAYS, key="from")
     with st.expander("Its preprocessing, if you know it"):
         stated = config_form(
@@ -63,7 +63,7 @@ def _key(name: str, project: Project) -> str:
 
 
 def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
-    """Ask for weights in one of the ways, and begin to inspect them."""
+    """Ask for weights in one of the ways, and start to inspect them."""
 
     def take(name: str, pieces: Iterable[bytes]) -> None:
         blob = _store(project, name, pieces)
@@ -94,23 +94,23 @@ def _take_path(project: Project, typed: str, take: Take) -> None:
     try:
         path = Path(typed).expanduser()
         take(path.name, pieces_of(path))
-    except (RuntimeError, ValueError) as error:  # a home that nobody has, a byte that no path has
+    except (RuntimeError, ValueError) as error:  # an unknown home, or a byte that no path can have
         remember(_key(_PROBLEM, project), f"{typed} is not a path ({error}); check the path")
 
 
 def _choose_shipped() -> str | None:
-    """The shipped classifier that was asked for in this run of the page, if any was."""
+    """Return the shipped classifier that the user asked to inspect just now, if any."""
     cards = shipped_cards("classifier")
-    told = {
+    captions = {
         name: f"{name} · {card['architecture']} · {card['accuracy']['test']:.3f} on {card['data']['name']}"
         for name, card in cards.items()
     }
-    name = st.selectbox("Model", list(cards), key="bring-shipped", format_func=lambda name: told[name])
+    name = st.selectbox("Model", list(cards), key="bring-shipped", format_func=lambda name: captions[name])
     return name if st.button("Inspect", key="inspect-shipped") else None
 
 
 def brought_blobs(project: Project) -> list[Blob]:
-    """Uploads of the project, the newest first, without its data set."""
+    """Return the uploads of a project without its data set, the newest first."""
     blobs = store.workspace().blobs(project.id)
     return [blob for blob in reversed(blobs) if f"blob:{blob.sha256}" != project.dataset["source"]]
 
@@ -126,7 +126,7 @@ def _store(project: Project, name: str, pieces: Iterable[bytes]) -> Blob | None:
 
 
 def _admit(project: Project, blob: Blob, stated: dict[str, Any]) -> None:
-    """Inspect an upload; where it is a program, ask first."""
+    """Inspect an upload; if it is a program, ask first."""
     path = store.workspace().blob_path(project.id, blob.sha256)
     forget(_key(_PENDING, project))
     forget(_key(_PROBLEM, project))
@@ -158,7 +158,7 @@ def _ask_for_trust(project: Project, blob: Blob, stated: dict[str, Any]) -> None
 
 
 def inspect(project: Project, config: dict[str, Any]) -> None:
-    """Begin to inspect weights, in place of those that are being inspected."""
+    """Start to inspect weights; cancel an inspection that is running."""
     forget(_key(_PENDING, project))
     forget(_key(_PROBLEM, project))
     earlier = newest(project, "inspect")

@@ -1,4 +1,4 @@
-"""What an inspection found: which network weights are of, and how it wants to be fed."""
+"""Shows the result of an inspection: the network of the weights, and the preprocessing it needs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 _DOUBTFUL = 0.5
-"""Accuracy under which something is probably wrong with what was brought."""
+"""Below this accuracy, something is probably wrong with the weights or the preprocessing."""
 
 STATED = ("mean", "std", "image_size", "channel_order")
-"""What can be stated of preprocessing."""
+"""Fields of the preprocessing that a user can state."""
 
 
 def show_progress(run: Run) -> None:
-    """Show how far an inspection is."""
+    """Show the progress of an inspection."""
     tasks = store.workspace().runs.tasks(run.id)
     share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
     st.progress(
@@ -31,29 +31,30 @@ def show_progress(run: Run) -> None:
 
 
 def show_inspection(project: Project, run: Run) -> None:
-    """Show which network the weights are of and how it wants to be fed; let the user take it in."""
+    """Show the network of the weights and the preprocessing it needs; let the user import it."""
     if run.status != "done":
         show_trouble(run)
         return
-    found = run.summary
-    fits: list[dict[str, Any]] = found["fits"]
+    summary = run.summary
+    fits: list[dict[str, Any]] = summary["fits"]
     exact = [fit["architecture"] for fit in fits if fit["exact"]]
-    if found["contract"]:
-        names = " or ".join(dict.fromkeys(row["architecture"] for row in found["contract"]))
-        told = f"{_name_of(project, run)}: {names} · {found['parameters']:,} parameters · {found['format']}"
-        st.success(told, icon=":material/check_circle:")
+    if summary["contract"]:
+        names = " or ".join(dict.fromkeys(row["architecture"] for row in summary["contract"]))
+        name = _name_of(project, run)
+        text = f"{name}: {names} · {summary['parameters']:,} parameters · {summary['format']}"
+        st.success(text, icon=":material/check_circle:")
         if len(exact) > 1:
             st.caption(
                 "These architectures have the same weights and differ in the layers between them; accuracy "
                 "shows which one it is."
             )
-        _show_contract(project, run, found["contract"], found["split"])
+        _show_contract(project, run, summary["contract"], summary["split"])
     else:
         _show_misfit(project, run, fits)
 
 
 def _name_of(project: Project, run: Run) -> str:
-    """What the weights that a run inspected are called."""
+    """Return the name of the weights that a run inspected."""
     kind, _, name = str(run.config["weights"]).partition(":")
     names = {blob.sha256: blob.name for blob in store.workspace().blobs(project.id)}
     return plain(name if kind == "shipped" else names.get(name, "an upload"))
@@ -95,17 +96,17 @@ def _show_contract(project: Project, run: Run, rows: list[dict[str, Any]], split
             break
     kind: Literal["primary", "secondary"] = "secondary" if doubtful else "primary"
     if st.button("Use this classifier", type=kind, key=f"use-{run.id}"):
-        given = {name: chosen[name] for name in (*STATED, "architecture")}
-        kept = {name: run.config[name] for name in ("weights", "code_path", "trust_program")}
-        if kept["trust_program"] or str(kept["weights"]).startswith("shipped:"):
-            given.pop("architecture")
-        if start(project, "classifier", {**given, **kept}) is not None:
+        choice = {name: chosen[name] for name in (*STATED, "architecture")}
+        origin = {name: run.config[name] for name in ("weights", "code_path", "trust_program")}
+        if origin["trust_program"] or str(origin["weights"]).startswith("shipped:"):
+            choice.pop("architecture")
+        if start(project, "classifier", {**choice, **origin}) is not None:
             note("The classifier is in the project")
         st.rerun()
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best first: those measured on all images by accuracy, then those on few, then those not taken."""
+    """Sort rows: by accuracy those measured on all images, then those on a few, then those not accepted."""
     n = max((row["accuracy"][3] for row in rows if row["accuracy"]), default=0)
 
     def rank(row: dict[str, Any]) -> tuple[int, float]:
@@ -122,7 +123,7 @@ def _label(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def contract_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The contract test as a table, in the order given."""
+    """Return the contract test as a table, in the order of its rows."""
     return pd.DataFrame(
         [
             {

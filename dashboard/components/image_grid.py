@@ -1,4 +1,4 @@
-"""A grid of images with a word in the corner of the last of each tile, drawn by the browser."""
+"""Shows a grid of tiles of images, with a word in the corner of the last image of each tile."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Tile:
     ----------
     images : sequence of (height, width, 1 or 3) uint8
     corner : str
-        What the classifier says of the last one.
+        The prediction for the last image.
     wrong : bool
-        Whether that is a mistake.
+        Whether the prediction is a mistake.
     caption : str
         Lines below.
     alt : sequence of str
-        What each image shows, for those who do not see it.
+        What each image shows, for screen readers.
     """
 
     images: Sequence[NDArray[np.uint8]]
@@ -77,13 +77,13 @@ def _tile_json(tile: Tile) -> dict[str, Any]:
     return {"images": images, "alt": alt, "corner": tile.corner, "wrong": tile.wrong, "caption": tile.caption}
 
 
-def png_bytes(image: NDArray[np.uint8]) -> bytes:
-    """Write an image (height, width, 1 or 3) uint8 as PNG."""
-    written = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(written, format="PNG")
-    return written.getvalue()
+def png_bytes(image: NDArray[np.uint8], *, level: int = -1) -> bytes:
+    """Write an image (height, width, 1 or 3) uint8 as PNG; `level` is zlib's, -1 its default."""
+    file, pixels = io.BytesIO(), image[..., 0] if image.shape[2] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=level)
+    return file.getvalue()
 
 
-def png_url(image: NDArray[np.uint8]) -> str:
-    """Write an image as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
+def png_url(image: NDArray[np.uint8], *, level: int = -1) -> str:
+    """Write an image as a data URL, as `png_bytes` does."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image, level=level)).decode()

@@ -1,18 +1,18 @@
-"""A board where a person labels the draws of a region with single keys; the browser queues, Python stores.
+"""Shows a board to label the draws of a region with single keys; the browser queues, Python stores.
 
 The browser shows an answer at once, as pending, and keeps it in a queue (and in localStorage) until
-Python says that it is stored: its key is in `saved` or in `answers`. Until then the queue is sent
-again. So a page stores each item once by its key, whatever it was sent before, and reads the queue
-in `on_queue`, which runs before the page does::
+Python says that it is stored: its key is in `saved` or in `answers`. Until then the browser sends the
+queue again. So a page must store each item once by its key, and read the queue in `on_queue`, which
+runs before the page does::
 
     def store() -> None:
-        items = read_queue(st.session_state["board"]["queue"])  # ValueError where it is malformed
+        items = read_queue(st.session_state["board"]["queue"])  # ValueError if it is malformed
         ...  # in one transaction, skipping the keys that are stored already
 
     def move() -> None:
         step = st.session_state["board"]["move"]  # 1: the next region; -1: the previous one
 
-What fails there is told by `trouble`: an exception in a callback would take the board off the page.
+A failure there is shown by `trouble`: an exception in a callback would remove the board from the page.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Answer:
     Attributes
     ----------
     key : str
-        Of the queue item that brought it, or any other that tells it from the rest.
+        Of the queue item that it came in, or any other unique one.
     sample : int or None
         Index of the image; None is the whole region.
     label : int or None
@@ -149,25 +149,25 @@ def label_board(
         Of the session state where the callbacks find "queue" and "move".
     subject : Subject
     class_names : sequence of str
-        Their keys are `class_keys`' choice.
+        `class_keys` chooses their keys.
     answers : sequence of Answer
-        Of this annotator on this subject, those that count, in the order of storing; read after storing.
+        Those of this annotator on this subject that count, in the order stored; read after storing.
     saved : sequence of str
-        Keys of items that are stored by now, answers and undos, of whatever subject: at least those of
-        the last queue.
+        Keys of items (answers and undos, of any subject) that are stored: at least those of the last
+        queue.
     on_queue : callable
-        Runs when a queue has come: `read_queue(st.session_state[key]["queue"])` reads it.
+        Runs when a queue arrives: `read_queue(st.session_state[key]["queue"])` reads it.
     on_move : callable
         Runs when another region is asked for: `st.session_state[key]["move"]` is 1 or -1.
     namespace : str
-        Under which the browser keeps unsaved answers, and from which it takes over those of closed tabs.
+        Under this name the browser keeps unsaved answers, and finds those of closed tabs.
     trouble : str or None
         Why storing failed.
     whole : bool
-        Whether one label is for the whole region to begin with.
+        Whether the board starts with one label for the whole region.
     moved : int
-        How many moves were handled so far, also those that led nowhere: what is typed after a move waits
-        in the browser until this rises, the subject changes, or two seconds have gone by.
+        Number of moves handled so far, also of those that led nowhere. Keys typed after a move wait in the
+        browser until this rises, the subject changes, or two seconds have passed.
     """
     data: dict[str, Any] = {
         "subject": asdict(subject),
@@ -187,11 +187,11 @@ def label_board(
 
 
 def class_keys(names: Sequence[str]) -> list[str | None]:
-    """Choose a key for each class, None where there are none left.
+    """Choose a key for each class, None if none is left.
 
-    Names that are distinct single letters or digits are their own keys, in lower case; of those that
-    cannot be (a reserved letter, or a and A) and of all other names the keys are the next free ones of
-    1 … 9, 0, a … z without the reserved.
+    If all names are distinct single letters or digits, each is its own key, in lower case. A name that
+    cannot be (a reserved letter, or A beside a), and any other name, gets the next free key of 1 … 9, 0,
+    a … z without the reserved ones.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What the browser's queue of answers holds, read with suspicion: it may have been tampered with."""
+"""Reads the browser's queue of answers, and checks everything: a user may have tampered with it."""
 
 from __future__ import annotations
 
@@ -155,5 +155,5 @@ def _text(where: str, name: str, value: object) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Half a surrogate pair is valid JSON, but nothing that SQLite stores."""
+    """Tell whether text has no lone surrogate: JSON allows one, but SQLite cannot store it."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,7 +1,7 @@
-"""Slides that cover the whole window, driven by keys in the browser alone.
+"""Shows slides that cover the whole window, moved by keys in the browser alone.
 
-All slides travel once. Showing them, moving between them and leaving them asks nothing of Python, so
-that nothing which happens on the server meanwhile can stall, close or move a presentation.
+All slides are sent once. Python takes no part in showing them, moving between them or leaving them,
+so that nothing on the server can stall, close or move a presentation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Figure:
     note : str
         Interval, n and the like, in small type.
     bars : tuple of (estimate, low, high), in [0, 1]
-        Drawn below, each with its interval; of two, the first is before.
+        Drawn below, each with its interval; of two, the first is the one before.
     """
 
     value: str
@@ -70,7 +70,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Said:
-    """What a classifier says of an image, and whether that is right."""
+    """A classifier's prediction for an image, and whether it is correct."""
 
     text: str
     right: bool
@@ -78,7 +78,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Panel:
-    """The images of a slide as one classifier reads them: an entry of `said` an image."""
+    """The images of a slide with the predictions of one classifier; `said` has one entry per image."""
 
     figure: Figure
     said: tuple[Said, ...]
@@ -87,18 +87,18 @@ class Panel:
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide; what is empty is left out. All text is shown as it is.
+    """One slide; empty fields are left out. All text is shown as it is.
 
     Attributes
     ----------
     key : str
-        Names the slide: a presentation stays at it when slides before it come and go.
+        Names the slide: a presentation stays at it when slides before it are added or removed.
     over : str
         A line above the title.
     images : tuple of str
         Data URLs, shown in every panel.
     cover : bool
-        In larger type, as the first is.
+        Whether it is in larger type, as the first is.
     """
 
     key: str
@@ -129,14 +129,14 @@ def slides(shown: Sequence[Slide], *, about: str, key: str) -> None:
     shown : sequence of Slide
         One or more, with keys of their own.
     about : str
-        A few words that stand at the foot of every slide.
+        A few words at the foot of every slide.
     key : str
-        The same key goes on with the same presentation, at the slide where it is.
+        The same key continues the same presentation, at its current slide.
 
     Raises
     ------
     ValueError
-        If there is no slide, two have one key, or a panel does not read every image.
+        If there is no slide, two have one key, or a panel has not one prediction per image.
     """
     if not shown:
         raise ValueError("shown must be one slide or more, got none; say on the page what there is to do")

@@ -1,4 +1,4 @@
-"""The corrected classifier as a download: safetensors under the names it came with, and its card."""
+"""Download the corrected classifier: safetensors under the names its weights came with, and its card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from defuse_core.workspace.runs import Run
 
 
 def show_download(run: Run, task: str, called: str) -> None:
-    """Offer the classifier that a task of a correct run left; once the run is done.
+    """Offer the classifier that a task of a correct run made, once the run is done.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a correction is set up: what goes in, which λ, what it will cost, and its start."""
+"""The form of a correction: its regions, λ and settings, the estimated time, and the start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAIN = (
     "instances_per_region", "rule", "max_loss",
 )  # fmt: skip
 _OWN = ("lambdas", "baseline_lambdas", "regions", "last_annotation", "disagreement_threshold")
-"""Fields that the form does not show as the others: they have widgets of their own, or none."""
+"""Fields that `config_form` leaves out: they have widgets of their own, or none."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Labelled:
 
     @property
     def failures(self) -> list[int]:
-        """Ids of the regions that go in, as the step counts them."""
+        """Ids of the failure regions, by the same rule as in the step."""
         return [i for i, v in self.verdicts.items() if v.is_failure and v.label is not None]
 
 
 def read_labels(distill: Run) -> Labelled | None:
-    """Read what was labelled of a distill run; None, and told, where nothing can be corrected yet."""
+    """Read the labels of a distill run; if nothing can be corrected yet, say why and return None."""
     events = store.workspace().annotations.counting(distill.id)
     if not any(event.region_id != SINGLE_MISTAKES for event in events):
         st.info("Label regions first: look at their draws, and say what they show.")
@@ -61,8 +61,8 @@ def read_labels(distill: Run) -> Labelled | None:
     if verdicts is None:
         return None
     single = {e.sample_id for e in events if e.region_id == SINGLE_MISTAKES and e.label is not None}
-    found = Labelled(verdicts, len(single))
-    if not found.failures:
+    labelled = Labelled(verdicts, len(single))
+    if not labelled.failures:
         st.info(
             f"None of the {len(verdicts)} labelled regions is a failure: there is nothing to correct. Label "
             "more regions, or identify with another seed or more perturbations."
@@ -70,11 +70,11 @@ def read_labels(distill: Run) -> Labelled | None:
         for page in ("label", "identify"):
             st.page_link(f"../pages/{page}.py", icon=":material/arrow_forward:", query_params=project_link())
         return None
-    return found
+    return labelled
 
 
 def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
-    """Show all that a correction is told, what it will cost, and the button that starts it."""
+    """Show the settings of a correction, what it will cost, and the button that starts it."""
     key = f"correct-{project.id}"
     regions = _choose_regions(project, distill, labelled)
     lambdas = lambdas_field(f"{key}-lambdas", "λ, weights of the regions")
@@ -86,13 +86,9 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     with left:
         device = device_field()
     seed = right.number_input(
-        "seed",
-        0,
-        value=0,
-        step=1,
-        key="correct-seed",
+        "seed", 0, value=0, step=1, key="correct-seed",
         help="Random seed of the draws and of the held-out regions",
-    )
+    )  # fmt: skip
     problem = lambdas_problem(lambdas) or lambdas_problem(config["baseline_lambdas"] or ["0"])
     if problem is None:
         _show_estimate(project, config, len(regions), labelled.n_single, device)
@@ -103,20 +99,20 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     ready = bool(regions) and problem is None
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not ready):
         if start(project, "correct", config, seed=int(seed), device=device) is not None:
-            forget(CORRECTION)  # what begins is what is looked at
+            forget(CORRECTION)  # the page shows the new run
         st.rerun()
 
 
 def _choose_regions(project: Project, distill: Run, labelled: Labelled) -> list[int]:
-    """Show the failure regions, all ticked, and return those that stay so."""
+    """Show the failure regions, all ticked; return those that stay ticked."""
     annotations = store.workspace().annotations
     edits, failures = annotations.edits(distill.id), labelled.failures
-    given = names(edits)
+    custom_names = names(edits)
     table = pd.DataFrame(
         {
             "goes in": True,
             "region": failures,
-            "name": [given.get(i, "") for i in failures],
+            "name": [custom_names.get(i, "") for i in failures],
             "label": [project.class_names[labelled.verdicts[i].label or 0] for i in failures],
             "error": [labelled.verdicts[i].error.estimate for i in failures],
             "95 % interval": [_interval(labelled.verdicts[i]) for i in failures],
@@ -162,7 +158,7 @@ def lambdas_field(key: str, label: str, default: Sequence[float] = PAPER_LAMBDAS
 
 
 def read_lambdas(typed: str) -> list[str]:
-    """Take what was typed apart; whether they are numbers is for the config to say.
+    """Split what was typed into values; the config checks whether they are numbers.
 
     Examples
     --------
@@ -173,7 +169,7 @@ def read_lambdas(typed: str) -> list[str]:
 
 
 def lambdas_problem(typed: Sequence[str]) -> str | None:
-    """Say what is wrong with values of λ; None where they can be computed.
+    """Say what is wrong with values of λ; None if nothing is.
 
     Examples
     --------
@@ -197,9 +193,9 @@ def lambdas_problem(typed: Sequence[str]) -> str | None:
 
 
 def _choose_baseline(key: str, n_single: int) -> list[str]:
-    """Ask whether the baseline is computed, and with which λ; none where it is not."""
+    """Ask whether to compute the baseline, and with which λ; return none of them if not."""
     left, right = st.columns([1, 2], vertical_alignment="bottom")
-    wanted = left.toggle(
+    enabled = left.toggle(
         "Baseline", n_single > 0, key=f"{key}-{n_single > 0}", disabled=not n_single,
         persist_state="session", help="Fine-tunes on labelled single mistakes instead of regions",
     )  # fmt: skip
@@ -213,9 +209,9 @@ def _choose_baseline(key: str, n_single: int) -> list[str]:
     default = ", ".join(f"{lam:g}" for lam in SweepConfig().baseline_lambdas)
     typed = right.text_input(
         f"λ of the baseline, on {n_single:,} single mistakes", default, key=f"{key}-lambdas",
-        disabled=not wanted, persist_state="session",
+        disabled=not enabled, persist_state="session",
     )  # fmt: skip
-    return read_lambdas(typed) if wanted else []
+    return read_lambdas(typed) if enabled else []
 
 
 @dataclass(frozen=True)
@@ -229,7 +225,7 @@ class Speeds:
 def sweep_seconds(
     sizes: Mapping[str, int], speeds: Speeds, config: Mapping[str, Any], *, n_regions: int, n_single: int
 ) -> float:
-    """Estimate how long a sweep computes, seconds.
+    """Estimate the computing time of a sweep, in seconds.
 
     Parameters
     ----------
@@ -250,10 +246,9 @@ def sweep_seconds(
     measured = sizes["test"] + n_validation + draws
 
     def of_lambda(n_failures: int) -> float:
-        once = (n_data + max(n_failures, steps)) / speeds.tuned + (
-            n_validation or n_train
-        ) / speeds.classified
-        return float(tuning["epochs"] * once + measured / speeds.classified)
+        tuned = (n_data + max(n_failures, steps)) / speeds.tuned
+        selected = (n_validation or n_train) / speeds.classified
+        return float(tuning["epochs"] * (tuned + selected) + measured / speeds.classified)
 
     n_tuned = (n_regions - held_out) * tuning["instances_per_region"]
     regions = len(tuning["lambdas"]) * of_lambda(n_tuned)
@@ -271,17 +266,17 @@ def _show_estimate(
         n = config["n_seeds"] * (len(tuning["lambdas"]) + len(baseline))
         what = f"{len(tuning['lambdas'])} λ" + (f" and {len(baseline)} of the baseline" if baseline else "")
         what += f" × {config['n_seeds']} seeds" if config["n_seeds"] > 1 else ""
-        told = f"{what}: {n} times {tuning['epochs']} epochs on {n_regions} regions"
-        found = probed(project, device) or {}
-        if "tuned_per_second" not in found:
-            left.caption(f"{told}. How long that takes here is not known yet.")
+        work = f"{what}: {n} times {tuning['epochs']} epochs on {n_regions} regions"
+        probe = probed(project, device) or {}
+        if "tuned_per_second" not in probe:
+            left.caption(f"{work}. How long that takes here is not known yet.")
         else:
-            speeds = Speeds(found["tuned_per_second"], found["classified_per_second"])
+            speeds = Speeds(probe["tuned_per_second"], probe["classified_per_second"])
             seconds = sweep_seconds(
                 project.dataset["sizes"], speeds, config, n_regions=n_regions, n_single=n_single
             )
             left.markdown(
-                f"About **{duration(STARTUP + seconds)}**: {told}, {speeds.tuned:,.0f} images a second tuned "
+                f"About **{duration(STARTUP + seconds)}**: {work}, {speeds.tuned:,.0f} images a second tuned "
                 f"and {speeds.classified:,.0f} classified on this device"
             )
     with right:

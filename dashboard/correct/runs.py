@@ -1,4 +1,4 @@
-"""Which correction of a project the page shows, and whether that is still true."""
+"""Choose the correction that the page shows, and warn if it is out of date."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 CORRECTION = "correction"
-"""Under which the correction that is shown stands in the URL."""
+"""The URL parameter that names the correction to show."""
 
 
 def choose_correction(project: Project, distill: Run | None) -> Run | None:
-    """The correction to show: of the newest regions unless another is chosen, which stands in the URL."""
+    """Return the correction to show: of the newest regions, unless the URL names another."""
     runs = store.workspace().runs
-    found = [r for r in runs.of_project(project.id, "correct") if r.live or _has_points(r)]
-    if not found:
+    corrections = [r for r in runs.of_project(project.id, "correct") if r.live or _has_points(r)]
+    if not corrections:
         return None
-    usable = [r for r in found if r.live or r.status == "done"]
+    usable = [r for r in corrections if r.live or r.status == "done"]
     of_newest = [r for r in usable if distill is not None and distill.id in r.upstream]
-    first = (of_newest or usable or found)[-1]
-    if len(found) == 1:
+    first = (of_newest or usable or corrections)[-1]
+    if len(corrections) == 1:
         return first
-    by_name = {f"run {r.id}": r for r in reversed(found)}
+    by_name = {f"run {r.id}": r for r in reversed(corrections)}
     left, _ = st.columns([1, 2])
     with left:
-        chosen = linked_choice(
+        choice = linked_choice(
             "Correction", list(by_name), key=CORRECTION, unset=f"run {first.id}, the newest"
         )
-    return first if chosen is None else by_name[chosen]
+    return first if choice is None else by_name[choice]
 
 
 def _has_points(run: Run) -> bool:
@@ -38,7 +38,7 @@ def _has_points(run: Run) -> bool:
 
 
 def show_staleness(run: Run, distill: Run | None) -> None:
-    """Say that a correction is of an earlier round, or out of date, and why."""
+    """Warn if a correction is of earlier regions, or out of date, and say why."""
     of = store.workspace().runs.ancestry(run.id)["distill"]
     if distill is not None and of.id != distill.id:
         st.warning(

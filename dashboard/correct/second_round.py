@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def begin(project: Project, run: Run) -> None:
-    """Search the corrected classifier as the first was searched, and group what is found likewise."""
+    """Start a search of the corrected classifier, and its grouping, with the settings of the first."""
     first = store.workspace().runs.ancestry(run.id)
     if start(project, "classifier", {"weights": f"corrected:{run.id}"}) is None:
         return
@@ -37,7 +37,7 @@ def begin(project: Project, run: Run) -> None:
 
 @later("the second round", max_entries=2)
 def rounds_of(run_id: int, second: tuple[tuple[str, int], ...]) -> Callable[[], Rounds]:
-    """What became of the regions of a correction in a second search; None while that is worked out."""
+    """What became of the regions of a correction in a second search; None while it is computed."""
     return partial(_compare, workspace(), run_id, dict(second))
 
 
@@ -83,7 +83,7 @@ def show_second_round(project: Project, run: Run) -> None:
 
 def _show_rounds(rounds: Rounds, run: Run, second: Mapping[StepName, int]) -> None:
     closed = sum(now.status == "closed" for now in rounds.regions)
-    new = sum(found.within is None for found in rounds.found)
+    new = sum(region.within is None for region in rounds.found)
     columns = st.columns(4)
     columns[0].metric("Closed", f"{closed} of {len(rounds.regions)}")
     columns[1].metric("Still open", len(rounds.regions) - closed)
@@ -92,8 +92,9 @@ def _show_rounds(rounds: Rounds, run: Run, second: Mapping[StepName, int]) -> No
         "Mistakes found", f"{rounds.n_after:,}", f"{rounds.n_after - rounds.n_before:,}",
         delta_color="inverse", help=f"By the same search that found {rounds.n_before:,} before",
     )  # fmt: skip
-    given = names(store.workspace().annotations.edits(store.workspace().runs.ancestry(run.id)["distill"].id))
-    st.dataframe(_regions_table(rounds, given), hide_index=True, column_config=_COLUMNS)
+    distill = store.workspace().runs.ancestry(run.id)["distill"]
+    custom_names = names(store.workspace().annotations.edits(distill.id))
+    st.dataframe(_regions_table(rounds, custom_names), hide_index=True, column_config=_COLUMNS)
     st.caption(
         f"A region is closed where at most {MAX_ERROR:.0%} of its test draws are misclassified and the "
         f"second search (run {second['identify']}) finds at most {MAX_FOUND:.0%} as many mistakes in it "
@@ -119,11 +120,11 @@ _COLUMNS = {
 }
 
 
-def _regions_table(rounds: Rounds, given: dict[int, str]) -> pd.DataFrame:
+def _regions_table(rounds: Rounds, custom_names: dict[int, str]) -> pd.DataFrame:
     rows = [
         {
             "region": now.region_id,
-            "name": given.get(now.region_id, ""),
+            "name": custom_names.get(now.region_id, ""),
             "status": now.status,
             "why open": _why_open(now),
             "error before": now.before.estimate,
@@ -138,14 +139,15 @@ def _regions_table(rounds: Rounds, given: dict[int, str]) -> pd.DataFrame:
     return table if (table["name"] != "").any() else table.drop(columns="name")
 
 
-def _told(found: RegionFound) -> str:
-    if found.within is None:
+def _told(region: RegionFound) -> str:
+    if region.within is None:
         return "new"
-    return f"where region {found.within} was, " + ("a failure" if found.was_failure else "no failure so far")
+    status = "a failure" if region.was_failure else "no failure so far"
+    return f"where region {region.within} was, {status}"
 
 
 def _why_open(now: RegionNow) -> str:
-    """Which of the two limits a region that is open does not keep."""
+    """Name the limits that an open region exceeds: of its draws, of its search, or both."""
     draws = now.after.estimate > MAX_ERROR
     search = now.n_after > MAX_FOUND * now.n_before
     return " and ".join(name for name, over in (("draws", draws), ("search", search)) if over)
@@ -154,8 +156,8 @@ def _why_open(now: RegionNow) -> str:
 def _found_table(rounds: Rounds) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "region of the second round": [found.region_id for found in rounds.found],
-            "mistakes": [found.n_mistakes for found in rounds.found],
-            "is": [_told(f) for f in rounds.found],
+            "region of the second round": [region.region_id for region in rounds.found],
+            "mistakes": [region.n_mistakes for region in rounds.found],
+            "is": [_told(region) for region in rounds.found],
         }
     )

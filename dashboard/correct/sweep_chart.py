@@ -1,7 +1,7 @@
-"""A sweep over λ as Plotly figures: figure 5, and both accuracies over λ. Pure: records in, figures out.
+"""Draw a sweep over λ with Plotly: figure 5, and both accuracies over λ. Pure: records in, figures out.
 
-Equal input gives equal bytes: Streamlit makes another chart of another figure, and what was zoomed and
-selected is gone. No point carries data of its own; `Drawn.tasks` says on the server what a click opens.
+Equal input gives equal bytes: if the figure changes, Streamlit makes a new chart, and zoom and selection are
+lost. Points carry no data of their own: `Drawn.tasks` says, on the server, what a click opens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.14, "yanchor":
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_TICKS = 7
 _UNSELECTED = {"marker": {"opacity": 0.45}}
-_AS_IT_IS = {"marker": {"opacity": 1.0}}  # whatever is selected: it says where things stand
+_AS_IT_IS = {"marker": {"opacity": 1.0}}  # not dimmed by a selection: a mark to compare the others with
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Drawn:
     tasks: Sequence[Sequence[str]]
 
     def opened(self, points: Sequence[Mapping[str, Any]]) -> str | None:
-        """The task of the first point that a browser names by trace and place, if it opens one."""
+        """Return the task of the first point that opens one; a browser names points by trace and place."""
         for point in points:
             trace, place = point.get("curve_number"), point.get("point_index")
             if not (isinstance(trace, int) and isinstance(place, int) and 0 <= trace < len(self.tasks)):
@@ -58,11 +58,11 @@ def tradeoff(sweep: Sweep) -> Drawn:
         ),
         ("test", "region", of_baseline, "baseline, test", {"symbol": "diamond", "color": ORANGE, "size": 11}),
     )  # fmt: skip
-    for y, x, found, name, marker in series:
-        kept = _having(_having(found, x), y)
-        if kept:
-            _add_scatter(figure, kept, x, y, name, marker)
-            tasks.append([group[0].task for group in kept])
+    for y, x, candidates, name, marker in series:
+        measured = _having(_having(candidates, x), y)
+        if measured:
+            _add_scatter(figure, measured, x, y, name, marker)
+            tasks.append([group[0].task for group in measured])
     chosen = [group for group in groups if group[0].task == sweep.chosen]
     tasks += _add_before(figure, sweep.before) + _add_ring(figure, chosen)
     figure.update_xaxes(title="accuracy on the regions")
@@ -82,9 +82,9 @@ def _add_scatter(
     bars = {
         f"error_{axis}": {
             "type": "data", "symmetric": False, "thickness": 1, "width": 0,
-            "array": found[2], "arrayminus": found[1],
+            "array": above, "arrayminus": below,
         }
-        for axis, found in (("x", xs), ("y", ys))
+        for axis, (_, below, above) in (("x", xs), ("y", ys))
     }  # fmt: skip
     figure.add_scatter(
         x=xs[0], y=ys[0], mode="lines+markers", name=name, marker=marker,
@@ -95,7 +95,7 @@ def _add_scatter(
 
 
 def _spread(groups: Sequence[Sequence[Measured]], name: str) -> tuple[list[float], list[float], list[float]]:
-    """Mean over the repeats of each λ, and how far the least lies below and the most above it."""
+    """Mean over the repeats of each λ, how far the lowest lies below it, and the highest above it."""
     values = [[point.scores[name].estimate for point in group] for group in groups]
     means = [sum(part) / len(part) for part in values]
     below = [mean - min(part) for mean, part in zip(means, values, strict=True)]
@@ -103,7 +103,7 @@ def _spread(groups: Sequence[Sequence[Measured]], name: str) -> tuple[list[float
 
 
 def _told(group: Sequence[Measured]) -> str:
-    """A λ under the pointer: every accuracy with its interval, and its range over the seeds."""
+    """Text under the pointer: every accuracy of a λ with its interval, and its range over the seeds."""
     first = group[0]
     head = "before correction" if first.lam is None else f"λ = {first.lam:g}, epoch {first.epoch}"
     lines = [f"<b>{head}</b>" + (f", {len(group)} seeds" if len(group) > 1 else "")]
@@ -123,19 +123,19 @@ def _told(group: Sequence[Measured]) -> str:
 
 
 def _add_before(figure: go.Figure, before: Measured | None) -> list[list[str]]:
-    """Draw where the classifier stood; the shapes are those of the series, as squares."""
+    """Draw the accuracies before the correction, as squares: filled for test, open for validation."""
     places = (("region", "test", "square"), ("region", "validation", "square-open"))
-    found = [p for p in places if before is not None and {*p[:2]} <= before.scores.keys()]
-    if before is None or not found:
+    measured = [p for p in places if before is not None and {*p[:2]} <= before.scores.keys()]
+    if before is None or not measured:
         return []
     figure.add_scatter(
-        x=[before.scores[x].estimate for x, _, _ in found],
-        y=[before.scores[y].estimate for _, y, _ in found],
-        mode="markers", name="before", hovertext=[_told([before])] * len(found), hoverinfo="text",
-        marker={"symbol": [symbol for *_, symbol in found], "color": GREY, "size": 12},
+        x=[before.scores[x].estimate for x, _, _ in measured],
+        y=[before.scores[y].estimate for _, y, _ in measured],
+        mode="markers", name="before", hovertext=[_told([before])] * len(measured), hoverinfo="text",
+        marker={"symbol": [symbol for *_, symbol in measured], "color": GREY, "size": 12},
         unselected=_AS_IT_IS,
     )  # fmt: skip
-    return [[""] * len(found)]
+    return [[""] * len(measured)]
 
 
 def _add_ring(figure: go.Figure, chosen: Sequence[Sequence[Measured]]) -> list[list[str]]:
@@ -160,12 +160,12 @@ def over_lambda(sweep: Sweep) -> Drawn:
     tasks: list[list[str]] = []
     for row, names in enumerate((("region", "held_out"), ("test", "validation")), start=1):
         for name in names:
-            kept = _having(groups, name)
-            if not kept:
+            measured = _having(groups, name)
+            if not measured:
                 continue
-            tasks += _add_band(figure, kept, name, lambdas, row)
-            _add_line(figure, kept, name, lambdas, row)
-            tasks.append([group[0].task for group in kept])
+            tasks += _add_band(figure, measured, name, lambdas, row)
+            _add_line(figure, measured, name, lambdas, row)
+            tasks.append([group[0].task for group in measured])
             if sweep.before is not None and name in sweep.before.scores:
                 level = sweep.before.scores[name].estimate
                 line = {"dash": "dot", "width": 1.5, "color": COLOURS[name]}
@@ -188,7 +188,7 @@ def over_lambda(sweep: Sweep) -> Drawn:
 def _add_band(
     figure: go.Figure, groups: Sequence[Sequence[Measured]], name: str, lambdas: Sequence[float], row: int
 ) -> list[list[str]]:
-    """Fill from the least to the most over the seeds; nothing where every λ was tuned once."""
+    """Fill the range over the seeds; draw nothing if every λ was tuned once."""
     if all(len(group) == 1 for group in groups):
         return []
     means, below, above = _spread(groups, name)
@@ -210,11 +210,7 @@ def _add_line(
     colour = ORANGE if baseline else COLOURS[name]
     label = "baseline" if baseline else {"region": "regions tuned on"}.get(name, SETS[name])
     means, *_ = _spread(groups, name)
-    symbol = (
-        "diamond"
-        if baseline
-        else {"held_out": "triangle-up", "validation": "circle-open"}.get(name, "circle")
-    )
+    symbol = "diamond" if baseline else _SYMBOLS.get(name, "circle")
     figure.add_scatter(
         x=[_place(float(group[0].lam or 0.0), lambdas) for group in groups], y=means,
         mode="lines+markers", name=label, legendgroup=label, showlegend=not baseline or row == 1,
@@ -226,12 +222,12 @@ def _add_line(
 
 
 def _place(lam: float, lambdas: Sequence[float]) -> float:
-    """Where a λ lies on the log axis: 0 a decade left of the smallest other."""
+    """Place of a λ on the log axis; 0 lies a decade left of the smallest other."""
     return lam or min((other for other in lambdas if other > 0), default=1.0) / 10
 
 
 def _ticks(lambdas: Sequence[float]) -> dict[str, Any]:
-    """Ticks at powers of ten, a few of them, and at 0 where it is drawn."""
+    """A few ticks at powers of ten, and one at 0 if that is drawn."""
     if not lambdas:
         return {}
     places = [_place(lam, lambdas) for lam in lambdas]

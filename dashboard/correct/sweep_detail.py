@@ -1,4 +1,4 @@
-"""What one λ changed: by region and class, the images it fixed and broke, and both as files."""
+"""Show what one λ changed: accuracy by region and class, and the images that it fixed and broke."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 POINT = "point"
-"""Under which the λ that is open stands in the URL."""
+"""The URL parameter that names the open λ."""
 
 _OPENED = "sweep-opened"
 _PER_PAGE = 24
@@ -50,7 +50,7 @@ _EARLIER = (
 
 
 def open_point(task: str) -> None:
-    """Open a λ, by its task; call from a callback."""
+    """Open a λ by its task; to be called in a callback."""
     remember(POINT, task)
     remember(_OPENED, True)
     for flip in _FLIPS:
@@ -58,14 +58,14 @@ def open_point(task: str) -> None:
 
 
 def follow_opened() -> None:
-    """Run the whole page where a click in a fragment has opened another λ."""
+    """Rerun the whole page if a click in a fragment has opened another λ."""
     if recall(_OPENED):
         forget(_OPENED)
         st.rerun()
 
 
 def show_detail(project: Project, run: Run, sweep: Sweep) -> None:
-    """Show a λ, the chosen one unless another is opened; a fragment, so that paging runs no page."""
+    """Show the open λ, or else the chosen one, in a fragment, so that paging does not rerun the page."""
     forget(_OPENED)
     if sweep.points or sweep.baseline:
         st.fragment(_show)(project, run, sweep)
@@ -75,17 +75,17 @@ def _show(project: Project, run: Run, sweep: Sweep) -> None:
     known = sweep.by_task
     left, _ = st.columns([1, 2])
     with left:
-        wanted = linked_choice(
+        choice = linked_choice(
             "Opened", list(known), key=POINT, show=task_name,
             unset="the chosen λ" if sweep.chosen else "the first λ",
         )  # fmt: skip
-    point = known[wanted or sweep.chosen or next(iter(known))]
-    called = task_name(point.task)
-    st.subheader(called.replace("baseline", "Baseline"), anchor=False)
+    point = known[choice or sweep.chosen or next(iter(known))]
+    name = task_name(point.task)
+    st.subheader(name.replace("baseline", "Baseline"), anchor=False)
     if any(other.repeat for other in known.values()):
         st.caption(f"Of seed {point.repeat + 1} alone; the charts show means over the seeds.")
     _show_numbers(sweep.before, point)
-    show_download(run, point.task, called)
+    show_download(run, point.task, name)
     dataset = kept.dataset(project.id)
     if dataset is None:
         return
@@ -98,7 +98,7 @@ def _show(project: Project, run: Run, sweep: Sweep) -> None:
 
 
 def _answers(run: Run, task: str, test_labels: Indices) -> dict[str, Answers]:
-    """What was predicted before and after, by set; nothing where the run did not keep it."""
+    """Predictions before and after, by set; empty if the run did not keep them."""
     before, after = (store.arrays(run.id, f"{name}{SAID}") for name in (BEFORE, task))
     known = {"test": (test_labels, np.full(len(test_labels), -1)), **_draw_labels(run.id)}
     return make_answers(before, after, known) if before and after else {}
@@ -125,29 +125,29 @@ def _show_numbers(before: Measured | None, point: Measured) -> None:
             delta=None if was is None else f"{score.estimate - was:+.3f}",
         )  # fmt: skip
     if point.fixed is not None and point.broken is not None:
-        told = "Test images that were misclassified before and are not now, and the other way round"
-        row.metric("Fixed · broken", f"{point.fixed} · {point.broken}", help=told, width="content")
-    told = "The epoch with the best accuracy on the images that select it"
-    row.metric("Epoch kept", point.epoch, help=told, width="content")
+        hint = "Test images that were misclassified before and are not now, and the other way round"
+        row.metric("Fixed · broken", f"{point.fixed} · {point.broken}", help=hint, width="content")
+    hint = "The epoch with the best accuracy on the images that select it"
+    row.metric("Epoch kept", point.epoch, help=hint, width="content")
 
 
 def _region_names(run: Run) -> Callable[[int], str]:
-    """Names of the regions as they were when the run took its labels."""
+    """Return a function from the id of a region to its name."""
     distill = store.workspace().runs.ancestry(run.id)["distill"]
-    given = names(store.workspace().annotations.edits(distill.id))
-    return lambda region_id: region_name(region_id, given)
+    custom_names = names(store.workspace().annotations.edits(distill.id))
+    return lambda region_id: region_name(region_id, custom_names)
 
 
 def _show_accuracy(project: Project, run: Run, answers: Mapping[str, Answers]) -> None:
     name_of, rows = _region_names(run), []
     for part in DRAWS:
         if part in answers:
-            found = answers[part]
-            called = {
-                i: f"{name_of(i)} → {project.class_names[int(found.labels[found.regions == i][0])]}"
-                for i in np.unique(found.regions).tolist()
+            draws = answers[part]
+            row_names = {
+                i: f"{name_of(i)} → {project.class_names[int(draws.labels[draws.regions == i][0])]}"
+                for i in np.unique(draws.regions).tolist()
             }
-            rows += changes(found, found.regions, called, held_out=part == "held_out")
+            rows += changes(draws, draws.regions, row_names, held_out=part == "held_out")
     rows.sort(key=lambda change: change.after.estimate)
     test = answers["test"]
     classes = changes(test, test.labels, dict(enumerate(project.class_names)), held_out=False)
@@ -178,17 +178,17 @@ def _show_flips(
         with column:
             head, page = st.columns([3, 1], vertical_alignment="bottom")
             head.markdown(f"**{title}: {len(flipped):,}** of {of:,} {way.lower()}")
-            shown = flipped
+            on_page = flipped
             if len(flipped) > _PER_PAGE:
                 with page:
-                    shown = flipped[linked_page(len(flipped), _PER_PAGE, key=f"{flip}-page")]
-            if not shown:
+                    on_page = flipped[linked_page(len(flipped), _PER_PAGE, key=f"{flip}-page")]
+            if not on_page:
                 st.caption("None.")
                 continue
             tiles = [
                 _tile(project, answers[part], i, image, name_of if part in DRAWS else None)
                 for part in parts
-                for i, image in _with_images(run, part, [i for p, i in shown if p == part], test_images)
+                for i, image in _with_images(run, part, [i for p, i in on_page if p == part], test_images)
             ]
             image_grid(tiles, key=f"{flip}-images", min_pixels=64)
     st.download_button(
@@ -199,7 +199,7 @@ def _show_flips(
 
 
 def _order(flipped: Indices, part: str) -> list[int]:
-    """Test images in order; draws mixed, since those of one region come together."""
+    """Test images in order; draws mixed, since those of one region are stored together."""
     return (spread_out(flipped) if part in DRAWS else flipped).tolist()
 
 
@@ -208,8 +208,8 @@ def _with_images(
 ) -> list[tuple[int, NDArray[np.uint8]]]:
     if not index:
         return []
-    chosen = np.array(index, dtype=np.int64)
-    images = test_images(chosen) if part == "test" else read_draws(store.workspace(), run.id, part, chosen)
+    rows = np.array(index, dtype=np.int64)
+    images = test_images(rows) if part == "test" else read_draws(store.workspace(), run.id, part, rows)
     return list(zip(index, images, strict=True))
 
 
@@ -217,8 +217,8 @@ def _tile(
     project: Project, answers: Answers, i: int, image: NDArray[np.uint8],
     name_of: Callable[[int], str] | None,
 ) -> Tile:  # fmt: skip
-    called = project.class_names
-    label, before, after = (called[int(part[i])] for part in (answers.labels, answers.before, answers.after))
+    classes = project.class_names
+    label, before, after = (classes[int(part[i])] for part in (answers.labels, answers.before, answers.after))
     what = f"test {i}" if name_of is None else name_of(int(answers.regions[i]))
     return Tile(
         [image], after, label != after, f"{label}: {before} → {after}\n{what}",
@@ -227,22 +227,22 @@ def _tile(
 
 
 def flips_table(project: Project, answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """Every image whose verdict flipped: which, its class, what was said before and after."""
+    """Every image that was fixed or broken: its set, index and label, and the predictions for it."""
     classes = np.array(project.class_names)
     tables = [
         pd.DataFrame(
             {
                 "set": SETS[part],
                 "index": index,
-                "region": np.where(found.regions[index] < 0, None, found.regions[index].astype(object)),
-                "label": classes[found.labels[index]],
-                "before": classes[found.before[index]],
-                "after": classes[found.after[index]],
+                "region": np.where(of_part.regions[index] < 0, None, of_part.regions[index].astype(object)),
+                "label": classes[of_part.labels[index]],
+                "before": classes[of_part.before[index]],
+                "after": classes[of_part.after[index]],
                 "flip": flip,
             }
         )
-        for part, found in answers.items()
+        for part, of_part in answers.items()
         for flip in _FLIPS
-        for index in (getattr(found, flip),)
+        for index in (getattr(of_part, flip),)
     ]
     return pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""A sweep on the page: how far it is, its charts, the rule that chose λ, and what can still be changed."""
+"""Show a sweep: its progress, its charts, the rule that chose λ, and what can still be changed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
 from dashboard.shell.state import note, recall, refuse, remember
 from defuse_core.jobs import launcher
-from defuse_core.report.sweep import (
-    BEFORE,
-    SETS,
-    Measured,
-    Sweep,
-    read_sweep,
-    task_name,
-    tell_choice,
-)
+from defuse_core.report.sweep import BEFORE, SETS, Measured, Sweep, read_sweep, task_name, tell_choice
 from defuse_core.workspace.configs import ConfigError
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run, Task
@@ -37,7 +29,7 @@ _MOST_BUTTONS = 24
 
 
 def show_sweep(run: Run) -> None:
-    """Show a sweep as far as it is; what `follow` draws again and again."""
+    """Show a sweep as far as it is computed; `follow` calls it again and again."""
     follow_opened()
     sweep, tasks = read_sweep(store.workspace(), run), store.workspace().runs.tasks(run.id)
     if run.live:
@@ -80,9 +72,9 @@ def _show_chart(drawn: Drawn, key: str, alt: str) -> None:
 
 
 def _told(run: Run, sweep: Sweep) -> str:
-    """What the charts are of, in numbers: images, seed, epochs, draws, seeds."""
+    """Caption of the charts, in numbers: images, seed, epochs, draws, seeds."""
     tuning, n_seeds = run.config["correction"], run.config.get("n_seeds", 1)
-    optimizer = tuning.get("optimizer", "adam")  # the only one there was
+    optimizer = tuning.get("optimizer", "adam")  # the only one in earlier versions
     epochs = "1 epoch" if tuning["epochs"] == 1 else f"{tuning['epochs']} epochs"
     first = next(iter(sweep.by_task.values()), sweep.before)
     scores = {} if first is None else first.scores
@@ -99,13 +91,13 @@ def _told(run: Run, sweep: Sweep) -> str:
 
 
 def _show_progress(run: Run, tasks: Sequence[Task]) -> None:
-    """Say how far a sweep is and how long it goes on, and let single λ be cancelled."""
+    """Show progress and time left of a sweep, and buttons that cancel single λ."""
     if run.status == "queued" or not tasks:
         waits = run.status == "queued"
         st.caption("The correction is waiting for another run …" if waits else "The regions are drawn …")
         return
-    asked: frozenset[str] = recall(_asked(run), frozenset())
-    tuned = [task for task in tasks if task.name != BEFORE and task.name not in asked]
+    left_out: frozenset[str] = recall(_asked(run), frozenset())
+    tuned = [task for task in tasks if task.name != BEFORE and task.name not in left_out]
     done = sum(task.status == "done" for task in tuned)
     share = sum(_share(task) for task in tuned) / max(1, len(tuned))
     st.progress(min(share, 1.0), text=f"{done} of {len(tuned)} measured{_time_left(run, tuned)}")
@@ -116,8 +108,8 @@ def _show_progress(run: Run, tasks: Sequence[Task]) -> None:
         for task in coming[:_MOST_BUTTONS]:
             row.button(
                 _called(task), key=f"leave-{run.id}-{task.name}", on_click=_cancel,
-                args=(run, task.name), icon=":material/close:", disabled=task.name in asked,
-                help="Left out" if task.name in asked else "Cancels this λ only; resume computes it later",
+                args=(run, task.name), icon=":material/close:", disabled=task.name in left_out,
+                help="Left out" if task.name in left_out else "Cancels this λ only; resume computes it later",
             )  # fmt: skip
         if len(coming) > _MOST_BUTTONS:
             row.caption(f"and {len(coming) - _MOST_BUTTONS} more")
@@ -130,8 +122,8 @@ def _share(task: Task) -> float:
 def _called(task: Task) -> str:
     if task.name == BEFORE:
         return "before correction"
-    told = task_name(task.name)
-    return told + (f" · {task.step}/{task.steps}" if task.status == "running" and task.steps else "")
+    name = task_name(task.name)
+    return name + (f" · {task.step}/{task.steps}" if task.status == "running" and task.steps else "")
 
 
 def _time_left(run: Run, tasks: Sequence[Task]) -> str:
@@ -146,7 +138,7 @@ def _time_left(run: Run, tasks: Sequence[Task]) -> str:
 
 
 def _asked(run: Run) -> str:
-    """Under which this tab keeps the λ it asked to leave out, until another attempt begins."""
+    """Key under which this tab keeps the λ that it asked to leave out, until another attempt starts."""
     return f"left-out-{run.id}-{run.attempt_at}"
 
 
@@ -163,7 +155,7 @@ def _cancel(run: Run, task: str) -> None:
 
 
 def extend(run: Run, changes: Mapping[str, Any]) -> None:
-    """Go on with a run under more values, or say why that is refused."""
+    """Continue a run with changed settings, or say why that is refused."""
     try:
         launcher.extend(store.workspace(), run.id, changes)
     except (WorkspaceError, ConfigError) as error:

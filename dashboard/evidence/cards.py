@@ -1,4 +1,4 @@
-"""The cards of the page Evidence: a figure each, what it says in words, on what it stands, and its files."""
+"""The cards of the page Evidence: each shows a figure, what it says in words, its sources, and its files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Card:
     found: Evidence
 
     def told(self, *parts: str) -> str:
-        """A caption: what is particular to a figure, then the runs and their seeds."""
+        """Return a caption: what is particular to a figure, then the runs and their seeds."""
         seeds = self.found.results.get("seeds", {})
         return "; ".join([*filter(None, parts), tell_runs(self.run, self.correct, seeds)]) + "."
 
@@ -70,14 +70,14 @@ class Card:
         self, name: str, figure: go.Figure, caption: str, draw: Callable[[], Figure],
         table: Callable[[], pd.DataFrame], *, alt: str,
     ) -> None:  # fmt: skip
-        """Show a figure with its caption, and what it can be taken as."""
+        """Show a figure with its caption and its downloads."""
         st.plotly_chart(figure, key=f"{name}-{self.run.id}", config=_CONFIG, alt=alt)
         self.show_files(name, caption, draw, table)
 
     def show_files(
         self, name: str, caption: str, draw: Callable[[], Figure], table: Callable[[], pd.DataFrame]
     ) -> None:
-        """Show a caption, and what its figure can be taken as."""
+        """Show a caption and the downloads of its figure."""
         row = st.container(horizontal=True, vertical_alignment="center", gap="medium", wrap=False)
         row.caption(plain(caption))
         with row:
@@ -86,7 +86,7 @@ class Card:
 
 @contextmanager
 def bordered(title: str, told: str) -> Iterator[None]:
-    """A card with a title and what its figure shows."""
+    """Show a card with a title and a line on what its figure shows."""
     with st.container(border=True):
         st.subheader(title, anchor=False)
         st.caption(told)
@@ -94,31 +94,31 @@ def bordered(title: str, told: str) -> Iterator[None]:
 
 
 def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Places for a figure and for words beside it; below it where the window is narrow."""
+    """Return places for a figure and for the text beside it, or below it in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_FIGURE), row.container()
 
 
 def side_by_side() -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Places for two figures; one below the other where the window is narrow."""
+    """Return places for two figures, one below the other in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_HALF), row.container(width=_HALF)
 
 
 def show_accuracies(card: Card) -> None:
-    """Figure 4: the models on all sets of images, and whether the test split changed."""
-    found, flips = card.found, card.found.results["flips"]
+    """Show figure 4: the models on all sets of images, and whether the test split changed."""
+    evidence, flips = card.found, card.found.results["flips"]
     with bordered("Accuracy before and after", "Figure 4 of the paper, with 95 % intervals (Wilson)"):
         left, right = beside()
         with left:
             card.show(
-                "figure4", evidence_charts.accuracies(found.models),
-                card.told(tell_sizes(found), tell_taus(found.results), tell_tuning(found.results)),
-                partial(accuracies_picture, found), partial(accuracies_table, found),
+                "figure4", evidence_charts.accuracies(evidence.models),
+                card.told(tell_sizes(evidence), tell_taus(evidence.results), tell_tuning(evidence.results)),
+                partial(accuracies_picture, evidence), partial(accuracies_table, evidence),
                 alt="Accuracy of every model on the real images and on the regions",
             )  # fmt: skip
         with right:
-            _tell_accuracies(found)
+            _tell_accuracies(evidence)
             st.markdown(tell_change(flips["fixed"], flips["broken"], flips["p"]))
             st.caption(
                 "An interval says how far another sample of the same images or draws could have moved a "
@@ -126,71 +126,71 @@ def show_accuracies(card: Card) -> None:
             )
 
 
-def _tell_accuracies(found: Evidence) -> None:
-    before, after = found.models[0].scores, found.models[-1].scores
+def _tell_accuracies(evidence: Evidence) -> None:
+    before, after = evidence.models[0].scores, evidence.models[-1].scores
     row = st.container(horizontal=True, gap="medium")
     for name, title in (("region", "On the regions"), ("test", "On the test images")):
         change = after[name].estimate - before[name].estimate
-        sure = name == "region" or found.results["flips"]["p"] < SURE
+        sure = name == "region" or evidence.results["flips"]["p"] < SURE
         row.metric(
             title, f"{after[name].estimate:.1%}", f"{100 * change:+.1f} points", width="content",
             delta_color="normal" if sure and change else "off", help=f"{before[name]} → {after[name]}",
         )  # fmt: skip
-    if held := held_out_scores(found):
+    if held := held_out_scores(evidence):
         st.markdown(
             f"On **regions held out**, which it was never tuned on: {held[0].estimate:.1%} → "
             f"**{held[1].estimate:.1%}** (n = {held[1].n:,} draws, after {held[1].low:.1%} to "
             f"{held[1].high:.1%})."
         )
-    if found.results["baseline"] is None:
+    if evidence.results["baseline"] is None:
         st.caption("There is no baseline: no single mistakes were tuned on in this correction.")
     if "validation" not in before:
         st.caption("There is no validation split; training accuracy stood in for it where λ was chosen.")
 
 
 def show_controls(card: Card) -> None:
-    """What would have changed without the regions."""
-    found = card.found
+    """Show what would have changed without the regions."""
+    evidence, results = card.found, card.found.results
     with bordered("What would have changed without the regions", "Null controls, 95 % intervals (Wilson)"):
-        if "controls" not in found.results:
-            measured = "nearest" in found.results
+        if "controls" not in results:
+            measured = "nearest" in results
             st.info("Not measured: measure with controls to see this." if measured else AGAIN)
             return
-        rows = control_rows(found)
+        rows = control_rows(evidence)
         left, right = beside()
         with left:
             card.show(
                 "controls", evidence_charts.controls(rows),
-                card.told(tell_sizes(found), tell_tuning(found.results), "all on the same images and draws"),
-                lambda: controls_picture(found), lambda: scores_table(rows),
+                card.told(tell_sizes(evidence), tell_tuning(results), "all on the same images and draws"),
+                lambda: controls_picture(evidence), lambda: scores_table(rows),
                 alt="Accuracy of models and controls on the regions and on the test images",
             )  # fmt: skip
         with right:
             for name in CONTROLS:
-                st.markdown(tell_control(name, found))
+                st.markdown(tell_control(name, evidence))
 
 
 def show_where(card: Card) -> None:
-    """Accuracy by region and by class, before and after."""
-    found, names = card.found, card.project.class_names
+    """Show accuracy by region and by class, before and after."""
+    evidence, names = card.found, card.project.class_names
     with bordered("Where it changed", "Every failure region, and every class of the test images"):
-        if "by_region" not in found.results:
+        if "by_region" not in evidence.results:
             st.info(AGAIN)
             return
-        regions, classes = region_changes(found, names), class_changes(found)
+        regions, classes = region_changes(evidence, names), class_changes(evidence)
         left, right = side_by_side()
         with left:
-            size = found.results["settings"]["correct"]["correction"]["instances_per_region"]
+            size = evidence.results["settings"]["correct"]["correction"]["instances_per_region"]
             _show_changes(
                 card, "by-region", "By region and its label, worst before first", regions,
-                card.told(f"n = {size} fresh draws of every region", tell_lambda(found.results)),
-                lambda: regions_table(found, names),
+                card.told(f"n = {size} fresh draws of every region", tell_lambda(evidence.results)),
+                lambda: regions_table(evidence, names),
             )  # fmt: skip
         with right:
-            n = found.models[0].scores["test"].n
+            n = evidence.models[0].scores["test"].n
             _show_changes(
                 card, "by-class", "By class, test images, worst before first", classes,
-                card.told(f"n = {n:,} test images", tell_lambda(found.results)),
+                card.told(f"n = {n:,} test images", tell_lambda(evidence.results)),
                 lambda: changes_table(classes, "class"),
             )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""The figures of the page Evidence that no other page has, as Plotly figures. Pure: records in, figures out.
+"""Draw the Plotly figures that only the page Evidence has. Pure: records in, figures out.
 
-Their twins in matplotlib, for files, are in `defuse_core.report`: `figures` and `evidence_figures`.
+`figures` and `evidence_figures` of `defuse_core.report` draw the same with matplotlib, for files.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def novelty(distances: Distances, *, x: str) -> go.Figure:
     distances : mapping of str to (n,) float64
         By set of images.
     x : str
-        What is measured.
+        Title of the x axis: the distance that is measured.
     """
     figure, edges = go.Figure(), bin_edges(distances)
     middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
@@ -104,7 +104,7 @@ def novelty(distances: Distances, *, x: str) -> go.Figure:
 
 
 def bin_edges(distances: Distances) -> NDArray[np.float64]:
-    """Edges of the bins of figure 6, from 0 to beyond the largest distance, (BINS + 1,)."""
+    """Return the edges of the bins of figure 6, from 0 to beyond the largest distance, (BINS + 1,)."""
     largest = max((float(far.max()) for far in distances.values()), default=0.0)
     return np.linspace(0, largest * 1.02 or 1.0, BINS + 1)
 
@@ -113,10 +113,10 @@ def noises(counts: Mapping[str, Mapping[str, int]]) -> go.Figure:
     """Draw how many mistakes of each kind raw and centred noise find around the same images."""
     figure = go.Figure()
     for name, colour in NOISES.items():
-        found = [counts[name][kind] for kind in KINDS]
+        by_kind = [counts[name][kind] for kind in KINDS]
         figure.add_bar(
-            x=list(KINDS), y=found, name=f"{name} noise", marker={"color": colour},
-            text=[f"{n:,}" for n in found], textposition="outside", cliponaxis=False,
+            x=list(KINDS), y=by_kind, name=f"{name} noise", marker={"color": colour},
+            text=[f"{n:,}" for n in by_kind], textposition="outside", cliponaxis=False,
             hovertemplate=f"{name}: %{{y:,}} %{{x}}<extra></extra>",
         )  # fmt: skip
     largest = max(counts[name][kind] for name in NOISES for kind in KINDS)

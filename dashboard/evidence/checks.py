@@ -1,4 +1,4 @@
-"""Cards of the page Evidence that bound what the others mean: novelty, agreement, noise, the generator."""
+"""The cards of the page Evidence that limit what the others mean: novelty, agreement, noise, generator."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from defuse_core.report.evidence import SHARP, Distances, tell_taus
 
 
 def show_novelty(card: Card) -> None:
-    """Figure 6, in pixels and in latent space."""
-    found = card.found
-    told = "Figure 6 of the paper: distance to the nearest misclassified training image; 0 would be a copy."
-    with bordered("How new the draws are", told):
+    """Show figure 6, in pixels and in latent space."""
+    evidence = card.found
+    note = "Figure 6 of the paper: distance to the nearest misclassified training image; 0 would be a copy."
+    with bordered("How new the draws are", note):
         for column, (space, title) in zip(side_by_side(), _SPACES.items(), strict=True):
             with column:
                 _show_distances(card, space, title)
-        if "misclassified test images" not in found.novelty["pixels"]:
+        if "misclassified test images" not in evidence.novelty["pixels"]:
             st.caption("No test image is misclassified: there is nothing real to compare the draws with.")
 
 
@@ -51,10 +51,11 @@ _SPACES = {"pixels": "In pixels", "latent": "In latent space"}
 
 
 def show_agreement(card: Card) -> None:
-    """Figure 7: how far those who labelled agree."""
-    found = card.found
+    """Show figure 7: how far the annotators agree."""
+    evidence = card.found
+    unanimous, pairwise = evidence.unanimous, evidence.pairwise
     with bordered("Agreement", "Figure 7 of the paper: how far those who labelled the draws agree"):
-        if found.unanimous is None or found.pairwise is None:
+        if unanimous is None or pairwise is None:
             st.info(
                 "No two annotators have answered the same draw, so there is no agreement to measure. "
                 "Let others label, too."
@@ -63,14 +64,14 @@ def show_agreement(card: Card) -> None:
         left, right = beside()
         with left:
             card.show(
-                "figure7", charts.agreement(found.share),
-                card.told(f"n = {found.unanimous.n:,} draws that were labelled", tell_taus(found.results)),
-                lambda: agreement_picture(found), lambda: agreement_table(found),
+                "figure7", charts.agreement(evidence.share),
+                card.told(f"n = {unanimous.n:,} draws that were labelled", tell_taus(evidence.results)),
+                lambda: agreement_picture(evidence), lambda: agreement_table(evidence),
                 alt="On how many draws which share of the annotators gave the most frequent answer",
             )  # fmt: skip
         right.markdown(
-            f"**All agree on {found.unanimous.estimate:.0%}** of the draws ({found.unanimous.low:.0%} to "
-            f"{found.unanimous.high:.0%}); {found.pairwise:.0%} of all pairs of answers are alike."
+            f"**All agree on {unanimous.estimate:.0%}** of the draws ({unanimous.low:.0%} to "
+            f"{unanimous.high:.0%}); {pairwise:.0%} of all pairs of answers are alike."
         )
         right.caption(
             "“None of the above” is an answer like others; a draw with one answer counts as agreed."
@@ -78,17 +79,17 @@ def show_agreement(card: Card) -> None:
 
 
 def show_noise(card: Card) -> None:
-    """Raw against centred noise: how many mistakes either finds, and of which kind."""
+    """Show raw against centred noise: how many mistakes each finds, and of which kind."""
     counts = card.found.results.get("noise")
-    told = "The same search around the same images: with the paper's raw noise, and with its mean subtracted"
-    with bordered("Raw against centred noise", told):
+    note = "The same search around the same images: with the paper's raw noise, and with its mean subtracted"
+    with bordered("Raw against centred noise", note):
         if counts is None:
             measured = "nearest" in card.found.results
             st.info("Not measured: measure with noise images to see this." if measured else AGAIN)
             return
         search = card.found.results["settings"]["identify"]
         noise = f"Beta({search['noise_a']:g}, {search['noise_b']:g}) × {search['noise_scale']:g}"
-        kept = search["max_mistakes_per_image"]
+        limit = search["max_mistakes_per_image"]
         left, right = beside()
         with left:
             card.show(
@@ -96,7 +97,7 @@ def show_noise(card: Card) -> None:
                 card.told(
                     f"n = {counts['raw']['images']:,} training images, Q = {search['n_perturbations']}",
                     noise,
-                    "all mistakes kept" if kept is None else f"at most {kept} mistakes kept an image",
+                    "all mistakes kept" if limit is None else f"at most {limit} mistakes kept an image",
                 ),
                 lambda: noises_picture(counts), lambda: noise_table(counts),
                 alt="Mistakes by kind that raw and centred noise find",
@@ -111,7 +112,7 @@ def show_noise(card: Card) -> None:
 
 
 def show_limits(card: Card) -> None:
-    """Two numbers that bound what all others mean."""
+    """Show two numbers that limit what all others mean."""
     results = card.found.results
     still, fits = results["still_correct_after_reconstruction"], results["label_agreement"]
     with bordered("Limits of these numbers", "Two shares that limit what the other numbers mean"):

@@ -1,4 +1,4 @@
-"""Which evaluation the page Evidence shows, whether that is still true, and the form that makes one."""
+"""Choose the evaluation that the page Evidence shows, warn if it is out of date, and start a new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 EVALUATION = "evaluation"
-"""Under which the evaluation that is shown stands in the URL."""
+"""The URL parameter that names the evaluation to show."""
 
 _TASKS = {
     "evidence": "models, splits, regions, novelty",
@@ -27,7 +27,7 @@ _TASKS = {
 
 
 def need_correction(project: Project) -> Run | None:
-    """The correction that would be measured; where there is none, say what comes first."""
+    """Return the correction to measure; if there is none, say what comes first."""
     correct = store.workspace().runs.latest(project.id, "correct")
     if correct is None:
         st.info("Needs a correction first.")
@@ -38,7 +38,7 @@ def need_correction(project: Project) -> Run | None:
 
 
 def show_form(project: Project, *, ready: bool) -> None:
-    """Show what an evaluation is told, and the button that starts it."""
+    """Show the settings of an evaluation and the button that starts it."""
     st.caption(
         "Measures the classifier before and after on all splits and regions, tunes the two controls, looks "
         "for the nearest real images, and searches again with raw and centred noise: a few minutes."
@@ -52,12 +52,12 @@ def show_form(project: Project, *, ready: bool) -> None:
     )
     if st.button("Measure", type="primary", icon=":material/play_arrow:", disabled=not ready):
         if start(project, "evaluate", config, seed=int(seed), device=device) is not None:
-            forget(EVALUATION)  # what begins is what is looked at
+            forget(EVALUATION)  # the page shows the new run
         st.rerun()
 
 
 def show_progress(run: Run) -> None:
-    """Show how far an evaluation is; what `follow` draws again and again."""
+    """Show the progress of an evaluation; `follow` calls it again and again."""
     tasks = store.workspace().runs.tasks(run.id)
     if run.status == "queued" or not tasks:
         waits = run.status == "queued"
@@ -72,9 +72,9 @@ def show_progress(run: Run) -> None:
 
 
 def choose_evaluation(project: Project, correct: Run) -> Run | None:
-    """The evaluation to show: the newest of the newest correction, unless another is chosen.
+    """Return the evaluation to show: the newest of the newest correction, unless another is chosen.
 
-    Those of earlier corrections, of earlier rounds too, can be chosen where there are several.
+    Evaluations of earlier corrections and rounds can be chosen, too.
     """
     runs = store.workspace().runs.of_project(project.id, "evaluate")
     done = sorted((r for r in runs if r.status == "done"), key=lambda r: (r.upstream[0], r.id))
@@ -99,17 +99,17 @@ def choose_evaluation(project: Project, correct: Run) -> Run | None:
 
 
 def show_ground(project: Project, run: Run) -> None:
-    """Say which runs an evaluation stands on, and whether that is still so."""
+    """Name the runs that an evaluation is based on, and warn if it is out of date."""
     ground = store.workspace().runs.ancestry(run.id)
-    shown = [step for step in TITLES if step in ground and step != "evaluate"]
-    told = " · ".join(f"{TITLES[step]} {ground[step].id}" for step in shown)
-    st.caption(f"Evaluation {run.id} stands on the runs {told}")
+    steps = [step for step in TITLES if step in ground and step != "evaluate"]
+    upstream = " · ".join(f"{TITLES[step]} {ground[step].id}" for step in steps)
+    st.caption(f"Evaluation {run.id} stands on the runs {upstream}")
     if run.stale and (why := why_stale(project, run)):
         st.warning(plain(f"This is out of date: {why}."))
 
 
 def why_stale(project: Project, run: Run) -> str:
-    """Say what changed since an evaluation that is stale, and what to do; nothing of a newer correction."""
+    """Say what changed since a stale evaluation and what to do; empty if only the correction is newer."""
     runs = store.workspace().runs
     ground = runs.ancestry(run.id)
     correct = ground["correct"]
@@ -127,7 +127,7 @@ def why_stale(project: Project, run: Run) -> str:
 
 
 def evidence_of(run_id: int) -> Evidence:
-    """What an evaluate run left that is done; not to be changed."""
+    """Return the results of an evaluate run that is done; callers must not change them."""
     sha256 = store.checksum(run_id, "results.json")
     return _evidence(str(store.workspace().home), run_id, str(sha256))
 

@@ -1,4 +1,4 @@
-"""The real test images nearest to every region, and what the classifier predicts for them."""
+"""Show the real test images nearest to every region, and what the classifier predicts for them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from defuse_core.data.splits import ImageDataset
 
 NEAREST = "nearest"
-"""Under which the region whose images are shown stands in the URL."""
+"""The URL parameter that names the region whose images are shown."""
 
 
 def show_nearest(card: Card) -> None:
     """Show accuracy on the real images nearest to the regions, and those of one region."""
-    told = "Does it show on real images, too? Those of the test split that lie nearest to each region"
-    with bordered("Nearest real test images", told):
-        found = card.found.results.get("nearest")
-        if found is None:
+    question = "Does it show on real images, too? Those of the test split that lie nearest to each region"
+    with bordered("Nearest real test images", question):
+        nearest = card.found.results.get("nearest")
+        if nearest is None:
             st.info(AGAIN)
             return
         changes = nearest_changes(card.found, card.project.class_names)
         metric = "nearest by Mahalanobis distance from the region's mean under τ·Σ"
-        size, pooled = card.found.results["settings"]["evaluate"]["n_nearest"], found["pooled"]["before"][3]
+        size, pooled = card.found.results["settings"]["evaluate"]["n_nearest"], nearest["pooled"]["before"][3]
         n = f"n = up to {size} real test images of every region, {pooled} in all"
         caption = card.told(n, metric, tell_lambda(card.found.results))
         left, right = beside()
@@ -49,32 +49,32 @@ def show_nearest(card: Card) -> None:
                 alt="Accuracy before and after on the real test images nearest to each region",
             )  # fmt: skip
         with right:
-            st.markdown(_tell(found))
+            st.markdown(_tell(nearest))
         st.fragment(_show_region)(card)
 
 
-def _tell(found: dict[str, Any]) -> str:
-    pooled, test = found["pooled"], found["test"]
-    told = (
+def _tell(nearest: dict[str, Any]) -> str:
+    pooled, test = nearest["pooled"], nearest["test"]
+    text = (
         f"Of the **{pooled['before'][3]:,} real images** nearest to the regions "
         f"**{_share(pooled['before'])} are classified correctly before, {_share(pooled['after'])} after**; "
         f"of the whole test split, {test['before'][3]:,} images, {_share(test['before'])} and "
         f"{_share(test['after'])}."
     )
-    closest = min((row["distance"][0] for row in found["regions"] if row["distance"]), default=None)
-    typical = found.get("draws_at")
+    closest = min((row["distance"][0] for row in nearest["regions"] if row["distance"]), default=None)
+    typical = nearest.get("draws_at")
     if closest is None or typical is None:
-        return told
-    told += (
+        return text
+    text += (
         f"\n\nMost draws of a region lie {typical:.1f} from its middle; the nearest real image of all lies "
         f"{closest:.1f} from one. "
     )
     if closest > typical:
-        return told + (
+        return text + (
             "So no real test image lies where the draws do: what the classifier gets wrong there, the test "
             "split does not contain, and cannot confirm."
         )
-    return told + "So the test split does reach into the regions."
+    return text + "So the test split does reach into the regions."
 
 
 def _share(interval: Sequence[float]) -> str:
@@ -85,15 +85,15 @@ def _show_region(card: Card) -> None:
     rows = {str(row["region_id"]): row for row in nearest_rows(card.found)}
     if not rows:
         return
-    called = {i: region_called(row, card.project.class_names) for i, row in rows.items()}
+    region_names = {i: region_called(row, card.project.class_names) for i, row in rows.items()}
     worst = next(iter(rows))
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
-        chosen = linked_choice(
-            "Images nearest to", list(rows), key=NEAREST, show=called.__getitem__,
-            unset=f"{called[worst]}, the worst",
+        choice = linked_choice(
+            "Images nearest to", list(rows), key=NEAREST, show=region_names.__getitem__,
+            unset=f"{region_names[worst]}, the worst",
         )  # fmt: skip
-    row = rows[chosen or worst]
+    row = rows[choice or worst]
     label = card.project.class_names[row["label"]]
     right.markdown(
         f"{row['same_label']} of these {len(row['index'])} are of class {plain(label)}, the region's label; "
@@ -104,7 +104,7 @@ def _show_region(card: Card) -> None:
         return
     near = _read(card, dataset, row)
     image_grid([_tile(near, i) for i in range(len(near.index))], key="nearest-images", min_pixels=64)
-    title = f"Real test images nearest to {called[chosen or worst]}"
+    title = f"Real test images nearest to {region_names[choice or worst]}"
     caption = card.told(
         f"n = {len(near.index)} real test images, the nearest first; its class, read before → after"
     )
@@ -122,8 +122,8 @@ def _read(card: Card, dataset: ImageDataset, row: dict[str, Any]) -> Near:
     lam = card.found.results["defuse"]["lam"]
     points = read_sweep(store.workspace(), card.correct).points
     task = next((p.task for p in points if p.lam == lam and p.repeat == 0), "")
-    said = [store.arrays(card.correct.id, f"{name}{SAID}").get("test") for name in (BEFORE, task)]
-    before, after = (None if s is None else [names[int(i)] for i in s[index]] for s in said)
+    predictions = [store.arrays(card.correct.id, f"{name}{SAID}").get("test") for name in (BEFORE, task)]
+    before, after = (None if s is None else [names[int(i)] for i in s[index]] for s in predictions)
     known = before is not None and after is not None
     return Near(
         dataset.test.images[index].permute(0, 2, 3, 1).numpy(), row["index"], row["distance"],
@@ -144,7 +144,7 @@ def _tile(near: Near, i: int) -> Tile:
 
 
 def images_table(near: Near, region_id: int) -> pd.DataFrame:
-    """Real images near a region, with their class and what is said of them."""
+    """Real images near a region, with their class and their predictions."""
     table = pd.DataFrame(
         {"region": region_id, "test_image": near.index, "distance": near.distance, "label": near.labels}
     )

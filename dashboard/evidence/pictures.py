@@ -1,4 +1,4 @@
-"""The figures of the page Evidence for files: its records handed to the core, which draws by matplotlib."""
+"""Draw the figures of the page Evidence for files: hand its records to the core, which uses matplotlib."""
 
 from __future__ import annotations
 
@@ -16,29 +16,27 @@ if TYPE_CHECKING:
 
 
 def accuracies_picture(found: Evidence) -> Figure:
-    """Figure 4."""
+    """Draw figure 4."""
     from defuse_core.report.figures import draw_scores
 
     return draw_scores(_rows(found, controls=False))
 
 
 def controls_picture(found: Evidence) -> Figure:
-    """Models and controls."""
+    """Draw models and controls."""
     from defuse_core.report.evidence_figures import draw_controls
 
     return draw_controls(_rows(found, controls=True))
 
 
-def _rows(found: Evidence, *, controls: bool) -> list[Scores]:
+def _rows(evidence: Evidence, *, controls: bool) -> list[Scores]:
     from defuse_core.method.evaluation import Scores
 
-    rows = control_rows(found) if controls else found.models
+    rows = control_rows(evidence) if controls else evidence.models
     return [
-        Scores(
-            row.name, row.scores["test"], row.scores["region"], row.scores.get("validation"),
-        )
+        Scores(row.name, row.scores["test"], row.scores["region"], row.scores.get("validation"))
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def changes_picture(changes: Sequence[Change]) -> Figure:
@@ -50,31 +48,31 @@ def changes_picture(changes: Sequence[Change]) -> Figure:
 
 
 def novelty_picture(distances: Distances, x: str) -> Figure:
-    """Figure 6 in one space."""
+    """Draw figure 6 in one space."""
     from defuse_core.report.figures import draw_novelty
 
     return draw_novelty(distances, x=x)
 
 
 def agreement_picture(found: Evidence) -> Figure:
-    """Figure 7."""
+    """Draw figure 7."""
     from defuse_core.report.evidence_figures import draw_shares
 
     return draw_shares(found.share)
 
 
 def noises_picture(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Raw against centred noise."""
+    """Draw raw against centred noise."""
     from defuse_core.report.evidence_figures import draw_noises
 
     return draw_noises(counts, list(KINDS))
 
 
 def real_images_picture(near: Near, title: str) -> Figure:
-    """Real images near a region."""
+    """Draw real images near a region."""
     from defuse_core.report.evidence_figures import RealImage, draw_real_images
 
     unknown: Sequence[str | None] = [None] * len(near.index)
-    before, after = (unknown if said is None else said for said in (near.before, near.after))
+    before, after = (unknown if classes is None else classes for classes in (near.before, near.after))
     rows = zip(near.images, near.labels, before, after, strict=True)
     return draw_real_images([RealImage(*row) for row in rows], title=title)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page to hand on, with the manifest of all that made it."""
+"""Make and download the report of an evaluation: one HTML page, and a manifest of all that made it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _INSIDE = """
 
 
 def show_report(project: Project, run: Run) -> None:
-    """Offer to make the report of an evaluation, and the one there is."""
+    """Offer to make the report of an evaluation, and to download the newest one."""
     runs = store.workspace().runs
-    made = [report for report in runs.of_project(project.id, "report") if run.id in report.upstream]
+    reports = [report for report in runs.of_project(project.id, "report") if run.id in report.upstream]
     newest = runs.latest(project.id, "evaluate")
     with st.container(border=True):
         st.subheader("The report", anchor=False)
@@ -41,11 +41,11 @@ def show_report(project: Project, run: Run) -> None:
             st.caption("One self-contained HTML file for those who were not here. What is in it:")
             st.markdown(_INSIDE)
         with right:
-            _show_files(made)
+            _show_files(reports)
             is_newest = newest is not None and newest.id == run.id
-            if not (made and made[-1].live) and st.button(
-                "Make the report again" if made else "Make the report", icon=":material/article:",
-                type="secondary" if made else "primary", disabled=not is_newest,
+            if not (reports and reports[-1].live) and st.button(
+                "Make the report again" if reports else "Make the report", icon=":material/article:",
+                type="secondary" if reports else "primary", disabled=not is_newest,
                 help=None if is_newest else "The report uses the newest evaluation: choose that one above",
             ):  # fmt: skip
                 start(project, "report", {})
@@ -56,31 +56,31 @@ def show_report(project: Project, run: Run) -> None:
             )  # fmt: skip
 
 
-def _show_files(made: list[Run]) -> None:
-    if not made:
+def _show_files(reports: list[Run]) -> None:
+    if not reports:
         return
-    if made[-1].live:
-        follow(made[-1], _show_progress)
-    elif made[-1].status != "done":
-        show_trouble(made[-1])
-    done = [report for report in made if report.status == "done"]
+    if reports[-1].live:
+        follow(reports[-1], _show_progress)
+    elif reports[-1].status != "done":
+        show_trouble(reports[-1])
+    done = [report for report in reports if report.status == "done"]
     if not done:
         return
     report = done[-1]
-    there = store.workspace().runs.artifacts(report.id)
-    for name, (icon, mime, told) in _FILES.items():
-        if name in there:
+    artifacts = store.workspace().runs.artifacts(report.id)
+    for name, (icon, mime, hint) in _FILES.items():
+        if name in artifacts:
             st.download_button(
                 name, partial(_read, report, name), file_name=_called(report, name), mime=mime,
-                icon=icon, help=told, on_click="ignore", width="stretch",
+                icon=icon, help=hint, on_click="ignore", width="stretch",
                 type="primary" if name == "report.html" else "secondary",
             )  # fmt: skip
-    if "report.html" not in there:
+    if "report.html" not in artifacts:
         st.info(f"Report {report.id} was made by an earlier version, without this file: make it again.")
     elif report.stale:
         st.warning(f"Report {report.id} is out of date: its contents have changed since.")
     else:
-        st.caption(f"Report {report.id}, {there['report.html'].size / 1e6:.1f} MB")
+        st.caption(f"Report {report.id}, {artifacts['report.html'].size / 1e6:.1f} MB")
 
 
 def _show_progress(run: Run) -> None:

@@ -16,7 +16,7 @@ from defuse_core.report.sweep import Change
 
 
 def scores_table(models: Sequence[Model]) -> pd.DataFrame:
-    """A row for every model and what it was measured on."""
+    """One row per model and set of images."""
     rows = [
         {"model": model.name, "measured_on": SETS[name], **_interval(score)}
         for model in models
@@ -26,7 +26,7 @@ def scores_table(models: Sequence[Model]) -> pd.DataFrame:
 
 
 def accuracies_table(found: Evidence) -> pd.DataFrame:
-    """Figure 4, and below it the flips with their p, and the regions held out."""
+    """Figure 4 as a table, with rows for the held-out regions, and columns for the flips and their p."""
     flips, held = found.results["flips"], held_out_scores(found)
     table = scores_table(found.models)
     if held:
@@ -36,13 +36,11 @@ def accuracies_table(found: Evidence) -> pd.DataFrame:
             for name, score in zip(names, held, strict=True)
         ]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
-    return table.assign(
-        test_fixed=flips["fixed"], test_broken=flips["broken"], mcnemar_p=flips["p"]
-    )  # fmt: skip
+    return table.assign(test_fixed=flips["fixed"], test_broken=flips["broken"], mcnemar_p=flips["p"])
 
 
 def held_out_scores(found: Evidence) -> tuple[Interval, Interval] | None:
-    """Accuracy on the regions held out before and after; None where there are none."""
+    """Accuracy on the held-out regions, before and after; None if no region was held out."""
     row = found.results.get("held_out")
     rows = [r for r in found.results.get("by_region", ()) if r["held_out"]]
     if row is None or not rows:
@@ -56,7 +54,7 @@ def held_out_scores(found: Evidence) -> tuple[Interval, Interval] | None:
 
 
 def changes_table(changes: Sequence[Change], what: str) -> pd.DataFrame:
-    """Accuracy before and after, a row for each of `what`."""
+    """Accuracy before and after, one row per `what`: class, or images."""
     rows = [
         {
             what: change.name,
@@ -69,7 +67,7 @@ def changes_table(changes: Sequence[Change], what: str) -> pd.DataFrame:
 
 
 def regions_table(found: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of every failure region under every model that was measured."""
+    """Accuracy of every measured model on every failure region."""
     rows = [
         {
             "region": row["region_id"], "name": row["name"], "label": class_names[row["label"]],
@@ -87,7 +85,7 @@ def regions_table(found: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
 
 
 def novelty_table(distances: Distances) -> pd.DataFrame:
-    """The bars of figure 6, with n and median of their curve."""
+    """The bars of figure 6, with n and median of each set."""
     edges = bin_edges(distances)
     tables = []
     for name, far in distances.items():
@@ -98,8 +96,8 @@ def novelty_table(distances: Distances) -> pd.DataFrame:
 
 
 def agreement_table(found: Evidence) -> pd.DataFrame:
-    """The bars of figure 7, and how often all, and any two, agree."""
-    assert found.unanimous is not None  # without an answer there is no figure
+    """The bars of figure 7, and how often all annotators, and any two, agree."""
+    assert found.unanimous is not None  # without answers, the page shows no figure
     values, counts = np.unique(np.round(found.share[~np.isnan(found.share)], 3), return_counts=True)
     return pd.DataFrame(
         {
@@ -110,7 +108,7 @@ def agreement_table(found: Evidence) -> pd.DataFrame:
 
 
 def noise_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    """What raw and centred noise find, a row each."""
+    """What raw and centred noise find, one row each."""
     columns = ("images", "codes", "misread", *KINDS)
     rows = [
         {"noise": name, **{column: counts[name][column] for column in columns if column in counts[name]}}

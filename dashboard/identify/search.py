@@ -1,4 +1,4 @@
-"""The search for mistakes: what it will cost, how it goes, and what it found."""
+"""Shows the search for mistakes: its cost, its progress and its results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dashboard.shell.state import linked_choice, linked_page
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
-_TOLD = {
+_KIND_HELP = {
     "perturbation": "new: image and reconstruction were both classified correctly",
     "reconstruction": "the reconstruction is misclassified already: the generator's fault",
     "dataset": "the real image is misclassified already",
@@ -69,52 +69,52 @@ def show_estimate(project: Project, config: Mapping[str, Any], device: str) -> N
 
 
 def _searched_around(project: Project, config: Mapping[str, Any]) -> int:
-    """Number of training images that a search of this config takes."""
+    """Return the number of training images that a search with this config uses."""
     n_train: int = project.dataset["sizes"]["train"]
     return min(config.get("max_images") or n_train, n_train)
 
 
 def show_search(project: Project, run: Run) -> None:
-    """Show a search that is under way: counts by kind, speed, time left."""
+    """Show a running search: counts by kind, speed, time left."""
     points = store.workspace().runs.events(run.id, kind="point")
-    found = [event.data for event in points]
+    batches = [event.data for event in points]
     total = _searched_around(project, run.config)
-    if not found:
+    if not batches:
         st.caption(
             "The search is waiting for another run …" if run.status == "queued" else "The search begins …"
         )
         return
-    searched = np.cumsum([point["images"] for point in found])
-    counts = {kind: np.cumsum([point[kind] for point in found]).tolist() for kind in KINDS}
+    searched = np.cumsum([point["images"] for point in batches])
+    counts = {kind: np.cumsum([point[kind] for point in batches]).tolist() for kind in KINDS}
     columns = st.columns(5)
     for column, kind in zip(columns, charts.KINDS, strict=False):
-        column.metric(kind, f"{counts[kind][-1]:,}", help=_TOLD[kind])
+        column.metric(kind, f"{counts[kind][-1]:,}", help=_KIND_HELP[kind])
     recent = [event for event in points if run.attempt_at is not None and event.at >= run.attempt_at]
     spent = (time.time() if run.live else recent[-1].at) - (run.attempt_at or 0.0) if recent else 0.0
     if run.live and recent and spent > 0:
         images = sum(event.data["images"] for event in recent) / spent
         codes = sum(event.data["decoded"] for event in recent) / spent
-        told = f"decoded and classified; they lie around {images:,.1f} training images a second"
-        columns[3].metric("Images a second", f"{codes:,.0f}", help=told)
+        details = f"decoded and classified; they lie around {images:,.1f} training images a second"
+        columns[3].metric("Images a second", f"{codes:,.0f}", help=details)
         columns[4].metric("Time left", duration((total - searched[-1]) / images))
     st.plotly_chart(charts.kinds_over(searched.tolist(), counts, of=total), key="kinds-over")
 
 
 def show_mistakes(project: Project, run: Run) -> None:
-    """Show what a search found: by kind, from which class to which, and the images."""
+    """Show the mistakes of a search: counts by kind, which class is predicted as which, the images."""
     counts = run.summary["mistakes"]
     columns = st.columns(4)
     columns[0].metric(
         "Mistakes kept", f"{sum(counts.values()):,}", help=f"around {run.summary['searched']:,} images"
     )
     for column, called in zip(columns[1:], charts.KINDS, strict=True):
-        column.metric(called, f"{counts[called]:,}", help=_TOLD[called])
+        column.metric(called, f"{counts[called]:,}", help=_KIND_HELP[called])
     if not sum(counts.values()):
         st.info(
             "No mistake was found. Search wider: with a larger noise scale, or more perturbations per image."
         )
         return
-    found = read_mistakes(run.id)
+    mistakes = read_mistakes(run.id)
     names = project.class_names
     numbers = [str(i) for i in range(len(names))]
     row = st.columns([2, 2, 2, 1])
@@ -124,19 +124,19 @@ def show_mistakes(project: Project, run: Run) -> None:
         label = linked_choice("True class", numbers, key="label", show=lambda i: names[int(i)])
     with row[2]:
         prediction = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
-    keep = np.ones(len(found.labels), dtype=bool)
-    keep &= True if kind is None else found.kind == KINDS.index(kind)
+    keep = np.ones(len(mistakes.labels), dtype=bool)
+    keep &= True if kind is None else mistakes.kind == KINDS.index(kind)
     of_kind = keep.copy()
-    keep &= True if label is None else found.labels == int(label)
-    keep &= True if prediction is None else found.predictions == int(prediction)
+    keep &= True if label is None else mistakes.labels == int(label)
+    keep &= True if prediction is None else mistakes.predictions == int(prediction)
     chosen = spread_out(np.nonzero(keep)[0])
     with row[3]:
-        shown = chosen[linked_page(len(chosen), _PER_PAGE, key="page")]
-    flow = confusion(found.labels[of_kind], found.predictions[of_kind], len(names))
-    line = st.container(horizontal=True)  # one under the other where the window is narrow
+        page = chosen[linked_page(len(chosen), _PER_PAGE, key="page")]
+    flow = confusion(mistakes.labels[of_kind], mistakes.predictions[of_kind], len(names))
+    line = st.container(horizontal=True)  # one below the other in a narrow window
     with line.container(width=360):
         st.plotly_chart(charts.matrix(flow, names, title="Which class is predicted as which"), key="flow")
     with line.container(width=590):
-        st.caption(f"{len(shown)} of {len(chosen):,}, in mixed order")
-        show_gallery(project, run, found, shown)
-        export(project, run, found, np.sort(chosen), shown)
+        st.caption(f"{len(page)} of {len(chosen):,}, in mixed order")
+        show_gallery(project, run, mistakes, page)
+        export(project, run, mistakes, np.sort(chosen), page)

@@ -1,4 +1,4 @@
-"""Labels in and out of the page: CSV, and the JSON of Label Studio with its images."""
+"""Exports and imports labels, as CSV and as Label Studio's JSON with its images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 MOST_DRAWS = 10_000
-"""Of a region, in a file of labels."""
+"""Of a region, in an imported file of labels."""
 
 
 def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
-    """Offer the labels as files, and take files of labels in."""
+    """Offer the labels as files, and import files of labels."""
 
     def events() -> list[LabelEvent]:
-        return store.workspace().annotations.counting(run.id)  # at the click: the board runs by itself
+        return store.workspace().annotations.counting(run.id)  # at the click: the board reruns without this
 
     def as_csv() -> bytes:
         return to_csv(events(), project.class_names).encode()
@@ -38,17 +38,17 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
     def as_tasks() -> bytes:
         from defuse_core.workspace.label_studio import to_label_studio
 
-        given = events()
-        wanted = {(e.region_id, e.tau, e.seed, e.n_samples) for e in given if e.region_id in regions.ids}
-        known = {region_id for region_id, *_ in wanted}
-        wanted |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
+        answers = events()
+        subjects = {(e.region_id, e.tau, e.seed, e.n_samples) for e in answers if e.region_id in regions.ids}
+        known = {region_id for region_id, *_ in subjects}
+        subjects |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
         images = {}
-        for region_id, tau, seed, n_samples in sorted(wanted):
+        for region_id, tau, seed, n_samples in sorted(subjects):
             if seed == SEED:  # others were labelled outside the dashboard
                 draws = kept.draws.future(run.id, region_id, tau, n_samples).result()
                 for sample, image in enumerate(draws.images):
                     images[region_id, sample, tau, seed, n_samples] = png_url(image)
-        return to_label_studio(given, project.class_names, images).encode()
+        return to_label_studio(answers, project.class_names, images).encode()
 
     def config() -> bytes:
         from defuse_core.workspace.label_studio import label_studio_config
@@ -99,7 +99,7 @@ def show_simulated(project: Project, run: Run) -> None:
 
 
 def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
-    """All draws of a region are made again to judge it: a slip in a file should not take all memory."""
+    """Judging a region draws all its images again: a slip in a file must not use up the memory."""
     if many := next((e for e in events if e.n_samples > MOST_DRAWS), None):
         raise WorkspaceError(
             f"n_samples of region {many.region_id} must be at most {MOST_DRAWS:,}, got {many.n_samples}"
@@ -107,8 +107,8 @@ def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
 
 
 def _untold(events: Sequence[LabelEvent], counting: Sequence[LabelEvent]) -> list[LabelEvent]:
-    """Leave out what stands already: answers of a CSV have no key that would tell."""
-    last, stands = ({_subject(e): e.label for e in given} for given in (events, counting))
+    """Return the answers that are not stored yet; those of a CSV have no key that would show it."""
+    last, stands = ({_subject(e): e.label for e in answers} for answers in (events, counting))
     return [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
 
 
@@ -119,8 +119,8 @@ def _subject(e: LabelEvent) -> tuple[object, ...]:
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
     """Store the labels of a file, all or none."""
     workspace = store.workspace()
-    found = [region["region_id"] for region in run.summary["regions"]]
-    ids = ids_ever(found, workspace.annotations.edits(run.id))
+    region_ids = [region["region_id"] for region in run.summary["regions"]]
+    ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
         text = b"".join(content).decode("utf-8-sig")
@@ -131,9 +131,9 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
         else:
             events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
         _refuse_many_draws(events)
-        told = _untold(events, workspace.annotations.counting(run.id))
+        missing = _untold(events, workspace.annotations.counting(run.id))
         before = workspace.annotations.last_id(run.id)
-        stored = workspace.annotations.append(run.id, told)
+        stored = workspace.annotations.append(run.id, missing)
     except UnicodeDecodeError as error:
         refuse(f"{name} is not text in UTF-8 ({error.reason}); save it as UTF-8")
     except WorkspaceError as error:

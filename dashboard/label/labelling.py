@@ -1,8 +1,8 @@
-"""Labelling: the board, what the answers amount to so far, and what others say.
+"""Shows the label board, the verdict so far, and the second opinion.
 
 All of it is one fragment. An answer is in the database before the board shows it as saved: the
-callback stores what the browser's queue holds, each item once by its key, and only then does the
-board hear which those were.
+callback stores the items of the browser's queue, each once by its key, and only then tells the board
+which these were.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _labelling(project: Project, run: Run) -> None:
     complete = answered(mine, subject.n_samples) == subject.n_samples
     left, right = st.columns([3, 1])
     with left:
-        with st.container():  # one place, whatever is in it: else the board would be another one
+        with st.container():  # always there: else Streamlit would make a new board
             _tell_lost()
             _offer_others(run, subject, events, mine)
         _show_board(project, run, regions, subject, draws, mine, blind=blind)
@@ -85,10 +85,10 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
         n = int(st.number_input("Images", 1, MOST_IMAGES, 10, key="images", bind="query-params"))
     number = PASSES.index(part) + 1
     done = {e.region_id for e in events if e.annotator == name and e.round == number}
-    given = names(store.workspace().annotations.edits(run.id))
+    region_names = names(store.workspace().annotations.edits(run.id))
     unlabelled = next((i for i in regions.ids if i not in done), regions.ids[0])
     with first:
-        chosen = linked_region(regions.ids, given, otherwise=unlabelled)
+        chosen = linked_region(regions.ids, region_names, otherwise=unlabelled)
     region = unlabelled if chosen is None else chosen
     n_done = len(done & set(regions.ids))
     st.progress(
@@ -99,7 +99,7 @@ def _choose_subject(run: Run, regions: Regions) -> tuple[Subject, bool]:
 
 
 def _is_about(event: LabelEvent, subject: Subject) -> bool:
-    """Whether an answer is about what the board shows: draws are frozen, more of them begin alike."""
+    """Tell whether an answer is about a draw that the board shows; of more draws, the first are the same."""
     return (
         event.region_id == subject.region
         and event.annotator == subject.annotator
@@ -119,7 +119,7 @@ def answered(mine: Sequence[LabelEvent], n: int) -> int:
 def _offer_others(
     run: Run, subject: Subject, events: Sequence[LabelEvent], mine: Sequence[LabelEvent]
 ) -> None:
-    """Say where the region has answers on other draws than those shown, and offer to look at those."""
+    """If the region has answers on other draws only, say so and offer to show those."""
     same = [e for e in events if (e.region_id, e.annotator, e.round) == (subject.region, *_who(subject))]
     others = [e for e in same if e not in mine and e.seed == SEED]
     if mine or not others:
@@ -130,12 +130,12 @@ def _offer_others(
         choose_tau(run, [subject.region], last.tau)
         remember("images", last.n_samples)
 
-    told, button = st.columns([3, 1], vertical_alignment="center")
-    told.caption(
+    text, button = st.columns([3, 1], vertical_alignment="center")
+    text.caption(
         f"You labelled this region at τ = {last.tau:g}, {last.n_samples} images. That counts until you "
         "answer here: a region is judged by the draws that were labelled last."
     )
-    if last.n_samples <= MOST_IMAGES:  # more may come from a file
+    if last.n_samples <= MOST_IMAGES:  # a file may have more
         button.button("Show those", on_click=look)
 
 
@@ -164,9 +164,9 @@ def _show_board(
 
 
 def _store(n_classes: int) -> None:
-    """Store what the browser's queue holds; what is stored already is not stored again.
+    """Store the items of the browser's queue that are not stored yet.
 
-    What can never be stored does not hold up the rest: it is told, and the board lets go of it.
+    An item that can never be stored does not stop the others: it is reported, and the board drops it.
     """
     state: Any = recall(_BOARD, {})
     lost: list[str] = []
@@ -205,14 +205,14 @@ def _tell(item: QueueItem) -> str:
 
 
 def _tell_lost() -> None:
-    """Show which answers could not be stored, until that is taken note of."""
+    """Show which answers could not be stored, until the user has understood."""
     if lost := recall(_LOST, []):
         st.error(plain(f"{len(lost)} could not be stored. " + "; ".join(lost[:10])))
         st.button("Understood", on_click=forget, args=(_LOST,))
 
 
 def _event(item: QueueItem, n_classes: int) -> LabelEvent | Undo:
-    """What an item says; ValueError where it can never be stored."""
+    """Turn an item into an answer or an undo; ValueError if it can never be stored."""
     if item.key.startswith("id:"):
         raise ValueError("its key is one of the database's own")
     if item.undoes is not None:

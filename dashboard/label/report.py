@@ -1,4 +1,4 @@
-"""What answers amount to: the verdict on a region, how far people agree, the time it took."""
+"""Shows the verdict on a region, how far annotators agree, and the time they spent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def show_verdict(
     from defuse_core.extensions.answers import answers_by_region
 
     st.markdown("**Verdict**")
-    people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # theirs are an opinion
+    people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # the others do not count
     answers = answers_by_region(people).get(subject.region)
     if hidden:
         st.caption("Hidden until all images are answered.")
@@ -107,7 +107,7 @@ def _of(events: Sequence[LabelEvent], region_id: int) -> list[LabelEvent]:
 def show_opinion(
     project: Project, run: Run, subject: Subject, draws: Draws, mine: Sequence[LabelEvent], *, complete: bool
 ) -> None:
-    """Offer what the simulated annotators say of these images, once the person has answered."""
+    """Offer the answers of the simulated annotators, once the person has answered."""
     simulated = find_simulated(project)
     if simulated is None:
         return
@@ -133,13 +133,13 @@ def show_opinion(
     names = project.class_names
     tiles = []
     for image, own, votes in zip(draws.images, yours, said, strict=True):
-        told = f"you {_word(own, names)}\nthey {' '.join(_word(vote, names) for vote in votes)}"
-        tiles.append(Tile([image], caption=told, alt=["a draw"]))
+        caption = f"you {_word(own, names)}\nthey {' '.join(_word(vote, names) for vote in votes)}"
+        tiles.append(Tile([image], caption=caption, alt=["a draw"]))
     image_grid(tiles, key="opinions")
 
 
 def _majority_is(label: int | None, votes: Sequence[int | None]) -> bool:
-    """Whether this is the answer that most gave; not where two tie."""
+    """Tell whether a label is the most frequent answer, without a tie."""
     ranked = Counter(votes).most_common(2)
     tied = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
     return not tied and ranked[0][0] == label
@@ -150,14 +150,14 @@ def _word(label: int | None, names: Sequence[str]) -> str:
 
 
 def _answers(mine: Sequence[LabelEvent], n: int) -> list[int | None]:
-    """The annotator's answer on each of n draws that are all answered."""
+    """Return the annotator's answer on each of n draws; all of them are answered."""
     whole = [event.label for event in mine if event.sample_id is None]
     own = {event.sample_id: event.label for event in mine if event.sample_id is not None}
     return [own.get(sample, whole[-1] if whole else None) for sample in range(n)]
 
 
 def _shared(events: Sequence[LabelEvent]) -> set[str]:
-    """Who answered draws that somebody else has answered, too."""
+    """Return who answered draws that somebody else answered, too."""
     by_draws: dict[tuple[int, float, int, int], set[str]] = {}
     for e in events:
         if e.round == 1 and e.region_id != SINGLE_MISTAKES:
@@ -166,21 +166,21 @@ def _shared(events: Sequence[LabelEvent]) -> set[str]:
 
 
 def show_agreement(run: Run) -> None:
-    """Show figure 7 of all draws that two or more have answered, the simulated included."""
+    """Show figure 7 of all draws with two or more annotators, the simulated included."""
     from defuse_core.extensions.answers import all_votes
     from defuse_core.method.evaluation import agreement
 
     events = store.workspace().annotations.counting(run.id)
-    votes = [given for given in all_votes(events) if len(given) > 1]
+    votes = [answers for answers in all_votes(events) if len(answers) > 1]
     if not votes:
         st.caption("Nobody else has answered the same draws yet.")
         return
-    found = agreement(votes)
+    score = agreement(votes)
     people = sorted(_shared(events))
     left, right = st.columns([2, 1])
-    left.plotly_chart(charts.agreement(found.share), key="agreement")
-    right.metric("Unanimous", f"{found.unanimous.estimate:.0%}", help=f"{found.unanimous}, n = {len(votes)}")
-    right.metric("Pairs of equal answers", f"{found.pairwise:.0%}")
+    left.plotly_chart(charts.agreement(score.share), key="agreement")
+    right.metric("Unanimous", f"{score.unanimous.estimate:.0%}", help=f"{score.unanimous}, n = {len(votes)}")
+    right.metric("Pairs of equal answers", f"{score.pairwise:.0%}")
     right.caption(
         plain(f"{', '.join(people)} on {len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others.")
     )

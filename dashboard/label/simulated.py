@@ -1,4 +1,4 @@
-"""Who can be asked in place of people: the annotators trained on a project, else, on digits, the shipped."""
+"""Finds simulated annotators: those trained on the project; else, for digits, the shipped ones."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from defuse_core.workspace.workspace import Project
 
 @dataclass(frozen=True)
 class Simulated:
-    """Five annotators that are networks; `run` trained them, None names the shipped ones."""
+    """Five annotators that are networks; `run` trained them, None means the shipped ones."""
 
     run: int | None
 
     def __str__(self) -> str:
-        """Who they are, for the middle of a sentence."""
+        """Return who they are, for the middle of a sentence."""
         if self.run is None:
             return "five small networks that were trained on all of MNIST"
         return f"the five networks of run {self.run}"
 
 
 def find_simulated(project: Project) -> Simulated | None:
-    """The annotators that can be asked of a project's images, None where there are none."""
+    """Return the simulated annotators for a project's images, or None."""
     trained = store.workspace().runs.latest(project.id, "annotators", done=True)
     if trained is not None:
         return Simulated(trained.id)

@@ -1,7 +1,7 @@
-"""The map of latent space as a Plotly figure. Equal input gives equal bytes.
+"""Draw the map of latent space as a Plotly figure. Equal input gives equal bytes.
 
-Streamlit makes another chart of another figure, and what was zoomed and selected is gone. So one figure
-holds every colouring, and its own buttons change between them in the browser.
+If the figure changes, Streamlit makes a new chart, and zoom and selection are lost. So one figure holds
+every colouring, and its own buttons switch between them in the browser.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _FEW = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#8C6D31", "#6B4C9A", "#E377C2", 
 _MANY = tuple(qualitative.Dark24 + qualitative.Light24)
 _LEGEND = 24  # entries that a legend has room for
 GREY = "#9a9a9a"
-_ON_BUTTONS = "#4a86b8"  # read on light, on dark, and on the white that Plotly gives the active one
+_ON_BUTTONS = "#4a86b8"  # readable on light, on dark, and on the white of the active button
 
 
 def palette(n: int) -> list[str]:
-    """Colours for n classes or regions; they repeat after 48."""
+    """Return colours for n classes or regions; they repeat after 48."""
     return list(_FEW[:n]) if n <= len(_FEW) else [_MANY[i % len(_MANY)] for i in range(n)]
 
 
@@ -37,11 +37,11 @@ class Colouring:
     Attributes
     ----------
     name : str
-        On its button.
+        Text of its button.
     groups : sequence of str
-        Names of what has a colour.
+        Names of the groups.
     colours : sequence of str
-        Of the groups.
+        One per group.
     codes, mistakes : (n,) int64, (m,) int64
         Group of each point; -1 is grey.
     """
@@ -70,9 +70,9 @@ def draw_map(
     selected : Selection
         What is marked as selected from the start.
     outlines : mapping of str to (k, 2) float
-        Closed polygons with their names, which a button shows.
+        Closed polygons by name; a button shows them.
     hover : tuple of sequence of str, optional
-        What is told of each code, and of each mistake of the map, under the pointer.
+        Text under the pointer, for each code and for each mistake of the map.
     """
     figure = go.Figure()
     _add_points(figure, shown.codes, _places(shown.code_index, selected.codes), size=4, opacity=0.5)
@@ -80,8 +80,8 @@ def draw_map(
     index = _places(shown.mistake_index[kept], selected.mistakes)
     _add_points(figure, shown.mistakes[kept], index, size=8, opacity=0.9, **marks)
     if hover is not None:
-        told = [clip(text, 40) for text in hover[0]], [clip(hover[1][i], 40) for i in kept.tolist()]
-        for trace, texts in zip(figure.data, told, strict=True):
+        hover_texts = [clip(text, 40) for text in hover[0]], [clip(hover[1][i], 40) for i in kept.tolist()]
+        for trace, texts in zip(figure.data, hover_texts, strict=True):
             trace.update(text=texts, hoverinfo="text")
     if not len(selected):
         figure.update_traces(selectedpoints=None)
@@ -114,18 +114,18 @@ def _add_points(figure: go.Figure, points: NDArray[np.float32], selected: list[i
 
 
 def _places(index: Indices, selected: Indices) -> list[int]:
-    found: list[int] = np.nonzero(np.isin(index, selected))[0].tolist()
-    return found
+    places: list[int] = np.nonzero(np.isin(index, selected))[0].tolist()
+    return places
 
 
 def _legend_of(colouring: Colouring) -> list[tuple[str, str]]:
-    """Names with colours, as many as there is room for, in the order of the groups."""
-    found = list(zip(colouring.groups, colouring.colours, strict=True))
-    return found if len(found) <= _LEGEND else []
+    """Names and colours of the groups, in order; empty if there are too many for a legend."""
+    entries = list(zip(colouring.groups, colouring.colours, strict=True))
+    return entries if len(entries) <= _LEGEND else []
 
 
 def _marker(colouring: Colouring, groups: Indices) -> dict[str, Any]:
-    """Colours as numbers, which are a tenth of the bytes; grey is 0."""
+    """Colours as numbers, which take a tenth of the bytes; grey is 0."""
     colours = [GREY, *colouring.colours]
     last = max(1, len(colours) - 1)
     return {
@@ -136,12 +136,12 @@ def _marker(colouring: Colouring, groups: Indices) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _colour_menu(colourings: Sequence[Colouring], kept: Indices) -> dict[str, Any]:
+def _colour_menu(colourings: Sequence[Colouring], rows: Indices) -> dict[str, Any]:
     """Buttons that change colours and legend, and nothing else."""
     n_legend = sum(len(_legend_of(colouring)) for colouring in colourings)
     buttons = []
     for colouring in colourings:
-        parts = _marker(colouring, colouring.codes), _marker(colouring, colouring.mistakes[kept])
+        parts = _marker(colouring, colouring.codes), _marker(colouring, colouring.mistakes[rows])
         changes: dict[str, list[Any]] = {f"marker.{k}": [part[k] for part in parts] for k in parts[0]}
         of_legend = [other is colouring for other in colourings for _ in _legend_of(other)]
         colours = [colour for other in colourings for _, colour in _legend_of(other)]
@@ -151,7 +151,7 @@ def _colour_menu(colourings: Sequence[Colouring], kept: Indices) -> dict[str, An
         changes["visible"] = [True, True, *of_legend]
         traces = list(range(2 + n_legend))  # not the outlines, which have a button of their own
         buttons.append({"label": colouring.name, "method": "restyle", "args": [changes, traces]})
-    return _menu(buttons, y=1.07)  # above the other: side by side they overlap where it is narrow
+    return _menu(buttons, y=1.07)  # above the outline menu: side by side they overlap in a narrow window
 
 
 def _outline_menu(outlines: Mapping[str, NDArray[np.float64]], *, first: int) -> dict[str, Any]:
@@ -163,11 +163,11 @@ def _outline_menu(outlines: Mapping[str, NDArray[np.float64]], *, first: int) ->
         }
         for name, polygon in outlines.items()
     ]  # fmt: skip
-    shown = {"args": [{"visible": True}, {"annotations": names}, traces]}
-    hidden = {"args": [{"visible": False}, {"annotations": []}, traces]}
+    show = {"args": [{"visible": True}, {"annotations": names}, traces]}
+    hide = {"args": [{"visible": False}, {"annotations": []}, traces]}
     buttons = [
-        {"label": "no outlines", "method": "update", **hidden},
-        {"label": "region outlines", "method": "update", **shown},
+        {"label": "no outlines", "method": "update", **hide},
+        {"label": "region outlines", "method": "update", **show},
     ]
     return _menu(buttons, y=1.005)
 
@@ -181,9 +181,9 @@ def _menu(buttons: list[dict[str, Any]], **where: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _lay_out(figure: go.Figure, shown: LatentMap, height: int) -> None:
+def _lay_out(figure: go.Figure, latent_map: LatentMap, height: int) -> None:
     axis = {"showticklabels": False, "showgrid": False, "zeroline": False, "title": None}
-    places = np.concatenate([shown.codes, shown.mistakes])
+    places = np.concatenate([latent_map.codes, latent_map.mistakes])
     for update, values in ((figure.update_xaxes, places[:, 0]), (figure.update_yaxes, places[:, 1])):
         margin = 0.03 * float(np.ptp(values))
         update(**axis, range=[float(values.min()) - margin, float(values.max()) + margin])

@@ -1,4 +1,4 @@
-"""One code of the map: what it decodes to, what the classifier says of that, and what lies near it."""
+"""Show one code of the map: its decoded image, the prediction, and the nearest training images."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def show_code(project: Project, identify: Run, found: Found, number: int, *, is_
     latent = torch.from_numpy(found.latents[number : number + 1]) if is_mistake else encode_means(vae, image)
     decoded = decode_images(vae, latent)
     # as bytes, like everything that is shown and labelled
-    shown = as_arrays(decoded)[0]
+    pixels = as_arrays(decoded)[0]
     probabilities = predict_logits(classifier, decoded).softmax(1)[0].double().numpy()
     names = project.class_names
-    label, said = int(dataset.train.labels[source]), int(probabilities.argmax())
+    label, prediction = int(dataset.train.labels[source]), int(probabilities.argmax())
     what = f"Mistake {number:,}, {KINDS[found.kind[number]]}" if is_mistake else f"Training image {number:,}"
     st.markdown(f"**{what}** · true class {plain(names[label])}")
     image_grid(
         [
             Tile(
-                [image[0].permute(1, 2, 0).numpy(), shown], names[said], said != label,
-                alt=[f"{names[label]}, original", f"decoded code, predicted as {names[said]}"],
+                [image[0].permute(1, 2, 0).numpy(), pixels], names[prediction], prediction != label,
+                alt=[f"{names[label]}, original", f"decoded code, predicted as {names[prediction]}"],
             )
         ],
         key="code", headings=("source image" if is_mistake else "image", "decoded code"), min_pixels=112,

@@ -1,4 +1,4 @@
-"""Figure 2 of the paper: how far its map is, the button that makes it, and the picture to keep."""
+"""Figure 2 of the paper: the progress of its map, the button that makes it, and its downloads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PAPERS = MapConfig()
 
 
 def latest_map(project: Project, identify: Run) -> Run | None:
-    """The newest map of these mistakes that is done; None where there is none."""
+    """Return the newest finished map of these mistakes; None if there is none."""
     runs = store.workspace().runs.of_project(project.id, "map")
     done = [run for run in runs if run.status == "done" and identify.id in run.upstream]
     return done[-1] if done else None
 
 
 def map_progress(run: Run) -> tuple[float, str]:
-    """How far a map is, and the words for it."""
+    """Return the progress of a map, in [0, 1], and the text for it."""
     tasks = store.workspace().runs.tasks(run.id)
     share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
     kl = tasks[0].metrics.get("kl") if tasks else None
@@ -55,12 +55,12 @@ def _picture(project: Project, run: Run, ground: Ground, kind: str) -> bytes:
     from defuse_core.report.figures import draw_map, figure_bytes
 
     method = run.summary["method"]
-    shown = read_map(method, store.arrays(run.id, method))
-    inside = ground.membership[shown.mistake_index] >= 0 if ground.regions is not None else slice(None)
-    index = shown.mistake_index[inside]
-    told = f"{method}, {len(shown.codes):,} training codes, {len(index):,} mistakes, seed {run.seed}"
+    latent_map = read_map(method, store.arrays(run.id, method))
+    inside = ground.membership[latent_map.mistake_index] >= 0 if ground.regions is not None else slice(None)
+    index = latent_map.mistake_index[inside]
+    caption = f"{method}, {len(latent_map.codes):,} training codes, {len(index):,} mistakes, seed {run.seed}"
     figure = draw_map(
-        shown.codes, ground.train_labels[shown.code_index], project.class_names, shown.mistakes[inside],
-        ground.found.labels[index], told=told,
+        latent_map.codes, ground.train_labels[latent_map.code_index], project.class_names,
+        latent_map.mistakes[inside], ground.found.labels[index], told=caption,
     )  # fmt: skip
     return figure_bytes(figure, "svg" if kind == "svg" else "png")

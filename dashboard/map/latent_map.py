@@ -1,6 +1,6 @@
-"""The map of latent space as data: which point is which code, and which are shown.
+"""The map of latent space as data: which point is which code, and which are drawn.
 
-Nothing here shows anything; what computes is called on a thread.
+Nothing here draws; what takes time runs on a thread.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 
 MOST_POINTS = 20_000
-"""Points that pan smoothly; of more a sample is shown, and the page says so."""
+"""So many points pan smoothly; of a larger map the page draws a sample, and says so."""
 
 _PREVIEW = 2_000  # training codes, and mistakes, of the first picture
 _OUTLINED = 0.5  # share of a region's mistakes that its outline goes around; t-SNE tears the rest away
-_FEWEST = 8  # mistakes that have an outline
+_FEWEST = 8  # mistakes that a region needs for an outline
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LatentMap:
     mistake_index: Indices
 
     def thinned(self) -> LatentMap:
-        """At most `MOST_POINTS` of it: every part keeps its share, always the same points."""
+        """Return at most `MOST_POINTS` points, always the same; codes and mistakes keep their shares."""
         n = len(self.codes) + len(self.mistakes)
         if n <= MOST_POINTS:
             return self
@@ -65,12 +65,12 @@ class LatentMap:
         )  # fmt: skip
 
 
-def _sample(n: int, wanted: int) -> Indices:
-    return np.sort(np.random.default_rng(0).permutation(n)[:wanted])
+def _sample(n: int, size: int) -> Indices:
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 
 def read_map(method: str, arrays: Mapping[str, NDArray[Any]]) -> LatentMap:
-    """Make a map of what a map run stored."""
+    """Make a map from what a map run stored."""
     n = len(arrays["train_index"])
     points = arrays["points"]
     return LatentMap(method, points[:n], arrays["train_index"], points[n:], arrays["mistake_index"])
@@ -78,7 +78,7 @@ def read_map(method: str, arrays: Mapping[str, NDArray[Any]]) -> LatentMap:
 
 @later("a first picture", max_entries=2)
 def preview(run_id: int) -> Callable[[], LatentMap]:
-    """A first map of the mistakes of a run; None while it is made."""
+    """A first map of the mistakes of a run; None while it is computed."""
     return partial(make_preview, workspace(), run_id)
 
 
@@ -89,7 +89,7 @@ def manifold_of(run_id: int) -> Callable[[], Manifold]:
 
 
 def make_preview(store: Workspace, run_id: int) -> LatentMap:
-    """Make a first picture by PCA, of a sample, from a run that has mistakes."""
+    """Make a first map by PCA, of samples of the training codes and of the mistakes of a run."""
     import torch
 
     from defuse_core.data.splits import stratified_sample
@@ -108,7 +108,7 @@ def make_preview(store: Workspace, run_id: int) -> LatentMap:
 
 
 def fit_manifold(store: Workspace, run_id: int) -> Manifold:
-    """Take the codes of all training images that a map run stored."""
+    """Load the codes of all training images that a map run stored."""
     from defuse_core.base.checkpoints import load_tensors
     from defuse_core.extensions.manifold import Manifold
 
@@ -131,7 +131,7 @@ NOTHING = Selection(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
 def read_selection(points: Sequence[Mapping[str, Any]], shown: LatentMap, kept: Indices) -> Selection:
-    """Say which codes the points are that a browser names by trace and place.
+    """Return the codes of the points that a browser names by trace and place.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def read_selection(points: Sequence[Mapping[str, Any]], shown: LatentMap, kept: 
 
 
 def outlines(shown: LatentMap, membership: Indices) -> dict[int, NDArray[np.float64]]:
-    """Go around each region: the convex hull of the half of its mistakes nearest their median.
+    """Outline each region: the convex hull of the half of its mistakes nearest their median.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def outlines(shown: LatentMap, membership: Indices) -> dict[int, NDArray[np.floa
     """
     from scipy.spatial import ConvexHull, QhullError
 
-    found = {}
+    polygons = {}
     for region_id in np.unique(membership[membership >= 0]).tolist():
         points = shown.mistakes[membership == region_id].astype(np.float64)
         if len(points) < _FEWEST:
@@ -176,7 +176,7 @@ def outlines(shown: LatentMap, membership: Indices) -> dict[int, NDArray[np.floa
         middle = points[distance <= np.quantile(distance, _OUTLINED)]
         try:
             hull = ConvexHull(middle).vertices
-        except QhullError:  # on a line
+        except QhullError:  # all on one line
             continue
-        found[region_id] = middle[[*hull, hull[0]]]
-    return found
+        polygons[region_id] = middle[[*hull, hull[0]]]
+    return polygons

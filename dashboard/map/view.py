@@ -49,14 +49,14 @@ _CONFIG = {
 }  # fmt: skip
 _SELECTED, _MARKED, _DRAWN, _EDITED = "map-selection", "map-marked", "map-drawn", "map-edited"
 _SETTLES = 5.0
-"""Seconds after another figure was drawn in which the browser may still tell of the one before."""
+"""For so many seconds after a new figure, the browser may still report events of the old one."""
 
 _MADE = "map-made"
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What a map stands on: the search, the regions where there are any, and what is known of images.
+    """What a map is drawn from: the search, the regions if there are any, and labels and predictions.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Ground:
 
 
 def read_ground(project: Project, identify: Run) -> Ground | None:
-    """Read what a map of a search's mistakes stands on; None while that is worked out."""
+    """Read what a map of a search's mistakes is drawn from; None while it loads."""
     runs = store.workspace().runs
     distill = runs.latest(project.id, "distill", done=True)
     if distill is not None and identify.id not in distill.upstream:
@@ -90,91 +90,92 @@ def read_ground(project: Project, identify: Run) -> Ground | None:
     regions = kept.regions(distill.id) if distill is not None else None
     if distill is not None and regions is None:
         return None
-    said = store.arrays(runs.ancestry(identify.id)["classifier"].id, "predictions")
+    predictions = store.arrays(runs.ancestry(identify.id)["classifier"].id, "predictions")
     return Ground(
         identify, distill, read_mistakes(identify.id), regions,
-        said["train.labels"], said["train.predictions"],
+        predictions["train.labels"], predictions["train.predictions"],
     )  # fmt: skip
 
 
 def show_map(project: Project, ground: Ground, whole: LatentMap, *, key: str) -> None:
-    """Show a map with all that can be done with it; a fragment, so that a selection runs no page."""
-    forget(_EDITED)  # the ground is as it is now
+    """Show a map and its controls, in a fragment, so that a selection does not rerun the page."""
+    forget(_EDITED)  # this run of the page has read the newest regions
     st.fragment(_show)(project, ground, whole, key)
 
 
 def _show(project: Project, ground: Ground, whole: LatentMap, key: str) -> None:
-    if recall(_EDITED):  # a button of the fragment's runs the fragment alone, on the regions as they were
+    if recall(_EDITED):  # a button reran the fragment alone, on the old regions
         st.rerun()
-    shown = whole.thinned()
-    if shown is not whole:
+    drawn = whole.thinned()
+    if drawn is not whole:
         st.caption(
-            f"{len(shown.codes):,} of {len(whole.codes):,} training codes and {len(shown.mistakes):,} of "
+            f"{len(drawn.codes):,} of {len(whole.codes):,} training codes and {len(drawn.mistakes):,} of "
             f"{len(whole.mistakes):,} mistakes are drawn: a sample of {MOST_POINTS:,} points."
         )
-    given = names(store.workspace().annotations.edits(ground.distill.id)) if ground.distill else {}
+    custom_names = names(store.workspace().annotations.edits(ground.distill.id)) if ground.distill else {}
     left, right = st.columns([3, 2])
     with left:
-        kept = _filter(project, ground, shown, given)
-        membership = ground.membership[shown.mistake_index]
-        around = {_short_name(i, given): line for i, line in outlines(shown, membership).items()}
+        rows = _filter(project, ground, drawn, custom_names)
+        membership = ground.membership[drawn.mistake_index]
+        around = {_short_name(i, custom_names): line for i, line in outlines(drawn, membership).items()}
 
         def chosen() -> None:
             state: Any = recall(key, {})
             points = state.get("selection", {}).get("points", [])
             if not points and time.monotonic() - recall(_DRAWN, 0.0) < _SETTLES:
-                return  # nobody let go of them: the browser did, with the chart that a filter replaced
-            remember(_SELECTED, (key, read_selection(points, shown, kept)))
+                return  # the browser dropped the selection with the chart that a filter replaced
+            remember(_SELECTED, (key, read_selection(points, drawn, rows)))
             remember("page", 1)
 
         figure = draw_map(
-            shown, colourings(project, ground, shown, given), kept=kept, outlines=around,
-            selected=_marked(key, kept), hover=_hover(project, ground, shown, given),
+            drawn, colourings(project, ground, drawn, custom_names), kept=rows, outlines=around,
+            selected=_marked(key, rows), hover=_hover(project, ground, drawn, custom_names),
         )  # fmt: skip
         st.plotly_chart(
             figure, key=key, on_select=chosen, config=_CONFIG,
             alt="Training codes as dots and mistakes as diamonds, in the plane",
         )  # fmt: skip
     with right:
-        _show_selection(project, ground, shown, kept, key)
+        _show_selection(project, ground, drawn, rows, key)
 
 
 def _hover(
-    project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
+    project: Project, ground: Ground, drawn: LatentMap, custom_names: Mapping[int, str]
 ) -> tuple[list[str], list[str]]:
-    """What is told of each point: its class, or class, prediction and region of a mistake."""
-    names, found, index = project.class_names, ground.found, shown.mistake_index
-    codes = [names[label] for label in ground.train_labels[shown.code_index].tolist()]
-    mistakes = [
-        f"{names[label]} → {names[said]}" + (f", region {_short_name(region, given)}" if region >= 0 else "")
-        for label, said, region in zip(
-            found.labels[index].tolist(), found.predictions[index].tolist(),
+    """Texts under the pointer: the class of a code; class, prediction and region of a mistake."""
+    names, mistakes, index = project.class_names, ground.found, drawn.mistake_index
+    code_texts = [names[label] for label in ground.train_labels[drawn.code_index].tolist()]
+    mistake_texts = [
+        f"{names[label]} → {names[prediction]}"
+        + (f", region {_short_name(region, custom_names)}" if region >= 0 else "")
+        for label, prediction, region in zip(
+            mistakes.labels[index].tolist(), mistakes.predictions[index].tolist(),
             ground.membership[index].tolist(), strict=True,
         )
     ]  # fmt: skip
-    return codes, mistakes
+    return code_texts, mistake_texts
 
 
-def _short_name(region_id: int, given: Mapping[int, str]) -> str:
-    """A region as it is called on the map: one's own, though two may have been given the same name."""
-    return f"{region_id} · {given[region_id]}" if region_id in given else str(region_id)
+def _short_name(region_id: int, custom_names: Mapping[int, str]) -> str:
+    """Name a region on the map; with its number, since two regions may have the same name."""
+    return f"{region_id} · {custom_names[region_id]}" if region_id in custom_names else str(region_id)
 
 
-def _marked(key: str, kept: Indices) -> Selection:
-    """What the figure marks as selected: what was selected when the filters changed or the page opened.
+def _marked(key: str, rows: Indices) -> Selection:
+    """Return what was selected when the filters changed or the page opened; the figure marks that.
 
-    Later selections are the browser's own: they leave the figure as it is.
+    The browser itself marks later selections, so they leave the figure as it is.
     """
-    shown = key, kept.tobytes()
+    version = key, rows.tobytes()
     of, marked = recall(_MARKED, (("", b""), NOTHING))
-    if of != shown or recall(key) is None:  # no chart of it in this tab yet
+    if of != version or recall(key) is None:  # no chart of it in this tab yet
         marked = _selection(key)
-        remember(_MARKED, (shown, marked))
+        remember(_MARKED, (version, marked))
         remember(_DRAWN, time.monotonic())
     return marked
 
 
-def _filter(project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]) -> Indices:
+def _filter(project: Project, ground: Ground, drawn: LatentMap, custom_names: Mapping[int, str]) -> Indices:
     """Show the filters; return the rows of the map's mistakes that they leave."""
     numbers = [str(i) for i in range(len(project.class_names))]
 
@@ -187,44 +188,44 @@ def _filter(project: Project, ground: Ground, shown: LatentMap, given: Mapping[i
     with columns[1]:
         label = linked_choice("True class", numbers, key="label", show=name_of)
     with columns[2]:
-        said = linked_choice("Prediction", numbers, key="said", show=name_of)
+        prediction = linked_choice("Prediction", numbers, key="said", show=name_of)
     with columns[3]:
         ids = ground.regions.ids if ground.regions is not None else []
-        region = linked_region(ids, dict(given), key="within")
-    found, index = ground.found, shown.mistake_index
+        region = linked_region(ids, dict(custom_names), key="within")
+    mistakes, index = ground.found, drawn.mistake_index
     keep = np.ones(len(index), dtype=bool)
-    for wanted, values in (
-        (None if kind is None else KINDS.index(kind), found.kind[index]),
-        (label, found.labels[index]),
-        (said, found.predictions[index]),
+    for choice, values in (
+        (None if kind is None else KINDS.index(kind), mistakes.kind[index]),
+        (label, mistakes.labels[index]),
+        (prediction, mistakes.predictions[index]),
         (region, ground.membership[index]),
     ):
-        if wanted is not None:
-            keep &= values == int(wanted)
+        if choice is not None:
+            keep &= values == int(choice)
     return np.nonzero(keep)[0]
 
 
 def colourings(
     project: Project, ground: Ground, shown: LatentMap, given: Mapping[int, str]
 ) -> list[Colouring]:
-    """The ways to colour a map: by class, prediction, kind, and region where there are any."""
-    found, index = ground.found, shown.mistake_index
+    """Return the ways to colour a map: by class, prediction, kind, and region if there are any."""
+    mistakes, index = ground.found, shown.mistake_index
     grey = np.full(len(shown.codes), -1)
     names, colours = project.class_names, palette(len(project.class_names))
     ways = [
-        Colouring("class", names, colours, ground.train_labels[shown.code_index], found.labels[index]),
+        Colouring("class", names, colours, ground.train_labels[shown.code_index], mistakes.labels[index]),
         Colouring(
             "prediction", names, colours, ground.train_predictions[shown.code_index],
-            found.predictions[index],
+            mistakes.predictions[index],
         ),
-        Colouring("kind", KINDS, [charts.KINDS[kind] for kind in KINDS], grey, found.kind[index]),
+        Colouring("kind", KINDS, [charts.KINDS[kind] for kind in KINDS], grey, mistakes.kind[index]),
     ]  # fmt: skip
     if ground.regions is not None:
         ids = ground.regions.ids
         place = {region_id: i for i, region_id in enumerate(ids)}
         of_mistake = np.array([place.get(i, -1) for i in ground.membership[index].tolist()], dtype=np.int64)
-        called = [region_name(i, dict(given)) for i in ids]
-        ways.append(Colouring("region", called, palette(len(ids)), grey, of_mistake))
+        region_names = [region_name(i, dict(given)) for i in ids]
+        ways.append(Colouring("region", region_names, palette(len(ids)), grey, of_mistake))
     return ways
 
 
@@ -234,7 +235,7 @@ def _selection(key: str) -> Selection:
     return selection if of == key else NOTHING
 
 
-def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: Indices, key: str) -> None:
+def _show_selection(project: Project, ground: Ground, drawn: LatentMap, rows: Indices, key: str) -> None:
     """Show what was clicked, or what was selected among the mistakes that the filters leave."""
     selection = _selection(key)
     if len(selection) == 1:
@@ -242,9 +243,9 @@ def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: In
         number = int((selection.codes if is_code else selection.mistakes)[0])
         show_code(project, ground.identify, ground.found, number, is_mistake=not is_code)
         return
-    visible = shown.mistake_index[kept]
+    visible = drawn.mistake_index[rows]
     if not len(selection):
-        st.markdown(f"**{len(visible):,} mistakes** shown, {len(shown.codes):,} training codes")
+        st.markdown(f"**{len(visible):,} mistakes** shown, {len(drawn.codes):,} training codes")
         st.caption(
             "Click a point to look at its code; take the lasso or the box on the chart's right to select "
             "many. Drag to move, scroll to zoom; double-click an empty place to end a selection."
@@ -253,7 +254,7 @@ def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: In
     mistakes = selection.mistakes[np.isin(selection.mistakes, visible)]
     st.markdown(f"**{len(mistakes):,} of {len(visible):,}** mistakes selected")
     if len(selection.codes):
-        st.caption(f"and {len(selection.codes):,} of {len(shown.codes):,} training codes")
+        st.caption(f"and {len(selection.codes):,} of {len(drawn.codes):,} training codes")
     if not len(mistakes):
         return
     order = linked_way("Sort by", _SORTS, key="sort")
@@ -266,13 +267,12 @@ def _show_selection(project: Project, ground: Ground, shown: LatentMap, kept: In
 
 
 def sort_mistakes(mistakes: Indices, order: str, ground: Ground) -> Indices:
-    """Put mistakes, by number, in an order; equal ones by number."""
-    found = ground.found
+    """Sort the numbers of mistakes in one of the orders `_SORTS`; equal ones stay in order."""
     if order == "mixed":
         return np.random.default_rng(0).permutation(mistakes)
     by: dict[str, NDArray[Any]] = {
-        "distance": found.noise_norm, "class": found.labels, "prediction": found.predictions,
-        "region": ground.membership,
+        "distance": ground.found.noise_norm, "class": ground.found.labels,
+        "prediction": ground.found.predictions, "region": ground.membership,
     }  # fmt: skip
     return mistakes[np.argsort(by[order][mistakes], kind="stable")]
 
@@ -287,14 +287,14 @@ def _offer_region(ground: Ground, mistakes: Indices) -> None:
     )  # fmt: skip
     region = recall(_MADE) or recall("within")
     if region is not None and int(region) in ground.regions.ids:
-        given = names(store.workspace().annotations.edits(ground.distill.id))
+        custom_names = names(store.workspace().annotations.edits(ground.distill.id))
         st.page_link(
             "../pages/label.py", label=f"Label region {plain(region)}", icon=":material/label:",
-            query_params={"region": region_name(int(region), given), **project_link()},
+            query_params={"region": region_name(int(region), custom_names), **project_link()},
         )  # fmt: skip
 
 
 def _make_region(distill: Run, regions: Regions, mistakes: Indices) -> None:
     select(distill, regions, mistakes)
-    remember(_MADE, recall("region"))  # what was made is what is looked at
+    remember(_MADE, recall("region"))  # the page then offers to label it
     remember(_EDITED, True)

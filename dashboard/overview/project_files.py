@@ -1,4 +1,4 @@
-"""Projects as files: a whole one to take along, and one that comes back."""
+"""Exports a project to a file, and imports one from a file."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def _pack(project: Project) -> bytes:
 
 
 def _file_name(name: str) -> str:
-    """A project's name as that of a file."""
+    """Turn a project's name into that of a file."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "project"
 
 
 def import_form() -> None:
-    """Take a project in that was exported, here or elsewhere."""
+    """Ask for an exported project, and import it."""
     st.text_input("Call it", key=_NAME, placeholder="as it was called", max_chars=80)
     st.checkbox(
         "I trust the programs in it", key=_TRUST,
@@ -78,17 +78,17 @@ def _take(name: str, content: Iterator[bytes]) -> None:
             path = Path(folder) / "upload.zip"
             with path.open("wb") as file:
                 file.writelines(content)
-            wanted = str(recall(_NAME) or "").strip() or None
-            made = import_project(workspace, path, name=wanted, trust_programs=bool(recall(_TRUST)))
+            new_name = str(recall(_NAME) or "").strip() or None
+            project = import_project(workspace, path, name=new_name, trust_programs=bool(recall(_TRUST)))
     except (WorkspaceError, ValueError, OSError) as error:
         refuse(f"{name}: {_in_the_page(str(error).replace(str(path), 'the file'))}")
         return
-    open_project(made.name)
-    missing = missing_data(made.dataset)
-    note(f"Project {made.name} is here" + (f"; {missing}" if missing else ""))
+    open_project(project.name)
+    missing = missing_data(project.dataset)
+    note(f"Project {project.name} is here" + (f"; {missing}" if missing else ""))
 
 
-def _in_the_page(told: str) -> str:
-    """The remedy of an error in the words of the page."""
-    told = told.replace("give another name: --name NAME", "give another one: Call it")
-    return told.replace("import with --trust-programs", "tick the box, and upload it again")
+def _in_the_page(message: str) -> str:
+    """Put the remedy in an error into the words of the page."""
+    message = message.replace("give another name: --name NAME", "give another one: Call it")
+    return message.replace("import with --trust-programs", "tick the box, and upload it again")

@@ -1,4 +1,4 @@
-"""What the overview does with projects: open, delete, and take the next step."""
+"""Shows projects on the overview, opens and deletes them, and starts their next step."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PAGES: dict[StepName, str] = {
     "evaluate": "../pages/evidence.py",
     "report": "../pages/evidence.py",
 }
-"""Where a step is taken."""
+"""The page of each step."""
 
 
 def open_demo() -> None:
-    """Open the demo's project, with its models under way where they are missing."""
+    """Open the demo's project, and start the runs of its models if they are missing."""
     workspace = store.workspace()
     try:
         project = demo_project(workspace)
@@ -48,7 +48,7 @@ def open_demo() -> None:
 
 
 def delete(project: Project) -> None:
-    """Delete a project, or say why that cannot be."""
+    """Delete a project, or say why it cannot be deleted."""
     try:
         store.workspace().delete_project(project.id)
         note(f"Project {project.name} deleted")
@@ -57,17 +57,17 @@ def delete(project: Project) -> None:
 
 
 def take_next_step(project: Project, step: StepName) -> None:
-    """Go to the page of a step; the demo's begins at once with its settings, but for labels."""
+    """Go to the page of a step; in the demo, start the step at once, except labelling."""
     open_soon(project.name)
     is_demo = project.dataset["source"] == "digits" and project.name == PROJECT
     run = start(project, step, dict(demo_configs())[step]) if is_demo and step != "annotate" else None
     if run is not None:
         note(f"{TITLES[step]}: run {run.id} begins")
-    st.switch_page(PAGES[step], query_params={})  # without it, Streamlit refuses: project is bound
+    st.switch_page(PAGES[step], query_params={})  # else Streamlit refuses: project is bound
 
 
 def project_card(project: Project, found: Sequence[Stage]) -> None:
-    """Show what was found in a project, in four numbers."""
+    """Show the results of a project in four numbers."""
     by_step = {stage.step: stage for stage in found}
     sizes = " + ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
     st.markdown(f"**{plain(project.name)}**", help=f"{plain(source_of(project))}: {sizes} images")
@@ -92,19 +92,19 @@ def _labelled(by_step: dict[StepName, Stage]) -> str:
     if regions is None or not regions.summary:
         return "–"
     annotations = store.workspace().annotations
-    found = [region["region_id"] for region in regions.summary["regions"]]
-    live = live_ids(found, annotations.edits(regions.id))
+    region_ids = [region["region_id"] for region in regions.summary["regions"]]
+    live = live_ids(region_ids, annotations.edits(regions.id))
     labelled = {event.region_id for event in annotations.counting(regions.id)} & {*live}
     return f"{len(labelled)} of {len(live)}"
 
 
 def _number(by_step: dict[StepName, Stage], step: StepName, *path: str) -> Any:
-    """A value of the summary of a step's run; None where it is not there yet."""
+    """Return a value of the summary of a step's run; None if it is not there yet."""
     run = by_step[step].run
-    found: Any = run.summary if run is not None else {}
+    value: Any = run.summary if run is not None else {}
     for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _share(value: float | None) -> str:

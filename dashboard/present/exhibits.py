@@ -1,6 +1,6 @@
 """What a presentation shows of failure regions and their correction, computed on a thread.
 
-A classifier is right on a draw if it says the label that people gave the region, as in the correction.
+A prediction on a draw is right if it is the label that people gave the region, as in the correction.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Exhibit:
     Attributes
     ----------
     label : int
-        What people say it is.
+        The label that people gave it.
     agreed, kept : int
         How many of the draws with a label have that one, and how many have a label.
     images : tuple of str
@@ -48,8 +48,8 @@ class Exhibit:
     before, after : tuple of int
         Predictions on all draws that people labelled; `after` is None where nothing was corrected.
     was, now : Share
-        Accuracy before and after, on draws of their own where there is a correction of the region; else
-        `now` is None, and `was` is about the draws that people labelled, each by its own label.
+        Accuracy before and after, on fresh draws, if there is a correction of the region. Else `now` is
+        None, and `was` is on the draws that people labelled, each by its own label.
     held_out : bool
         The correction was not tuned on this region.
     """
@@ -68,12 +68,12 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Correction:
-    """What a correction changed: accuracies before and after, and the verdicts on test images that flipped.
+    """What a correction changed: accuracies before and after, and the test images it fixed and broke.
 
     Attributes
     ----------
     test, region : pair of Share
-        `region` is over all regions tuned on, whether they are still there or not.
+        `region` is over all regions tuned on, also those that no longer exist.
     fixed, broken : int or None
         None where the run did not count them.
     p : float or None
@@ -81,7 +81,7 @@ class Correction:
     reconstruction : float or None
         Share of the correctly classified training images that still are once they are reconstructed.
     own_label : float or None
-        Share of the draws tested on whose own majority label is that of their region.
+        Share of the test draws whose own majority label is that of their region.
     real : pair of Share, or None
         Accuracy on the real test images nearest to the regions.
     """
@@ -107,7 +107,7 @@ class Exhibition:
 
 @dataclass(frozen=True)
 class Curator:
-    """Puts an exhibition together, once what it needs is loaded; call it on a thread.
+    """Puts an exhibition together; it waits until what it needs is loaded, so call it on a thread.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Curator:
     corrected: Future[Classifier] | None
 
     def curate(self, events: Sequence[LabelEvent], correct: Run | None, evaluate: Run | None) -> Exhibition:
-        """Show all failure regions, with these answers and the correction by these runs."""
+        """Return all failure regions, with these answers and the correction by these runs."""
         from defuse_core.extensions.answers import answers_by_region
 
         results: dict[str, Any] = {}
@@ -129,21 +129,21 @@ class Curator:
             results = json.loads(self.store.artifact_path(evaluate.id, "results.json").read_bytes())
         scores = {} if correct is None else self._scores(correct, results)
         answers, verdicts = answers_by_region(events), self.verdicts.result()
-        found = [
+        exhibits = [
             self._exhibit(verdicts[i], answers[i], scores.get(i))
             for i in self.painter.regions.result().ids
             if i in verdicts and verdicts[i].is_failure and verdicts[i].label is not None
         ]
-        found.sort(key=lambda exhibit: exhibit.was[0])
-        made = None if correct is None else self._correction(correct, results, scores)
-        return Exhibition(tuple(found), made)
+        exhibits.sort(key=lambda exhibit: exhibit.was[0])
+        correction = None if correct is None else self._correction(correct, results, scores)
+        return Exhibition(tuple(exhibits), correction)
 
-    def _exhibit(self, verdict: Verdict, shown: Answers, score: Mapping[str, Any] | None) -> Exhibit:
+    def _exhibit(self, verdict: Verdict, answers: Answers, score: Mapping[str, Any] | None) -> Exhibit:
         from defuse_core.method.classifier import predict
         from defuse_core.method.labeling import draw_images
 
         vae, region = self.painter.vae.result(), self.painter.regions.result()[verdict.region_id]
-        images = draw_images(vae, region, shown.n_samples, tau=shown.tau, seed=shown.seed)
+        images = draw_images(vae, region, answers.n_samples, tau=answers.tau, seed=answers.seed)
         before = tuple(predict(self.painter.classifier.result(), images).tolist())
         after = None if self.corrected is None else tuple(predict(self.corrected.result(), images).tolist())
         few = images[: _MOST if max(images.shape[-2:]) <= 64 else _FEWER].permute(0, 2, 3, 1).numpy()
@@ -159,7 +159,7 @@ class Curator:
         )  # fmt: skip
 
     def _scores(self, correct: Run, results: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-        """Accuracy before and after on the draws tested on, by region: as evaluated, else measured here."""
+        """Accuracy before and after on the test draws, by region: as evaluated, else measured here."""
         if "by_region" in results:
             return {row["region_id"]: row for row in results["by_region"]}
         from defuse_core.base.checkpoints import load_tensors
@@ -169,7 +169,7 @@ class Curator:
         assert self.corrected is not None
         path = self.store.artifact_path(correct.id, "failures.safetensors")
         tensors, _ = load_tensors(path)
-        found: dict[int, dict[str, Any]] = {}
+        scores: dict[int, dict[str, Any]] = {}
         for name in ("test", "held_out"):
             failures = FailureInstances.of_file(tensors, name)
             if not len(failures):
@@ -178,8 +178,8 @@ class Curator:
             was, now = (score_regions(classifier, failures) for classifier in classifiers)
             for i in was:
                 ends = {"before": list(vars(was[i]).values()), "after": list(vars(now[i]).values())}
-                found[i] = {**ends, "held_out": name == "held_out"}
-        return found
+                scores[i] = {**ends, "held_out": name == "held_out"}
+        return scores
 
     def _correction(
         self, correct: Run, results: Mapping[str, Any], scores: Mapping[int, Mapping[str, Any]]
@@ -206,16 +206,16 @@ class Curator:
 
 
 def presented(store: Workspace, project: Project) -> Run | None:
-    """The newest regions that people have labelled, of whichever round; else the newest there are."""
+    """Return the newest distill run whose regions people have labelled, of any round; else the newest."""
     done = [run for run in store.runs.of_project(project.id, "distill") if run.status == "done"]
     labelled = [r for r in done if any(e.region_id >= 0 for e in store.annotations.counting(r.id))]
     return next(reversed(labelled or done), None)
 
 
 def find_correction(store: Workspace, run: Run) -> tuple[Run | None, Run | None]:
-    """The newest correct run that is done of a distill run, and the newest evaluate run of that.
+    """Return the newest finished correct run of a distill run, and the newest evaluate run of that.
 
-    An evaluation that began before another λ was chosen is of another classifier, and left out.
+    An evaluation that started before another λ was chosen is of another classifier, so it is left out.
     """
     correct = _newest_on(store, "correct", run)
     evaluate = None if correct is None else _newest_on(store, "evaluate", correct)
@@ -232,13 +232,13 @@ def _newest_on(store: Workspace, step: StepName, ground: Run) -> Run | None:
     return None
 
 
-def _share(found: Sequence[Any]) -> Share:
-    estimate, low, high, n = found
+def _share(values: Sequence[Any]) -> Share:
+    estimate, low, high, n = values
     return float(estimate), float(low), float(high), int(n)
 
 
 def _pool(shares: Sequence[Share]) -> Share:
-    """The share over all that these are about."""
+    """Pool shares into the share over all their draws."""
     from defuse_core.base.intervals import Interval
 
     n = sum(share[3] for share in shares)
@@ -246,7 +246,7 @@ def _pool(shares: Sequence[Share]) -> Share:
 
 
 def _version(run_id: int, correct_id: int | None, evaluate_id: int | None) -> object:
-    """Edits, answers, and the weights of the correction, which change with the λ that is chosen."""
+    """Edits, answers, and the weights of the correction, which change with the chosen λ."""
     del evaluate_id
     return kept.edits(run_id), workspace().annotations.last_id(run_id), _weights(correct_id)
 

@@ -1,6 +1,6 @@
-"""The slides that tell what was found, in words and numbers for people who do not use Defuse.
+"""Write the slides on what was found, in words and numbers for people who do not use Defuse.
 
-Pure: what was found goes in, slides come out.
+Pure: records in, slides out.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ def slides_of(
     project: str, class_names: Sequence[str], survey: Survey, shown: Exhibition, *,
     names: Mapping[int, str], stale: bool,
 ) -> list[Slide]:  # fmt: skip
-    """Tell the whole story: what was examined and found, every failure region, what became of them.
+    """Return all slides: what was examined and found, every failure region, and the correction.
 
     Parameters
     ----------
     names : mapping of int to str
         Names that people gave regions.
     stale : bool
-        What the correction stands on was redone since.
+        What the correction is based on has changed since.
     """
     of = len(shown.exhibits)
     regions = [
         _region(exhibit, class_names, f"Failure {number} of {of}", names.get(exhibit.region_id, ""), survey)
         for number, exhibit in enumerate(shown.exhibits, 1)
     ]
-    made = shown.correction
-    changes = [] if made is None else [_trade_off(made), *_cost(made, survey)]
+    correction = shown.correction
+    changes = [] if correction is None else [_trade_off(correction), *_cost(correction, survey)]
     return [
         _title(project, survey),
         _found(survey, of),
@@ -47,7 +47,7 @@ def slides_of(
 
 
 def percent(share: float) -> str:
-    """Write a share, never as all or nothing unless it is.
+    """Write a share; as 0 % or 100 % only if it is exactly that.
 
     Examples
     --------
@@ -94,29 +94,29 @@ def _found(survey: Survey, failures: int) -> Slide:
 
 def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, survey: Survey) -> Slide:
     label, n = class_names[exhibit.label], len(exhibit.before)
-    said = "said" if exhibit.after is not None else "says"
+    verb = "said" if exhibit.after is not None else "says"
     facts = [
         Fact(_who(survey), label, f"{exhibit.agreed} of {_count(exhibit.kept, 'draw')}"),
-        _reading(f"The classifier {said}", exhibit.before, class_names),
+        _most_predicted(f"The classifier {verb}", exhibit.before, class_names),
     ]
-    read = _read(exhibit, exhibit.before, class_names)
-    panels = [_panel("Now" if exhibit.after is None else "Before", exhibit, exhibit.was, read)]
+    predictions = _said(exhibit, exhibit.before, class_names)
+    panels = [_panel("Now" if exhibit.after is None else "Before", exhibit, exhibit.was, predictions)]
     if exhibit.after is not None:
-        facts.append(_reading("Corrected, it says", exhibit.after, class_names))
-        read = _read(exhibit, exhibit.after, class_names)
-        panels.append(_panel("After", exhibit, exhibit.now, read))
-    told = [over, f"region {exhibit.region_id}"]
-    told += ["held out, never tuned on"] * exhibit.held_out
-    told += [f"{len(exhibit.images)} of {n} draws shown"] * (len(exhibit.images) < n)
+        facts.append(_most_predicted("Corrected, it says", exhibit.after, class_names))
+        predictions = _said(exhibit, exhibit.after, class_names)
+        panels.append(_panel("After", exhibit, exhibit.now, predictions))
+    parts = [over, f"region {exhibit.region_id}"]
+    parts += ["held out, never tuned on"] * exhibit.held_out
+    parts += [f"{len(exhibit.images)} of {n} draws shown"] * (len(exhibit.images) < n)
     return Slide(
-        f"region-{exhibit.region_id}", name or _misread(exhibit, class_names), over=" · ".join(told),
+        f"region-{exhibit.region_id}", name or _predicted_as(exhibit, class_names), over=" · ".join(parts),
         facts=tuple(facts), images=exhibit.images, panels=tuple(panels),
     )  # fmt: skip
 
 
-def _misread(exhibit: Exhibit, class_names: Sequence[str]) -> str:
+def _predicted_as(exhibit: Exhibit, class_names: Sequence[str]) -> str:
     """Say what is predicted as what; "7, misclassified" where the draws do not show it."""
-    wrong = Counter(said for said in exhibit.before if said != exhibit.label).most_common(1)
+    wrong = Counter(prediction for prediction in exhibit.before if prediction != exhibit.label).most_common(1)
     label = class_names[exhibit.label]
     return f"“{label}” predicted as “{class_names[wrong[0][0]]}”" if wrong else f"“{label}”, misclassified"
 
@@ -125,35 +125,34 @@ def _who(survey: Survey) -> str:
     return "Simulated annotators say" if survey.simulated else "People say"
 
 
-def _reading(who: str, predictions: Sequence[int], class_names: Sequence[str]) -> Fact:
+def _most_predicted(who: str, predictions: Sequence[int], class_names: Sequence[str]) -> Fact:
     (first, n), *others = Counter(predictions).most_common()
     rest = f" · {class_names[others[0][0]]} on {others[0][1]}" if others else ""
     return Fact(who, class_names[first], f"{n} of {_count(len(predictions), 'draw')}{rest}")
 
 
-def _read(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[str]) -> tuple[Said, ...]:
-    return tuple(Said(class_names[said], said == exhibit.label) for said in predictions)
+def _said(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[str]) -> tuple[Said, ...]:
+    return tuple(Said(class_names[prediction], prediction == exhibit.label) for prediction in predictions)
 
 
-def _panel(heading: str, exhibit: Exhibit, share: Share | None, read: Sequence[Said]) -> Panel:
-    said, after = tuple(read[: len(exhibit.images)]), heading == "After"
+def _panel(heading: str, exhibit: Exhibit, share: Share | None, predictions: Sequence[Said]) -> Panel:
     if share is None:
         note = "on the labelled draws; the correction did not measure this region"
-        figure = Figure(f"{sum(one.right for one in read)} of {len(read)}", heading, note=note)
+        figure = Figure(f"{sum(one.right for one in predictions)} of {len(predictions)}", heading, note=note)
     else:
         where = "fresh draws" if exhibit.now is not None else "labelled draws, each by its own label"
         figure = Figure(percent(share[0]), heading, note=_interval(share, where), bars=_bars(share))
-    return Panel(figure, said, after)
+    return Panel(figure, tuple(predictions[: len(exhibit.images)]), heading == "After")
 
 
-def _trade_off(made: Correction) -> Slide:
+def _trade_off(correction: Correction) -> Slide:
     figures = (
-        _change("right on the regions that were repaired", made.region, "fresh draws", percent),
-        _change("right on the test set", made.test, "images", tenths),
+        _change("right on the regions that were repaired", correction.region, "fresh draws", percent),
+        _change("right on the test set", correction.test, "images", tenths),
     )
     text = ""
-    if made.p is not None and made.fixed is not None and made.broken is not None:
-        text = f"The test set: {_in_words(made.fixed, made.broken, made.p)}"
+    if correction.p is not None and correction.fixed is not None and correction.broken is not None:
+        text = f"The test set: {_in_words(correction.fixed, correction.broken, correction.p)}"
     return Slide("trade-off", "What changed", text, figures=figures)
 
 
@@ -185,41 +184,39 @@ def _in_words(fixed: int, broken: int, p: float) -> str:
     return f"chance alone would {how} fix {fixed:,} and break {broken:,}, so this is {way} ({test})."
 
 
-def _cost(made: Correction, survey: Survey) -> list[Slide]:
-    if made.fixed is None or made.broken is None:
+def _cost(correction: Correction, survey: Survey) -> list[Slide]:
+    if correction.fixed is None or correction.broken is None:
         return []
-    n = made.test[1][3]
+    n = correction.test[1][3]
     figures = (
         Figure(
-            f"{made.fixed:,}",
-            "fixed",
+            f"{correction.fixed:,}", "fixed",
             note="test images misclassified before, and classified correctly since",
         ),
         Figure(
-            f"{made.broken:,}",
-            "broken",
+            f"{correction.broken:,}", "broken",
             note="test images classified correctly before, and misclassified since",
         ),
-    )
-    rest = _count(n - made.fixed - made.broken, "other test image")
+    )  # fmt: skip
+    rest = _count(n - correction.fixed - correction.broken, "other test image")
     text = f"The correction changed nothing for {rest}: right stayed right, and wrong stayed wrong."
     if survey.seconds:
         text += f" Labelling took {duration(survey.seconds)} for {_count(survey.answers, 'answer')}."
     return [Slide("cost", "What it cost", text, figures=figures)]
 
 
-def _limits(survey: Survey, shown: Exhibition, *, stale: bool) -> Slide:
-    made = shown.correction
-    kept, agreed = (sum(getattr(e, name) for e in shown.exhibits) for name in ("kept", "agreed"))
+def _limits(survey: Survey, exhibition: Exhibition, *, stale: bool) -> Slide:
+    correction = exhibition.correction
+    n_labelled, n_agreed = (sum(getattr(e, name) for e in exhibition.exhibits) for name in ("kept", "agreed"))
     points = [
         "These are the bugs that one search found. There may be others: this does not say how many.",
         "The pictures come from a generator that has learnt the training images; no camera took them."
-        + _reconstruction(made),
-        f"Each region has one label, which {agreed:,} of its {kept:,} labelled draws have themselves."
-        + _own_label(made),
+        + _reconstruction(correction),
+        f"Each region has one label, which {n_agreed:,} of its {n_labelled:,} labelled draws have themselves."
+        + _own_label(correction),
     ]
-    if made is not None and made.real is not None:
-        was, now = made.real
+    if correction is not None and correction.real is not None:
+        was, now = correction.real
         points.append(
             f"The {_count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} "
             f"classified correctly before, {percent(now[0])} after."
@@ -228,21 +225,21 @@ def _limits(survey: Survey, shown: Exhibition, *, stale: bool) -> Slide:
         points.append("No person has looked: networks stood in for people, and gave the labels.")
     if stale:
         points.append("Labels or data have changed since the correction; do it again before you rely on it.")
-    if made is None:
+    if correction is None:
         points.append("Nothing is corrected yet: shown is the classifier as it is.")
     return Slide("limits", "What this does not say", points=tuple(points))
 
 
-def _reconstruction(made: Correction | None) -> str:
-    if made is None or made.reconstruction is None:
+def _reconstruction(correction: Correction | None) -> str:
+    if correction is None or correction.reconstruction is None:
         return ""
-    return f" Redrawn by it, {percent(made.reconstruction)} of what was classified correctly still is."
+    return f" Redrawn by it, {percent(correction.reconstruction)} of what was classified correctly still is."
 
 
-def _own_label(made: Correction | None) -> str:
-    if made is None or made.own_label is None:
+def _own_label(correction: Correction | None) -> str:
+    if correction is None or correction.own_label is None:
         return ""
-    return f" Of the draws tested on, it fits {percent(made.own_label)}, by the annotators’ own votes."
+    return f" Of the draws tested on, it fits {percent(correction.own_label)}, by the annotators’ own votes."
 
 
 def _interval(share: Share, of: str) -> str:

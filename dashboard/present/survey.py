@@ -1,4 +1,4 @@
-"""What a project examined, and found before anything was corrected, in numbers."""
+"""Count what a project examined, and what it found before any correction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Survey:
     answers : int
         Answers given on draws of regions.
     seconds : float
-        Time that was spent on them, as far as it was taken.
+        Time that was spent on them, as far as it was recorded.
     simulated : bool
         All answers are those of simulated annotators.
     """
@@ -53,7 +53,7 @@ def survey_of(
     classifier, identify : mapping
         Summaries of these runs.
     ids : sequence of int
-        The regions that there are.
+        Ids of all regions.
     events : sequence of LabelEvent
         The answers that count.
     """

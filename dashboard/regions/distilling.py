@@ -1,4 +1,4 @@
-"""The regions of a project: how they come about, the table of them, and the one that is looked at."""
+"""Shows a distillation, the table of its regions, and the region that is chosen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from defuse_core.workspace.workspace import Project
 
 
 def show_distillation(run: Run) -> None:
-    """Show how far a distillation is: its lower bound over the iterations."""
+    """Show the progress of a distillation: its lower bound over the iterations."""
     points = store.workspace().runs.events(run.id, kind="point")
     if not points:
         if run.live:
@@ -50,9 +50,9 @@ def show_regions(project: Project, run: Run) -> None:
     if not regions.found:
         st.info("No component has enough weight to be a region. Lower min weight, and distill again.")
         return
-    found = read_mistakes(store.workspace().runs.ancestry(run.id)["identify"].id)
+    mistakes = read_mistakes(store.workspace().runs.ancestry(run.id)["identify"].id)
     edits = store.workspace().annotations.edits(run.id)
-    given = names(edits)
+    region_names = names(edits)
     columns = st.columns(4)
     inside = int((regions.membership >= 0).sum())
     columns[0].metric("Regions", len(regions.found))
@@ -63,8 +63,9 @@ def show_regions(project: Project, run: Run) -> None:
     if not run.summary["converged"]:
         st.caption(f"The fit had not converged after {run.summary['iterations']} iterations.")
     table = region_table(
-        regions, found, project.class_names, names=given, verdicts=verdicts, found_again=_found_again(run)
-    )
+        regions, mistakes, project.class_names, names=region_names, verdicts=verdicts,
+        found_again=_found_again(run),
+    )  # fmt: skip
     key = f"regions-{run.id}-{newest_change(edits)}"
     st.dataframe(
         table, hide_index=True, column_config=COLUMNS, key=key, selection_mode="multi-row",
@@ -72,16 +73,16 @@ def show_regions(project: Project, run: Run) -> None:
         alt="Regions with weight, mistakes, error and status",
     )  # fmt: skip
     _show_stability(project, run)
-    chosen = _look_for(regions, given)
-    st.subheader(plain(region_name(chosen, given)), anchor=False)
+    chosen = _look_for(regions, region_names)
+    st.subheader(plain(region_name(chosen, region_names)), anchor=False)
     show_actions(run, regions, chosen, _selected(key, regions.ids))
     show_scrubber(project, run, regions, chosen, verdicts.get(chosen))
     with st.expander("Mistakes in this region"):
-        show_mistakes(project, run, regions, chosen, found)
+        show_mistakes(project, run, regions, chosen, mistakes)
 
 
 def _selected(key: str, ids: Sequence[int]) -> list[int]:
-    """The regions whose rows are selected in the table."""
+    """Return the regions whose rows are selected in the table."""
     selection: Any = recall(key, {})
     return [ids[row] for row in selection.get("selection", {}).get("rows", []) if row < len(ids)]
 
@@ -91,22 +92,22 @@ def _look_at(key: str, ids: Sequence[int]) -> None:
         remember("region", str(selected[-1]))
 
 
-def _look_for(regions: Regions, given: dict[int, str]) -> int:
-    """The region that is looked at: the one chosen here, in the table or by a link, else the heaviest."""
+def _look_for(regions: Regions, region_names: dict[int, str]) -> int:
+    """Return the region to show: the one chosen here, in the table or by a link, else the heaviest."""
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
-        chosen = linked_region(regions.ids, given)
+        chosen = linked_region(regions.ids, region_names)
     region_id = regions.ids[0] if chosen is None else chosen
     with right:
         st.page_link(
             "../pages/label.py", label="Label it", icon=":material/label:",
-            query_params={"region": region_name(region_id, given), **project_link()},
+            query_params={"region": region_name(region_id, region_names), **project_link()},
         )  # fmt: skip
     return region_id
 
 
 def _found_again(run: Run) -> dict[int, float]:
-    """How far other seeds find each region, where that was measured on this run."""
+    """Return how far other seeds find each region; empty if that was not measured on this run."""
     done = [
         r
         for r in store.workspace().runs.of_project(run.project_id, "stability")
@@ -116,11 +117,11 @@ def _found_again(run: Run) -> dict[int, float]:
 
 
 def _show_stability(project: Project, run: Run) -> None:
-    """Offer to measure how far the regions depend on the seed, and say what was found."""
+    """Show how far the regions depend on the seed, or offer to measure it."""
     stability = newest(project, "stability")
     mine = stability if stability is not None and run.id in stability.upstream else None
     if mine is not None and mine.live:
-        follow(mine, lambda latest: _stability_progress(latest))
+        follow(mine, _stability_progress)
         return
     left, right = st.columns([3, 1], vertical_alignment="center")
     if mine is not None and mine.status == "done":

@@ -1,4 +1,4 @@
-"""Accuracy before and after, by region or class, as a Plotly figure. Pure: records in, figure out."""
+"""Draws accuracy before and after a correction, by region or class, as a Plotly figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from defuse_core.report.sweep import Change
 
 
 def before_after(changes: Sequence[Change], *, title: str) -> go.Figure:
-    """Draw accuracy before (grey squares) and after (dots), each with its interval; those held out apart."""
+    """Draw accuracy before (grey squares) and after (dots, triangles if held out), each with its interval."""
     figure = go.Figure()
     rows = list(range(len(changes)))
     link: list[list[float | None]] = [[], []]

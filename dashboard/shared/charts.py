@@ -1,7 +1,7 @@
-"""Records in, Plotly figures out; nothing here reads the workspace or shows anything.
+"""Draws records as Plotly figures; it neither reads the workspace nor shows anything.
 
-Colours are those of Okabe and Ito (2008), which people with colour-blindness tell apart, and which
-stand out on light and dark alike; Streamlit's theme gives the rest.
+The colours are those of Okabe and Ito (2008): colour-blind people can tell them apart, and they stand
+out on light and dark backgrounds. Streamlit's theme gives the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = {"perturbation": BLUE, "reconstruction": ORANGE, "dataset": PURPLE}
 _MARGIN = {"l": 10, "r": 10, "t": 40, "b": 10}
 _LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
 _SHADES = [[0, "rgba(0, 114, 178, 0)"], [1e-6, "#d3e5f1"], [1, "#0072B2"]]
-"""Nothing where there is none, then opaque blues, whose numbers are read on light and dark alike."""
+"""Transparent at 0, then opaque blues on which numbers are readable in the light and the dark theme."""
 _NUMBERED = 20  # classes up to which a matrix shows its numbers
 
 
@@ -38,11 +38,11 @@ def curves(
     Parameters
     ----------
     points : sequence of mapping
-        An epoch each.
+        One per epoch.
     series : mapping of str to str
         Label by metric.
     of : int
-        Epochs that there will be.
+        Epochs that are planned.
     """
     figure = go.Figure()
     epochs = list(range(1, len(points) + 1))
@@ -72,7 +72,7 @@ def matrix(
     x: str = "prediction",
     y: str = "true class",
 ) -> go.Figure:
-    """Draw counts by true class (rows) and prediction; the diagonal is left blank, it is not of interest.
+    """Draw counts by true class (rows) and prediction; the diagonal, the correct ones, stays blank.
 
     Parameters
     ----------
@@ -80,14 +80,14 @@ def matrix(
     names : sequence of str
         Of the classes.
     """
-    shown = counts.astype(float)
-    np.fill_diagonal(shown, np.nan)
+    off_diagonal = counts.astype(float)
+    np.fill_diagonal(off_diagonal, np.nan)
     labels = [clip(name, 12) for name in names]
     few = len(names) <= _NUMBERED
-    largest = max(1.0, float(np.nanmax(shown, initial=0)))
+    largest = max(1.0, float(np.nanmax(off_diagonal, initial=0)))
     figure = go.Figure(
         go.Heatmap(
-            z=shown, x=list(range(len(names))), y=list(range(len(names))),
+            z=off_diagonal, x=list(range(len(names))), y=list(range(len(names))),
             colorscale=_SHADES, zmin=0, zmax=largest,
             customdata=counts, hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{customdata}}<extra></extra>",
             text=np.where(counts > 0, counts.astype(str), "") if few else None,
@@ -95,7 +95,7 @@ def matrix(
             colorbar={"title": "images", "thickness": 12, "tickformat": ",d", "nticks": 5, "len": 0.6},
         )
     )  # fmt: skip
-    # All have a tick, which the hover text reads; where there are many, none has room for its label
+    # Every class has a tick, because the hover text reads it; labels are left out if they have no room
     ticks: dict[str, object] = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
     ticks |= {"showticklabels": few}
     figure.update_xaxes(title=x, **ticks, constrain="domain", showgrid=False)
@@ -126,7 +126,7 @@ def bars(names: Sequence[str], shares: NDArray[np.float64], *, title: str) -> go
 
 
 def agreement(share: NDArray[np.float64]) -> go.Figure:
-    """Draw figure 7: on how many draws which share of the annotators gave the most frequent answer.
+    """Draw figure 7: the number of draws by the share of annotators who gave the most frequent answer.
 
     Parameters
     ----------
@@ -155,9 +155,9 @@ def by_class(
     intervals : sequence of (estimate, low, high, n) or None
         None leaves a class out.
     """
-    rows = [(name, found) for name, found in zip(names, intervals, strict=True) if found is not None]
+    rows = [(name, interval) for name, interval in zip(names, intervals, strict=True) if interval is not None]
     rows.sort(key=lambda row: row[1][0])
-    shares = np.array([found[:3] for _, found in rows]).reshape(-1, 3)
+    shares = np.array([interval[:3] for _, interval in rows]).reshape(-1, 3)
     figure = go.Figure(
         go.Scatter(
             x=shares[:, 0], y=list(range(len(rows))), mode="markers", marker={"color": BLUE, "size": 9},
@@ -165,7 +165,7 @@ def by_class(
                 "type": "data", "symmetric": False, "color": BLUE,
                 "array": shares[:, 2] - shares[:, 0], "arrayminus": shares[:, 0] - shares[:, 1],
             },
-            customdata=[[clip(name), int(found[3])] for name, found in rows],
+            customdata=[[clip(name), int(interval[3])] for name, interval in rows],
             hovertemplate="%{customdata[0]}: %{x:.3f}, n = %{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip
@@ -194,7 +194,7 @@ def kinds_over(images: Sequence[int], counts: Mapping[str, Sequence[int]], *, of
 
 
 def noise(grid: NDArray[np.float64], density: NDArray[np.float64], *, centred: bool) -> go.Figure:
-    """Draw the density of what is added to each element of a code."""
+    """Draw the density of the noise that is added to each element of a code."""
     figure = go.Figure(go.Scatter(x=grid, y=density, fill="tozeroy", line={"color": BLUE}, name="noise"))
     figure.add_vline(x=0, line={"dash": "dot", "width": 1})
     figure.add_scatter(
@@ -210,6 +210,6 @@ def noise(grid: NDArray[np.float64], density: NDArray[np.float64], *, centred: b
 
 
 def clip(name: str, longest: int = 24) -> str:
-    """A name as an axis shows it: short, and no markup (Plotly reads some HTML)."""
+    """Shorten a name for an axis, and escape it, because Plotly reads some HTML."""
     short = name if len(name) <= longest else name[: longest - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""What a project's data set is, with a few of its images."""
+"""Shows a project's data set and a few of its images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_CLASSES = 12
 
 
 def data_card(project: Project) -> None:
-    """Show the data set, folded away, and offer another."""
+    """Describe the data set, and offer to look at its images or to create a project on another."""
     data = project.dataset
     channels, height, width = data["image_shape"]
     sizes = " + ".join(f"{n:,} {part}" for part, n in data["sizes"].items())
@@ -26,7 +26,7 @@ def data_card(project: Project) -> None:
     )
     left, right = st.columns(2)
     images = left.popover("Look at the images", icon=":material/image:", on_change="rerun", key="look")
-    if images.open:  # not before: they take torch and time to load
+    if images.open:  # not before: loading them needs torch and takes time
         with images:
             _samples(project)
     with right.popover("Another data set", icon=":material/database:"):
@@ -53,7 +53,7 @@ def _samples(project: Project) -> None:
 
 
 def source_of(project: Project) -> str:
-    """Where the data set of a project comes from, in a user's words."""
+    """Return where a project's data set comes from, in the user's words."""
     source: str = project.dataset["source"]
     if not source.startswith("blob:"):
         return source

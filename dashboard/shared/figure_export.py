@@ -1,4 +1,4 @@
-"""Figures as files: PNG and SVG, drawn by matplotlib with their caption, and CSV of every number shown."""
+"""Exports figures: PNG and SVG, drawn by matplotlib with their caption, and CSV of every number shown."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """What a figure is taken as.
+    """A figure to export.
 
     Attributes
     ----------
     name : str
-        Of the files, without their ending.
+        Of the files, without extension.
     caption : str
-        Its n, seed and settings, as text; stands in every file.
+        n, seed and settings as text; written into every file.
     draw : callable
-        Draws it; called once it is asked for, as is `table`.
+        Draws the figure; called only when a file is asked for, as is `table`.
     table : callable
-        Every number that the figure shows.
+        Returns every number that the figure shows.
     """
 
     name: str
@@ -35,26 +35,26 @@ class Export:
     table: Callable[[], pd.DataFrame]
 
     def picture(self, kind: Literal["png", "svg"]) -> bytes:
-        """The figure as the content of a file, its caption below it."""
+        """Return the content of a file: the figure with its caption below."""
         from defuse_core.report.evidence_figures import add_caption
         from defuse_core.report.figures import figure_bytes
 
         return figure_bytes(add_caption(self.draw(), self.caption), kind)
 
     def csv(self) -> bytes:
-        """Its numbers, unrounded, the caption in the last column."""
+        """Return the unrounded numbers as CSV, with the caption in the last column."""
         return self.table().assign(settings=self.caption).to_csv(index=False).encode()
 
 
 def show_export(export: Export) -> None:
-    """Offer a figure in all forms; a form is made once its button is clicked."""
+    """Offer a figure in all formats; a file is made when its button is clicked."""
     with st.popover("Take it", icon=":material/download:", help="As PNG, SVG or CSV"):
-        made: dict[str, Callable[[], bytes]] = {
+        files: dict[str, Callable[[], bytes]] = {
             "PNG": lambda: export.picture("png"),
             "SVG": lambda: export.picture("svg"),
             "CSV": export.csv,
         }
-        for kind, make in made.items():
+        for kind, make in files.items():
             st.download_button(
                 kind, make, file_name=f"{export.name}.{kind.lower()}", mime=_MIME[kind], on_click="ignore",
                 icon=":material/download:", key=f"take-{export.name}-{kind}", width="stretch",

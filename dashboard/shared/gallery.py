@@ -1,4 +1,4 @@
-"""Mistakes as a person sees them: original, reconstruction and mistake side by side, with export."""
+"""Shows mistakes beside their original and reconstruction, and exports them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from defuse_core.method.vae import BetaVAE
 
 KINDS = ("dataset", "reconstruction", "perturbation")
-"""By number, as `MistakeKind` counts them."""
+"""Names of the kinds, in the order of `MistakeKind`."""
 
 _IMAGES = ("original", "reconstruction", "mistake")
 
 
 @dataclass(frozen=True)
 class Found:
-    """Mistakes as arrays, one element each."""
+    """Mistakes as arrays, with one element per mistake."""
 
     latents: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -41,19 +41,19 @@ class Found:
 
 
 def read_mistakes(run_id: int) -> Found:
-    """Read what a search found; not to be changed."""
-    return Found(**store.arrays(run_id, "mistakes"))  # names and types are the step's
+    """Read the mistakes of a search. The arrays are shared: do not change them."""
+    return Found(**store.arrays(run_id, "mistakes"))  # the step writes these names and types
 
 
 def spread_out(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Mistakes of one image come together; mix them, always the same way."""
+    """Shuffle mistakes, always the same way: those of one image are neighbours."""
     return np.random.default_rng(0).permutation(chosen)
 
 
 def show_gallery(
     project: Project, run: Run, found: Found, shown: NDArray[np.int64], *, key: str = "mistakes"
 ) -> None:
-    """Show mistakes, by number, as tiles of three images."""
+    """Show mistakes, given by index, as tiles of three images."""
     triples = _triples(project, run, found, shown)
     if triples is None:
         return
@@ -75,25 +75,27 @@ def _models(project: Project, run: Run) -> tuple[BetaVAE, ImageDataset] | None:
     return None if vae is None or dataset is None else (vae, dataset)
 
 
-def _triples(project: Project, run: Run, found: Found, shown: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-    """Original, reconstruction and mistake, (n, 3, height, width, channels) uint8."""
+def _triples(
+    project: Project, run: Run, mistakes: Found, rows: NDArray[np.int64]
+) -> NDArray[np.uint8] | None:
+    """Return original, reconstruction and mistake, (n, 3, height, width, channels) uint8."""
     import torch
 
     from defuse_core.method.vae import decode_images, encode_means
 
     models = _models(project, run)
-    if models is None or not len(shown):
+    if models is None or not len(rows):
         return None
     vae, dataset = models
-    sources = dataset.train.images[torch.from_numpy(found.source_index[shown])]
+    sources = dataset.train.images[torch.from_numpy(mistakes.source_index[rows])]
     originals = sources.permute(0, 2, 3, 1).numpy()
-    decoded = as_arrays(decode_images(vae, encode_means(vae, sources)))
-    mistakes = as_arrays(decode_images(vae, torch.from_numpy(found.latents[shown])))
-    return np.stack([originals, decoded, mistakes], axis=1)
+    reconstructions = as_arrays(decode_images(vae, encode_means(vae, sources)))
+    perturbed = as_arrays(decode_images(vae, torch.from_numpy(mistakes.latents[rows])))
+    return np.stack([originals, reconstructions, perturbed], axis=1)
 
 
 def mistakes_table(project: Project, found: Found, chosen: NDArray[np.int64]) -> pd.DataFrame:
-    """Mistakes as a table, by number."""
+    """Return mistakes, given by index, as a table."""
     names = np.array(project.class_names)
     return pd.DataFrame(
         {
@@ -112,21 +114,21 @@ def mistakes_npz(table: pd.DataFrame, triples: NDArray[np.uint8]) -> bytes:
     images = {f"{name}_image": triples[:, i] for i, name in enumerate(_IMAGES)}
     columns = {name: np.array(values) for name, values in table.to_dict("list").items()}
     written = io.BytesIO()
-    np.savez_compressed(written, **columns, **images)  # type: ignore[arg-type]  # a keyword of numpy's own
+    np.savez_compressed(written, **columns, **images)  # type: ignore[arg-type]  # not allow_pickle
     return written.getvalue()
 
 
 def export(
     project: Project, run: Run, found: Found, chosen: NDArray[np.int64], shown: NDArray[np.int64]
 ) -> None:
-    """Offer mistakes as a table, and those shown with their images."""
+    """Offer the chosen mistakes as a table, and the shown ones with their images."""
 
     def table() -> bytes:
         return mistakes_table(project, found, chosen).to_csv(index=False).encode()
 
     def images() -> bytes:
         triples = _triples(project, run, found, shown)
-        assert triples is not None  # the page shows them
+        assert triples is not None  # the page shows the same images
         return mistakes_npz(mistakes_table(project, found, shown), triples)
 
     row = st.container(horizontal=True)

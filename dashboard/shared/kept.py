@@ -1,4 +1,4 @@
-"""What pages compute with: data sets, models, regions and their draws. Each is None while it loads."""
+"""Caches what pages compute with: data sets, models, regions and draws. Each is None while it loads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dashboard.shared.region_data import (
-    Draws,
-    Painter,
-    Regions,
-    ask_annotators,
-    find_regions,
-)
+from dashboard.shared.region_data import Draws, Painter, Regions, ask_annotators, find_regions
 from dashboard.shell.store import later, workspace
 from defuse_core.workspace.edits import newest_change
 from defuse_core.workspace.workspace import Project, Workspace
@@ -24,7 +18,7 @@ if TYPE_CHECKING:
     from defuse_core.method.classifier import Classifier
     from defuse_core.method.vae import BetaVAE
 
-_DRAWN = 3.0  # seconds that draws are waited for
+_DRAWN = 3.0  # seconds that a page waits for draws
 
 
 @later("the images", max_entries=2)
@@ -41,7 +35,7 @@ def _open_dataset(store: Workspace, project: Project) -> ImageDataset:
 
 @later("the generator", max_entries=4)
 def generator(run_id: int) -> Callable[[], BetaVAE]:
-    """The generator that a run left."""
+    """The generator of a vae run."""
     return partial(_open_generator, workspace(), run_id)
 
 
@@ -54,7 +48,7 @@ def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
 
 @later("the classifier", max_entries=4)
 def classifier(run_id: int) -> Callable[[], Classifier]:
-    """The classifier that a run stands on."""
+    """The classifier that a run uses."""
     return partial(_open_classifier, workspace(), run_id)
 
 
@@ -65,7 +59,7 @@ def _open_classifier(store: Workspace, run_id: int) -> Classifier:
 
 
 def edits(run_id: int, *_: object) -> int:
-    """The newest edit of the regions of a run: what is computed of them is computed anew after another."""
+    """The number of the newest edit of a run's regions; a newer edit makes cached results invalid."""
     return newest_change(workspace().annotations.edits(run_id))
 
 
@@ -76,7 +70,7 @@ def regions(run_id: int) -> Callable[[], Regions]:
 
 
 def painter(run_id: int) -> Painter:
-    """What draws a run's regions; begun before whatever waits for it on the same threads."""
+    """What draws a run's regions. Its models load first: what waits for them uses the same threads."""
     vae = workspace().runs.ancestry(run_id)["vae"].id
     return Painter(classifier.future(run_id), generator.future(vae), regions.future(run_id))
 
@@ -89,10 +83,10 @@ def strip(run_id: int, region_id: int) -> Callable[[], Sprite]:
 
 @later("the draws", max_entries=64, version=edits, glance=_DRAWN)
 def draws(run_id: int, region_id: int, tau: float, n: int) -> Callable[[], Draws]:
-    """Draws of a region and what the classifier says of them.
+    """Draws of a region, and the classifier's predictions of them.
 
-    That takes milliseconds once the models are loaded. It is waited for, lest the board of the page, where
-    a person goes on typing, be taken away meanwhile.
+    This takes milliseconds once the models are loaded. The page waits for it: otherwise the label board
+    would disappear for a moment while a person is typing.
     """
     return partial(painter(run_id).draw, region_id, tau, n)
 
@@ -101,7 +95,7 @@ def draws(run_id: int, region_id: int, tau: float, n: int) -> Callable[[], Draws
 def opinions(
     run_id: int, region_id: int, tau: float, n: int, trained: int | None
 ) -> Callable[[], list[list[int | None]]]:
-    """What annotators, of run `trained` or the shipped, say of each draw."""
+    """The answers on each draw by the annotators of run `trained`, or by the shipped ones if None."""
     return partial(ask_annotators, workspace(), trained, region_id, draws.future(run_id, region_id, tau, n))
 
 

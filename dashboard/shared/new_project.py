@@ -1,4 +1,4 @@
-"""Choosing a data set and creating a project on it, in a process of its own that outlives the page."""
+"""Creates a project on a data set that the user chooses, in a process that outlives the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READING, _UPLOADED = "_reading", "_uploaded"
 
 
 def new_project_form() -> None:
-    """Ask for a name and a data set; begin to create the project."""
+    """Ask for a name and a data set, and start to create the project."""
     name = st.text_input("Name", key="new-name", placeholder="signs")
     way = st.segmented_control("Data set", _WAYS, default=_WAYS[0], required=True, key="new-way")
     source, size = _choose_source(way or _WAYS[0])
@@ -45,7 +45,7 @@ def new_project_form() -> None:
 
 
 def _choose_source(way: str) -> tuple[str | Blob | None, int | None]:
-    """What the data set is, and the size that its images are to get."""
+    """Ask for the data set; return its source, and the size its images are resized to, if any."""
     if way == "Digits":
         st.caption("5,000 handwritten digits of 28×28: 4,000 to train on, 1,000 to test on.")
         return "digits", None
@@ -72,9 +72,9 @@ def _choose_source(way: str) -> tuple[str | Blob | None, int | None]:
     return blob, None
 
 
-def _size(told: str) -> int | None:
+def _size(hint: str) -> int | None:
     return st.number_input(
-        "Resize to, pixels", 1, 4096, value=None, step=1, key="new-size", help=told, placeholder="as they are"
+        "Resize to, pixels", 1, 4096, value=None, step=1, key="new-size", help=hint, placeholder="as they are"
     )
 
 
@@ -101,29 +101,29 @@ def _begin(name: str, source: str | Blob, size: int | None, share: float) -> Non
 def _create(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.stdout.startswith("{"):
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
     return {"error": done.stderr.strip() or "the data set could not be read"}
 
 
 def _show_reading() -> None:
-    """Show how it goes with the project that this tab asked for; the process goes on without it, too."""
-    if (begun := recall(_READING)) is None:
+    """Show the progress of the project that this tab asked for; the process does not need the tab."""
+    if (reading := recall(_READING)) is None:
         return
-    name, found = begun
-    st.fragment(_watch, run_every=0.5 if not found.done() else None)(name, found)
+    name, future = reading
+    st.fragment(_watch, run_every=0.5 if not future.done() else None)(name, future)
 
 
-def _watch(name: str, found: Future[dict[str, Any]]) -> None:
-    if not found.done():
+def _watch(name: str, future: Future[dict[str, Any]]) -> None:
+    if not future.done():
         st.caption(":material/hourglass_empty: Reading the data set …")
         return
-    told = found.result()
-    if "error" in told:
-        st.error(plain(told["error"]))
+    answer = future.result()
+    if "error" in answer:
+        st.error(plain(answer["error"]))
         return
     forget(_READING)
     forget(_UPLOADED)
     note(f"Project {name} created")
-    open_soon(told["name"])
+    open_soon(answer["name"])
     st.rerun()

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured in seconds: what estimates of minutes are made of."""
+"""Measures how fast this machine is, so that pages can estimate how long a run will take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STARTUP = 4.0
 
 
 def offer_probe(project: Project, device: str) -> None:
-    """Offer to measure how fast a device searches and tunes."""
+    """Offer to measure how fast a device searches and fine-tunes."""
     probe = newest(project, "probe")
     if probe is not None and probe.live:
         st.caption("Measuring …")
@@ -23,9 +23,9 @@ def offer_probe(project: Project, device: str) -> None:
 
 
 def probed(project: Project, device: str) -> dict[str, float] | None:
-    """Speeds that the newest probe that is not stale measured on that device."""
-    first = next((found.device for found in store.devices()), "auto")
-    wanted = {device, *({"auto", first} if device in ("auto", first) else ())}
+    """Return the speeds that the newest probe, if one is not stale, measured on a device."""
+    first = next((entry.device for entry in store.devices()), "auto")
+    names = {device, *({"auto", first} if device in ("auto", first) else ())}
     runs = store.workspace().runs.of_project(project.id, "probe")
-    fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device in wanted]
+    fitting = [r for r in runs if r.status == "done" and not r.stale and r.resources.device in names]
     return fitting[-1].summary if fitting else None

@@ -1,4 +1,4 @@
-"""What a generator makes: its losses while it trains, then reconstructions, samples, a traversal."""
+"""Shows a generator: its losses while it trains, then reconstructions, samples and a traversal."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def show_losses(run: Run) -> None:
             st.caption("Training begins …" if run.config["weights"] is None else "Taking it in …")
         return
     beta = run.config["training"]["beta"]
-    shown = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]
+    losses = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]
     of = run.config["training"]["epochs"]
     left, right = st.columns(2)
     left.plotly_chart(
         charts.curves(
-            shown, {"reconstruction": "reconstruction"}, title="Reconstruction", y="nats an image", of=of
+            losses, {"reconstruction": "reconstruction"}, title="Reconstruction", y="nats an image", of=of
         ),
         key="g-reconstruction",
     )
     series = {"kl": "KL", "weighted": "βw·KL"}
-    right.plotly_chart(charts.curves(shown, series, title="KL", y="nats an image", of=of), key="g-kl")
+    right.plotly_chart(charts.curves(losses, series, title="KL", y="nats an image", of=of), key="g-kl")
 
 
 def show_control(project: Project) -> None:
@@ -80,9 +80,9 @@ def show_control(project: Project) -> None:
 def _show_shares(shares: dict[str, list[float]]) -> None:
     columns = st.columns(4)
     for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
-        told = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
-        column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=told)
-    poor = [part for part, found in shares.items() if found[0] < WANTED]
+        details = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
+        column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=details)
+    poor = [part for part, share in shares.items() if share[0] < WANTED]
     if poor:
         st.warning(
             f"Under {WANTED:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
@@ -95,7 +95,7 @@ def _show_shares(shares: dict[str, list[float]]) -> None:
 
 
 def show_generator(project: Project, run: Run) -> None:
-    """Show what a generator makes of real images, of noise, and along each dimension."""
+    """Show reconstructions of real images, samples from the prior, and a traversal of each dimension."""
     vae, dataset = kept.generator(run.id), kept.dataset(project.id)
     if vae is None or dataset is None:
         return
@@ -116,7 +116,7 @@ def show_generator(project: Project, run: Run) -> None:
 
 
 def as_arrays(pixels: Tensor) -> NDArray[np.uint8]:
-    """Pixels in [0, 1] (n, channels, h, w) as images (n, h, w, channels) uint8."""
+    """Turn pixels in [0, 1] (n, channels, h, w) into images (n, h, w, channels) uint8."""
     from defuse_core.data.splits import as_bytes
 
     return as_bytes(pixels).permute(0, 2, 3, 1).numpy()

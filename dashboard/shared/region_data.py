@@ -1,6 +1,6 @@
-"""What is computed of regions for the pages, on a thread; `kept` keeps it.
+"""Computes regions, draws and verdicts for the pages, on a thread; `kept` caches them.
 
-Draws are those of one seed everywhere, so that what was looked at is what is labelled.
+All draws have the same seed, so that people label the images that they looked at.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TAUS = (
     0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4,
     0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0,
 )  # fmt: skip
-"""Dense where the paper's are: .01 for SVHN and signs, .5 for MNIST."""
+"""Dense near the values of the paper: .01 for SVHN and signs, .5 for MNIST."""
 
 RHO = 0.5
-"""Share of errors over which a region is a failure, as in the paper."""
+"""A region is a failure above this share of errors, as in the paper."""
 
 _N_DRAWS = 64
 _FEWER = 16  # draws of images that are larger than 64 pixels
@@ -41,7 +41,7 @@ _FEWER = 16  # draws of images that are larger than 64 pixels
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a distill run as people edited them.
+    """The regions of a distill run, as people edited them.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Draws:
 
 
 def find_regions(store: Workspace, run_id: int) -> Regions:
-    """Find the regions of a distill run, and what lies in them."""
+    """Return the regions of a distill run, and which mistakes each contains."""
     from defuse_core.method.distillation import membership
     from defuse_core.steps.source import Source
 
@@ -96,27 +96,24 @@ def find_regions(store: Workspace, run_id: int) -> Regions:
 
 
 def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, latents: Tensor) -> None:
-    """Give the mistakes that a person chose to their region, whatever component is more probable.
-
-    What they were merged or split into takes them over.
-    """
-    made = [gaussian.region_id for gaussian in edit.into]
+    """Move mistakes in place to the regions of an edit, even where another component is more probable."""
+    new_ids = [gaussian.region_id for gaussian in edit.into]
     gone = np.isin(of_region, edit.regions)
     if edit.kind == "select":
-        of_region[list(edit.mistakes)] = made[0]
+        of_region[list(edit.mistakes)] = new_ids[0]
     elif edit.kind == "merge":
-        of_region[gone] = made[0]
+        of_region[gone] = new_ids[0]
     elif edit.kind == "split" and gone.any():
         from defuse_core.method.distillation import membership
 
-        weights = np.where(np.isin(np.arange(len(mixture.weights)), made), mixture.weights, 0.0)
+        weights = np.where(np.isin(np.arange(len(mixture.weights)), new_ids), mixture.weights, 0.0)
         among = replace(mixture, weights=weights)
         of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
 
 
 @dataclass(frozen=True)
 class Painter:
-    """Draws regions and judges them, once what it needs is loaded; call it on a thread."""
+    """Draws regions and judges them. Its methods wait for the models: call them on a thread."""
 
     classifier: Future[Classifier]
     vae: Future[BetaVAE]
@@ -129,8 +126,8 @@ class Painter:
         vae, region = self.vae.result(), self.regions.result()[region_id]
         n = _N_DRAWS if vae.config.image_size <= 64 else _FEWER
         images, predictions = draw_strip(self.classifier.result(), vae, region, taus=TAUS, n=n, seed=SEED)
-        shown = images.permute(0, 1, 3, 4, 2).numpy()
-        return make_sprite(shown, taus=TAUS, predictions=predictions.numpy())
+        channels_last = images.permute(0, 1, 3, 4, 2).numpy()
+        return make_sprite(channels_last, taus=TAUS, predictions=predictions.numpy())
 
     def draw(self, region_id: int, tau: float, n: int) -> Draws:
         """Draw n images of a region."""
@@ -141,20 +138,20 @@ class Painter:
         return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
 
     def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:
-        """Reach the verdict on every region that is labelled."""
+        """Return the verdict on every labelled region, by region id."""
         from defuse_core.extensions.answers import answers_by_region, judge
 
-        found = judge(
+        verdicts = judge(
             self.classifier.result(), self.vae.result(), self.regions.result().found,
             answers_by_region(events), disagreement_threshold=RHO,
         )  # fmt: skip
-        return {verdict.region_id: verdict for verdict in found}
+        return {verdict.region_id: verdict for verdict in verdicts}
 
 
 def ask_annotators(
     store: Workspace, trained: int | None, region_id: int, draws: Future[Draws]
 ) -> list[list[int | None]]:
-    """Let annotators, of run `trained` or the shipped, label draws; the answers on each, None for none."""
+    """Return the answers on each draw by the annotators of run `trained`, or by the shipped ones if None."""
     import torch
 
     from defuse_core.extensions.shipped import load_annotators

@@ -1,4 +1,4 @@
-"""One region: how it looks at every τ, what lies in it, and what can be done with it."""
+"""Shows one region: its draws at every τ, its mistakes, and the buttons that edit it."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ _SHOWN = 12
 
 
 def region_name(region_id: int, given: dict[int, str]) -> str:
-    """A region as people call it."""
+    """Return a region's number, with the name that people gave it."""
     return f"Region {region_id}" + (f" · {given[region_id]}" if region_id in given else "")
 
 
 def linked_region(
     ids: Sequence[int], given: dict[int, str], *, key: str = "region", otherwise: int | None = None
 ) -> int | None:
-    """The choice of a region, in the URL and the same on every page; `otherwise` where none is chosen."""
-    shown = [str(i) for i in ids]
+    """Ask for a region; `otherwise` is the default. The choice is in the URL and the same on every page."""
+    options = [str(i) for i in ids]
     stored = recall(key)
-    if not recall(f"{key}-known"):  # a new session, of a server that was restarted: the page's link tells
+    if not recall(f"{key}-known"):  # a new session, as after a restart of the server: read the link
         stored = stored or st.query_params.get(key)
         remember(f"{key}-known", True)
-    told = re.match(r"(?:Region )?(\d+)", str(stored or ""))
-    known = told.group(1) if told else None  # the browser may know it by a name that has changed since
-    if known not in shown:  # nor may it go on showing one that was merged or split since
+    match = re.match(r"(?:Region )?(\d+)", str(stored or ""))
+    known = match.group(1) if match else None  # without the name, which may have changed
+    if known not in options:  # it was merged or split since
         known = None if otherwise is None else str(otherwise)
     if recall(key) != known:
         remember(key, known)
     unset = "all" if key == "within" else "the heaviest"
-    chosen = linked_choice("Region", shown, key=key, show=lambda i: region_name(int(i), given), unset=unset)
+    chosen = linked_choice("Region", options, key=key, show=lambda i: region_name(int(i), given), unset=unset)
     return None if chosen is None else int(chosen)
 
 
 def chosen_tau(run: Run, region_id: int) -> float:
-    """The τ chosen for a region; else that of its latest answer, else the paper's for MNIST."""
+    """Return the τ chosen for a region; else that of its latest answer; else the paper's for MNIST."""
     workspace = store.workspace()
     if (chosen := taus(workspace.annotations.edits(run.id)).get(region_id)) is not None:
         return chosen
@@ -71,7 +71,7 @@ def chosen_tau(run: Run, region_id: int) -> float:
 
 
 def choose_tau(run: Run, region_ids: Sequence[int], tau: float) -> None:
-    """Keep a τ for regions, where it is another than before."""
+    """Store a τ for regions, unless they have it already."""
     for region_id in region_ids:
         if chosen_tau(run, region_id) != tau:
             _store(run, RegionEdit("tau", (region_id,), tau=tau, by=annotator()))
@@ -80,7 +80,7 @@ def choose_tau(run: Run, region_ids: Sequence[int], tau: float) -> None:
 def show_scrubber(
     project: Project, run: Run, regions: Regions, region_id: int, verdict: Verdict | None
 ) -> None:
-    """Show a region at every τ; what is chosen is kept. A fragment: letting the slider go runs no page."""
+    """Show a region at every τ, and store the τ chosen. A fragment, so the slider does not rerun the page."""
     st.fragment(_scrub)(project, run, regions, region_id, verdict)
 
 
@@ -106,8 +106,8 @@ def _scrub(project: Project, run: Run, regions: Regions, region_id: int, verdict
         on_change=choose,
     )  # fmt: skip
     tau = chosen_tau(run, region_id)
-    told, button = st.columns([3, 1], vertical_alignment="center")
-    told.caption(
+    text, button = st.columns([3, 1], vertical_alignment="center")
+    text.caption(
         f"{sprite.predictions.shape[1]} draws z ~ N(μ, τ·Σ), the same at every τ (seed {SEED}). "
         f"Labels of this region are given at τ = {tau:g}."
     )
@@ -131,7 +131,7 @@ def _suggest(sprite: Sprite, purity: float) -> float | None:
 
 
 def _next_to(ids: Sequence[int], region_id: int, n: int = 2) -> list[int]:
-    """The regions that are looked at next, most likely."""
+    """Return the regions that the user will most likely look at next."""
     place = ids.index(region_id)
     return list(ids[place + 1 : place + 1 + n])
 
@@ -142,20 +142,20 @@ def show_mistakes(project: Project, run: Run, regions: Regions, region_id: int, 
     if not len(inside):
         st.caption("No mistake belongs to it.")
         return
-    shown = spread_out(inside)[:_SHOWN]
-    st.caption(f"{len(shown)} of {len(inside):,} mistakes in it")
+    sample = spread_out(inside)[:_SHOWN]
+    st.caption(f"{len(sample)} of {len(inside):,} mistakes in it")
     identify = store.workspace().runs.ancestry(run.id)["identify"]
-    show_gallery(project, identify, found, shown, key="region-mistakes")
+    show_gallery(project, identify, found, sample, key="region-mistakes")
 
 
 def show_actions(run: Run, regions: Regions, region_id: int, chosen: Sequence[int]) -> None:
-    """Offer what can be done with a region, and with those chosen in the table."""
+    """Show the buttons that rename and split a region, merge those chosen in the table, and undo."""
     edits = store.workspace().annotations.edits(run.id)
     seen = newest_change(edits)
     row = st.container(horizontal=True)
     renamed = max((max(e.id, e.undone_by) for e in edits if e.kind == "rename"), default=0)
     with row.popover("Rename", icon=":material/edit:"):
-        key = f"name-{region_id}-{renamed}"  # another field, which shows the name as it is stored or undone
+        key = f"name-{region_id}-{renamed}"  # a new key makes a new field, which shows the stored name
         st.text_input(
             "Name", names(edits).get(region_id, ""), max_chars=60, key=key,
             on_change=_rename, args=(run, region_id, key), placeholder="4 with an open top",
@@ -203,7 +203,7 @@ def _merge(run: Run, regions: Regions, chosen: Sequence[int], seen: int) -> None
 
 
 def select(run: Run, regions: Regions, mistakes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-    """Make a region of mistakes, by number."""
+    """Make a region of mistakes, given by index."""
     import torch
 
     from defuse_core.extensions.regions import select as make
@@ -212,17 +212,17 @@ def select(run: Run, regions: Regions, mistakes: np.ndarray[tuple[int], np.dtype
     chosen = torch.from_numpy(latents[mistakes])
     seen = newest_change(store.workspace().annotations.edits(run.id))
 
-    def made() -> Sequence[Gaussian]:
+    def gaussians() -> Sequence[Gaussian]:
         return (make(regions.mixture, chosen, of=len(latents)),)
 
-    _replace(run, "select", [], made, seen, mistakes=mistakes.tolist())
+    _replace(run, "select", [], gaussians, seen, mistakes=mistakes.tolist())
 
 
 def _replace(
     run: Run, kind: EditKind, gone: Sequence[int], make: Callable[[], Sequence[Gaussian]], seen: int, *,
     mistakes: Sequence[int] = (),
 ) -> None:  # fmt: skip
-    """Store an edit that takes regions away and puts in what `make` makes, and look at the first of them."""
+    """Store an edit that replaces the regions `gone` by those that `make` returns; show the first of them."""
     try:
         edit = RegionEdit(kind, tuple(gone), tuple(make()), tuple(mistakes), by=annotator())
     except ValueError as error:
@@ -236,8 +236,8 @@ def _replace(
 
 
 def _sentence(edit: RegionEdit) -> str:
-    told = str(edit)
-    return told[:1].upper() + told[1:]
+    text = str(edit)
+    return text[:1].upper() + text[1:]
 
 
 def _undo(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The regions of a distill run as a table: what lies in each, and what people made of it."""
+"""Makes the table of regions: what each contains, and how people labelled it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dashboard.shared.region_data import RHO, Regions
 if TYPE_CHECKING:
     from defuse_core.base.records import Verdict
 
-_TOP = 3  # classes that are named
+_TOP = 3  # classes named in a cell
 
 
 def status_of(verdict: Verdict | None) -> str:
-    """Say what people made of a region: a verdict stands once its interval leaves out ρ."""
+    """Return the status of a region; it is decided once the interval of its error excludes ρ."""
     from defuse_core.method.labeling import more_to_decide
 
     if verdict is None:
         return "unlabelled"
     if not verdict.n_kept and not verdict.n_disagreed and not verdict.n_unanswered:
         return "none of the above"
-    if more_to_decide(verdict.error, threshold=RHO) != 0:  # nothing kept decides nothing
+    if more_to_decide(verdict.error, threshold=RHO) != 0:  # also if no answer is kept
         return "undecided"
     return "failure" if verdict.is_failure else "not a failure"
 
@@ -42,16 +42,16 @@ def top_classes(classes: NDArray[np.int64], names: Sequence[str]) -> str:
     '7 75 % · 1 25 %'
     """
     ranked = Counter(classes.tolist()).most_common()
-    told = [f"{names[c]} {100 * n / len(classes):.0f} %" for c, n in ranked[:_TOP]]
+    parts = [f"{names[c]} {100 * n / len(classes):.0f} %" for c, n in ranked[:_TOP]]
     rest = [f"{len(ranked) - _TOP} more"] if len(ranked) > _TOP else []
-    return " · ".join(told + rest)
+    return " · ".join(parts + rest)
 
 
 def region_table(
     regions: Regions, found: Found, class_names: Sequence[str], *, names: Mapping[int, str],
     verdicts: Mapping[int, Verdict], found_again: Mapping[int, float],
 ) -> pd.DataFrame:  # fmt: skip
-    """Make the table, a row a region, heaviest first; columns that would be empty are left out.
+    """Return the table, one row per region, heaviest first, without empty columns.
 
     Parameters
     ----------
@@ -60,10 +60,11 @@ def region_table(
         The mistakes.
     class_names : sequence of str
     names : mapping of int to str
-        That people gave.
+        Names that people gave, by region.
     verdicts : mapping of int to Verdict
+        By region.
     found_again : mapping of int to float
-        How far other seeds find the region, in [0, 1].
+        By region, its mean overlap with the most similar region under other seeds, in [0, 1].
     """
     rows = []
     for region in regions.found:
@@ -89,12 +90,9 @@ def region_table(
             }
         )
     table = pd.DataFrame(rows)
-    empty = [name for name in ("name", "label", "error", "interval", "found again") if not _told(table[name])]
+    optional = ("name", "label", "error", "interval", "found again")
+    empty = [name for name in optional if not (table[name].notna() & (table[name] != "")).any()]
     return table.drop(columns=empty)
-
-
-def _told(column: pd.Series) -> bool:
-    return bool((column.notna() & (column != "")).any())
 
 
 def _interval(verdict: Verdict) -> str:
@@ -127,4 +125,4 @@ COLUMNS = {
         help="Overlap (Jaccard) with the most similar region under other seeds, mean",
     ),
 }  # fmt: skip
-"""How the table is shown."""
+"""How `st.dataframe` shows the table."""

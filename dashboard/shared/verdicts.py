@@ -1,4 +1,4 @@
-"""What a classifier gets right and wrong: confusion, accuracy by class, the misclassified images."""
+"""Shows how good a classifier is: confusion, accuracy by class, the misclassified images."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def show_training(run: Run) -> None:
 
 
 def show_classifier(project: Project, run: Run) -> None:
-    """Show how a classifier does on a split."""
-    found = run.summary
-    parts = [part for part in ("test", "validation", "train") if part in found["accuracy"]]
+    """Show the accuracy and the misclassified images of a classifier on a split."""
+    summary = run.summary
+    parts = [part for part in ("test", "validation", "train") if part in summary["accuracy"]]
     columns = st.columns(len(parts) + 1)
     for column, part in zip(columns, parts, strict=False):
-        estimate, low, high, n = found["intervals"][part]
+        estimate, low, high, n = summary["intervals"][part]
         column.metric(
             f"{part.capitalize()} accuracy", f"{estimate:.3f}", help=f"[{low:.3f}, {high:.3f}], n = {n:,}"
         )
-    columns[-1].metric("Architecture", found["architecture"])
+    columns[-1].metric("Architecture", summary["architecture"])
     if run.config.get("pretrained") is not None:
         st.caption(_told_beginning(project, run))
     part = st.segmented_control(
         "Split", parts, default=parts[0], required=True, key="split", bind="query-params"
     )
     part = part or parts[0]
-    said = store.arrays(run.id, "predictions")
-    labels, predictions = said[f"{part}.labels"], said[f"{part}.predictions"]
+    outputs = store.arrays(run.id, "predictions")
+    labels, predictions = outputs[f"{part}.labels"], outputs[f"{part}.predictions"]
     names = project.class_names
     left, right = st.columns(2)
     left.plotly_chart(
@@ -60,22 +60,24 @@ def show_classifier(project: Project, run: Run) -> None:
     )
     right.plotly_chart(
         charts.by_class(
-            names, found["by_class"][part], title="Accuracy by class, worst first", x=f"{part} accuracy"
+            names, summary["by_class"][part], title="Accuracy by class, worst first", x=f"{part} accuracy"
         ),
         key="by-class",
     )
-    _show_wrong(project, labels, predictions, said[f"{part}.confidence"], part)
+    _show_wrong(project, labels, predictions, outputs[f"{part}.confidence"], part)
 
 
 def _told_beginning(project: Project, run: Run) -> str:
-    """With which weights training began, and what they did not have."""
+    """Say which weights training began with, and which layers they did not have."""
     blobs = {f"blob:{blob.sha256}": blob.name for blob in store.workspace().blobs(project.id)}
-    begun = run.config["pretrained"]
-    name = "ImageNet's weights" if begun == "imagenet" else blobs.get(begun, "an upload that is gone")
+    pretrained = run.config["pretrained"]
+    name = (
+        "ImageNet's weights" if pretrained == "imagenet" else blobs.get(pretrained, "an upload that is gone")
+    )
     afresh = run.summary["began_afresh"]
     more = f" and {len(afresh) - _SHOWN_LAYERS} more" if len(afresh) > _SHOWN_LAYERS else ""
-    told = f" Begun afresh: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
-    return plain(f"Training began with {name}.{told}")
+    suffix = f" Begun afresh: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
+    return plain(f"Training began with {name}.{suffix}")
 
 
 def confusion(
@@ -103,25 +105,25 @@ def _show_wrong(
     with left:
         label = linked_choice("True class", numbers, key="label", show=lambda i: names[int(i)])
     with middle:
-        said = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
+        prediction = linked_choice("Prediction", numbers, key="said", show=lambda i: names[int(i)])
     keep = np.ones(len(wrong), dtype=bool)
     keep &= True if label is None else labels[wrong] == int(label)
-    keep &= True if said is None else predictions[wrong] == int(said)
+    keep &= True if prediction is None else predictions[wrong] == int(prediction)
     chosen = wrong[keep]
     chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
     with right:
-        shown = chosen[linked_page(len(chosen), PER_PAGE, key="page")]
-    st.caption(f"{len(shown)} of {len(chosen):,}, the most confident first")
+        page = chosen[linked_page(len(chosen), PER_PAGE, key="page")]
+    st.caption(f"{len(page)} of {len(chosen):,}, the most confident first")
     dataset = kept.dataset(project.id)
-    if dataset is None or not len(shown):
+    if dataset is None or not len(page):
         return
-    images = dataset.splits()[part].images[shown].permute(0, 2, 3, 1).numpy()
+    images = dataset.splits()[part].images[page].permute(0, 2, 3, 1).numpy()
     tiles = [
         Tile(
             [image], names[int(predictions[i])], True,
             f"{names[int(labels[i])]}, {confidence[i]:.0%} sure\n{part} {i}",
             [f"{names[int(labels[i])]}, predicted as {names[int(predictions[i])]}"],
         )
-        for i, image in zip(shown.tolist(), images, strict=True)
+        for i, image in zip(page.tolist(), images, strict=True)
     ]  # fmt: skip
     image_grid(tiles, key="wrong", min_pixels=80)

@@ -1,4 +1,4 @@
-"""What every page stands in: the workspace, session state, forms, uploads, runs.
+"""What every page needs: the workspace, session state, forms, uploads, runs.
 
 Imports nothing else of the dashboard.
 """

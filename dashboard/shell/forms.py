@@ -1,4 +1,4 @@
-"""A form for the config of a step: one widget a field, explained by the config itself."""
+"""Shows a form for the config of a step: one widget per field, with the help text of the config."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def config_form(
     ----------
     step : str
     key : str
-        Under which the widgets keep their values; another key, other values.
+        Prefix of the widgets' keys; another prefix has values of its own.
     main : sequence of str
-        Fields shown first, by their last name; the others fold away.
+        Fields shown first, by the last part of their path; the others are folded away.
     leave_out : sequence of str
         Fields not shown.
     start : dict, optional
         Values to begin with; by default the config's own.
     presets : bool
-        Whether settings that are known to work are offered.
+        Whether to offer settings that are known to work.
     """
     config = STEPS[step].config.model_validate(start or {})
-    fields = [found for found in walk_fields(config) if not {*found[0]} & {*leave_out}]
+    fields = [entry for entry in walk_fields(config) if not {*entry[0]} & {*leave_out}]
     if presets:
         _preset_choice(step, key, fields)
     values: dict[str, Any] = {}
@@ -60,10 +60,10 @@ def config_form(
 
 def device_field() -> str:
     """Ask where to compute; the same choice on every page."""
-    shown = {found.device: str(found) for found in store.devices()}
+    devices = {entry.device: str(entry) for entry in store.devices()}
     return st.selectbox(
-        "device", ["auto", *shown], key="device", help="Where to compute",
-        format_func=lambda name: shown.get(name, "the best there is"),
+        "device", ["auto", *devices], key="device", help="Where to compute",
+        format_func=lambda name: devices.get(name, "the best there is"),
     )  # fmt: skip
 
 
@@ -72,8 +72,8 @@ def _preset_choice(step: StepName, key: str, fields: Sequence[tuple[Path, FieldI
         name = recall(f"{key}-preset")
         if name is None:
             return
-        given = STEPS[step].config.model_validate(preset_values(PRESETS[name], step))
-        values = {path: value for path, _, value in walk_fields(given)}
+        preset = STEPS[step].config.model_validate(preset_values(PRESETS[name], step))
+        values = {path: value for path, _, value in walk_fields(preset)}
         for path, field, _ in fields:
             remember(_key(key, path), _shown(field, values[path]))
 
@@ -88,11 +88,11 @@ def _rows(fields: Sequence[tuple[Path, FieldInfo, Any]], key: str, values: dict[
     columns = st.columns(3)
     for index, (path, field, value) in enumerate(fields):
         with columns[index % 3]:
-            given = _widget(path, field, value, _key(key, path))
+            answer = _widget(path, field, value, _key(key, path))
         place = values
         for part in path[:-1]:
             place = place.setdefault(part, {})
-        place[path[-1]] = given
+        place[path[-1]] = answer
 
 
 def _key(key: str, path: Path) -> str:
@@ -100,7 +100,7 @@ def _key(key: str, path: Path) -> str:
 
 
 def _shown(field: FieldInfo, value: Any) -> Any:
-    """A value as its widget holds it."""
+    """Turn a value into what its widget holds."""
     if isinstance(value, tuple):
         return ", ".join(repr(part).removesuffix(".0") for part in value)
     return float(value) if "float" in str(field.annotation) and value is not None else value
@@ -108,8 +108,8 @@ def _shown(field: FieldInfo, value: Any) -> Any:
 
 def _widget(path: Path, field: FieldInfo, value: Any, key: str) -> Any:
     label = path[-1].replace("_", " ")
-    kind, told = str(field.annotation), field.description
-    common: dict[str, Any] = {"key": key, "help": told, "persist_state": "session"}
+    kind, description = str(field.annotation), field.description
+    common: dict[str, Any] = {"key": key, "help": description, "persist_state": "session"}
     if recall(key, _UNSET) is _UNSET:
         remember(key, _shown(field, value))
     if field.annotation is bool:

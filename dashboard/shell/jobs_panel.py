@@ -1,4 +1,4 @@
-"""The pipeline of a project as it stands, with progress, cancel and resume; reads again by itself."""
+"""Shows the pipeline of a project with progress, cancel and resume, and refreshes itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from defuse_core.workspace.pipeline import PIPELINE, Stage, stage_of, stages
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project
 
-_BUSY, _IDLE = 1.0, 5.0  # seconds between two looks
+_BUSY, _IDLE = 1.0, 5.0  # seconds between two refreshes
 
 ICONS = {
     "missing": ":material/radio_button_unchecked:",
@@ -61,7 +61,7 @@ def start(
 
 
 def newest(project: Project, step: StepName) -> Run | None:
-    """The newest run of a step, however it stands."""
+    """Return the newest run of a step, whatever its status."""
     runs = store.workspace().runs.of_project(project.id, step)
     return runs[-1] if runs else None
 
@@ -78,7 +78,7 @@ def follow(run: Run, draw: Callable[[Run], object]) -> None:
 
 
 def show_trouble(run: Run) -> None:
-    """Say how a run ended that did not end well."""
+    """Say that a run failed, was cancelled or was interrupted."""
     if run.status == "failed":
         st.error(plain(run.error or "The run failed; its log says more."))
     elif run.status in ("cancelled", "interrupted"):
@@ -88,14 +88,14 @@ def show_trouble(run: Run) -> None:
 
 
 def show_pipeline(project: Project) -> None:
-    """Show every step with its state, and look again: every second while one is under way."""
-    shown = _states(_stages(project))
-    live = any(state in ("queued", "running") for _, state in shown)
-    st.fragment(_pipeline, run_every=_BUSY if live else _IDLE)(project, shown)
+    """Show every step with its state, and refresh it: every second while a run is live."""
+    states = _states(_stages(project))
+    live = any(state in ("queued", "running") for _, state in states)
+    st.fragment(_pipeline, run_every=_BUSY if live else _IDLE)(project, states)
 
 
 def _stages(project: Project) -> list[Stage]:
-    """The pipeline, and whatever else is under way or did not end well since."""
+    """Return the pipeline, and the newest run of each other step unless it is done."""
     workspace = store.workspace()
     others = {
         run.step: run for run in workspace.runs.of_project(project.id) if run.step not in PIPELINE
@@ -106,17 +106,17 @@ def _stages(project: Project) -> list[Stage]:
     ]
 
 
-def _states(found: list[Stage]) -> list[tuple[int, str]]:
-    """Run and state of every step."""
-    return [(stage.run.id if stage.run is not None else 0, stage.state) for stage in found]
+def _states(pipeline: list[Stage]) -> list[tuple[int, str]]:
+    """Return run id (0 for none) and state of every step."""
+    return [(stage.run.id if stage.run is not None else 0, stage.state) for stage in pipeline]
 
 
-def _pipeline(project: Project, shown: list[tuple[int, str]]) -> None:
-    found = _stages(project)
-    for stage in found:
+def _pipeline(project: Project, before: list[tuple[int, str]]) -> None:
+    pipeline = _stages(project)
+    for stage in pipeline:
         _show(stage)
-    if shown != _states(found):
-        rerun()  # the page shows what the run left, or what another tab or a terminal began
+    if before != _states(pipeline):
+        rerun()  # so that the page shows the new result, or a run that another tab started
 
 
 def _show(stage: Stage) -> None:
@@ -141,7 +141,7 @@ def _show(stage: Stage) -> None:
 
 
 def _rate(stage: Stage) -> str:
-    """How much is done, how fast it goes, and the time left, at the rate so far."""
+    """Say how much is done, at which rate, and how much time is left at this rate."""
     run = stage.run
     if run is None or run.attempt_at is None or stage.share <= 0:
         return "starts"
@@ -152,7 +152,7 @@ def _rate(stage: Stage) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time in words.
+    """Format a duration.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reruns that a page asks for by itself, told from those that a person's step brings about."""
+"""Tells reruns that a page asks for itself from those that an action of the user causes."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def rerun() -> NoReturn:
 
 
 def was_own() -> bool:
-    """Whether this run was asked for by the page itself; ask once a run."""
+    """Tell whether the page itself asked for this rerun; call it once per run."""
     return bool(st.session_state.pop(_OWN, False))

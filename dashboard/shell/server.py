@@ -1,7 +1,7 @@
-"""Starts Streamlit with the settings that the dashboard's safety rests on, whatever folder it is started in.
+"""Starts Streamlit, from any folder, with the settings that keep the dashboard safe.
 
-It listens on this machine alone, answers to this machine's names alone, and sends no statistics.
-Another address is taken only where Streamlit's OIDC login is configured, and then asks for it.
+It listens only on this machine, answers only to this machine's names, and sends no statistics.
+Another address is accepted only if Streamlit's OIDC login is configured; users must then log in.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from defuse_core.base.machine import ALLOW_LOCAL_CODE
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 LOGIN = "DEFUSE_LOGIN"
-"""Set in the server's environment where a login is asked for."""
+"""Environment variable of the server; set if users must log in."""
 
 MAX_UPLOAD_MB = 500
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address is this machine's alone.
+    """Tell whether only this machine can reach an address.
 
     Examples
     --------
@@ -79,9 +79,9 @@ def server_command(address: str, port: int, *, browser: bool) -> list[str]:
 
 
 def serve(address: str, port: int, *, browser: bool, allow_local_code: bool = False) -> None:
-    """Become the server: this process is replaced, so that signals reach it."""
+    """Replace this process by the server, so that signals reach it."""
     command = server_command(address, port, browser=browser)
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # the cores are the runs'
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # leaves the cores to the runs
     environment = {**os.environ, **one_thread, **({} if is_loopback(address) else {LOGIN: "1"})}
     if allow_local_code:
         environment[ALLOW_LOCAL_CODE] = "1"

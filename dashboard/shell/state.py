@@ -1,7 +1,6 @@
-"""The only owner of session-state keys and query parameters.
+"""Owns all session-state keys and query parameters.
 
-`project` is the project's name and stands in the URL, as does every filter, so that a link opens
-what was seen.
+The URL contains the project's name and every filter, so that a link opens the same view.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import streamlit as st
 
 from dashboard.shell import store
 from dashboard.shell.rerun import was_own
-from dashboard.shell.text import plain as plain  # theirs to import from here, too
+from dashboard.shell.text import plain as plain  # pages import it from here, too
 from defuse_core.workspace.labels import SIMULATED_PREFIX
 from defuse_core.workspace.workspace import Project
 
@@ -32,10 +31,10 @@ Option = TypeVar("Option")
 
 
 def choose_project(projects: Sequence[Project]) -> Project | None:
-    """Show the choice of project; return the one chosen, None where there is none.
+    """Ask for a project; return the one chosen, or None.
 
-    It stays open until another one is chosen, also where the choice is cleared: a tab that goes to another
-    page before the first has loaded sends an empty choice, and an address without it (Streamlit 1.67).
+    It stays open until another one is chosen, even if the choice is cleared: a tab that goes to another
+    page before the first has loaded sends an empty choice, and a URL without it (Streamlit 1.67).
     """
     names = [project.name for project in projects]
     if soon := st.session_state.pop(_SOON, None):
@@ -46,12 +45,12 @@ def choose_project(projects: Sequence[Project]) -> Project | None:
     if known in names and (PROJECT not in st.session_state or PROJECT not in st.query_params):
         st.session_state[PROJECT] = known
     if st.session_state.get(_BEFORE) not in (None, st.session_state.get(PROJECT)):
-        for key in _OF_PROJECT:  # another project's
+        for key in _OF_PROJECT:  # they belong to the project before
             st.session_state[key] = None
     st.session_state[_BEFORE] = st.session_state.get(PROJECT)
     chosen = st.selectbox(
         "Project", names, key=PROJECT, bind="query-params", disabled=not names,
-        index=None,  # a default would not stand in the URL
+        index=None,  # a default would not be in the URL
         placeholder="Choose one" if names else "No project yet",
     )  # fmt: skip
     return next((project for project in projects if project.name == chosen), None)
@@ -63,12 +62,12 @@ def open_project(name: str) -> None:
 
 
 def open_soon(name: str) -> None:
-    """Choose a project in the rerun that follows; for where `open_project` comes too late."""
+    """Choose a project in the next rerun; for code where `open_project` comes too late."""
     st.session_state[_SOON] = name
 
 
 def need_project() -> Project:
-    """The project that is open; where none is, say so and show no more of the page."""
+    """Return the open project; if there is none, say so and stop the page."""
     name = st.session_state.get(PROJECT)
     for project in store.workspace().projects():
         if project.name == name:
@@ -81,7 +80,7 @@ def need_project() -> Project:
 def linked_choice(
     label: str, options: Sequence[str], *, key: str, show: Callable[[str], str] = str, unset: str = "all"
 ) -> str | None:
-    """A filter that stands in the URL; None where it is not set, which `unset` tells."""
+    """Ask for the value of a filter, in the URL; None if it is not set, which shows as `unset`."""
     if st.session_state.get(key) not in (None, *options):
         st.session_state.pop(key)
     return st.selectbox(
@@ -90,7 +89,7 @@ def linked_choice(
 
 
 def linked_way(label: str, options: Sequence[str], *, key: str) -> str:
-    """A choice between ways to go on, that stands in the URL; the first is the default."""
+    """Ask for one of several options, in the URL; the first is the default."""
     chosen = st.segmented_control(
         label, options, key=key, default=options[0], required=True, bind="query-params",
         label_visibility="collapsed",
@@ -99,7 +98,7 @@ def linked_way(label: str, options: Sequence[str], *, key: str) -> str:
 
 
 def linked_page(n_items: int, per_page: int, *, key: str) -> slice:
-    """The part of many items to show; its number stands in the URL."""
+    """Ask for the number of a page, in the URL; return the slice of the items on it."""
     pages = max(1, -(-n_items // per_page))
     if st.session_state.get(key, 1) > pages:
         st.session_state[key] = 1
@@ -108,20 +107,20 @@ def linked_page(n_items: int, per_page: int, *, key: str) -> slice:
 
 
 def linked_number(label: str, low: float, high: float, default: float, *, key: str, told: str) -> float:
-    """A share that stands in the URL where it is not the default."""
+    """Ask for a number, in the URL unless it is the default."""
     return st.number_input(
         label, low, high, default, step=0.05, format="%g", key=key, help=told, bind="query-params"
     )
 
 
 def project_link() -> dict[str, str]:
-    """The query parameter of the project that is open, for a link to another page."""
+    """Return the query parameter of the open project, for a link to another page."""
     name = st.session_state.get(PROJECT)
     return {} if name is None else {PROJECT: name}
 
 
 def annotator_field(latest: str | None) -> str:
-    """Ask who labels, by default whoever did so last; return the name. It stands in the URL."""
+    """Ask for the annotator's name, in the URL, by default `latest`; return it."""
     if not str(st.session_state.get(ANNOTATOR) or "").strip():
         st.session_state[ANNOTATOR] = latest or annotator()
     st.text_input("Annotator", key=ANNOTATOR, max_chars=40, bind="query-params")
@@ -132,53 +131,53 @@ def annotator_field(latest: str | None) -> str:
 
 
 def annotator() -> str:
-    """Who labels and edits here: the name given on the label page, else who is logged in to the machine."""
+    """Return who labels and edits: the name from the label page, else the user of this machine."""
     name = str(st.session_state.get(ANNOTATOR) or "").strip()
     if name:
         return name
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # nobody has this number
+    except (OSError, KeyError):  # the user id has no name
         return "me"
 
 
 def remember(key: str, value: Any) -> None:
-    """Keep a value for this tab; of a widget's key: its value, to be set before it is shown."""
+    """Store a value for this tab; the value of a widget must be set before the widget is shown."""
     st.session_state[key] = value
 
 
 def recall(key: str, default: Any = None) -> Any:
-    """Return what was kept."""
+    """Return a stored value."""
     return st.session_state.get(key, default)
 
 
 def forget(key: str) -> None:
-    """Keep a value no longer."""
+    """Delete a stored value."""
     st.session_state.pop(key, None)
 
 
 def note(text: str) -> None:
-    """Tell something after the rerun that follows."""
+    """Show a message after the next rerun."""
     st.session_state[_NOTE] = text
 
 
 def refuse(text: str) -> None:
-    """Tell, on the page that follows, why something was not done; it stays until the next step."""
+    """Show after the next rerun why something was not done; it stays until the user's next action."""
     st.session_state[_REFUSAL] = text, False
 
 
 def has_note() -> bool:
-    """Whether something waits to be told; a fragment then lets the whole page run, which tells it."""
+    """Tell whether a message waits; a fragment then reruns the whole page, which shows it."""
     return _NOTE in st.session_state or not st.session_state.get(_REFUSAL, ("", True))[1]
 
 
 def show_note() -> None:
-    """Show what `note` and `refuse` left, once; a refusal again where the page runs again by itself."""
+    """Show the messages of `note` and `refuse` once; a refusal again if the page reruns by itself."""
     own = was_own()
-    place = st.container()  # always there: nothing moves, or closes, when an error comes or goes
-    told, shown = st.session_state.pop(_REFUSAL, ("", False))
-    if told and (own or not shown):
-        place.error(plain(told))
-        st.session_state[_REFUSAL] = told, True
+    place = st.container()  # always there, so that nothing moves or closes when an error comes or goes
+    refusal, was_shown = st.session_state.pop(_REFUSAL, ("", False))
+    if refusal and (own or not was_shown):
+        place.error(plain(refusal))
+        st.session_state[_REFUSAL] = refusal, True
     if text := st.session_state.pop(_NOTE, None):
         st.toast(plain(text))

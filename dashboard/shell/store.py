@@ -1,7 +1,6 @@
-"""The workspace, and what is computed from it: on threads, kept, bounded, keyed by ids and never by arrays.
+"""Opens the workspace, and computes from it on threads, with bounded caches keyed by ids, never by arrays.
 
-What takes longer than a glance is begun on a thread and waited for by the page, which goes on being
-one; torch is imported by the first of these, not before.
+A page that waits for a slow result says so and stays usable. torch is imported on these threads, not before.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _GLANCE = 0.3  # seconds that a page waits before it says what it waits for
 _PATIENCE = 10.0  # seconds that it waits while modules are imported
-_LOOK = 0.5  # seconds between two looks
+_LOOK = 0.5  # seconds between two reruns of a page that waits
 
 
 @st.cache_resource(show_spinner=False)
@@ -47,7 +46,7 @@ def workspace() -> Workspace:
 
 
 class Later(Generic[Given, Result]):
-    """A function of ids whose result is computed on a thread and kept; see `later`."""
+    """A function of ids whose result is computed on a thread and cached; see `later`."""
 
     def __init__(
         self, prepare: Callable[Given, Callable[[], Result]], what: str, *, max_entries: int,
@@ -56,26 +55,26 @@ class Later(Generic[Given, Result]):
         self._prepare, self._what, self._version, self._glance = prepare, what, version, glance
         self._signature = inspect.signature(prepare)
 
-        def begin(key: tuple[object, ...], given: tuple[Any, ...]) -> Future[Result]:
+        def begin(key: tuple[object, ...], args: tuple[Any, ...]) -> Future[Result]:
             del key
-            return on_thread(prepare(*given))  # type: ignore[call-arg]
+            return on_thread(prepare(*args))  # type: ignore[call-arg]
 
-        begin.__module__, begin.__qualname__ = prepare.__module__, prepare.__qualname__  # by which it is kept
+        begin.__module__, begin.__qualname__ = prepare.__module__, prepare.__qualname__  # name the cache
         self._begin = st.cache_resource(max_entries=max_entries, show_spinner=False)(begin)
 
     def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Result | None:
-        """The result; None while it is computed, or where it cannot be, which the page says."""
+        """Return the result; None while it is computed or if that failed, which the page says."""
         key = self._key(*args, **kwargs)
         return _await(self._begin(*key), self._what, lambda: self._begin.clear(*key), self._glance)
 
     def future(self, *args: Given.args, **kwargs: Given.kwargs) -> Future[Result]:
-        """The same for what is computed of it: begun unless it was, and again where it failed."""
+        """Return the future of the result, for what is computed from it; start again if it failed."""
         key = self._key(*args, **kwargs)
-        begun = self._begin(*key)
-        if begun.done() and begun.exception() is not None:
+        result = self._begin(*key)
+        if result.done() and result.exception() is not None:
             self._begin.clear(*key)
-            begun = self._begin(*key)
-        return begun
+            result = self._begin(*key)
+        return result
 
     def _key(self, *args: Given.args, **kwargs: Given.kwargs) -> tuple[tuple[object, ...], tuple[Any, ...]]:
         bound = self._signature.bind(*args, **kwargs)
@@ -87,31 +86,30 @@ def later(
     what: str, *, max_entries: int, version: Callable[..., object] = lambda *_: None,
     glance: float = _GLANCE,
 ) -> Callable[[Callable[Given, Callable[[], Result]]], Later[Given, Result]]:  # fmt: skip
-    """Let a function be computed on a thread, and its results be kept.
+    """Compute a function on a thread, and cache its results.
 
     Parameters
     ----------
     what : str
-        Which the page says that it loads.
+        What the page says that it loads.
     max_entries : int
-        How many results are kept.
+        How many results are cached.
     version : callable, optional
-        Takes what the function takes; where it returns something else than before, the result is computed
-        anew.
+        Takes the function's arguments; if its value has changed, the result is computed again.
     glance : float
         Seconds that a page waits before it says that it loads.
 
     Returns
     -------
     callable
-        Decorates a function of ids that returns what is to be called on the thread.
+        Decorates a function of ids that returns what to call on the thread.
     """
     return lambda prepare: Later(prepare, what, max_entries=max_entries, version=version, glance=glance)
 
 
-def on_thread(function: Callable[..., Result], *given: object) -> Future[Result]:
-    """Call a function on a thread of the dashboard's."""
-    return _threads().submit(function, *given)
+def on_thread(function: Callable[..., Result], *args: object) -> Future[Result]:
+    """Call a function on one of the dashboard's threads."""
+    return _threads().submit(function, *args)
 
 
 @st.cache_resource(show_spinner=False)
@@ -119,34 +117,34 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(4, thread_name_prefix="defuse-page")
 
 
-def _await(found: Future[Result], what: str, forget: Callable[[], None], glance: float) -> Result | None:
-    """The result; where it is not there at a glance, say so and run the page again once it is."""
-    slot = st.empty()  # always: what comes after it keeps its place on the page, and what was typed into it
+def _await(future: Future[Result], what: str, forget: Callable[[], None], glance: float) -> Result | None:
+    """Return the result; if it takes longer than `glance`, say so and rerun the page once it is there."""
+    slot = st.empty()  # always there, so that what follows keeps its place, and what was typed into it
     try:
-        return _result(found, what, glance, slot)
+        return _result(future, what, glance, slot)
     except NotYet:
-        st.fragment(_wait, run_every=_LOOK)(found, what)
-    except Exception as error:  # whatever a data set of a user's can give
+        st.fragment(_wait, run_every=_LOOK)(future, what)
+    except Exception as error:  # whatever a user's data set can raise
         st.error(plain(str(error)))
-        forget()  # it may have been mended by the next look
+        forget()  # so that the next rerun tries again
     return None
 
 
-def _result(found: Future[Result], what: str, glance: float, slot: DeltaGenerator) -> Result:
-    """Wait a glance; longer while modules are imported, which looking again and again would slow down."""
+def _result(future: Future[Result], what: str, glance: float, slot: DeltaGenerator) -> Result:
+    """Wait for `glance` seconds; longer while modules are imported, because reruns would slow that down."""
     try:
-        return found.result(timeout=glance)
+        return future.result(timeout=glance)
     except NotYet:
         if warm_up().done():
             raise
     slot.caption(f"Loading {what} …")
-    result = found.result(timeout=_PATIENCE)
+    result = future.result(timeout=_PATIENCE)
     slot.empty()
     return result
 
 
-def _wait(found: Future[Result], what: str) -> None:
-    if found.done():
+def _wait(future: Future[Result], what: str) -> None:
+    if future.done():
         rerun()
     st.caption(f"Loading {what} …")
 
@@ -158,14 +156,11 @@ def warm_up() -> Future[None]:
 
 
 def _import_all() -> None:
-    """Import what pages compute with, and start the spare runner.
-
-    Streamlit collects garbage after every run: what is imported is not looked through again.
-    """
+    """Import what pages compute with, and start the spare runner."""
     for name in ("steps.distill", "extensions.answers", "extensions.regions"):
         importlib.import_module(f"defuse_core.{name}")
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # Streamlit collects garbage after every run: it skips what is imported by now
     launcher.keep_spare()  # from now on a started step answers at once
 
 
@@ -173,13 +168,13 @@ def _import_all() -> None:
 
 
 def checksum(run_id: int, name: str) -> str | None:
-    """The SHA-256 of an artifact of a run, by its name; None where the run has none of that name."""
-    found = workspace().runs.artifacts(run_id).get(name)
-    return None if found is None else found.sha256
+    """Return the SHA-256 of an artifact of a run; None if the run has none of that name."""
+    artifact = workspace().runs.artifacts(run_id).get(name)
+    return None if artifact is None else artifact.sha256
 
 
 def arrays(run_id: int, name: str) -> Arrays:
-    """Arrays of a safetensors artifact of a run; not to be changed. Empty where the run has none."""
+    """Return the arrays of a safetensors artifact, or {}. They are shared: do not change them."""
     sha256 = checksum(run_id, f"{name}.safetensors")
     return {} if sha256 is None else _arrays(str(workspace().home), run_id, name, sha256)
 
@@ -208,14 +203,14 @@ class DeviceText:
 
 
 def devices() -> list[DeviceText]:
-    """The devices of this machine, the default first; none while they are being asked for."""
-    asked = _asked_devices()
-    return asked.result() if asked.done() and asked.exception() is None else []
+    """Return the devices of this machine, the default first; none until they are known."""
+    future = _asked_devices()
+    return future.result() if future.done() and future.exception() is None else []
 
 
 @st.cache_resource(show_spinner=False)
 def _asked_devices() -> Future[list[DeviceText]]:
-    """Ask a process of its own: torch takes seconds to import, and the shell does without it."""
+    """Ask another process: torch takes seconds to import, and the shell does not need it."""
     return ThreadPoolExecutor(1).submit(_ask_devices)
 
 
@@ -225,7 +220,7 @@ def _ask_devices() -> list[DeviceText]:
         "print(json.dumps([vars(found) for found in list_devices()]))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    return [DeviceText(**found) for found in json.loads(told.stdout)]
+    return [DeviceText(**entry) for entry in json.loads(process.stdout)]

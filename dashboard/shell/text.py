@@ -1,4 +1,4 @@
-"""Text of users', so that nothing in it is taken for markup."""
+"""Escapes users' text, so that nothing in it acts as markup."""
 
 from __future__ import annotations
 

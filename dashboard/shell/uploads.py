@@ -1,7 +1,7 @@
-"""Files that users bring: written to the workspace piece by piece, and let go of at once.
+"""Takes uploads: passes them on piece by piece, and frees their memory at once.
 
-Streamlit holds an upload in memory, gives the page a copy of it, and keeps both while the tab lives.
-Here it is taken in a callback, which sees the original, and dropped before the page runs.
+Streamlit holds an upload in memory, gives the page a copy of it, and keeps both while the tab is open.
+Here a callback reads the original, and drops it before the page runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dashboard.shell.state import forget, recall, remember
 _CHUNK = 2**20
 
 Take = Callable[[str, Iterator[bytes]], None]
-"""Gets the name that a file has with the user, and its content in pieces."""
+"""Gets the user's name for a file, and its content in pieces."""
 
 
 def upload_box(

@@ -1,4 +1,4 @@
 """Data sets: images with labels, in splits, and where they come from.
 
-Imports base alone.
+Imports only `base`.
 """

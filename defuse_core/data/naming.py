@@ -1,4 +1,4 @@
-"""How a data set is named: what a person types, a manifest holds and a run is given. Imports no torch."""
+"""Turns the source that a person types into that of a run or of a manifest. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def absolute_source(source: str) -> str:
-    """Return the same source for a run, which starts in a folder of its own.
+    """Make the path in a source absolute, since a run starts in a folder of its own.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def absolute_source(source: str) -> str:
 
 
 def without_path(source: str) -> str | None:
-    """Return a source without the folder of the other machine; None where it is nothing but a path."""
+    """Remove the folder, which is of another machine, from a source; None if it is only a path."""
     if source.startswith("torchvision:"):
         return ":".join(source.split(":")[:2])
     return source if source == "digits" else None

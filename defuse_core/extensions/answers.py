@@ -1,9 +1,9 @@
-"""Stored answers made into verdicts.
+"""Turn stored answers into verdicts.
 
-A region is judged at the τ and seed of its latest answer; answers that were given at others are about
-other images and do not count. Draws are frozen, so whoever was shown fewer saw the first of the same.
-Nor do those of simulated annotators count where a person has answered, nor those of a second pass,
-which measures the annotator.
+A region is judged at the τ and seed of its latest answer. Three kinds of answers do not count: those at
+another τ or seed, which are about other images; those of simulated annotators where a person has
+answered; and those of a second pass, which measures the annotator. Draws are frozen: who was shown fewer
+of them saw the first of the same ones.
 """
 
 from __future__ import annotations
@@ -17,13 +17,7 @@ from torch import Tensor
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Annotation, Region, Verdict
 from defuse_core.method.classifier import Classifier, predict
-from defuse_core.method.labeling import (
-    Votes,
-    collect_votes,
-    draw_images,
-    majority,
-    reach_verdict,
-)
+from defuse_core.method.labeling import Votes, collect_votes, draw_images, majority, reach_verdict
 from defuse_core.method.vae import BetaVAE
 from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 
@@ -45,29 +39,35 @@ class Answers:
 
 def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
     """Group the answers that count by region; single mistakes are left out."""
-    found: dict[int, Answers] = {}
+    by_region: dict[int, Answers] = {}
     voting = [e for e in events if e.round == 1]
     for region_id in sorted({e.region_id for e in voting} - {SINGLE_MISTAKES}):
         mine = _of_people([e for e in voting if e.region_id == region_id])
         tau, seed = mine[-1].tau, mine[-1].seed
         here = [e for e in mine if (e.tau, e.seed) == (tau, seed)]
         answers = [Annotation(region_id, e.annotator, e.label, e.sample_id) for e in here]
-        found[region_id] = Answers(tau, seed, _most_shown(here), answers)
-    return found
+        by_region[region_id] = Answers(tau, seed, _most_shown(here), answers)
+    return by_region
 
 
 def _of_people(events: Sequence[LabelEvent]) -> Sequence[LabelEvent]:
-    """Those of people, or all where no person has answered."""
+    """Return the answers of people, or all answers where no person has answered."""
     return [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)] or events
 
 
 def all_votes(events: Sequence[LabelEvent]) -> Votes:
     """The answers of everybody on each draw of the first pass, simulated annotators included."""
-    shown: dict[tuple[int, float, int], list[LabelEvent]] = {}
+    groups = _same_draws([e for e in events if e.round == 1])
+    return [votes for group in groups for votes in _votes(group, _most_shown(group))]
+
+
+def _same_draws(events: Sequence[LabelEvent]) -> list[list[LabelEvent]]:
+    """Group answers that are about the same draws; single mistakes are left out."""
+    groups: dict[tuple[int, float, int], list[LabelEvent]] = {}
     for e in events:
-        if e.round == 1 and e.region_id != SINGLE_MISTAKES:
-            shown.setdefault((e.region_id, e.tau, e.seed), []).append(e)
-    return [votes for given in shown.values() for votes in _votes(given, _most_shown(given))]
+        if e.region_id != SINGLE_MISTAKES:
+            groups.setdefault((e.region_id, e.tau, e.seed), []).append(e)
+    return list(groups.values())
 
 
 def _votes(events: Sequence[LabelEvent], n_samples: int) -> Votes:
@@ -80,16 +80,19 @@ def _most_shown(events: Sequence[LabelEvent]) -> int:
 
 
 def self_agreement(events: Sequence[LabelEvent], annotator: str) -> Interval:
-    """Share of the draws that an annotator answered in a first and a second pass and answered alike."""
-    shown: dict[tuple[int, float, int], list[LabelEvent]] = {}
-    for e in events:
-        if e.annotator == annotator and e.region_id != SINGLE_MISTAKES:
-            shown.setdefault((e.region_id, e.tau, e.seed), []).append(e)
+    """Share of the draws answered in both passes to which an annotator gave the same answer twice.
+
+    Parameters
+    ----------
+    events : sequence of LabelEvent
+        Of both passes; those of other annotators do not count.
+    annotator : str
+    """
     pairs = [
         (first, second)
-        for given in shown.values()
+        for group in _same_draws([e for e in events if e.annotator == annotator])
         for first, second in zip(
-            *(_votes([e for e in given if e.round == i], _most_shown(given)) for i in (1, 2)), strict=True
+            *(_votes([e for e in group if e.round == i], _most_shown(group)) for i in (1, 2)), strict=True
         )
         if first and second
     ]
@@ -100,16 +103,28 @@ def judge(
     classifier: Classifier, vae: BetaVAE, regions: Sequence[Region], answers: Mapping[int, Answers],
     *, disagreement_threshold: float,
 ) -> list[Verdict]:  # fmt: skip
-    """Reach the verdict on every region that has answers, in the order of `regions`."""
+    """Reach the verdict on every region that has answers, in the order of `regions`.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+        Decodes the draws that the annotators saw.
+    regions : sequence of Region
+    answers : mapping of int to Answers
+        By region_id, as `answers_by_region` returns them.
+    disagreement_threshold : float
+        ρ; a region is a failure if *more* than this share of its draws with a majority label disagree.
+    """
     return [
         reach_verdict(
             region.region_id,
-            predict(classifier, draw_images(vae, region, shown.n_samples, tau=shown.tau, seed=shown.seed)),
-            shown.annotations,
+            predict(classifier, draw_images(vae, region, own.n_samples, tau=own.tau, seed=own.seed)),
+            own.annotations,
             disagreement_threshold=disagreement_threshold,
         )
         for region in regions
-        if (shown := answers.get(region.region_id)) is not None
+        if (own := answers.get(region.region_id)) is not None
     ]
 
 
@@ -126,4 +141,4 @@ def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None
             of_mistake.setdefault(event.sample_id, []).append(event)
     index = sorted(of_mistake)
     votes = [{e.annotator: e.label for e in _of_people(of_mistake[i])} for i in index]
-    return torch.tensor(index, dtype=torch.int64), [majority(list(given.values())) for given in votes]
+    return torch.tensor(index, dtype=torch.int64), [majority(list(labels.values())) for labels in votes]

@@ -1,9 +1,9 @@
-"""The contract test: is a network fed the way it was trained?
+"""The contract test: check that a network gets its input as it did in training.
 
-A network that gets pixels of another scale, order or size than in its training is wrong more often,
-and everything found with it would be about that. So the stated preprocessing is compared with the
-usual others on labelled images. All are screened on a few images; the most accurate, and the stated
-one, are then measured on all of them.
+A network that gets pixels of another scale, order or size than in training is wrong more often, and its
+failures would show only that. So the stated preprocessing is compared with the usual others on labelled
+images. All are screened on a few images; the most accurate ones and the stated one are then measured on
+all images.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def usual_preprocessings(stated: Preprocessing, of_dataset: Preprocessing, *, ch
     stated, of_dataset : Preprocessing
         What the user says, and the mean and standard deviation of the training images.
     channels : {1, 3}
-        That the network takes.
+        Of the network's input.
     """
     grey = sum(_IMAGENET[0]) / 3, sum(_IMAGENET[1]) / 3
     named = {
@@ -64,17 +64,17 @@ def usual_preprocessings(stated: Preprocessing, of_dataset: Preprocessing, *, ch
         "±1": ((0.5,) * channels, (0.5,) * channels),
         "0 … 255": ((0.0,) * channels, (1 / 255,) * channels),
     }
-    found = [Variant(STATED, stated)]
+    variants = [Variant(STATED, stated)]
     for name, (mean, std) in named.items():
         for order in ("rgb", "bgr") if channels == 3 else ("rgb",):
             usual = Preprocessing(mean, std, stated.image_size, order)
             if usual != stated:
-                found.append(Variant(f"{name}, BGR" if order == "bgr" else name, usual))
-    return found
+                variants.append(Variant(f"{name}, BGR" if order == "bgr" else name, usual))
+    return variants
 
 
 def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One value for every channel of the network."""
+    """Return one value for every channel of the network."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
@@ -94,8 +94,8 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
     Returns
     -------
     list of Variant
-        Those measured on all images first, the most accurate of them foremost; those that the network
-        does not take last.
+        Those measured on all images first, the most accurate at the top; those that the network does not
+        take last.
     """
     few, own = split[:SCREENED_IMAGES], split.images.shape[-1]
     sizes = {own, *USUAL_SIZES} - {variants[0].preprocessing.image_size or own}
@@ -104,7 +104,7 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
     for screened_one in _measure_all(network, variants, few):
         screened.append(screened_one)
         step += 1
-        yield step, of, _told(screened_one)
+        yield step, of, _metrics(screened_one)
     best = by_accuracy(screened)[0]
     bases = {v.name: v for v in (screened[0], best)} if best.accuracy else {v.name: v for v in screened}
     resized = [_at_size(base, size) for base in bases.values() for size in sorted(sizes)]
@@ -112,7 +112,7 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
     for screened_one in _measure_all(network, resized, few):
         screened.append(screened_one)
         step += 1
-        yield step, of, _told(screened_one)
+        yield step, of, _metrics(screened_one)
     ranked = by_accuracy(v for v in screened if v.accuracy)
     names = dict.fromkeys(v.name for v in [*ranked[:FINALISTS], *(v for v in ranked if v.name == STATED)])
     finalists = [v for v in ranked if v.name in names]
@@ -120,22 +120,22 @@ def check_contract(network: nn.Module, variants: Sequence[Variant], split: Split
     for measured in _measure_all(network, finalists, split):
         final.append(measured)
         step += 1
-        yield step, step + len(finalists) - len(final), _told(measured)
+        yield step, step + len(finalists) - len(final), _metrics(measured)
     return [*by_accuracy(final), *by_accuracy(v for v in screened if v.name not in names)]
 
 
 def _at_size(variant: Variant, size: int) -> Variant:
-    """The same at another image size."""
+    """Return the same variant at another image size."""
     preprocessing = replace(variant.preprocessing, image_size=size)
     return Variant(f"{variant.name}, {size}×{size}", preprocessing)
 
 
-def _told(variant: Variant) -> dict[str, float]:
+def _metrics(variant: Variant) -> dict[str, float]:
     return {} if variant.accuracy is None else {"accuracy": variant.accuracy.estimate}
 
 
 def by_accuracy(variants: Iterable[Variant]) -> list[Variant]:
-    """Sort, the most accurate first; of equal ones the stated, then those measured on more images."""
+    """Sort by accuracy, best first; among equals the stated one, then those measured on more images."""
 
     def rank(variant: Variant) -> tuple[float, bool, int]:
         if variant.accuracy is None:
@@ -148,7 +148,12 @@ def by_accuracy(variants: Iterable[Variant]) -> list[Variant]:
 def is_worse(stated: Variant, best: Variant) -> bool:
     """Tell whether another preprocessing is clearly better than the stated one.
 
-    Clearly: its interval lies above the stated one's estimate, so that chance alone gives no alarm.
+    Clearly: its interval lies above the stated one's estimate, so that chance alone seldom gives an alarm.
+
+    Parameters
+    ----------
+    stated, best : Variant
+        The best may be the stated one itself.
     """
     if best.accuracy is None:
         return False
@@ -161,11 +166,11 @@ def _measure_all(network: nn.Module, variants: Iterable[Variant], split: Split) 
     for variant in variants:
         classifier = Classifier(network, variant.preprocessing).to(device)
         try:
-            predict(classifier, split.images[:1])  # a refusal comes sooner than with all
+            predict(classifier, split.images[:1])  # one image fails sooner than all of them
             predictions = predict(classifier, split.images, batch_size=64)
-        except Exception as error:  # sizes it was not made for; a program of a user's may raise anything
-            told = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield replace(variant, problem=told[:200])
+        except Exception as error:  # a size it does not take; a user's program may raise anything
+            message = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield replace(variant, problem=message[:200])
             continue
         right = int((predictions == split.labels).sum())
         yield replace(variant, accuracy=Interval.wilson(right, len(split)))

@@ -1,18 +1,18 @@
-"""Controls, which the paper lacks: what tuning does without the regions, and the search without its shift.
+"""Run controls, which the paper lacks: tuning without the regions, and the search without its shift.
 
-- **λ = 0** tunes as Defuse does, for as many epochs from the same start, on L(D) alone. What it gains is
-  owed to more training, not to the regions. The draws still pass through the network beside the training
-  images, so that where it has batch normalisation their statistics are not those of L(D) alone.
-- **Random regions** tune with the λ that was chosen on as many draws from as many Gaussians of the same
-  covariance, τ and frozen normals, but each moved to the code of a training image of the region's class
-  that is classified correctly: only *where* they lie differs. What Defuse gains beyond it is owed to
-  the failure regions, not to decoded images of these classes anywhere. Its labels are those of the data,
-  right for the image in the middle; nobody looked at the draws around it.
+- **λ = 0** tunes as Defuse does, for as many epochs from the same start, on L(D) alone. Its gain comes
+  from more training, not from the regions. The draws still pass through the network beside the training
+  images. So with batch normalisation the batch statistics are not those of L(D) alone.
+- **Random regions** tune with the chosen λ on as many draws from as many Gaussians. Covariance, τ and
+  frozen normals are the same, but each Gaussian is moved to the code of a training image of the region's
+  class that is classified correctly: only *where* they lie differs. What Defuse gains beyond this comes
+  from the failure regions, not from decoded images of these classes anywhere. The labels are those of the
+  data, right for the image in the middle; nobody looked at the draws around it.
 - **Raw against centred noise** searches around the same images with the same random numbers. Raw noise
-  moves every code by its mean; how many more mistakes that finds, and of which kind, tells a shift off the
-  codes of real images from the jitter around them. It says nothing of which of the mistakes matter.
+  also moves every code by the noise's mean. The additional mistakes, by kind, show what this shift away
+  from the codes of real images does beyond the jitter around them. They do not show which mistakes matter.
 
-All of them take the classifier, the generator and the regions as given.
+All of them take the classifier, the generator and the regions as fixed.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def random_regions(
     ----------
     regions : sequence of Region
     labels : mapping of int to int
-        Label of each, by region_id.
+        Label of each region, by region_id.
     classifier : Classifier
         As it is before the correction.
     vae : BetaVAE
     train : Split
-        An image of the label is taken even if it is misclassified where none is classified correctly, and any
-        image where none is of the label.
+        Where no image of the label is classified correctly, a misclassified one is taken; where no image
+        has the label, any image.
     seed : int
 
     Returns
@@ -64,8 +64,8 @@ def random_regions(
     chosen = []
     for region in regions:
         of_label = train.labels == labels[region.region_id]
-        found = next(mask for mask in (right & of_label, of_label, torch.ones_like(right)) if mask.any())
-        candidates = torch.nonzero(found)[:, 0]
+        mask = next(m for m in (right & of_label, of_label, torch.ones_like(right)) if m.any())
+        candidates = torch.nonzero(mask)[:, 0]
         chosen.append(int(numpy_rng(seed, "random-region", region.region_id).choice(candidates.numpy())))
     middle = train[torch.tensor(chosen, dtype=torch.int64)]
     codes = encode_means(vae, middle.images).double().numpy()
@@ -74,7 +74,14 @@ def random_regions(
 
 
 def sample_split(split: Split, n: int, *, seed: int) -> Split:
-    """Take n random images without replacement, all in random order where there are no more."""
+    """Take n random images without replacement; all of them, in random order, if there are fewer.
+
+    Parameters
+    ----------
+    split : Split
+    n : int
+    seed : int
+    """
     drawn = numpy_rng(seed, "noise-sample").choice(len(split), min(n, len(split)), replace=False)
     return split[torch.from_numpy(drawn)]
 
@@ -98,8 +105,9 @@ def compare_noise(
     Returns
     -------
     dict of str to dict of str to int
-        For "raw" and "centred": `images` and `codes` searched, `misread` of these codes, and the mistakes
-        by kind that the search keeps, at most `max_mistakes_per_image` an image.
+        For "raw" and "centred": `images` and `codes` searched; `misread`, the number of these codes that
+        are misclassified; and by kind the mistakes that the search keeps, at most
+        `max_mistakes_per_image` an image.
     """
     batch = AdaptiveBatch(config.batch_size, device=classifier.mean.device)
     n_shards = math.ceil(len(split) / SHARD_IMAGES)
@@ -109,17 +117,18 @@ def compare_noise(
     for shard in range(n_shards):
         part = split[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
         for name in counts:
-            update = {"centred": name == "centred", "max_mistakes_per_image": None}
-            every = config.model_copy(update=update)
-            found = identify_shard(classifier, vae, part, shard=shard, config=every, seed=seed, batch=batch)
-            kept = found[_rank(found) < (config.max_mistakes_per_image or config.n_perturbations)]
-            more = {"misread": len(found), **kept.counts()}
+            every = config.model_copy(update={"centred": name == "centred", "max_mistakes_per_image": None})
+            mistakes = identify_shard(
+                classifier, vae, part, shard=shard, config=every, seed=seed, batch=batch
+            )
+            nearest = mistakes[_rank(mistakes) < (config.max_mistakes_per_image or config.n_perturbations)]
+            more = {"misread": len(mistakes), **nearest.counts()}
             counts[name] = {key: count + more[key] for key, count in counts[name].items()}
-        yield shard + 1, n_shards, {name: float(found["misread"]) for name, found in counts.items()}
-    return {name: {**searched, **found} for name, found in counts.items()}
+        yield shard + 1, n_shards, {name: float(sums["misread"]) for name, sums in counts.items()}
+    return {name: {**searched, **sums} for name, sums in counts.items()}
 
 
-def _rank(found: Mistakes) -> Tensor:
+def _rank(mistakes: Mistakes) -> Tensor:
     """Place of each mistake (n,) int64 among those of its image, from 0 for the smallest ‖ε‖₂."""
-    source = found.source_index.numpy()
+    source = mistakes.source_index.numpy()
     return torch.from_numpy(np.arange(len(source)) - np.searchsorted(source, source))

@@ -1,9 +1,9 @@
-"""Where a code lies among the codes of the training images: its nearest ones, and whether any is near.
+"""Find the training codes nearest to a code, and tell whether it is off their manifold.
 
-The rule for "off the manifold", which the paper leaves open: a code is off it where its nearest training
-code is farther than the nearest *other* code is for `share` of the training codes. So by construction about
-1 − share of the training codes would be off it, too, and a code among them seldom is. Distances are
-Euclidean in latent space, where the prior N(0, I) gives every dimension the same scale.
+The paper gives no rule for "off the manifold". Ours: for `share` of the training codes the nearest *other*
+code lies within a radius; a code is off the manifold if its nearest training code is farther away than
+that. So about 1 − share of the training codes would themselves be off it. Distances are Euclidean in
+latent space, where the prior N(0, I) gives every dimension the same scale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Manifold:
     radius : float
         A code is off the manifold where its nearest training code is farther than this.
     share : float
-        Of the training codes have their nearest other code within the radius.
+        Share of the training codes whose nearest other code lies within the radius.
     n_codes : int
     latent_dim : int
 
@@ -55,7 +55,7 @@ class Manifold:
 
     @staticmethod
     def of(codes: Codes, *, share: float = 0.99, seed: int) -> Manifold:
-        """Take the training codes and estimate the radius, leaving one out.
+        """Store the training codes and estimate the radius by leave-one-out.
 
         Parameters
         ----------
@@ -64,13 +64,13 @@ class Manifold:
         share : float
             In (0, 1].
         seed : int
-            Of the sample of 2,000 codes that the radius is estimated on where there are more; the nearest
-            other code is sought among all.
+            With more than 2,000 codes the radius is estimated on a random sample of 2,000; their nearest
+            other codes are still searched among all.
 
         Raises
         ------
         ValueError
-            If there are under two codes, they are not finite, or the share is out of range.
+            If there are fewer than two codes, they are not finite, or the share is out of range.
         """
         known = _array(codes, "codes")
         if len(known) < 2:
@@ -81,14 +81,14 @@ class Manifold:
             raise ValueError(
                 f"share must be in (0, 1], got {share}; 0.99 lets 1 % of the training codes be off"
             )
-        from sklearn.neighbors import NearestNeighbors  # slow to import: not for those who only draw
+        from sklearn.neighbors import NearestNeighbors  # here, because it is slow to import
 
-        # A tree is slower than comparing with all from about ten dimensions on, and takes time to build.
+        # From about ten dimensions on, a tree is slower than brute force, and it takes time to build.
         fitted = NearestNeighbors(algorithm="brute").fit(known)
         sample = known
         if len(known) > _MAX_SAMPLE:
             sample = known[numpy_rng(seed, "manifold").choice(len(known), _MAX_SAMPLE, replace=False)]
-        distances, _ = fitted.kneighbors(sample, n_neighbors=2)  # itself, or a twin, and the nearest other
+        distances, _ = fitted.kneighbors(sample, n_neighbors=2)  # itself or a duplicate, and the next
         radius = float(np.quantile(distances[:, 1], share, method="inverted_cdf"))
         return Manifold(radius, share, len(known), known.shape[1], fitted)
 
@@ -104,7 +104,7 @@ class Manifold:
         Returns
         -------
         distances : (m, k) float64
-            Ascending. They are exact to about 1e-7 of the codes' norm: that of a training code to itself
+            Ascending, exact to about 1e-7 of the codes' norm: the distance of a training code to itself
             need not be 0.
         indices : (m, k) int64
             Rows of the training codes.
@@ -116,19 +116,19 @@ class Manifold:
         """
         if not 1 <= k <= self.n_codes:
             raise ValueError(f"k must be from 1 to {self.n_codes}, the number of training codes, got {k}")
-        asked = _array(latents, "latents")
-        if asked.shape[1] != self.latent_dim:
+        codes = _array(latents, "latents")
+        if codes.shape[1] != self.latent_dim:
             raise ValueError(
-                f"latents must be (m, {self.latent_dim}) like the training codes, got {asked.shape}; "
+                f"latents must be (m, {self.latent_dim}) like the training codes, got {codes.shape}; "
                 "take codes of the same generator"
             )
-        if not len(asked):
+        if not len(codes):
             return np.zeros((0, k)), np.zeros((0, k), dtype=np.int64)
-        distances, indices = self._fitted.kneighbors(asked, n_neighbors=k)
+        distances, indices = self._fitted.kneighbors(codes, n_neighbors=k)
         return np.asarray(distances, dtype=np.float64), np.asarray(indices, dtype=np.int64)
 
     def is_off(self, latents: Codes) -> NDArray[np.bool_]:
-        """Tell which codes (m, latent_dim) lie off the manifold, (m,) bool; errors as of `nearest`."""
+        """Tell which codes (m, latent_dim) lie off the manifold, (m,) bool; raises what `nearest` raises."""
         distances, _ = self.nearest(latents, 1)
         return np.asarray(distances[:, 0] > self.radius)
 

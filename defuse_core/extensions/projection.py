@@ -1,4 +1,4 @@
-"""Latent codes in the plane (figure 2): t-SNE, UMAP and PCA, each seeded."""
+"""Project latent codes to the plane (figure 2) by t-SNE, UMAP or PCA, each seeded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Projection:
         Where the fitted codes lie.
     method : {"tsne", "umap", "pca"}
     n_iter : int
-        Iterations done; less than asked for where the callback stopped it. 0 for UMAP and PCA.
+        Iterations done; fewer if the callback stopped it. 0 for UMAP and PCA.
     """
 
     points: NDArray[np.float32]
@@ -60,11 +60,11 @@ def project(
         t-SNE by openTSNE (van der Maaten and Hinton 2008), UMAP by umap-learn (McInnes et al. 2018).
     seed : int
     perplexity : float
-        Of t-SNE; 30 in figure 2. Lowered where there are fewer than 3 · perplexity codes.
+        Of t-SNE; 30 in figure 2. Lowered if there are fewer than 3 · perplexity + 1 codes.
     n_neighbors : int
         Of UMAP.
     callback : Callback, optional
-        Of t-SNE: gets (iteration, iterations, {"kl"}) about every 50; True stops and keeps the
+        Of t-SNE: gets (iteration, iterations, {"kl"}) every 50 iterations; True stops and keeps the
         embedding so far.
     """
     steps = projection_steps(
@@ -76,7 +76,24 @@ def project(
 def projection_steps(
     latents: Tensor, *, method: Method, seed: int, perplexity: float = 30.0, n_neighbors: int = 15
 ) -> Loop[Projection]:
-    """`project` as a `Loop`; UMAP and PCA do not yield."""
+    """`project` as a `Loop`; UMAP and PCA do not yield.
+
+    Parameters
+    ----------
+    latents : (n, latent_dim)
+        At least four codes.
+    method : {"tsne", "umap", "pca"}
+    seed : int
+    perplexity : float
+        Of t-SNE.
+    n_neighbors : int
+        Of UMAP.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four codes or two dimensions, a code is not finite, or the method is unknown.
+    """
     codes = _array(latents)
     if len(codes) < _MIN_CODES or codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise ValueError(
@@ -102,7 +119,7 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
     model = openTSNE.TSNE(
         perplexity=min(perplexity, (len(codes) - 1) / 3),
         random_state=derive_seed(seed, "projection") % 2**31,
-        n_jobs=torch.get_num_threads(),  # as the run was told; more than there are cores only spin
+        n_jobs=torch.get_num_threads(),  # those of the run; more than there are cores only slow it down
     )
     with _without_pynndescent():
         embedding = model.prepare_initial(codes)
@@ -120,15 +137,15 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
 
 @contextmanager
 def _without_pynndescent() -> Iterator[None]:
-    """openTSNE imports pynndescent to see whether it is there, and does not use it for Euclidean distances.
+    """Keep openTSNE from importing pynndescent, which it does not need for Euclidean distances.
 
-    The first import on a machine compiles for most of a minute, every other one takes seconds.
+    The first import on a machine compiles for most of a minute; later ones take seconds.
     """
     name = "pynndescent"
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # it cannot be imported
+    sys.modules[name] = None  # type: ignore[assignment]  # makes an import fail
     try:
         yield
     finally:

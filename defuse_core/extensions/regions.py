@@ -1,7 +1,7 @@
-"""Regions as people edited them: merged, split, or made of mistakes that they chose.
+"""Edit regions: merge them, split them, or make a new one of selected mistakes.
 
-An edited mixture is the one that was fitted with further components behind it; those that an edit
-took away weigh nothing. So a `region_id` stays the index of a component, and is never used twice.
+An edited mixture is the fitted one with new components appended; components that an edit removed get
+weight 0. So a `region_id` stays the index of a component and is never used twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
 
 
 def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: float | None = None) -> Mixture:
-    """Return the mixture with edits made, in order; those undone leave weightless components.
+    """Apply edits to a mixture, in order; an undone edit leaves components of weight 0.
 
     Parameters
     ----------
@@ -30,30 +30,30 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: fl
     edits : sequence of RegionEdit
         All of them, those undone included.
     min_weight : float, optional
-        That of distillation: what weighs more stays a region when a selection takes some of its weight.
+        Of distillation: a component above it stays a region when a selection takes some of its weight.
 
     Raises
     ------
     ValueError
-        If an edit does not fit the mixture: it was made for another one.
+        If an edit was made for another mixture.
     """
     weights, means, covariances = list(mixture.weights), list(mixture.means), list(mixture.covariances)
     kept: set[int] = set()
     for edit in (e for e in edits if e.kind in STRUCTURAL):
         first = len(weights)
-        wanted = list(range(first, first + len(edit.into)))
-        if [g.region_id for g in edit.into] != wanted or any(i >= first for i in edit.regions):
+        new_ids = list(range(first, first + len(edit.into)))
+        if [g.region_id for g in edit.into] != new_ids or any(i >= first for i in edit.regions):
             raise ValueError(f"the edit {edit} does not fit a mixture of {first} components")
-        for made in edit.into:
-            weights.append(0.0 if edit.undone else made.weight)
-            means.append(np.array(made.mean))
-            covariances.append(np.array(made.covariance))
+        for gaussian in edit.into:
+            weights.append(0.0 if edit.undone else gaussian.weight)
+            means.append(np.array(gaussian.mean))
+            covariances.append(np.array(gaussian.covariance))
         if edit.undone:
             continue
         for gone in edit.regions:
             weights[gone] = 0.0
-        kept = (kept - set(edit.regions)) | set(wanted)
-        if edit.kind == "select":  # it takes its weight from all
+        kept = (kept - set(edit.regions)) | set(new_ids)
+        if edit.kind == "select":  # its weight is taken from all others
             share = edit.into[0].weight
             if min_weight is not None:
                 kept |= {k for k, weight in enumerate(weights[:first]) if weight > min_weight}
@@ -66,7 +66,7 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: fl
 
 
 def merge(mixture: Mixture, regions: Sequence[Region]) -> Gaussian:
-    """Make one Gaussian of several, of the mean and covariance that they have together.
+    """Merge Gaussians into one with the mean and covariance of their mixture.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def merge(mixture: Mixture, regions: Sequence[Region]) -> Gaussian:
 
 
 def split(mixture: Mixture, region: Region, latents: Tensor, *, seed: int) -> tuple[Gaussian, Gaussian]:
-    """Make two Gaussians of one, fitted to its mistakes by expectation maximisation.
+    """Split a Gaussian in two, fitted to its mistakes by expectation maximisation.
 
     Parameters
     ----------
@@ -121,10 +121,10 @@ def split(mixture: Mixture, region: Region, latents: Tensor, *, seed: int) -> tu
 
 
 def select(mixture: Mixture, latents: Tensor, *, of: int) -> Gaussian:
-    """Make a Gaussian of codes that a person chose.
+    """Fit a Gaussian to codes that a person selected.
 
-    Its covariance is shrunk after Ledoit and Wolf (2004), which keeps it positive definite where
-    there are few codes.
+    Its covariance is shrunk after Ledoit and Wolf (2004), which keeps it positive definite even for few
+    codes.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def select(mixture: Mixture, latents: Tensor, *, of: int) -> Gaussian:
     latents : (n, latent_dim)
         Two codes or more.
     of : int
-        How many mistakes there are; the share of those chosen is the weight.
+        Number of all mistakes; the share of the selected ones is the weight.
     """
     from sklearn.covariance import LedoitWolf
 

@@ -1,32 +1,31 @@
-"""A second round: what became of the failure regions once the corrected classifier is searched again.
+"""Compare two rounds: what the search of the corrected classifier finds in the regions of the first round.
 
-A region is *closed* where few of its draws are misclassified by the corrected classifier and the second
-search finds few mistakes in it, both by stated limits; else it is still open. Draws alone would not do:
-the classifier was tuned on others of the same regions. A code that is predicted as the label people gave its
-region is no mistake here, though it is one by the label of the image it was made from: the correction
-teaches the former. A region of the second round is *new* where most of its mistakes lie in no region of
-the first.
+A failure region is *closed* if the corrected classifier misclassifies few of its draws and the second
+search finds few mistakes in it, both by stated limits; else it is still open. Draws alone would not be
+enough: the classifier was tuned on other draws of the same regions. A code that is predicted as the label
+of its region does not count as a mistake, even where its source image has another label: the correction
+teaches the region's label. A region of the second round is *new* unless most of its mistakes lie in regions
+of the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from defuse_core.base.intervals import Interval
+from defuse_core.base.intervals import Interval
 
 MAX_ERROR = 0.1
 """Share of a closed region's draws that may still be misclassified."""
 
 MAX_FOUND = 0.1
-"""Mistakes that the second search may find in a closed region, for each of the first's."""
+"""Mistakes that the second search may find in a closed region, as a share of the first's."""
 
-_MOST = 0.5  # share of a region's mistakes over which they lie where others lay
+_MOST = 0.5  # above this share of mistakes in known regions, a region is not new
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class RegionNow:
     before, after : Interval
         Share of its test draws that are misclassified before and after correction.
     n_before, n_after : int
-        Mistakes that the first and the second search found in it, see `misread`.
+        Mistakes that the first and the second search found in it, less those that `misread` leaves out.
     """
 
     region_id: int
@@ -61,10 +60,9 @@ class RegionFound:
         Among the regions of the second round.
     n_mistakes : int
     within : int or None
-        Where most of its mistakes lie in regions of the first round, the one of them that holds the
-        most; None where it is new.
+        Region of the first round that holds the most of its mistakes; None if the region is new.
     was_failure : bool
-        Whether that was a failure region.
+        Whether `within` was a failure region.
     """
 
     region_id: int
@@ -83,9 +81,9 @@ def misread(
     inside : (n_mistakes,) int64
         Region of each mistake, -1 for none.
     predictions : (n_mistakes,) int64
-        What the classifier that was searched says of each.
+        Of the classifier that was searched.
     labels : mapping of int to int
-        Class that people gave each failure region.
+        Label of each failure region, by region_id.
 
     Returns
     -------
@@ -97,8 +95,8 @@ def misread(
     >>> misread(np.array([3, 3, 4]), np.array([7, 8, 7]), {3: 7}).tolist()
     [-1, 3, 4]
     """
-    wanted = np.array([labels.get(i, -1) for i in inside.tolist()], dtype=np.int64)
-    return np.where((wanted == predictions) & (wanted >= 0), -1, inside)
+    region_labels = np.array([labels.get(i, -1) for i in inside.tolist()], dtype=np.int64)
+    return np.where((region_labels == predictions) & (region_labels >= 0), -1, inside)
 
 
 def follow_regions(
@@ -116,8 +114,8 @@ def follow_regions(
     errors : mapping of int to (Interval, Interval)
         By failure region: share of its test draws misclassified before and after correction.
     first, second : (n_mistakes,) int64
-        The region of the first round in which each mistake of either search lies, -1 for none. Both
-        searches are to be of the same images and settings.
+        Region of the first round in which each mistake of the first and of the second search lies, -1 for
+        none. Both searches must use the same images and settings.
     max_error, max_found : float
         Limits of a closed region, 0 or more.
 
@@ -128,20 +126,19 @@ def follow_regions(
 
     Examples
     --------
-    >>> from defuse_core.base.intervals import Interval
     >>> errors = {3: (Interval.wilson(9, 10), Interval.wilson(0, 10))}
     >>> follow_regions(errors, np.array([3, 3, 3, -1]), np.array([-1, 5]))[0].status
     'closed'
     """
     if min(max_error, max_found) < 0:
         raise ValueError(f"limits must be 0 or more, got max_error {max_error}, max_found {max_found}")
-    found = []
+    regions = []
     for region_id, (before, after) in errors.items():
         n_before, n_after = (int((inside == region_id).sum()) for inside in (first, second))
         closed = after.n > 0 and after.estimate <= max_error and n_after <= max_found * n_before
         status: Literal["closed", "open"] = "closed" if closed else "open"
-        found.append(RegionNow(region_id, status, before, after, n_before, n_after))
-    return sorted(found, key=lambda now: (now.status == "closed", -now.after.estimate, now.region_id))
+        regions.append(RegionNow(region_id, status, before, after, n_before, n_after))
+    return sorted(regions, key=lambda now: (now.status == "closed", -now.after.estimate, now.region_id))
 
 
 def trace_regions(
@@ -152,7 +149,7 @@ def trace_regions(
     Parameters
     ----------
     regions : (n_mistakes,) int64
-        Region of the second round of each mistake of the second search, -1 for none.
+        Region of the second round in which each mistake of the second search lies, -1 for none.
     second : (n_mistakes,) int64
         Region of the first round in which the same mistakes lie, -1 for none.
     failures : collection of int
@@ -167,10 +164,10 @@ def trace_regions(
         raise ValueError(
             f"regions and second must be of the same mistakes, got {regions.shape} and {second.shape}"
         )
-    found = []
+    traced = []
     for region_id in np.unique(regions[regions >= 0]).tolist():
         lying = second[regions == region_id]
         known, counts = np.unique(lying[lying >= 0], return_counts=True)
         within = int(known[counts.argmax()]) if counts.sum() > _MOST * len(lying) else None
-        found.append(RegionFound(region_id, len(lying), within, within in failures))
-    return sorted(found, key=lambda region: (region.within is not None, -region.n_mistakes))
+        traced.append(RegionFound(region_id, len(lying), within, within in failures))
+    return sorted(traced, key=lambda region: (region.within is not None, -region.n_mistakes))

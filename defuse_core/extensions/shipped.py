@@ -1,10 +1,10 @@
-"""The weights under models/: the demo's classifier and β-VAE, and five simulated annotators.
+"""Load and train the models under models/: the demo's classifier and β-VAE, and five simulated annotators.
 
-Each is a safetensors file beside a JSON card that says what it is, how it was made and what it
-scores. An annotator stands in for a person: a small network of another architecture and
-augmentation than the demo's classifier, initialised from a random stream of its own, trained on all
-60,000 digits, of which the classifier saw 4,000. `python -m defuse_core.extensions.shipped --mnist mnist.npz`
-makes all of them again.
+Each is a safetensors file beside a JSON card that says what the model is, how it was trained and how
+accurate it is. An annotator stands in for a person: a small network with another architecture and
+augmentation than the demo's classifier and with its own random stream. It is trained on all 60,000
+digits, of which the classifier saw 4,000. `python -m defuse_core.extensions.shipped --mnist mnist.npz`
+trains all models again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ import torch
 import typer
 from torch import nn
 
-from defuse_core.base.checkpoints import (
-    load_tensors,
-    load_weights,
-    save_tensors,
-)
+from defuse_core.base.checkpoints import load_tensors, load_weights, save_tensors
 from defuse_core.base.config import PRESETS, ClassifierTraining, VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
@@ -60,6 +56,12 @@ ANNOTATORS: dict[str, tuple[str, ClassifierTraining]] = {
 def read_card(name: str, models: Path = MODELS) -> dict[str, Any]:
     """Read a model's card and check that its weights are those the card was written for.
 
+    Parameters
+    ----------
+    name : str
+    models : Path
+        Folder of the cards and weights.
+
     Raises
     ------
     CheckpointError
@@ -80,7 +82,16 @@ def read_card(name: str, models: Path = MODELS) -> dict[str, Any]:
 def load_shipped_classifier(
     name: str = CLASSIFIER, *, device: torch.device | None = None, models: Path = MODELS
 ) -> Classifier:
-    """Load a shipped classifier or annotator, in evaluation mode."""
+    """Load a shipped classifier or annotator, in evaluation mode.
+
+    Parameters
+    ----------
+    name : str
+    device : torch.device, optional
+        By default the CPU.
+    models : Path
+        Folder of the cards and weights.
+    """
     card = read_card(name, models)
     network = build_network(card["architecture"], n_classes=card["n_classes"], channels=card["channels"])
     classifier = Classifier(network, Preprocessing.of_json(card["preprocessing"]))
@@ -91,14 +102,31 @@ def load_shipped_classifier(
 def load_shipped_vae(
     name: str = VAE, *, device: torch.device | None = None, models: Path = MODELS
 ) -> BetaVAE:
-    """Load a shipped β-VAE, in evaluation mode."""
+    """Load a shipped β-VAE, in evaluation mode.
+
+    Parameters
+    ----------
+    name : str
+    device : torch.device, optional
+        By default the CPU.
+    models : Path
+        Folder of the cards and weights.
+    """
     vae = BetaVAE(VaeConfig(**read_card(name, models)["vae"]))
     _fill(vae, name, models)
     return vae.to(device or torch.device("cpu")).eval()
 
 
 def load_annotators(*, device: torch.device | None = None, models: Path = MODELS) -> dict[str, Classifier]:
-    """Load the five simulated annotators by name."""
+    """Load the five simulated annotators by name.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        By default the CPU.
+    models : Path
+        Folder of the cards and weights.
+    """
     return {name: load_shipped_classifier(name, device=device, models=models) for name in ANNOTATORS}
 
 
@@ -111,7 +139,22 @@ def make_classifier(
     name: str, dataset: ImageDataset, architecture: str, config: ClassifierTraining, *,
     seed: int, models: Path = MODELS, callback: Callback | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a classifier, write it with its card, and return the card."""
+    """Train a classifier, write it with its card, and return the card.
+
+    Parameters
+    ----------
+    name : str
+        Of the files, without their endings.
+    dataset : ImageDataset
+    architecture : str
+    config : ClassifierTraining
+    seed : int
+        Of the initial weights, together with the name, and of the training.
+    models : Path
+        Folder to write to.
+    callback : Callback, optional
+        Gets (epoch, epochs, metrics); True stops.
+    """
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, name))
@@ -138,7 +181,20 @@ def make_vae(
     models: Path = MODELS,
     callback: Callback | None = None,
 ) -> dict[str, Any]:
-    """Train the demo's β-VAE, write it with its card, and return the card."""
+    """Train the demo's β-VAE, write it with its card, and return the card.
+
+    Parameters
+    ----------
+    name : str
+        Of the files, without their endings.
+    dataset : ImageDataset
+    seed : int
+        Of the initial weights, together with the name, and of the training.
+    models : Path
+        Folder to write to; holds the demo's classifier, which measures the reconstructions.
+    callback : Callback, optional
+        Gets (epoch, epochs, metrics); True stops.
+    """
     started = time.monotonic()
     preset = PRESETS["demo"]
     with torch.random.fork_rng():
@@ -146,15 +202,15 @@ def make_vae(
         vae = BetaVAE(preset.vae)
     history = train_vae(vae, dataset.train.images, config=preset.vae_training, seed=seed, callback=callback)
     classifier = load_shipped_classifier(models=models)
-    kept = {}
+    still_correct = {}
     for part, split in dataset.splits().items():
         right = split[predict(classifier, split.images) == split.labels]
         decoded = as_bytes(decode_images(vae, encode_means(vae, right.images)))
-        kept[part] = float((predict(classifier, decoded) == right.labels).double().mean())
+        still_correct[part] = float((predict(classifier, decoded) == right.labels).double().mean())
     facts = {
         "kind": "vae",
         "vae": preset.vae.model_dump(),
-        "still_correct_after_reconstruction": kept,
+        "still_correct_after_reconstruction": still_correct,
         "final": history[-1],
         "training": preset.vae_training.model_dump(),
     }
@@ -207,8 +263,8 @@ def make_models(
     for index, name in enumerate(names):
 
         def show(epoch: int, of: int, metrics: Any, name: str = name) -> None:
-            told = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-            typer.echo(f"{name} {epoch}/{of}: {told}")
+            values = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+            typer.echo(f"{name} {epoch}/{of}: {values}")
 
         if name == VAE:
             card = make_vae(name, digits, seed=seed, models=models, callback=show)

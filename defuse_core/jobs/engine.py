@@ -1,7 +1,7 @@
 """Where tasks run: in the runner's own process one after another, or on a Ray cluster.
 
-An engine yields what tasks yield, with the task's name, and how each ended. It writes nothing: that
-is the runner's part.
+An engine yields what the tasks yield, with the name of the task, and how each ended. It stores nothing:
+the runner does that.
 """
 
 from __future__ import annotations
@@ -31,24 +31,38 @@ class Ended:
 
 TaskEvent = tuple[str, Item | Started | Ended]
 Cancelled = Callable[[], frozenset[str]]
-"""Names of the tasks that are to be cancelled, asked at every step."""
+"""Returns the names of the tasks to cancel; it is called at every step."""
 
 
 class Engine(Protocol):
     """Runs the tasks of a step."""
 
     def run(self, step: Step, tasks: Sequence[str], cancelled: Cancelled) -> Iterator[TaskEvent]:
-        """Yield what the tasks yield; each begins with `Started` and finishes with `Ended`."""
+        """Yield what the tasks yield; each begins with `Started` and finishes with `Ended`.
+
+        Parameters
+        ----------
+        step : Step
+        tasks : sequence of str
+        cancelled : Cancelled
+        """
 
 
 class LocalEngine:
-    """One task after another, in this process, on one device."""
+    """Runs one task after another, in this process, on one device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def run(self, step: Step, tasks: Sequence[str], cancelled: Cancelled) -> Iterator[TaskEvent]:
-        """Run the tasks in order; one that fails does not keep the others from running."""
+        """Run the tasks in order; the others run even if one fails.
+
+        Parameters
+        ----------
+        step : Step
+        tasks : sequence of str
+        cancelled : Cancelled
+        """
         step.to(self._device)
         for task in tasks:
             if task in cancelled():
@@ -64,7 +78,13 @@ class LocalEngine:
 
 
 def run_task(step: Step, task: str) -> Iterator[Item | Ended]:
-    """Do a task and say how it ended; an error of the method is the task's, others are the run's."""
+    """Run a task and say how it ended; ValueError and RuntimeError fail the task, others are raised.
+
+    Parameters
+    ----------
+    step : Step
+    task : str
+    """
     try:
         yield from step.run(task)
     except (ValueError, RuntimeError) as error:

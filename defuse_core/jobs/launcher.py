@@ -1,7 +1,7 @@
-"""Submit, cancel and resume runs: each is a process of its own that outlives the one that asked for it.
+"""Submit, cancel and resume runs: each is a process of its own that outlives the one that started it.
 
-The runner leads its own session and process group. Its environment says how many threads and how
-much freed memory to keep, since both are read before torch is imported. Imports no torch.
+The runner leads its own session and process group. Its environment sets the number of threads and how
+much freed memory to keep, since both must be set before torch is imported. Imports no torch.
 """
 
 from __future__ import annotations
@@ -89,46 +89,66 @@ def submit(
 def find_upstream(workspace: Workspace, project_id: int, step: StepName) -> dict[str, Run]:
     """Return the newest usable runs that a step would stand on directly, by step.
 
+    Parameters
+    ----------
+    workspace : Workspace
+    project_id : int
+    step : str
+
     Raises
     ------
     WorkspaceError
         If there is none of a step that it needs.
     """
-    found: dict[str, Run] = {}
+    upstream: dict[str, Run] = {}
     for name in STEPS[step].needs:
         latest = workspace.runs.latest(project_id, name)
         if latest is None:
             raise WorkspaceError(f"{step} stands on {name}, of which no run is done; run that step first")
-        found[name] = latest
-    ground = {run.id for needed in found.values() for run in workspace.runs.ancestry(needed.id).values()}
+        upstream[name] = latest
+    ground = {run.id for needed in upstream.values() for run in workspace.runs.ancestry(needed.id).values()}
     for name in STEPS[step].optional:
         latest = workspace.runs.latest(project_id, name, done=True)
         if latest is not None and set(latest.upstream) <= ground:
-            found[name] = latest
-    return found
+            upstream[name] = latest
+    return upstream
 
 
 def cancel(workspace: Workspace, run_id: int, task: str | None = None) -> Run:
-    """Stop a run within a second, or one of its tasks at its next step; what is done is kept.
+    """Stop a run within a second, or one of its tasks at its next step; finished tasks are kept.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run_id : int
+    task : str, optional
+        Cancels this task alone; by default the run.
 
     Returns
     -------
     Run
-        As it is afterwards; a run that had ended already stays as it was.
+        Its state afterwards; a run that had already ended is unchanged.
     """
     if not workspace.runs.ask_to_cancel(run_id, task) or task is not None:
         return workspace.runs.get(run_id)
     run = workspace.runs.get(run_id)
-    if not run.has_runner:  # it will find that the run is no longer its own
+    if not run.has_runner:  # a runner that starts later sees this and stops
         workspace.runs.finish(run_id, "cancelled")
     elif is_alive(run.pid, run.pid_started, run.heartbeat_at):
         _stop(run.pid)
-        workspace.runs.finish(run_id, "cancelled")  # where it was killed, and may not be gone yet
+        workspace.runs.finish(run_id, "cancelled")  # if it was killed, and did not write this itself
     return workspace.runs.get(run_id)
 
 
 def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = None) -> Run:
-    """Go on with a run that failed, was cancelled or interrupted: only what is missing is computed.
+    """Resume a run that failed, was cancelled or interrupted: only what is missing is computed.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run_id : int
+    resources : Resources, optional
+        By default those that it had.
 
     Raises
     ------
@@ -144,12 +164,14 @@ def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = N
 
 
 def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run:
-    """Go on with a run under a config of more values, such as more λ; what it has computed stays.
+    """Resume a run under a config with more values, such as more λ; what is computed stays.
 
     Parameters
     ----------
+    workspace : Workspace
+    run_id : int
     changes : mapping
-        Fields of the config, as `submit` takes them; those of a config within it add to what it has.
+        Fields of the config, as in `submit`; the fields of a nested config are merged into it.
 
     Raises
     ------
@@ -177,9 +199,9 @@ def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run
 
 
 def probe(resources: Resources) -> None:
-    """Check where a run is to compute, as far as that can be seen from here, in seconds.
+    """Check the device and the Ray address of a run within seconds.
 
-    Whether something listens at a Ray address is asked here, since Ray would wait for minutes.
+    Ray itself would wait for minutes at an address where nothing listens.
 
     Raises
     ------
@@ -221,7 +243,7 @@ def drop_spare() -> None:
 
 @contextmanager
 def spare_runner(resources: Resources | None = None) -> Iterator[None]:
-    """Keep a runner ready while what is inside goes on, for commands that start several runs."""
+    """Keep a runner ready inside the context, for commands that start several runs."""
     keep_spare(resources)
     try:
         yield
@@ -230,18 +252,18 @@ def spare_runner(resources: Resources | None = None) -> Iterator[None]:
 
 
 def _start(workspace: Workspace, run: Run) -> None:
-    """Start the runner of a queued run, or take the spare one, and give the run over to it."""
+    """Start the runner of a queued run, or take the spare one, and hand the run over to it."""
     environment = _environment(run.resources)
     try:
         prepare_folder(workspace, run)
         pid = _SPARES.give(environment, workspace.home, run.id) or _start_runner(workspace, run, environment)
     except OSError as error:
-        told = explain_os_error(workspace.run_folder(run.id), error)
-        workspace.runs.finish(run.id, "failed", error=str(told))
-        raise told from error
+        explained = explain_os_error(workspace.run_folder(run.id), error)
+        workspace.runs.finish(run.id, "failed", error=str(explained))
+        raise explained from error
     try:
         workspace.runs.hand_over(run.id, pid)
-    except BaseException as error:  # nobody would run it, and nobody else could
+    except BaseException as error:  # else the run would stay queued without a runner
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         workspace.runs.finish(run.id, "failed", error=str(error))
@@ -250,7 +272,12 @@ def _start(workspace: Workspace, run: Run) -> None:
 
 
 def prepare_folder(workspace: Workspace, run: Run) -> None:
-    """Write down in the folder of a run what is to be done, and begin its log.
+    """Write config.json into the folder of a run, and create its log.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run : Run
 
     Raises
     ------
@@ -287,13 +314,13 @@ def _environment(resources: Resources) -> dict[str, str]:
 
 
 def _stop(pid: int) -> None:
-    """End a runner and its children: asked first, killed after `CANCEL_SECONDS`."""
+    """End a runner and its children: SIGTERM first, SIGKILL after `CANCEL_SECONDS`."""
     started = process_started(pid)
     try:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + CANCEL_SECONDS
         while time.monotonic() < deadline and process_started(pid) == started:
-            time.sleep(0.01)  # no child of ours, perhaps: then nothing can be waited on
-        os.killpg(pid, signal.SIGKILL)  # the group, where it or a child is left
+            time.sleep(0.01)  # it may not be our child, and then wait() does not work
+        os.killpg(pid, signal.SIGKILL)  # the group, if the runner or a child is left
     except ProcessLookupError:
         return

@@ -1,8 +1,8 @@
 """Tasks on a Ray cluster: the process that talks to Ray, and what a worker does.
 
-The pipe brings the step and its tasks, then names of tasks to cancel; what tasks yield goes back.
-The end of the pipe is the end of the runner: this process then ends its whole process group, which
-holds a cluster of its own with it.
+The pipe brings the step and its tasks, then names of tasks to cancel; what the tasks yield goes back.
+When the pipe closes, the runner has ended. This process then ends its whole process group, and with it a
+cluster that it started.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _ENVIRONMENT = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray takes 127.0.0.1 for every interface
 _WAIT_SECONDS = 0.2
 
-_held: dict[str, Any] = {}  # of a worker: the step, by the reference that it came by
+_held: dict[str, Any] = {}  # in a worker: the step, by the name of its reference
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Ray is imported, which may take long; the cluster is asked next."""
+    """Ray is imported, which may take long; next, this process connects to the cluster."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,19 @@ class Ready:
 
 
 def drive(pipe: Connection, resources: Resources) -> None:
-    """Run tasks on Ray until all have ended; the child's main function."""
+    """Run tasks on Ray until all have ended; the main function of this process.
+
+    Parameters
+    ----------
+    pipe : Connection
+        To the runner.
+    resources : Resources
+    """
     local = resources.address == "local"
     here = local or str(resources.address).startswith(("127.", "localhost"))
     os.environ.update({**_ENVIRONMENT, **(_LOOPBACK if here else {})})
     if not local and (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what a head started here asks for
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a head that was started here requires it
     try:
         import ray
     except ImportError:
@@ -66,9 +73,9 @@ def drive(pipe: Connection, resources: Resources) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             pipe.send(str(error))
             return
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray has put its own in place
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray has installed its own handler
         pipe.send(Ready())
-        step, tasks = pickle.loads(pipe.recv_bytes())  # of the runner, our parent
+        step, tasks = pickle.loads(pipe.recv_bytes())  # safe: from the runner, our parent
         _run(pipe, step, tasks, resources)
         ray.shutdown()
 
@@ -114,7 +121,7 @@ def _run(pipe: Connection, step: Step, tasks: list[str], resources: Resources) -
 
 
 def _obey(pipe: Connection, streams: dict[str, Any]) -> None:
-    """Cancel the tasks that the runner names; end all with the runner."""
+    """Cancel the tasks that the runner names; end all processes when the runner ends."""
     import ray
 
     try:
@@ -135,12 +142,20 @@ def _explain(error: Exception) -> Ended:
         return Ended("cancelled")
     if isinstance(error, ray.exceptions.RayTaskError):
         return Ended("failed", f"{type(cause).__name__}: {cause}")
-    told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return Ended("failed", f"its worker or node was lost ({told}); resume the run")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return Ended("failed", f"its worker or node was lost ({reason}); resume the run")
 
 
 def work_on(references: list[Any], task: str, resources: Resources) -> Iterator[Item | Started | Ended]:
-    """Do one task in a worker, which keeps the step for the next one."""
+    """Run one task in a worker, which keeps the step for its next task.
+
+    Parameters
+    ----------
+    references : list of one ray.ObjectRef
+        Of the step; in a list, since Ray would load a bare one for every task.
+    task : str
+    resources : Resources
+    """
     import ray
 
     from defuse_core.base.runtime import resolve_device, set_threads

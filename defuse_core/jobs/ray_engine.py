@@ -1,8 +1,8 @@
-"""Tasks on a Ray cluster, one a worker: the runner's side.
+"""Runs tasks on a Ray cluster, one per worker: the side of the runner.
 
-Ray takes the signals of the process that it is initialised in, and ends that process when its head
-is lost. So a child of the runner talks to Ray (`ray_driver`), and this talks to the child: if the
-cluster goes, the child goes, and the run has failed with all it had stored.
+Ray takes over the signals of its process, and ends that process when its head is lost. So a child of
+the runner talks to Ray (`ray_driver`), and this module talks to the child. If the cluster is lost, the
+child ends and the run fails; what it had stored is kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from defuse_core.steps.base import Step
 from defuse_core.workspace.runs import Resources
 
 CONNECT_SECONDS = 5.0
-"""How long a cluster may take to answer; one of our own, with address "local", `START_SECONDS`,
-as may Python with Ray."""
+"""How long a running cluster may take to answer."""
 START_SECONDS = 60.0
+"""How long the child, or a cluster of its own (address "local"), may take to start."""
 _POLL_SECONDS = 0.1
 
 
@@ -30,7 +30,7 @@ class ClusterError(RuntimeError):
 
 
 class RayEngine:
-    """All tasks at once, as far as the cluster has room for their CPU and GPU shares."""
+    """Runs all tasks at once, as far as the cluster has room for their CPU and GPU shares."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -38,6 +38,12 @@ class RayEngine:
 
     def run(self, step: Step, tasks: Sequence[str], cancelled: Cancelled) -> Iterator[TaskEvent]:
         """Yield what the workers yield, in the order of each task.
+
+        Parameters
+        ----------
+        step : Step
+        tasks : sequence of str
+        cancelled : Cancelled
 
         Raises
         ------
@@ -51,7 +57,7 @@ class RayEngine:
         ours, theirs = spawn.Pipe()
         child = spawn.Process(target=drive, args=(theirs, self._resources))
         child.start()
-        theirs.close()  # the child's end alone is left: its death reads as the end of the pipe
+        theirs.close()  # only the child holds it now: the pipe closes when the child ends
         try:
             self._await_ready(ours)
             # Not send(): torch would put tensors into shared memory, one file handle each.
@@ -68,24 +74,24 @@ class RayEngine:
                 child.join()
 
     def _await_ready(self, pipe: Connection) -> None:
-        told = _hear(pipe, START_SECONDS)
-        if isinstance(told, Asking):
+        message = _hear(pipe, START_SECONDS)
+        if isinstance(message, Asking):
             patience = START_SECONDS if self._resources.address == "local" else CONNECT_SECONDS
-            told = _hear(pipe, patience)
-            if told is None:
+            message = _hear(pipe, patience)
+            if message is None:
                 raise ClusterError(
                     f"no Ray cluster answers {self._where} within {patience:.0f} s, though something "
                     "listens; check the address and, where the cluster uses tokens, RAY_AUTH_MODE=token"
                 )
-        if not isinstance(told, Ready):
-            why = told or f"its driver did not start within {START_SECONDS:.0f} s"
+        if not isinstance(message, Ready):
+            why = message or f"its driver did not start within {START_SECONDS:.0f} s"
             raise ClusterError(f"the Ray cluster {self._where} could not be used: {why}")
 
     def _receive(self, pipe: Connection, tasks: Sequence[str], cancelled: Cancelled) -> Iterator[TaskEvent]:
-        running, asked = set(tasks), set[str]()
+        running, sent = set(tasks), set[str]()
         while running:
-            for task in (cancelled() & running) - asked:
-                asked.add(task)
+            for task in (cancelled() & running) - sent:
+                sent.add(task)
                 pipe.send(task)
             if not pipe.poll(_POLL_SECONDS):
                 continue
@@ -102,11 +108,11 @@ class RayEngine:
 
 
 def _hear(pipe: Connection, seconds: float) -> Asking | Ready | str | None:
-    """What the driver says next; None where it says nothing in time."""
+    """Return the next message of the driver; None if there is none in time."""
     if not pipe.poll(seconds):
         return None
     try:
-        told: Asking | Ready | str = pipe.recv()
+        message: Asking | Ready | str = pipe.recv()
     except EOFError:
         return "its driver ended; see the log"
-    return told
+    return message

@@ -1,8 +1,8 @@
-"""The process of a run: waits for its turn, runs the tasks, stores what they yield, and beats.
+"""The process of a run: waits for its turn, runs the tasks, stores what they yield, writes a heartbeat.
 
-`python -m defuse_core.jobs.runner HOME RUN`, started by `launcher`. On SIGTERM it stops within a
-second, also from inside a long native call: a thread that waits for the signal ends the process if
-the main one does not. All that was stored by then is whole, and `resume` computes the rest.
+`launcher` starts it: `python -m defuse_core.jobs.runner HOME RUN`. On SIGTERM it stops within a second, even
+inside a long native call: a thread waits for the signal, and ends the process if the main thread does
+not. What was stored by then is complete, and `resume` computes the rest.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _VERSIONS = ("defuse", "torch", "numpy", "scikit-learn")
 
 
 class Stopped(BaseException):
-    """The run is to end now; not an `Exception`, so that no step takes it for its own."""
+    """The run must end now; not an `Exception`, so that no step catches it."""
 
 
 class Guard:
-    """A thread that beats, learns of cancellations, and ends the process when it is told to."""
+    """A thread that writes the heartbeat, and ends the process on a signal or when the run is cancelled."""
 
     def __init__(self, workspace: Workspace, run_id: int) -> None:
         self._workspace, self._run_id = workspace, run_id
@@ -58,52 +58,59 @@ class Guard:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Take the signals and begin to beat; call from the main thread."""
+        """Install the signal handlers and start the heartbeat; call from the main thread."""
         signal.set_wakeup_fd(self._writing)  # written by C at once, whatever Python is busy with
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise `Stopped` if the run is to end."""
+        """Raise `Stopped` if the run must end."""
         if self._stop.is_set():
             raise Stopped
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but not past the run's end."""
+        """Sleep; raise `Stopped` as soon as the run must end."""
         if self._stop.wait(seconds):
             raise Stopped
 
-    def end(self, status: RunStatus, **told: Any) -> None:
-        """Write how the run ended; from now on the thread ends nothing."""
+    def end(self, status: RunStatus, **result: Any) -> None:
+        """Store how the run ended; from now on the thread does not end the process."""
         self._over.set()
-        durable = Workspace(self._workspace.home)  # what this names, a power cut may not take
-        durable.runs.finish(self._run_id, status, **told)
+        durable = Workspace(self._workspace.home)  # a power cut must not lose this
+        durable.runs.finish(self._run_id, status, **result)
 
     @property
     def status_when_stopped(self) -> RunStatus:
-        """Cancelled where a person asked for it, else interrupted."""
+        """Cancelled if a person cancelled it, else interrupted."""
         return "cancelled" if self._cancel_run else "interrupted"
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            told, _, _ = select.select([self._reading], [], [], HEARTBEAT_SECONDS / 2)
+            signals, _, _ = select.select([self._reading], [], [], HEARTBEAT_SECONDS / 2)
             try:
                 self._cancel_run, self.cancelled = self._workspace.runs.beat(self._run_id)
-            except WorkspaceError as error:  # a full disk: the main thread will meet it, too
+            except WorkspaceError as error:  # a full disk: the main thread will raise it, too
                 print(f"heartbeat: {error}", file=sys.stderr)
-            if told or self._cancel_run:
+            if signals or self._cancel_run:
                 break
         self._stop.set()
         if not self._over.wait(_GRACE_SECONDS):
             try:
                 self._workspace.runs.finish(self._run_id, self.status_when_stopped)
             finally:
-                os._exit(1)  # where the row could not be written, the missing process says the same
+                os._exit(1)  # even without the row: a process that is gone counts as ended
 
 
 def main(home: Path, run_id: int) -> int:
-    """Do the run; return the exit code, 0 where it is done."""
+    """Execute the run; return the exit code, 0 if it is done.
+
+    Parameters
+    ----------
+    home : Path
+        Of the workspace.
+    run_id : int
+    """
     workspace = Workspace(home, durable=False)
     run = _take_over(workspace, run_id)
     guard = Guard(workspace, run_id)
@@ -122,14 +129,14 @@ def main(home: Path, run_id: int) -> int:
     if merged is None:
         guard.end("cancelled")
         return 1
-    told = _told_at_end(workspace, run_id, merged, done)
-    guard.end("done", **told)
-    _remove_files(workspace, run_id, told["forget"])
+    result = _told_at_end(workspace, run_id, merged, done)
+    guard.end("done", **result)
+    _remove_files(workspace, run_id, result["forget"])
     return 0
 
 
 def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[str]) -> dict[str, Any]:
-    """What `RunStore.finish` is told of a run whose tasks `done` are merged."""
+    """Arguments of `RunStore.finish` for a run whose tasks `done` are merged."""
     whole = len(done) == len(workspace.runs.tasks(run_id))
     replaced = [f"{task}.safetensors" for task in done] if merged.replaces_tasks and whole else []
     labels_of = workspace.runs.ancestry(run_id)["distill"].id if merged.labels else 0
@@ -137,32 +144,32 @@ def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[s
 
 
 def _remove_files(workspace: Workspace, run_id: int, names: Sequence[str]) -> None:
-    """Remove files whose rows are gone: a file without a row is garbage, a row without a file is a lie."""
+    """Remove files after their rows: a file without a row is garbage, a row without a file is an error."""
     for name in names:
         (workspace.run_folder(run_id) / name).unlink(missing_ok=True)
     shutil.rmtree(workspace.run_folder(run_id) / "work", ignore_errors=True)
 
 
 def _take_over(workspace: Workspace, run_id: int) -> Run:
-    """Wait until the launcher has given the run to this process."""
+    """Wait until the launcher has handed the run to this process."""
     deadline = time.monotonic() + BUSY_SECONDS + 10  # the launcher may wait for the database
     while time.monotonic() < deadline:
         run = workspace.runs.get(run_id)
         if run.has_runner and run.pid == os.getpid():
             return run
-        if run.status != "queued":  # cancelled meanwhile, or never ours
+        if run.status != "queued":  # cancelled meanwhile, or not ours
             break
-        time.sleep(0.01)  # the launcher writes a row, and SQLite does not tell
+        time.sleep(0.01)  # the launcher writes a row, and SQLite sends no notice
     raise WorkspaceError(f"run {run_id} was not given to this process; use: defuse resume {run_id}")
 
 
 def _await_upstream(workspace: Workspace, run: Run, guard: Guard) -> None:
-    """Wait for live runs that this one stands on, and for annotators where it takes labels.
+    """Wait for live runs that this one stands on, and for annotate runs if it takes labels.
 
     Raises
     ------
     WorkspaceError
-        If one of those it stands on ended without being done.
+        If a run that it stands on ended without being done.
     """
     ground = [other for other in workspace.runs.ancestry(run.id).values() if other.id != run.id]
     for other in ground:
@@ -196,8 +203,8 @@ def _machine(workspace: Workspace, run: Run, guard: Guard) -> Iterator[None]:
 
 
 def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | None, list[str]]:
-    """Run what is missing and merge the tasks that are done; nothing where all were cancelled."""
-    from defuse_core.base import runtime  # torch: only now that it is this run's turn
+    """Run the missing tasks and merge those that are done; None if all were cancelled."""
+    from defuse_core.base import runtime  # imports torch, so only when it is this run's turn
     from defuse_core.base.checkpoints import load_tensors
     from defuse_core.steps import load_step
 
@@ -212,9 +219,9 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
     guard.check()
     workspace.runs.start(run.id, record)
     if STEPS[run.step].takes_labels and not workspace.runs.artifacts(run.id):  # type: ignore[index]
-        asked = run.config["last_annotation"]
+        last_annotation = run.config["last_annotation"]
         newest = workspace.annotations.last_id(workspace.runs.ancestry(run.id)["distill"].id)
-        workspace.runs.fix_labels(run.id, newest if asked is None else asked)
+        workspace.runs.fix_labels(run.id, newest if last_annotation is None else last_annotation)
     step = load_step(workspace, run.id)
     step.work = workspace.run_folder(run.id) / "work"
     stored = workspace.runs.artifacts(run.id)
@@ -240,7 +247,7 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
 
 
 def _make_engine(run: Run) -> tuple[Engine, dict[str, Any]]:
-    """The engine, and the device as it is recorded."""
+    """Make the engine, and the record of the device."""
     from defuse_core.base import runtime
     from defuse_core.jobs.engine import LocalEngine
 
@@ -253,7 +260,7 @@ def _make_engine(run: Run) -> tuple[Engine, dict[str, Any]]:
 
 
 def _run_tasks(workspace: Workspace, run: Run, step: Step, engine: Engine, guard: Guard) -> str | None:
-    """Run the tasks that are not done; the error of the first that failed, or None."""
+    """Run the tasks that are not done; return the error of the first that failed, or None."""
     tasks = workspace.runs.plan_tasks(run.id, step.tasks())
     missing = [task.name for task in tasks if task.status != "done"]
     recorder = Recorder(workspace, run.id)
@@ -267,7 +274,7 @@ def _run_tasks(workspace: Workspace, run: Run, step: Step, engine: Engine, guard
 
 
 class Recorder:
-    """Writes what tasks yield: points and files as they come, progress ten times a second."""
+    """Stores what tasks yield: points and files at once, progress at most ten times a second."""
 
     def __init__(self, workspace: Workspace, run_id: int) -> None:
         self._workspace, self._run_id = workspace, run_id
@@ -275,7 +282,13 @@ class Recorder:
         self._written: dict[str, float] = {}
 
     def store(self, task: str, item: Item | Started | Ended) -> str | None:
-        """Write one item; the error of a task that failed."""
+        """Store one item; return the error if it ends a task that failed.
+
+        Parameters
+        ----------
+        task : str
+        item : Item, Started or Ended
+        """
         from defuse_core.jobs.engine import Ended, Started
         from defuse_core.steps.base import File, Point
 

@@ -1,4 +1,4 @@
-"""What the HTML report says, as records: numbers as they were measured, pictures as pixels, no words yet."""
+"""Records of what the HTML report says: numbers as measured, pictures as pixels, no words yet."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from defuse_core.method.evaluation import Scores
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture, and what was said of it.
+    """One picture with its class and its predictions.
 
     Attributes
     ----------
     image : (height, width, 1 or 3) uint8
     wanted : str
-        The name of its class, or of the label that its region was given.
+        Name of its class, or of the label of its region.
     before, after : str
-        What the classifier says, before and after the correction.
+        Prediction before and after the correction.
     """
 
     image: NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The real test images nearest to a region; `same_label` of them are of the region's label."""
+    """The real test images nearest to a region; `same_label` of them have the region's label."""
 
     tiles: Sequence[Tile]
     same_label: int
@@ -52,24 +52,24 @@ class RegionEntry:
         What people called it.
     label : str
     tau : float
-        At which it was labelled, tuned on and tested.
+        τ at which it was labelled, tuned on and tested.
     before, after, baseline : Interval
-        Accuracy on its test draws; the baseline's is None where there is none.
+        Accuracy on its test draws; `baseline` is None if there is no baseline.
     held_out : bool
         Whether the correction never saw it.
     tiles : sequence of Tile
-        The first of the draws that the annotators were shown.
+        The first of the draws that the annotators saw.
     votes : sequence of (str or None)
-        What the annotators made of each of these draws: the majority, or None for none of the above.
+        The annotators' majority label of each of these draws; None for a tie, none of the above or no answer.
     n_shown : int
-        Draws that the annotators were shown, all of them.
+        All draws that the annotators saw.
     n_fit : int
-        How many of these they gave the region's label.
+        How many of these got the region's label.
     annotators : sequence of str
     simulated : bool
-        Whether all of these are programs.
+        Whether all annotators are programs.
     nearest : Nearest or None
-        None where it was not measured.
+        None if it was not measured.
     """
 
     region_id: int
@@ -91,27 +91,27 @@ class RegionEntry:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """All that the HTML report is made of.
+    """The content of the HTML report.
 
     Attributes
     ----------
     project : str
     dataset : mapping
-        What the project remembers of its data: source, sizes by split, image_shape, class_names.
+        The project's record of its data: source, sizes by split, image_shape, class_names.
     measured_on : str
         The day of the evaluation, as 2026-01-31.
     results : mapping
-        results.json; sections whose keys it lacks are left out, and say so.
+        results.json; a section whose keys it lacks is left out, and the page says so.
     scores : sequence of Scores
         Figure 4: before, the baseline where there is one, Defuse.
     sweep : sequence of mapping
         Every point of the sweep, in order of λ.
     baseline_sweep : sequence of mapping
-        That of the baseline; may be empty.
+        The same of the baseline; may be empty.
     regions : sequence of RegionEntry
         The worst failure regions, worst first.
     n_tuned, n_held_out : int
-        Failure regions tuned on, and those kept back.
+        Failure regions tuned on, and those held out.
     n_draws : int
         Test draws of each region.
     n_judged, n_labelled : int
@@ -122,7 +122,7 @@ class ReportContent:
         PNG or SVG by name.
     annotators : sequence of str
     simulated : bool
-        Whether none of them is a person.
+        Whether all annotators are programs.
     manifest : mapping or None
     """
 

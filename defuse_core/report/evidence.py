@@ -1,4 +1,4 @@
-"""What an evaluation left: read from its files, and said in words.
+"""Read the files of an evaluation, and say what they show in words.
 
 No classifier runs here, and no torch is imported.
 """
@@ -20,14 +20,14 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 
 SETS = {"validation": "validation", "test": "test", "region": "regions"}
-"""What figure 4 measures on, and how the page calls it."""
+"""What figure 4 measures on, and its name on the page."""
 
 CONTROLS = {"lam=0": "λ = 0", "random": "random regions"}
 SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
-"""How the curves of figure 6 are called in the file, and their spaces."""
+"""Prefixes of figure 6's curves in the file, and their spaces."""
 
-SHARP = 0.95  # below, much of what is found is the generator's fault
-SURE = 0.05
+SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
+SURE = 0.05  # p-value below which a change is more than chance
 
 Distances = Mapping[str, NDArray[np.float64]]
 
@@ -53,7 +53,7 @@ class Evidence:
     novelty : mapping of str to Distances
         By space, "pixels" and "latent", then by set of images: distances to misclassified training images.
     share : (n_draws,) float64
-        Of the annotators who gave the most frequent answer; NaN where nobody answered.
+        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
     unanimous : Interval or None
         None where nobody answered anything.
     """
@@ -66,9 +66,9 @@ class Evidence:
 
     @property
     def pairwise(self) -> float | None:
-        """Share of pairs of answers that are alike; None where no two have answered the same draw."""
-        found: float | None = self.results["agreement"]["pairwise"]
-        return None if found is None or math.isnan(found) else found
+        """Share of pairs of answers that are the same; None if no draw has two answers."""
+        value: float | None = self.results["agreement"]["pairwise"]
+        return None if value is None or math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Near:
     distance : sequence of float
     labels : sequence of str
     before, after : sequence of str, or None
-        What is said of them; None where the correction did not keep it.
+        Predictions before and after correction; None if the correction did not store them.
     """
 
     images: NDArray[np.uint8]
@@ -95,24 +95,30 @@ class Near:
 
 
 def read_evidence(store: Workspace, run_id: int) -> Evidence:
-    """Read what an evaluate run left."""
+    """Read the results of an evaluate run.
+
+    Parameters
+    ----------
+    store : Workspace
+    run_id : int
+    """
     from safetensors import safe_open
 
     results = json.loads(store.artifact_path(run_id, "results.json").read_bytes())
     with safe_open(store.artifact_path(run_id, "evidence.safetensors"), framework="numpy") as file:
-        told = {name: json.loads(file.metadata()[name]) for name in ("scores", "agreement")}
+        metadata = {name: json.loads(file.metadata()[name]) for name in ("scores", "agreement")}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – it is no mapping
-    models = [Model(row["model"], scores_of(row)) for row in told["scores"]]
+    models = [Model(row["model"], scores_of(row)) for row in metadata["scores"]]
     novelty = {
         space: {name.removeprefix(start): far for name, far in tensors.items() if name.startswith(start)}
         for start, space in SPACES.items()
     }
     share = tensors["agreement.share"]
-    return Evidence(results, models, novelty, share, score(told["agreement"][0]))
+    return Evidence(results, models, novelty, share, score(metadata["agreement"][0]))
 
 
 def score(found: Sequence[float | None] | None) -> Interval | None:
-    """Read an interval as JSON has it; None where it is of no image.
+    """Read an interval from JSON; None if it is of no image.
 
     Examples
     --------
@@ -126,13 +132,12 @@ def score(found: Sequence[float | None] | None) -> Interval | None:
 
 
 def scores_of(row: Mapping[str, Any]) -> dict[str, Interval]:
-    """All accuracies of a model or a control, by what was measured on."""
-    found = {name: score(row.get(name)) for name in SETS}
-    return {name: value for name, value in found.items() if value is not None}
+    """All accuracies of a model or a control, by set of images, see `SETS`."""
+    return {name: value for name in SETS if (value := score(row.get(name))) is not None}
 
 
 def control_rows(found: Evidence) -> list[Model]:
-    """The models of figure 4 with the controls, each beside what it is compared with."""
+    """The models of figure 4, with the controls after "before"."""
     before, *baseline, defuse = found.models
     controls = [
         Model(CONTROLS[name], scores_of(row))
@@ -143,7 +148,13 @@ def control_rows(found: Evidence) -> list[Model]:
 
 
 def region_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
-    """Accuracy of every failure region before and after, the worst before first."""
+    """Accuracy of every failure region before and after, the worst before first.
+
+    Parameters
+    ----------
+    found : Evidence
+    class_names : sequence of str
+    """
     rows = found.results.get("by_region", ())
     return _changes([(region_called(row, class_names), row) for row in rows])
 
@@ -162,28 +173,48 @@ def nearest_rows(found: Evidence) -> list[dict[str, Any]]:
 
 
 def nearest_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
-    """Accuracy on the real images nearest to each region, on all of them, and on the whole test split."""
+    """Accuracy on the real images nearest to each region, on all of them, and on the whole test split.
+
+    Parameters
+    ----------
+    found : Evidence
+    class_names : sequence of str
+    """
     near = found.results["nearest"]
     rows = [(region_called(row, class_names), row) for row in nearest_rows(found)]
     return _changes([*rows, ("all of these", near["pooled"]), ("whole test split", near["test"])])
 
 
 def _changes(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Change]:
-    found = []
+    changes = []
     for name, row in rows:
         before, after = score(row["before"]), score(row["after"])
         if before is not None and after is not None:
-            found.append(Change(name, before, after, held_out=row.get("held_out", False)))
-    return found
+            changes.append(Change(name, before, after, held_out=row.get("held_out", False)))
+    return changes
 
 
 def region_called(row: Mapping[str, Any], class_names: Sequence[str]) -> str:
-    """A region as the page calls it: its number or its name, and what people say it shows."""
+    """A region's title on the page: its name or number, and its label.
+
+    Parameters
+    ----------
+    row : mapping
+        Of results.json, "by_region" or "nearest".
+    class_names : sequence of str
+    """
     return f"{row.get('name') or 'Region ' + str(row['region_id'])} → {class_names[row['label']]}"
 
 
 def tell_change(fixed: int, broken: int, p: float) -> str:
     """Say whether flips on the test split are more than chance, by McNemar's exact test.
+
+    Parameters
+    ----------
+    fixed, broken : int
+        Test images, 0 or more.
+    p : float
+        The test's p-value, in [0, 1].
 
     Examples
     --------
@@ -194,19 +225,19 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
     """
     if not fixed + broken:
         return "No verdict on a test image changed: **0 fixed, 0 broken**."
-    told = (
+    text = (
         f"**{fixed:,} test images were fixed and {broken:,} broken** "
         f"(McNemar, exact, two-sided, {p_value(p)}). "
     )
     if fixed == broken:
-        return told + "As many were fixed as broken, so test accuracy is what it was."
+        return text + "As many were fixed as broken, so test accuracy is what it was."
     way = "better" if fixed > broken else "worse"
     if p >= SURE:
-        return told + (
+        return text + (
             "**That could be chance**: were images fixed and broken equally often, flips at least this "
             f"uneven would come up in {p:.0%} of all cases. So this shows neither a gain nor a loss."
         )
-    return told + f"**That is more than chance explains**: the classifier got {way} on the test split."
+    return text + f"**That is more than chance explains**: the classifier got {way} on the test split."
 
 
 def p_value(p: float) -> str:
@@ -221,21 +252,27 @@ def p_value(p: float) -> str:
 
 
 def tell_control(name: str, found: Evidence) -> str:
-    """Say what a control does, what came of it on the failure regions, and what that rules out."""
+    """Say what a control does, its accuracy on the failure regions, and what that rules out.
+
+    Parameters
+    ----------
+    name : {"lam=0", "random"}
+    found : Evidence
+    """
     title, does, if_less, if_not = _MEANING[name]
     row = found.results.get("controls", {}).get(name)
     if row is None:
         return f"**{title}**: not measured."
     control = scores_of(row)["region"]
     before, after = (found.models[i].scores["region"] for i in (0, -1))
-    told = (
+    text = (
         f"**{title}**: {does} It reads {control.estimate:.1%} of the failure regions' draws correctly; "
         f"before it were {before.estimate:.1%}, with Defuse {after.estimate:.1%}. "
     )
     if drawn := row.get("drawn"):
         was, now = (drawn[when][0] for when in ("before", "after"))
-        told += f"It did learn its own draws: {was:.1%} → {now:.1%}. "
-    return told + (if_less if control.high < after.low else if_not)
+        text += f"It did learn its own draws: {was:.1%} → {now:.1%}. "
+    return text + (if_less if control.high < after.low else if_not)
 
 
 _MEANING = {
@@ -253,17 +290,25 @@ _MEANING = {
         "So tuning on generated images anywhere may do as well: where the regions lie may not matter.",
     ),
 }
-"""What a control does, and what follows where Defuse is surely better than it, and where not."""
+"""Title, what the control does, and what follows if Defuse is surely better than it, and if not."""
 
 
-# What is said below every figure
+# Captions below the figures
 
 
 def tell_runs(run: Run, correct: Run, seeds: Mapping[str, int]) -> str:
-    """Say which runs a figure is of, and their seeds."""
+    """Say which runs a figure is of, and their seeds.
+
+    Parameters
+    ----------
+    run, correct : Run
+        The evaluation and its correction.
+    seeds : mapping of str to int
+        By step; all are listed if they differ.
+    """
     differ = len({*seeds.values()}) > 1
-    told = ", ".join(f"{step} {seed}" for step, seed in seeds.items()) if differ else str(run.seed)
-    return f"{'seeds: ' if differ else 'seed '}{told}; evaluation {run.id} of correction {correct.id}"
+    numbers = ", ".join(f"{step} {seed}" for step, seed in seeds.items()) if differ else str(run.seed)
+    return f"{'seeds: ' if differ else 'seed '}{numbers}; evaluation {run.id} of correction {correct.id}"
 
 
 def tell_tuning(results: Mapping[str, Any]) -> str:
@@ -290,9 +335,9 @@ def tell_sizes(found: Evidence) -> str:
     """Say the number of images of every set of figure 4."""
     scores = found.models[0].scores
     per_region = found.results["settings"]["correct"]["correction"]["instances_per_region"]
-    told = [
+    parts = [
         f"n = {scores[name].n:,} {SETS[name]} images" for name in ("validation", "test") if name in scores
     ]
     if "region" in scores:
-        told.append(f"n = {scores['region'].n:,} fresh draws, {per_region} a region")
-    return ", ".join(told)
+        parts.append(f"n = {scores['region'].n:,} fresh draws, {per_region} a region")
+    return ", ".join(parts)

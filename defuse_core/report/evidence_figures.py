@@ -1,6 +1,6 @@
-"""Evidence beyond the paper's figures, as matplotlib figures: controls, by region and class, noise.
+"""Draw evidence beyond the paper's figures: controls, accuracy by region and class, noise, real images.
 
-Records in, `Figure` out, as in `defuse_core.report.figures`, whose colours and manner these share.
+Records in, matplotlib `Figure` out; colours and style are those of `defuse_core.report.figures`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
-from defuse_core.report.figures import BLUE, GREY, ORANGE, RED, clip
+from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, clip, error_bars, new_figure
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 MODEL_COLOURS = {
     "before": GREY, "λ = 0": SKY, "random regions": PURPLE, "identified mistakes": ORANGE, "Defuse": BLUE,
 }  # fmt: skip
-"""By the name of a row of figure 4 or of a control."""
-_PERCENT = PercentFormatter(1.0, decimals=0)
+"""By name of a row of figure 4 or of a control."""
 _CLIP = 32  # letters of a name
-_LETTERS = 15  # of a caption, an inch wide
-_CELL = 0.95  # inches a tile
-_A_ROW = 10
+_LETTERS = 15  # of a caption, per inch
+_CELL = 0.95  # inches per image
+_A_ROW = 10  # images
 
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Accuracy on a part of the images, say a region or a class, before and after correction."""
+    """Accuracy on a part of the images, such as a region or a class, before and after correction."""
 
     name: str
     before: Interval
@@ -64,10 +63,17 @@ class RealImage:
 def add_caption(figure: Figure, told: str) -> Figure:
     """Write n, seed and settings below a figure, in lines that fit it; return the figure.
 
+    Parameters
+    ----------
+    figure : Figure
+        Becomes higher by the lines.
+    told : str
+        The caption, as plain text.
+
     Raises
     ------
     ValueError
-        If the figure has no constrained layout, which makes room for the lines.
+        If the figure has no constrained layout, which makes space for the lines.
     """
     engine = figure.get_layout_engine()
     if not isinstance(engine, ConstrainedLayoutEngine):
@@ -108,7 +114,7 @@ def draw_controls(rows: Sequence[Scores]) -> Figure:
         place.spines[["top", "right"]].set_visible(False)
     axes[0].set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.8), xlim=(-0.03, 1.05))
     axes[0].set_yticklabels([row.model for row in rows], parse_math=False)
-    axes[0].xaxis.set_major_formatter(_PERCENT)
+    axes[0].xaxis.set_major_formatter(PERCENT)
     axes[1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes[1].xaxis.set_major_locator(MaxNLocator(4))
     return figure
@@ -122,42 +128,38 @@ def draw_before_after(changes: Sequence[BeforeAfter]) -> Figure:
 
     Regions held out are triangles.
     """
-    figure = Figure(figsize=(6.4, 1.3 + 0.3 * len(changes)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(6.4, 1.3 + 0.3 * len(changes))
     for y, change in enumerate(changes):
         axes.plot([change.before.estimate, change.after.estimate], [y, y], color=GREY, lw=1.5, alpha=0.5)
         _point(axes, change.before, y, GREY, "s")
         after = (PURPLE, "^") if change.held_out else (BLUE, "o")
         _point(axes, change.after, y, *after)
     marks = [("before", GREY, "s"), ("after", BLUE, "o"), ("after, held out", PURPLE, "^")]
-    shown = marks if any(change.held_out for change in changes) else marks[:2]
-    for name, colour, marker in shown:
+    any_held_out = any(change.held_out for change in changes)
+    for name, colour, marker in marks if any_held_out else marks[:2]:
         axes.plot([], [], marker, color=colour, label=name)
     axes.set(yticks=range(len(changes)), ylim=(len(changes) - 0.5, -0.5), xlabel="accuracy")
     axes.set_yticklabels([clip(change.name, _CLIP) for change in changes], parse_math=False)
-    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.xaxis.set_major_formatter(PERCENT)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
     return figure
 
 
 def _point(axes: Axes, interval: Interval, y: float, colour: str, marker: str) -> None:
-    ends = [[max(interval.estimate - interval.low, 0.0)], [max(interval.high - interval.estimate, 0.0)]]
+    ends = error_bars([interval])
     axes.errorbar([interval.estimate], [y], xerr=ends, fmt=marker, color=colour, capsize=2.5, lw=1.2, ms=6)
 
 
 def draw_shares(share: NDArray[np.float64]) -> Figure:
-    """Figure 7 where not every image has as many annotators: images by the share of them who agree.
+    """Figure 7 where the number of annotators differs between images: images by share of them who agree.
 
     Parameters
     ----------
     share : (n,) float64
-        Of the annotators who gave the most frequent answer; NaN where nobody answered.
+        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
     """
     values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(6.4, 3.2)
     bars = axes.bar([f"{value:.0%}" for value in values], counts, color=BLUE, width=0.7)
     axes.bar_label(bars, [f"{count:,}" for count in counts], fontsize=8)
     axes.set(xlabel="annotators who gave the most frequent answer", ylabel=f"images of {counts.sum():,}")
@@ -174,21 +176,26 @@ def draw_noises(counts: Mapping[str, Mapping[str, int]], kinds: Sequence[str]) -
     kinds : sequence of str
         From left to right.
     """
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(6.4, 3.2)
     for side, (name, colour) in enumerate((("raw", BLUE), ("centred", ORANGE))):
-        found = [counts[name][kind] for kind in kinds]
+        heights = [counts[name][kind] for kind in kinds]
         places = np.arange(len(kinds)) + (side - 0.5) * 0.4
-        bars = axes.bar(places, found, 0.38, color=colour, label=f"{name} noise")
-        axes.bar_label(bars, [f"{n:,}" for n in found], fontsize=8)
+        bars = axes.bar(places, heights, 0.38, color=colour, label=f"{name} noise")
+        axes.bar_label(bars, [f"{n:,}" for n in heights], fontsize=8)
     axes.set(xticks=range(len(kinds)), xticklabels=list(kinds), ylabel="mistakes kept")
     axes.legend(frameon=False)
     return figure
 
 
 def draw_real_images(images: Sequence[RealImage], *, title: str) -> Figure:
-    """Real images in rows of ten, below each its class and what is said of it before and after."""
+    """Real images in rows of ten, below each its class and its predictions before and after.
+
+    Parameters
+    ----------
+    images : sequence of RealImage
+        At least one.
+    title : str
+    """
     columns = min(max(len(images), 5), _A_ROW)
     rows = -(-len(images) // columns)
     size = (columns * _CELL, rows * (_CELL + 0.35) + 0.35)
@@ -202,13 +209,12 @@ def draw_real_images(images: Sequence[RealImage], *, title: str) -> Figure:
     return figure
 
 
-def _show_image(axes: Axes, shown: RealImage) -> None:
-    grey = shown.image.shape[2] == 1
-    pixels = shown.image[..., 0] if grey else shown.image
+def _show_image(axes: Axes, real: RealImage) -> None:
+    grey = real.image.shape[2] == 1
+    pixels = real.image[..., 0] if grey else real.image
     axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
-    label, before, after = (clip(name or "", 10) for name in (shown.label, shown.before, shown.after))
-    wrong = shown.after not in (None, shown.label)
-    said = "" if shown.before is None else f"\n{before} → {after}" + (" ✗" if wrong else "")
-    told = f"is {label}{said}"
-    axes.set_xlabel(told, fontsize=7.5, color=RED if wrong else "black", parse_math=False)
+    label, before, after = (clip(name or "", 10) for name in (real.label, real.before, real.after))
+    wrong = real.after not in (None, real.label)
+    said = "" if real.before is None else f"\n{before} → {after}" + (" ✗" if wrong else "")
+    axes.set_xlabel(f"is {label}{said}", fontsize=7.5, color=RED if wrong else "black", parse_math=False)
     axes.set(xticks=[], yticks=[])

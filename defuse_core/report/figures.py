@@ -1,8 +1,7 @@
-"""The paper's figures as matplotlib figures: records in, `Figure` out; nothing is computed here.
+"""Draw the paper's figures with matplotlib: records in, `Figure` out; nothing is computed here.
 
-Drawn without pyplot, so that no state is shared between threads or figures. Colours are those of
-Okabe and Ito (2008), which people with colour-blindness tell apart; right and wrong also differ by
-a mark.
+Drawn without pyplot, which keeps state that threads would share. Colours are those of Okabe and Ito
+(2008), which people with colour-blindness can tell apart; correct and wrong also differ by a mark.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from defuse_core.method.evaluation import Agreement, Scores
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 PERCENT = PercentFormatter(1.0, decimals=0)
-_CELL = 0.62  # inches a thumbnail
-_LETTER = 0.068  # inches a letter of 9 points is wide at most, on average
-_IN_CORNER = 4  # letters of a class name that a thumbnail has room for
+_CELL = 0.62  # inches per thumbnail
+_LETTER = 0.068  # inches per letter of 9 points: an upper limit of the average width
+_IN_CORNER = 4  # letters of a class name that fit in a thumbnail
 _DPI = 160
 _FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-_NAMED = 20  # classes up to which each has a colour of its own
+_NAMED = 20  # up to so many classes, each has its own colour
 _CLIP = 24  # letters of a class's name
 _EDGE = "#222222"
 
@@ -49,7 +48,7 @@ class RegionPicture:
     label : str
         The label people gave the region.
     before, after : sequence of str
-        What the classifier says of each image, before and after correction.
+        Prediction on each image, before and after correction.
     """
 
     title: str
@@ -69,10 +68,16 @@ class TradeOff:
 
 
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """Return a figure as the content of a file, at 160 dots an inch where it has dots."""
-    written = BytesIO()
-    figure.savefig(written, format=kind, dpi=_DPI)
-    return written.getvalue()
+    """Return a figure as the content of a file; its pixels are 160 to the inch.
+
+    Parameters
+    ----------
+    figure : Figure
+    kind : {"png", "svg"}
+    """
+    file = BytesIO()
+    figure.savefig(file, format=kind, dpi=_DPI)
+    return file.getvalue()
 
 
 def draw_map(
@@ -92,11 +97,11 @@ def draw_map(
         Where the training codes lie.
     labels : (n,) int
     class_names : sequence of str
-        More than 20 classes share a continuous map and have no legend.
+        More than 20 classes share a continuous colour map and have no legend.
     mistakes : (m, 2)
         Drawn in this order over all training codes; m may be 0.
     mistake_labels : (m,) int
-        True class, which the classifier missed.
+        True class, which differs from the prediction.
     told : str
         The caption: number of codes, method, seed.
 
@@ -121,7 +126,21 @@ def draw_map(
 def check_labels(
     name: str, labels: NDArray[np.int64], points: NDArray[np.float32], class_names: Sequence[str]
 ) -> None:
-    """Refuse labels that are not one for each of the points, or have no name."""
+    """Check that every point has one label and every label has a name.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the error.
+    labels : (n,) int64
+    points : (n, 2)
+    class_names : sequence of str
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
     if len(labels) != len(points) or not np.isin(labels, np.arange(len(class_names))).all():
         raise ValueError(
             f"{name} must be a class from 0 to {len(class_names) - 1} for each of {len(points)} points, "
@@ -130,9 +149,16 @@ def check_labels(
 
 
 def draw_codes(points: NDArray[np.float32], colours: NDArray[np.float64]) -> tuple[Figure, Axes]:
-    """Draw training codes (n, 2) as dots of these colours (n, 4) on axes without ticks or frame."""
+    """Draw training codes as dots on axes without ticks or frame.
+
+    Parameters
+    ----------
+    points : (n, 2)
+    colours : (n, 4)
+        RGBA in [0, 1].
+    """
     figure, axes = new_figure(7.2, 5.2)
-    # One collection in the order given, lest the last class hide the others; its dots are pixels in SVG, too.
+    # One collection in the given order: class by class, the last would hide the others. Pixels even in SVG.
     x, y = points.T
     axes.scatter(x, y, s=5, c=colours, lw=0, alpha=0.6, rasterized=True)
     axes.set(xticks=[], yticks=[])
@@ -144,7 +170,7 @@ def draw_codes(points: NDArray[np.float32], colours: NDArray[np.float64]) -> tup
 def _class_legend(
     axes: Axes, colours: NDArray[np.float64], class_names: Sequence[str], *, with_mistakes: bool
 ) -> None:
-    """A legend of the classes and of the mistakes."""
+    """Put a legend of the classes and of the mistakes beside the axes."""
     marks = class_marks(colours)
     names = [clip(name) for name in class_names]
     if with_mistakes:
@@ -154,26 +180,41 @@ def _class_legend(
 
 
 def class_marks(colours: NDArray[np.float64]) -> list[Line2D]:
-    """Return a dot a colour, for a legend."""
+    """Return one dot per colour, for a legend."""
     return [Line2D([], [], ls="", marker="o", mec="none", mfc=tuple(colour)) for colour in colours]
 
 
 def name_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str]) -> None:
-    """Put a legend to the right of the axes, its names as plain text whatever they hold."""
+    """Put a legend to the right of the axes; names are plain text, even where they look like a formula.
+
+    Parameters
+    ----------
+    axes : Axes
+    marks : sequence of Line2D
+    names : sequence of str
+        One for each mark.
+    """
     legend = axes.legend(
         marks, ["-"] * len(marks), loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)  # afterwards: matplotlib leaves names out that begin with _
+        text.set(text=name, parse_math=False)  # set afterwards: matplotlib omits names that begin with _
 
 
 def clip(name: str, longest: int = _CLIP) -> str:
-    """Return a name that is no longer than so many letters."""
+    """Shorten a name that is too long, with an ellipsis at its end.
+
+    Parameters
+    ----------
+    name : str
+    longest : int
+        Letters, the ellipsis included.
+    """
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def class_colours(n_classes: int) -> NDArray[np.float64]:
-    """Return a colour a class, (n_classes, 4): told apart up to 20 of them, continuous beyond."""
+    """Return one colour per class, (n_classes, 4): distinct up to 20 classes, continuous beyond."""
     if n_classes <= len(_FEW):
         return np.asarray(to_rgba_array(_FEW[:n_classes]))
     if n_classes <= _NAMED:  # the strong ones first, then their pale twins
@@ -207,7 +248,18 @@ def draw_scores(scores: Sequence[Scores]) -> Figure:
 def draw_trade_off(
     points: Sequence[TradeOff], *, before: Scores, baseline: Scores | None, chosen: float
 ) -> Figure:
-    """Figure 5: test accuracy against region accuracy, one point a λ."""
+    """Figure 5: test accuracy against region accuracy, one point per λ.
+
+    Parameters
+    ----------
+    points : sequence of TradeOff
+    before : Scores
+        Of the uncorrected classifier.
+    baseline : Scores or None
+        Of the one tuned on single mistakes.
+    chosen : float
+        λ of the point to circle.
+    """
     figure, axes = new_figure(6.4, 4.2)
     ordered = sorted(points, key=lambda p: p.lam)
     axes.errorbar(
@@ -218,12 +270,7 @@ def draw_trade_off(
     rivals = ((before, "s", GREY), (baseline, "D", ORANGE))
     for scores, marker, colour in ((s, m, c) for s, m, c in rivals if s is not None):
         axes.plot(
-            scores.region.estimate,
-            scores.test.estimate,
-            marker,
-            color=colour,
-            ms=8,
-            label=scores.model,
+            scores.region.estimate, scores.test.estimate, marker, color=colour, ms=8, label=scores.model
         )
     for p in apart(ordered, {chosen}, axes):
         place = p.region.estimate, p.test.estimate
@@ -241,24 +288,33 @@ def draw_trade_off(
 
 
 def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> list[TradeOff]:
-    """Pick points whose labels do not run into each other: the chosen first, then by λ, the largest first."""
+    """Pick the points to label so that labels do not overlap: chosen ones first, then the largest λ.
+
+    Parameters
+    ----------
+    points : sequence of TradeOff
+    chosen : collection of float
+        λ of the chosen points.
+    axes : Axes
+        With its final limits.
+    """
     width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
 
     def far(a: TradeOff, b: TradeOff) -> bool:
         x, y = a.region.estimate - b.region.estimate, a.test.estimate - b.test.estimate
         return bool(abs(x) > 0.2 * width or abs(y) > 0.05 * height)
 
-    kept: list[TradeOff] = []
+    labelled: list[TradeOff] = []
     for p in sorted(points, key=lambda p: (p.lam not in chosen, -p.lam)):
-        if all(far(p, other) for other in kept):
-            kept.append(p)
-    return kept
+        if all(far(p, other) for other in labelled):
+            labelled.append(p)
+    return labelled
 
 
 def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
     """Figures 1 and 3: each region's draws, before and after, the prediction in the corner.
 
-    Names that have no room there stand above the draws, and a mark in the corner says whether each is right.
+    Names that are too long for the corner stand above the draws; a mark then says whether each is correct.
     """
     columns = max(len(p.images) for p in pictures)
     long = any(len(name) > _IN_CORNER for p in pictures for name in (*p.before, *p.after))
@@ -271,32 +327,21 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
         for row, picture in enumerate(pictures):
             top = height - 0.35 - row * (_CELL + 0.42)
             said = picture.before if side == 0 else picture.after
-            told = [picture.title] if side == 0 else []
-            told += [_told_readings(said)] if long else []
-            figure.text(
-                x,
-                (top - 0.16) / height,
-                clip("; ".join(told), int(columns * _CELL / _LETTER)),
-                fontsize=9,
-                va="center",
-                parse_math=False,
-            )
+            parts = [picture.title] if side == 0 else []
+            parts += [_most_frequent(said)] if long else []
+            heading = clip("; ".join(parts), int(columns * _CELL / _LETTER))
+            figure.text(x, (top - 0.16) / height, heading, fontsize=9, va="center", parse_math=False)
             for column, (image, prediction) in enumerate(zip(picture.images, said, strict=True)):
-                left = x + column * _CELL / width
-                box = (
-                    left,
-                    (top - 0.3 - _CELL) / height,
-                    0.94 * _CELL / width,
-                    0.94 * _CELL / height,
-                )
+                left, bottom = x + column * _CELL / width, (top - 0.3 - _CELL) / height
+                box = (left, bottom, 0.94 * _CELL / width, 0.94 * _CELL / height)
                 right = prediction == picture.label
                 corner = "" if long else prediction
                 _thumbnail(figure.add_axes(box), image, corner or "✓" * right, right=right)
     return figure
 
 
-def _told_readings(said: Sequence[str]) -> str:
-    """What draws are predicted as, in the words of the most frequent prediction."""
+def _most_frequent(said: Sequence[str]) -> str:
+    """Say the most frequent prediction, and whether there are others."""
     (name, _), *others = Counter(said).most_common()
     return f"predicted as {clip(name)}" + (" and others" if others else "")
 
@@ -319,26 +364,37 @@ def _thumbnail(axes: Axes, image: Tensor, corner: str, *, right: bool) -> None:
 def draw_novelty(
     distances: Mapping[str, NDArray[np.float64]], *, x: str = "ℓ2 to the nearest misclassified training image"
 ) -> Figure:
-    """Figure 6: distance to the nearest misclassified training image, one curve a set of images."""
+    """Figure 6: distance to the nearest misclassified training image, one curve per set of images.
+
+    Parameters
+    ----------
+    distances : mapping of str to (n,) float64
+        By set, one to three; none empty.
+    x : str
+        Label of the axis.
+    """
     figure, axes = new_figure(6.4, 3.4)
     edges = np.linspace(0, max(float(d.max()) for d in distances.values()) * 1.02, 41).tolist()
     for (name, values), colour in zip(distances.items(), (BLUE, ORANGE, GREY), strict=False):
-        told = f"{name} (n = {len(values)}, median {np.median(values):.1f})"
+        label = f"{name} (n = {len(values)}, median {np.median(values):.1f})"
         share = np.full(len(values), 1 / len(values))
         axes.hist(values, edges, weights=share, color=colour, alpha=0.35)
-        axes.hist(values, edges, weights=share, color=colour, histtype="step", lw=1.4, label=told)
-    axes.set(
-        xlabel=x,
-        ylabel="share of images",
-        xlim=(0, None),
-    )
+        axes.hist(values, edges, weights=share, color=colour, histtype="step", lw=1.4, label=label)
+    axes.set(xlabel=x, ylabel="share of images", xlim=(0, None))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
 def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
-    """Figure 7: on how many images how many of the annotators gave the most frequent answer."""
+    """Figure 7: images by the number of annotators who gave the most frequent answer.
+
+    Parameters
+    ----------
+    found : Agreement
+        Every image has the same number of annotators.
+    n_annotators : int
+    """
     figure, axes = new_figure(6.4, 3.2)
     agreeing = np.round(found.share[~np.isnan(found.share)] * n_annotators).astype(int)
     counts = np.bincount(agreeing, minlength=n_annotators + 1)[1:]
@@ -353,7 +409,13 @@ def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Make a figure, inches wide and high, with axes that are open at the top and on the right."""
+    """Make a figure with axes that are open at the top and on the right.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -361,7 +423,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def error_bars(intervals: Sequence[Interval]) -> NDArray[np.float64]:
-    """Return distances from the estimates to both ends, (2, n), as matplotlib wants them."""
+    """Return distances from the estimates to both ends, (2, n), as matplotlib expects them."""
     low = [max(i.estimate - i.low, 0.0) for i in intervals]
     high = [max(i.high - i.estimate, 0.0) for i in intervals]
     return np.array([low, high])

@@ -1,8 +1,8 @@
-"""The report as one HTML file: loads nothing, runs no script, prints, and stays under 10 MB.
+"""Write the report as one HTML file that loads nothing, runs no script, can be printed and is under 10 MB.
 
-Everything that came from people or files is text: jinja2 escapes it, and the page's own policy forbids
-scripts and requests. Pictures are PNG in data URLs; where a report of large pictures would grow over
-the limit, they are scaled down.
+Everything that people or files provide is text: jinja2 escapes it, and the page's own policy forbids
+scripts and requests. Pictures are PNG in data URLs; they are scaled down if the page would exceed the
+limit.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from defuse_core.report.words import (
 )
 
 MAX_BYTES = 10_000_000
-_SIDES = (64, 48, 32, 20)  # of a picture, in pixels; the first is the size shown
+_SIDES = (64, 48, 32, 20)  # pixels of a picture: the size shown, then those to scale down to
 _COLUMNS = 10
-_MAX_MANIFEST = 1_500_000  # bytes that go into the page
-_SHOWN = 12  # elements of a list of the manifest
+_MAX_MANIFEST = 1_500_000  # bytes; a larger manifest cannot be saved from the page
+_MAX_ELEMENTS = 12  # shown of a list in the manifest
 _MODELS = {
     "before": "before the repair",
     "identified mistakes": "tuned on single mistakes (the baseline)",
@@ -114,30 +114,26 @@ def _render(content: ReportContent, side: int) -> str:
 
 
 def _environment(sprite: Callable[[Sequence[Tile]], Any]) -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("defuse_core.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {
+    environment.filters |= {
         "percent": percent, "interval": interval, "chance": chance, "count": count, "listed": listed,
         "readings": readings, "mostly": mostly, "thousands": lambda n: f"{n:,}", "duration": _duration,
-        "error_ends": lambda found: interval([0, 1 - found.high, 1 - found.low, found.n]),
+        "error_ends": lambda accuracy: interval([0, 1 - accuracy.high, 1 - accuracy.low, accuracy.n]),
     }  # fmt: skip
-    made.globals |= {
-        "sprite": sprite,
-        "four": _four,
-        "columns": _COLUMNS,
-    }
-    return made
+    environment.globals |= {"sprite": sprite, "four": _four, "columns": _COLUMNS}
+    return environment
 
 
-def _four(found: Interval | None) -> list[float | None]:
-    """An interval as results.json has it."""
-    return [None, None, None, 0] if found is None else [found.estimate, found.low, found.high, found.n]
+def _four(share: Interval | None) -> list[float | None]:
+    """Write an interval as results.json has it."""
+    return [None, None, None, 0] if share is None else [share.estimate, share.low, share.high, share.n]
 
 
 def _data(dataset: Mapping[str, Any]) -> str:
-    """Say which pictures these are; of a path only its end."""
+    """Say which data set it is; of a path only the file name."""
     kind, _, name = str(dataset["source"]).partition(":")
     name = "uploaded data" if kind == "blob" else name or Path(kind).name
     channels, height, width = dataset["image_shape"]
@@ -161,7 +157,7 @@ def _duration(seconds: float) -> str:
 
 
 def _manifest(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The manifest as a file to save, where it is not too large, and as text to read."""
+    """Return the manifest as a file to save, unless it is too large, and as text to read."""
     whole = json.dumps(manifest, separators=(",", ":")).encode()
     return {
         "url": data_url(whole, "application/json") if len(whole) <= _MAX_MANIFEST else "",
@@ -181,6 +177,6 @@ def _shorten(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _shorten(of) for name, of in value.items()}
     if isinstance(value, list | tuple):
-        rest = [f"… {len(value) - _SHOWN} more"] if len(value) > _SHOWN else []
-        return [_shorten(of) for of in value[:_SHOWN]] + rest
+        rest = [f"… {len(value) - _MAX_ELEMENTS} more"] if len(value) > _MAX_ELEMENTS else []
+        return [_shorten(of) for of in value[:_MAX_ELEMENTS]] + rest
     return value

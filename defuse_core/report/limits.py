@@ -1,4 +1,4 @@
-"""What the numbers of a report do not mean, in plain words: limits that the numbers call for, no others."""
+"""Say in plain words what the numbers of a report do not mean: only the limits that apply to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from defuse_core.report.content import ReportContent
 from defuse_core.report.words import count, percent
 
-_SHARP = 0.95  # under this share of images still classified correctly, the generator is to blame for the rest
+_SHARP = 0.95  # share still correct after reconstruction; below it the generator is called blurry
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Limit:
 
 
 def limits(content: ReportContent) -> list[Limit]:
-    """Say what the numbers do not mean, chosen by the numbers themselves; the gravest first."""
+    """Return the limits that the numbers call for, the most serious first."""
     parts = (_of_pictures, _of_labels, _of_annotators, _of_generator, _of_test, _of_measure, _of_search)
     return list(chain.from_iterable(part(content) for part in parts))
 
@@ -38,9 +38,9 @@ def _of_pictures(content: ReportContent) -> Iterator[Limit]:
             f" Of the {before[n]} real test pictures nearest to them the model read "
             f"{percent(before[0])} correctly before and {percent(after[0])} after."
         )
-        shown = sum(len(row["index"]) for row in nearest["regions"])
+        n_nearest = sum(len(row["index"]) for row in nearest["regions"])
         same = sum(row["same_label"] for row in nearest["regions"])
-        text += f" {same} of the {count(shown, 'nearest picture')} have the label of their weak spot."
+        text += f" {same} of the {count(n_nearest, 'nearest picture')} have the label of their weak spot."
     yield Limit("Wins on generated pictures, not on photographs", text)
 
 
@@ -54,11 +54,11 @@ def _of_labels(content: ReportContent) -> Iterator[Limit]:
             "that the model says what the label says, not that it is right so often: look at the pictures.",
         )
         return
-    shown, same = (sum(getattr(r, name) for r in content.regions) for name in ("n_shown", "n_fit"))
-    if shown:
+    n_shown, n_fit = (sum(getattr(r, name) for r in content.regions) for name in ("n_shown", "n_fit"))
+    if n_shown:
         yield Limit(
             "One label for all pictures of a weak spot",
-            f"In the weak spots shown here {same} of {shown} pictures that were labelled one by one got "
+            f"In the weak spots shown here {n_fit} of {n_shown} pictures that were labelled one by one got "
             f"the label that their weak spot was given. The new pictures, on which the {after} was "
             "measured, were labelled by nobody: they count as right where the model says that label.",
         )

@@ -1,4 +1,4 @@
-"""Pictures for a page that may load nothing: small images side by side as one PNG in a data URL."""
+"""Make pictures for a page that may load nothing: small images side by side as one PNG in a data URL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_plot(content: bytes) -> Plot:
     Raises
     ------
     ValueError
-        If it is neither PNG nor an SVG that says its size in points.
+        If it is neither a PNG nor an SVG with its size in points.
     """
     url = data_url(content)
     if content.startswith(b"\x89PNG"):
@@ -56,14 +56,14 @@ def make_plot(content: bytes) -> Plot:
 
 
 def make_sprite(images: Sequence[NDArray[np.uint8]], *, side: int) -> Sprite:
-    """Compose images to a row.
+    """Put images side by side in one row.
 
     Parameters
     ----------
     images : sequence of (height, width, 1 or 3) uint8
-        At least one; all of the same shape. Larger ones are scaled down to `side`, smaller ones stay.
+        At least one; all of the same shape. They are scaled down to `side`, but never up.
     side : int
-        Pixels that an image takes at most, each way.
+        Largest width and height of an image, in pixels.
 
     Returns
     -------
@@ -72,13 +72,13 @@ def make_sprite(images: Sequence[NDArray[np.uint8]], *, side: int) -> Sprite:
     Raises
     ------
     ValueError
-        If there is no image, or they are not of one such shape.
+        If there is no image, or the shapes differ or are not as above.
 
     Examples
     --------
     >>> grey = np.zeros((28, 28, 1), dtype=np.uint8)
-    >>> made = make_sprite([grey] * 10, side=64)
-    >>> made.n, made.side, made.url[:22]
+    >>> sprite = make_sprite([grey] * 10, side=64)
+    >>> sprite.n, sprite.side, sprite.url[:22]
     (10, 28, 'data:image/png;base64,')
     """
     shapes = {image.shape for image in images}
@@ -91,13 +91,13 @@ def make_sprite(images: Sequence[NDArray[np.uint8]], *, side: int) -> Sprite:
     side = min(side, max(height, width))
     row = np.concatenate([_fit(image, side) for image in images], axis=1)  # (side, n · side, channels)
     picture = Image.fromarray(row[..., 0] if channels == 1 else row)
-    written = BytesIO()
-    picture.save(written, format="PNG", optimize=True)
-    return Sprite(data_url(written.getvalue()), len(images), side)
+    file = BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return Sprite(data_url(file.getvalue()), len(images), side)
 
 
 def _fit(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scale an image so that it fits into a square of `side`, centred on black: (side, side, channels)."""
+    """Scale an image to fit a square of `side`, centred on black: (side, side, channels)."""
     height, width, channels = image.shape
     scale = side / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -112,7 +112,13 @@ def _fit(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def data_url(content: bytes, kind: str | None = None) -> str:
-    """Write a file as a data URL; of a PNG or SVG the kind is told by how it begins.
+    """Write a file as a data URL.
+
+    Parameters
+    ----------
+    content : bytes
+    kind : str, optional
+        Media type; by default that of PNG or SVG, recognised by the first bytes.
 
     Raises
     ------
@@ -125,8 +131,8 @@ def data_url(content: bytes, kind: str | None = None) -> str:
     'data:application/json;base64,e30='
     """
     if kind is None:
-        found = [name for start, name in _KINDS.items() if content.startswith(start)]
-        if not found:
+        kinds = [name for start, name in _KINDS.items() if content.startswith(start)]
+        if not kinds:
             raise ValueError(f"a figure must be PNG or SVG, it begins with {content[:8]!r}; name its kind")
-        kind = f"image/{found[0]}"
+        kind = f"image/{kinds[0]}"
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,6 +1,6 @@
-"""What a sweep over λ measured: points, tasks, and predictions that changed.
+"""Read what a sweep over λ measured: points, tasks, and predictions that changed.
 
-Read from the workspace alone: no classifier runs here. Imports no torch.
+Everything comes from the workspace; no classifier runs here. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from defuse_core.workspace.runs import Event, Run, Task
 from defuse_core.workspace.workspace import Workspace
 
 BEFORE, BASELINE, SAID = "before", "baseline/", ".said"
-"""As the step names its tasks and files; its module imports torch."""
+"""The step's names of tasks and files, repeated here because its module imports torch."""
 
 SETS = {
     "test": "test",
@@ -28,14 +28,14 @@ SETS = {
 """What is measured on, and its name on the page."""
 
 DRAWS = {"region": "test", "held_out": "held_out"}
-"""Sets of draws, and what `failures.safetensors` calls them."""
+"""Sets of draws, and their names in `failures.safetensors`."""
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One point of figure 5: a classifier, tuned or as it was, and how well it does.
+    """One point of figure 5: a classifier before or after tuning, and its accuracies.
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class Measured:
         λ; None before correction.
     repeat, epoch : int
     selection, tuned : float
-        Accuracy that chooses the epoch, and that on what was tuned on.
+        Accuracy by which the epoch is chosen, and accuracy on the draws or mistakes tuned on.
     scores : mapping of str to Interval
-        By what was measured on, see `SETS`; only those there are.
+        By set of images, see `SETS`; only those that were measured.
     fixed, broken : int or None
-        Test images whose verdict flipped; None where that was not measured.
+        Test images whose verdict flipped; None if that was not measured.
     """
 
     task: str
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a run, ascending by λ, then repeat; `chosen` is a task, None where none is yet."""
+    """All points of a run, by ascending λ, then repeat; `chosen` is a task, None until one is chosen."""
 
     before: Measured | None
     points: Sequence[Measured]
@@ -72,17 +72,31 @@ class Sweep:
 
     @property
     def by_task(self) -> dict[str, Measured]:
-        """Every point that was tuned for, by its task."""
+        """Every tuned point, by its task."""
         return {point.task: point for point in (*self.points, *self.baseline)}
 
 
 def read_sweep(store: Workspace, run: Run) -> Sweep:
-    """Read what a correct run has measured so far."""
+    """Read what a correct run has measured so far.
+
+    Parameters
+    ----------
+    store : Workspace
+    run : Run
+    """
     return make_sweep(run, store.runs.events(run.id, kind="point"), store.runs.tasks(run.id))
 
 
 def make_sweep(run: Run, events: Sequence[Event], tasks: Sequence[Task]) -> Sweep:
-    """Make a sweep of a run's events; a task that ended without being done has no point."""
+    """Make a sweep of a run's events; a task that failed or was cancelled has no point.
+
+    Parameters
+    ----------
+    run : Run
+    events : sequence of Event
+        Of kind "point".
+    tasks : sequence of Task
+    """
     lost = {task.name for task in tasks if task.status in ("cancelled", "failed")}
     read = [_measured(event.task, event.data) for event in events if event.task not in lost]
     read.sort(key=lambda point: (point.lam or 0.0, point.repeat))
@@ -98,7 +112,7 @@ def make_sweep(run: Run, events: Sequence[Event], tasks: Sequence[Task]) -> Swee
 
 
 def _measured(task: str, data: Mapping[str, Any]) -> Measured:
-    """Read a point; those of earlier versions have no repeat and no flips."""
+    """Read a point; points of earlier versions have no repeat and no flips."""
     return Measured(
         task, data["lam"], data.get("repeat", 0), data["epoch"], data["selection"], data["tuned"],
         {name: Interval(*data[name]) for name in SETS if name in data}, data.get("fixed"), data.get("broken"),
@@ -106,7 +120,7 @@ def _measured(task: str, data: Mapping[str, Any]) -> Measured:
 
 
 def by_lambda(points: Sequence[Measured]) -> list[list[Measured]]:
-    """Put the repeats of each λ together, in order."""
+    """Group points by λ, in the order in which the λ first occur."""
     groups: dict[float | None, list[Measured]] = {}
     for point in points:
         groups.setdefault(point.lam, []).append(point)
@@ -114,7 +128,7 @@ def by_lambda(points: Sequence[Measured]) -> list[list[Measured]]:
 
 
 def task_name(task: str) -> str:
-    """Name a task of λ as the page and its links do; the number of its seed where it is not the first.
+    """Name a task as the page and its links do: its λ, and the seed's number unless it is the first.
 
     Examples
     --------
@@ -122,8 +136,8 @@ def task_name(task: str) -> str:
     ('λ = 0.1', 'baseline, λ = 1, seed 3')
     """
     of_lambda, _, repeat = task.removeprefix(BASELINE).partition("/repeat=")
-    told = of_lambda.replace("lam=", "λ = ") + (f", seed {int(repeat) + 1}" if repeat else "")
-    return f"baseline, {told}" if task.startswith(BASELINE) else told
+    name = of_lambda.replace("lam=", "λ = ") + (f", seed {int(repeat) + 1}" if repeat else "")
+    return f"baseline, {name}" if task.startswith(BASELINE) else name
 
 
 def tell_choice(run: Run, sweep: Sweep) -> str:
@@ -142,11 +156,11 @@ def tell_choice(run: Run, sweep: Sweep) -> str:
     rule, loss = run.config["rule"], run.config["max_loss"]
     split = "validation" if "validation" in best[0].scores else "training"
     mean = " (means over the seeds)" if len(best) > 1 else ""
-    kept = [group for group in groups if _mean(group, "selection") >= before - loss]
-    told = f"**λ = {best[0].lam:g}** is chosen"
-    if rule == "regions" and kept:
+    allowed = [group for group in groups if _mean(group, "selection") >= before - loss]
+    choice = f"**λ = {best[0].lam:g}** is chosen"
+    if rule == "regions" and allowed:
         return (
-            f"{told} by the rule *regions*: {len(kept)} of {len(groups)} λ keep a {split} accuracy of "
+            f"{choice} by the rule *regions*: {len(allowed)} of {len(groups)} λ keep a {split} accuracy of "
             f"{before - loss:.4f} or more ({before:.4f} before, less the stated loss of {loss:g}); of "
             f"those it reads most of the draws tuned on, {_mean(best, 'tuned'):.4f}{mean}. Ties go to the "
             "smaller λ."
@@ -158,7 +172,7 @@ def tell_choice(run: Run, sweep: Sweep) -> str:
             f"({before:.4f} before, less the stated loss of {loss:g})"
         )
     return (
-        f"{told} by {why}: the best {split} accuracy, {_mean(best, 'selection'):.4f}{mean}, {before:.4f} "
+        f"{choice} by {why}: the best {split} accuracy, {_mean(best, 'selection'):.4f}{mean}, {before:.4f} "
         "before. What becomes of the regions does not count. Ties go to the smaller λ."
     )
 
@@ -167,12 +181,12 @@ def _mean(points: Sequence[Measured], name: str) -> float:
     return float(sum(getattr(point, name) for point in points)) / len(points)
 
 
-# What was said of each image
+# Predictions on each image
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Images that were measured on: class, prediction before and after, region where they are draws.
+    """Images of a set: class, prediction before and after, and the region of draws.
 
     Attributes
     ----------
@@ -187,12 +201,12 @@ class Answers:
 
     @property
     def fixed(self) -> Indices:
-        """Images that were misclassified before, and are classified correctly now, (k,)."""
+        """Images that were misclassified before and are classified correctly now, (k,)."""
         return np.nonzero((self.before != self.labels) & (self.after == self.labels))[0]
 
     @property
     def broken(self) -> Indices:
-        """Images that were classified correctly before, and are misclassified now, (k,)."""
+        """Images that were classified correctly before and are misclassified now, (k,)."""
         return np.nonzero((self.before == self.labels) & (self.after != self.labels))[0]
 
 
@@ -207,7 +221,18 @@ class Change:
 
 
 def read_draw_labels(store: Workspace, run_id: int) -> dict[str, tuple[Indices, Indices]]:
-    """Read labels and regions of a run's test draws, by set; not their images, which may be many."""
+    """Read labels and regions of a run's test draws, by set; not their images, which may be many.
+
+    Parameters
+    ----------
+    store : Workspace
+    run_id : int
+
+    Returns
+    -------
+    dict of str to (labels, regions)
+        (n,) int64 each; sets that the run lacks are left out.
+    """
     from safetensors import safe_open
 
     with safe_open(store.artifact_path(run_id, "failures.safetensors"), framework="numpy") as file:
@@ -219,7 +244,17 @@ def read_draw_labels(store: Workspace, run_id: int) -> dict[str, tuple[Indices, 
 
 
 def read_draws(store: Workspace, run_id: int, of: str, index: Indices) -> NDArray[np.uint8]:
-    """Read some test draws of a run, (k, height, width, channels), and no others."""
+    """Read some test draws of a run, (k, height, width, channels), without loading the others.
+
+    Parameters
+    ----------
+    store : Workspace
+    run_id : int
+    of : {"region", "held_out"}
+        The set.
+    index : (k,) int64
+        At least one.
+    """
     from safetensors import safe_open
 
     with safe_open(store.artifact_path(run_id, "failures.safetensors"), framework="numpy") as file:
@@ -231,14 +266,14 @@ def read_draws(store: Workspace, run_id: int, of: str, index: Indices) -> NDArra
 def make_answers(
     before: Mapping[str, Indices], after: Mapping[str, Indices], known: Mapping[str, tuple[Indices, Indices]]
 ) -> dict[str, Answers]:
-    """Put together what was predicted before and after, by set of images.
+    """Combine predictions before and after with labels and regions, by set of images.
 
     Parameters
     ----------
     before, after : mapping of str to (n,) int64
-        Predictions by set; empty where the run did not keep them.
+        Predictions by set; empty if the run did not store them.
     known : mapping of str to two (n,) int64
-        Labels and regions by set, the latter -1 for images of none.
+        Labels and regions by set; a region is -1 for images of none.
     """
     return {
         name: Answers(labels, before[name], after[name], regions)
@@ -258,14 +293,14 @@ def changes(answers: Answers, groups: Indices, names: Mapping[int, str], *, held
     names : mapping of int to str
         Of the groups.
     """
-    found = []
+    rows = []
     for group in np.unique(groups).tolist():
         mine = groups == group
         before, after = (
             _share(said[mine] == answers.labels[mine]) for said in (answers.before, answers.after)
         )
-        found.append(Change(names[group], before, after, held_out))
-    return sorted(found, key=lambda change: change.after.estimate)
+        rows.append(Change(names[group], before, after, held_out))
+    return sorted(rows, key=lambda change: change.after.estimate)
 
 
 def _share(right: NDArray[np.bool_]) -> Interval:

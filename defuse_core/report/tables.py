@@ -1,4 +1,4 @@
-"""The tables of the HTML report: rows in the order in which they are shown, and what to read in them."""
+"""Make the tables of the HTML report: rows in the order shown, and sentences about them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NAMES = {"lam=0": "training pictures alone (λ = 0)", "random": "as many pictur
 
 
 def sweep_table(content: ReportContent) -> dict[str, Any]:
-    """Return `rows` by λ, the `parts` that have a column, `n_repeats` of every λ, whether `flips` are known.
+    """Return `rows` by λ, the `parts` that have a column, `n_repeats` per λ, and whether `flips` are known.
 
-    A row has the point of the first repeat, the range of its shares over all of them, and whether it is
-    the chosen one.
+    A row has the `point` of the first repeat, whether it is `chosen`, and the `ranges` of its shares over
+    all repeats.
     """
     parts = ["test", "region", *(["held_out"] if content.n_held_out else [])]
     rows = []
@@ -51,20 +51,20 @@ def class_table(by_class: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _points(change: float) -> str:
-    told = f"{change * 100:+.1f}".replace("-", "−")
-    return "0.0" if told in ("+0.0", "−0.0") else told
+    points = f"{change * 100:+.1f}".replace("-", "−")
+    return "0.0" if points in ("+0.0", "−0.0") else points
 
 
 def control_table(content: ReportContent) -> dict[str, Any]:
-    """Return what else was trained as `rows`, Defuse last, and what they say as `told`; none without."""
-    found = content.results.get("controls") or {}
-    if not found:
+    """Return controls, baseline and Defuse as `rows`, and a text about them as `told`; both may be empty."""
+    controls = content.results.get("controls") or {}
+    if not controls:
         return {"rows": [], "told": ""}
     before, after = content.scores[0], content.scores[-1]
     rows = [_row("nothing (before the repair)", "–", before.test, before.region)]
     for key, name in _NAMES.items():
-        if key in found:
-            rows.append(_control_row(name, found[key]))
+        if key in controls:
+            rows.append(_control_row(name, controls[key]))
     if len(content.scores) == 3:
         rival = content.results["baseline"]
         of = count(rival["labelled_images"], "single labelled mistake")
@@ -74,88 +74,90 @@ def control_table(content: ReportContent) -> dict[str, Any]:
     flips = {name: content.results["flips"][name] for name in ("fixed", "broken")}
     lam = f"{content.results['defuse']['lam']:g}"
     rows.append({**_row("pictures of the weak spots (Defuse)", lam, after.test, after.region), **flips})
-    return {"rows": rows, "told": _controls_told(content, found)}
+    return {"rows": rows, "told": _compare_controls(content, controls)}
 
 
 def _row(name: str, lam: str, test: Interval, region: Interval) -> dict[str, Any]:
-    shares = {"test": test, "region": region}
-    told = {part: [i.estimate, i.low, i.high, i.n] for part, i in shares.items()}
-    return {"name": name, "lam": lam, "fixed": "–", "broken": "–", **told}
+    intervals = {"test": test, "region": region}
+    shares = {part: [i.estimate, i.low, i.high, i.n] for part, i in intervals.items()}
+    return {"name": name, "lam": lam, "fixed": "–", "broken": "–", **shares}
 
 
-def _control_row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    flips = {key: found.get(key, "–") for key in ("fixed", "broken")}
-    return {
-        "name": name,
-        "lam": f"{found['lam']:g}",
-        "test": found["test"],
-        "region": found["region"],
-        **flips,
-    }
+def _control_row(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
+    flips = {key: control.get(key, "–") for key in ("fixed", "broken")}
+    shares = {part: control[part] for part in ("test", "region")}
+    return {"name": name, "lam": f"{control['lam']:g}", **shares, **flips}
 
 
-def _controls_told(content: ReportContent, found: Mapping[str, Any]) -> str:
+def _compare_controls(content: ReportContent, controls: Mapping[str, Any]) -> str:
+    """Say what the controls reach, and whether the weak spots explain the repair."""
     after = content.scores[-1].region
-    told = f"After the repair the model is right on {percent(after.estimate)} of the pictures of weak spots."
-    if "lam=0" in found:
-        told += f" Training as long without them reaches {percent(found['lam=0']['region'][0])}."
-    if "random" in found:
-        told += (
+    text = f"After the repair the model is right on {percent(after.estimate)} of the pictures of weak spots."
+    if "lam=0" in controls:
+        text += f" Training as long without them reaches {percent(controls['lam=0']['region'][0])}."
+    if "random" in controls:
+        text += (
             f" As many generated pictures from around random training pictures of the same classes reach "
-            f"{percent(found['random']['region'][0])}."
+            f"{percent(controls['random']['region'][0])}."
         )
-    rival = max((row["region"] for row in found.values()), key=lambda row: float(row[0]))
+    rival = max((row["region"] for row in controls.values()), key=lambda row: float(row[0]))
     if rival[2] < after.low:
-        return told + " So it is the weak spots that matter: the intervals do not meet."
+        return text + " So it is the weak spots that matter: the intervals do not meet."
     if rival[1] > after.high:
-        return told + " So the repair is not owed to the weak spots: a control without them does better."
-    return told + " The intervals meet: what the repair owes to the weak spots cannot be told from that."
+        return text + " So the repair is not owed to the weak spots: a control without them does better."
+    return text + " The intervals meet: what the repair owes to the weak spots cannot be told from that."
 
 
 def novelty_told(found: Mapping[str, Any] | None) -> str:
-    """Say the medians of the curves, in pixels and in codes; nothing where they were not measured."""
+    """Say the medians of the curves, in pixels and in codes; empty if they were not measured."""
     if not found or "pixels" not in found:
         return ""
-    told = []
+    sentences = []
     for space, name in (("pixels", "pixels"), ("latent", "codes of the generator")):
         curves = [
             f"{curve['median']:.1f} for {what} (n = {curve['n']:,})"
             for what, curve in found.get(space, {}).items()
         ]
         if curves:
-            told.append(f"Median in {name}: {', '.join(curves)}.")
-    return " ".join(told)
+            sentences.append(f"Median in {name}: {', '.join(curves)}.")
+    return " ".join(sentences)
 
 
 def settings_rows(
     settings: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, int]
 ) -> list[tuple[str, str]]:
-    """Return every step's settings and seed on a line, in the order of the method.
+    """Return every step's settings and seed on one line, in the order of the method.
+
+    Parameters
+    ----------
+    settings : mapping of str to mapping
+        By step; may be nested. None values are left out.
+    seeds : mapping of str to int
+        By step.
 
     Examples
     --------
     >>> settings_rows({"distill": {"n_components": 100, "more": {"tau": 0.5}}}, {"distill": 0})
     [('distill', 'n_components 100 · more.tau 0.5 · seed 0')]
     """
-    told = {
-        step: [*_flat(settings[step]), *_flat({"seed": seeds.get(step)})]
+    return [
+        (step, " · ".join([*_flat(settings[step]), *_flat({"seed": seeds.get(step)})]))
         for step in STEPS
         if step in settings
-    }
-    return [(step, " · ".join(values)) for step, values in told.items()]
+    ]
 
 
 def _flat(config: Mapping[str, Any], path: str = "") -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     for name, value in config.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{path}{name}.")
+            lines += _flat(value, f"{path}{name}.")
         elif value is not None:
-            found.append(f"{path}{name} {_told(value)}")
-    return found
+            lines.append(f"{path}{name} {_text(value)}")
+    return lines
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(_told(of) for of in value) or "none"
+        return ", ".join(_text(of) for of in value) or "none"
     return value if isinstance(value, str) else json.dumps(value)

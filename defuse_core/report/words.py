@@ -1,4 +1,4 @@
-"""The numbers of a report in plain words, for people who never heard of latent codes."""
+"""Say the numbers of a report in plain words, for people who never heard of latent codes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent, Tile
 
-_SURE = 0.05
+_SURE = 0.05  # p-value below which a change is more than chance
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """Say a share in per cent; one that is not all or nothing never rounds to that.
+    """Say a share in per cent; a share strictly between 0 and 1 never rounds to 0 % or 100 %.
+
+    Parameters
+    ----------
+    share : float or None
+        In [0, 1]; None and NaN are a dash.
+    digits : int
+        Decimal places.
 
     Examples
     --------
@@ -29,7 +36,14 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def interval(found: Interval | Sequence[float | None] | None, digits: int = 1) -> str:
-    """Say an interval's ends.
+    """Say an interval's ends in per cent.
+
+    Parameters
+    ----------
+    found : Interval, (estimate, low, high, n) or None
+        A dash if it is None or n = 0.
+    digits : int
+        Decimal places.
 
     Examples
     --------
@@ -59,7 +73,13 @@ def chance(p: float) -> str:
 
 
 def count(n: int, one: str, many: str = "") -> str:
-    """Say how many of something.
+    """Say a number with its noun.
+
+    Parameters
+    ----------
+    n : int
+    one, many : str
+        Noun in singular and plural; the plural is by default that with an s.
 
     Examples
     --------
@@ -70,7 +90,7 @@ def count(n: int, one: str, many: str = "") -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join names as a sentence does.
+    """Join names with commas and a last "and".
 
     Examples
     --------
@@ -81,36 +101,36 @@ def listed(names: Sequence[str]) -> str:
 
 
 def summary(content: ReportContent) -> list[str]:
-    """Say in three sentences what was found, what the repair did to it, and what it did elsewhere."""
+    """Say in three sentences what was found, what the repair did there, and what it did elsewhere."""
     results, before, after = content.results, content.scores[0], content.scores[-1]
     n_mistakes, agreed = sum(results["mistakes"].values()), results.get("label_agreement")
-    found = (
+    search = (
         f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
         f"misclassifies, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
         f"{results['failure_regions']} of the groups to be weak spots."
     )
     spots = "of the weak spot" if content.n_tuned == 1 else f"of each of {content.n_tuned} weak spots"
-    repaired = (
+    repair = (
         f"On {count(content.n_draws, 'new picture')} {spots} the model was right "
         f"{percent(before.region.estimate)} of the time before the repair, "
         f"{percent(after.region.estimate)} after, by the one label that each weak spot was given"
         + (f" (it fits {percent(agreed)} of these pictures)." if agreed is not None else ".")
     )
-    return [found, repaired, f"On the ordinary test set it was right {change_of_test(content)}."]
+    return [search, repair, f"On the ordinary test set it was right {change_of_test(content)}."]
 
 
 def change_of_test(content: ReportContent) -> str:
     """Say how accuracy on the test split changed, and whether that could be chance."""
     before, after = content.scores[0].test.estimate, content.scores[-1].test.estimate
     flips = content.results["flips"]
-    told = f"{percent(before, 1)} of the time before and {percent(after, 1)} after"
+    accuracies = f"{percent(before, 1)} of the time before and {percent(after, 1)} after"
     fixed = f"{count(flips['fixed'], 'picture')} fixed, {flips['broken']} broken"
     if not flips["fixed"] + flips["broken"]:
-        return f"{told} (no picture fixed, none broken)"
+        return f"{accuracies} (no picture fixed, none broken)"
     if flips["fixed"] == flips["broken"]:
-        return f"{told} ({fixed}: no difference in all)"
+        return f"{accuracies} ({fixed}: no difference in all)"
     sure = "could be chance" if flips["p"] >= _SURE else "is more than chance would explain"
-    return f"{told} ({fixed}; that difference {sure}, {chance(flips['p'])})"
+    return f"{accuracies} ({fixed}; that difference {sure}, {chance(flips['p'])})"
 
 
 def _judges(content: ReportContent) -> str:
@@ -121,7 +141,12 @@ def _judges(content: ReportContent) -> str:
 
 
 def readings(tiles: Sequence[Tile], when: str) -> str:
-    """Say what the classifier took pictures for, "before" or "after", the most frequent first.
+    """Say what pictures are predicted as, the most frequent prediction first, at most four.
+
+    Parameters
+    ----------
+    tiles : sequence of Tile
+    when : {"before", "after"}
 
     Examples
     --------
@@ -132,12 +157,12 @@ def readings(tiles: Sequence[Tile], when: str) -> str:
     """
     said = [str(getattr(tile, when)) for tile in tiles]
     names = sorted(set(said), key=lambda name: (-said.count(name), said.index(name)))
-    told = ", ".join(f"{name} ({said.count(name)})" for name in names[:4])
-    return told + (f" and {count(len(names) - 4, 'other')}" if len(names) > 4 else "")
+    text = ", ".join(f"{name} ({said.count(name)})" for name in names[:4])
+    return text + (f" and {count(len(names) - 4, 'other')}" if len(names) > 4 else "")
 
 
 def mostly(tiles: Sequence[Tile]) -> str:
-    """Say what pictures were most often wrongly predicted as before; nothing where they are right."""
+    """Return the most frequent wrong prediction before; empty if there is none."""
     wrong = [tile.before for tile in tiles if tile.before != tile.wanted]
     return max(wrong, key=wrong.count, default="")
 
@@ -160,8 +185,8 @@ def _points(n: float) -> str:
     return f"{n:g} point" if n == 1 else f"{n:g} points"
 
 
-def _four(found: Interval | Sequence[float | None]) -> tuple[float | None, float | None, float | None, int]:
-    if isinstance(found, Interval):
-        return found.estimate, found.low, found.high, found.n
-    estimate, low, high, n = found
+def _four(share: Interval | Sequence[float | None]) -> tuple[float | None, float | None, float | None, int]:
+    if isinstance(share, Interval):
+        return share.estimate, share.low, share.high, share.n
+    estimate, low, high, n = share
     return estimate, low, high, int(n or 0)

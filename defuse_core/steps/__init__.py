@@ -26,11 +26,17 @@ STEP_CLASSES: dict[StepName, tuple[str, str]] = {
     "evaluate": ("evaluate", "Evaluate"),
     "report": ("report", "Report"),
 }
-"""Module and class of each step; a runner started for a run imports no more than its own."""
+"""Module and class of each step; a runner imports only the module of its own step."""
 
 
 def load_step(workspace: Workspace, run_id: int) -> Step:
-    """Make the step of a run from its config and what it stands on."""
+    """Make the step of a run from its config and the runs that it stands on.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run_id : int
+    """
     run = workspace.runs.get(run_id)
     config = check_config(run.step, run.config)
     module, name = STEP_CLASSES[run.step]  # type: ignore[index]  # checked with the config

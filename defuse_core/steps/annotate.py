@@ -8,11 +8,7 @@ import torch
 
 from defuse_core.base.records import Annotation
 from defuse_core.base.runtime import numpy_rng
-from defuse_core.method.labeling import (
-    draw_images,
-    mistake_images,
-    simulate_annotators,
-)
+from defuse_core.method.labeling import draw_images, mistake_images, simulate_annotators
 from defuse_core.steps.annotators import find_annotators
 from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_file
 from defuse_core.steps.source import Source
@@ -21,7 +17,7 @@ from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 
 class Annotate(Step):
-    """Let five networks label draws and single mistakes, a task an annotator."""
+    """Let five networks label draws and single mistakes, one task per annotator."""
 
     name = "annotate"
 
@@ -41,11 +37,11 @@ class Annotate(Step):
 
     def run(self, task: str) -> Iterator[Item]:
         """Answer for every draw of every region, then for every single mistake; -1 is none of the above."""
-        shown = self.config.labeling
+        labeling = self.config.labeling
         annotator = {task: self.annotators[task]}
         answers: list[Annotation] = []
         for number, region in enumerate(self.regions, 1):
-            images = draw_images(self.vae, region, shown.n_samples, tau=shown.tau, seed=self.seed)
+            images = draw_images(self.vae, region, labeling.n_samples, tau=labeling.tau, seed=self.seed)
             answers += simulate_annotators(
                 annotator, images, region_id=region.region_id, threshold=self.config.min_probability
             )
@@ -59,13 +55,21 @@ class Annotate(Step):
         yield tensors_file(task, {"answers": torch.tensor(rows, dtype=torch.int64)})  # region, draw, label
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Label events in the annotators' names."""
-        shown = self.config.labeling
+        """Turn the answers into label events, under the annotators' names.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
+        labeling = self.config.labeling
         events = []
         for name in done:
             for region, sample, label in read(name)[0]["answers"].tolist():
                 subject = int(self.single[sample]) if region == SINGLE_MISTAKES else sample
-                said = None if label < 0 else label
-                events.append(LabelEvent(region, name, said, subject, shown.tau, self.seed, shown.n_samples))
+                answer = None if label < 0 else label
+                events.append(
+                    LabelEvent(region, name, answer, subject, labeling.tau, self.seed, labeling.n_samples)
+                )
         summary = {"annotators": list(done), "regions": len(self.regions), "single": len(self.single)}
         return Merged(summary, labels=events)

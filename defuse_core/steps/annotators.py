@@ -1,9 +1,9 @@
 """Step `annotators`: five small networks that stand in for people, trained on the project's own classes.
 
-An annotator has another architecture, another random stream and another augmentation than the classifier
-under test, and sees what that one's training does not hold: the validation images, and those of
-`more_data`. It never sees the test images, on which it is scored: that score bounds what its labels, and so
-every region accuracy, can be believed.
+An annotator differs from the classifier under test in architecture, random stream and augmentation. It
+also trains on images that the classifier is not trained on: the validation images, and those of
+`more_data`. It never trains on the test images, on which it is scored. Its labels, and so every region
+accuracy, are no more reliable than that score.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NONE = -1
 
 
 class TrainAnnotators(Step):
-    """Train the five, or take the shipped ones, a task each; measure them one by one and as they vote."""
+    """Train the five annotators, or load the shipped ones, one task each; measure each and their vote."""
 
     name = "annotators"
 
@@ -44,7 +44,7 @@ class TrainAnnotators(Step):
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
-        """Where the networks will be trained, which are made task by task."""
+        """Set the device on which each task will make its network."""
         self._device = device
 
     def tasks(self) -> list[str]:
@@ -52,7 +52,7 @@ class TrainAnnotators(Step):
         return list(ANNOTATORS)
 
     def run(self, task: str) -> Iterator[Item]:
-        """Train one, with a point an epoch, and let it answer for the test images."""
+        """Train one, with a point for every epoch, and let it label the test images."""
         architecture, own = ANNOTATORS[task]
         if self.config.shipped:
             yield from self._store(task, architecture, self.shipped[task].to(self._device))
@@ -82,23 +82,29 @@ class TrainAnnotators(Step):
         )  # fmt: skip
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Test accuracy of each, and of their vote, in which none of the above is no right answer."""
-        found = {name: read(name + _SAID)[0] for name in done}
-        labels = found[done[0]]["labels"]
-        said = {name: _score(each["predictions"], labels) for name, each in found.items()}
-        voted = vote({name: each["answers"] for name, each in found.items()})
+        """Test accuracy of each, and of their vote, where "none of the above" counts as wrong.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
+        files = {name: read(name + _SAID)[0] for name in done}
+        labels = files[done[0]]["labels"]
+        intervals = {name: _score(each["predictions"], labels) for name, each in files.items()}
+        voted = vote({name: each["answers"] for name, each in files.items()})
         summary = {
-            "accuracy": {name: interval[0] for name, interval in said.items()},
-            "intervals": said,
+            "accuracy": {name: interval[0] for name, interval in intervals.items()},
+            "intervals": intervals,
             "majority": _score(voted, labels),
             "none_of_the_above": float((voted == NONE).double().mean()),
-            "trained_on": None if self.config.shipped else len(self.split),  # the cards tell
+            "trained_on": None if self.config.shipped else len(self.split),  # their model cards say it
         }
         return Merged(summary)
 
 
 def find_annotators(source: Source) -> dict[str, Classifier]:
-    """The annotators that the run stands on, else the shipped ones, which know digits; by name.
+    """Load the annotators that the run stands on, else the shipped ones, which know digits; by name.
 
     Raises
     ------
@@ -127,17 +133,23 @@ def _stored(source: Source) -> set[str]:
 
 
 def answer(annotator: Classifier, images: Tensor) -> Tensor:
-    """What an annotator says of each image, (n,) int64, as in the step `annotate`; see `NONE`."""
-    given = simulate_annotators(
+    """Return an annotator's answer to each image, (n,) int64, as in the step `annotate`; see `NONE`.
+
+    Parameters
+    ----------
+    annotator : Classifier
+    images : (n, channels, height, width) uint8
+    """
+    answers = simulate_annotators(
         {"": annotator}, images, region_id=NONE, threshold=AnnotationConfig().min_probability
     )
-    return torch.tensor([NONE if a.label is None else a.label for a in given], dtype=torch.int64)
+    return torch.tensor([NONE if a.label is None else a.label for a in answers], dtype=torch.int64)
 
 
 def vote(answers: Mapping[str, Tensor]) -> Tensor:
-    """The majority of the annotators on each image, (n,) int64; `NONE` where it is none of the above."""
-    given = torch.stack(list(answers.values()), 1).tolist()  # (n, n_annotators)
-    voted = [majority([None if label == NONE else label for label in each]) for each in given]
+    """Return the majority answer to each image, (n,) int64; `NONE` if it is none of the above, or a tie."""
+    votes = torch.stack(list(answers.values()), 1).tolist()  # (n, n_annotators)
+    voted = [majority([None if label == NONE else label for label in labels]) for labels in votes]
     return torch.tensor([NONE if label is None else label for label in voted], dtype=torch.int64)
 
 

@@ -1,8 +1,8 @@
-"""What a step is: config and upstream runs in, tasks that yield progress, points and files, a summary out.
+"""The interface of a step, and what its tasks yield: progress, points and files.
 
-A step reads all it needs when it is made, on the CPU, and holds no connection, so that it can be
-sent to another machine. A task depends on the step, its own name and nothing else: the same task
-gives the same files wherever and whenever it runs.
+The constructor of a step reads all that the step needs, to the CPU. A step holds no connection, so that it
+can be sent to another machine. A task depends on the step and its own name alone: the same task gives the
+same files wherever and whenever it runs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Merged:
     labels : sequence of LabelEvent
         Labels to store with the distill run.
     replaces_tasks : bool
-        Whether the files of the tasks can go once all of them are done.
+        Whether the files of the tasks can be deleted once all tasks are done.
     """
 
     summary: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Step(ABC):
 
     name: ClassVar[StepName]
     work: Path | None = None
-    """Folder for what a task needs to go on after a crash; None where there is no such folder."""
+    """Folder in which a task keeps what it needs to go on after a crash; None where there is none."""
 
     @property
     def files(self) -> Sequence[File]:
@@ -97,7 +97,14 @@ class Step(ABC):
 
     @abstractmethod
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Make the result of the tasks that are done: all, unless some were cancelled."""
+        """Make the result from the tasks that are done: all of them, unless some were cancelled.
+
+        Parameters
+        ----------
+        done : sequence of str
+            Names of the tasks, one or more, in the order of `tasks`.
+        read : Read
+        """
 
     def to(self, device: torch.device) -> None:
         """Move all networks that the step holds to a device."""
@@ -113,12 +120,28 @@ def interval_json(interval: Interval) -> list[float]:
 
 
 def tensors_file(name: str, tensors: Mapping[str, Tensor], **metadata: object) -> File:
-    """Make a safetensors file of a run."""
+    """Make a safetensors file of a run.
+
+    Parameters
+    ----------
+    name : str
+        Without the suffix `.safetensors`.
+    tensors : mapping of str to Tensor
+    **metadata : object
+        Anything that JSON can hold.
+    """
     return File(f"{name}.safetensors", dump_tensors(tensors, metadata=metadata))
 
 
 def progress(loop: Loop[Result], *, points: bool = False) -> Generator[Item, None, Result]:
-    """Pass a loop's steps on as progress, and as points where asked; returns the loop's result."""
+    """Yield the steps of a loop as progress, and also as points if wanted; return the loop's result.
+
+    Parameters
+    ----------
+    loop : Loop
+    points : bool
+        Whether every step is also a point, with the number of the step as its key.
+    """
     while True:
         try:
             step, of, metrics = next(loop)

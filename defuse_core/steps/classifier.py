@@ -1,4 +1,4 @@
-"""The step `classifier`: a classifier that is trained on the data of the project, or brought along."""
+"""The step `classifier`: a classifier that is trained on the data of the project, or loaded."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from defuse_core.workspace.configs import ClassifierConfig
 
 
 class TrainClassifier(Step):
-    """Train the classifier under test, or take in the weights that `weights` names."""
+    """Train the classifier under test, or load the weights that `weights` names."""
 
     name = "classifier"
 
     def __init__(self, source: Source, config: ClassifierConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
         trained = config.weights is None
-        found = make_network(source, config, seed) if trained else bring_network(source, config)
-        self.architecture, self.facts = found.architecture, found.facts
-        self.classifier = Classifier(found.network, found.preprocessing)
+        network = make_network(source, config, seed) if trained else bring_network(source, config)
+        self.architecture, self.facts = network.architecture, network.facts
+        self.classifier = Classifier(network.network, network.preprocessing)
         check_fits(self.classifier, self.dataset, self.architecture)
 
     def tasks(self) -> list[str]:
@@ -34,7 +34,7 @@ class TrainClassifier(Step):
         return ["classifier"]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Train, with a point an epoch, and measure."""
+        """Train, with a point for every epoch, and measure."""
         if self.config.weights is None:
             checkpoint = self.work / "training.safetensors" if self.work else None
             epochs = classifier_epochs(
@@ -47,8 +47,8 @@ class TrainClassifier(Step):
             name: Interval.wilson(int((said["predictions"] == said["labels"]).sum()), len(said["labels"]))
             for name, said in answers.items()
         }
-        said = {f"{name}.{part}": t for name, parts in answers.items() for part, t in parts.items()}
-        yield tensors_file("predictions", said)
+        tensors = {f"{name}.{part}": t for name, parts in answers.items() for part, t in parts.items()}
+        yield tensors_file("predictions", tensors)
         yield tensors_file(
             task,
             self.classifier.network.state_dict(),
@@ -61,12 +61,12 @@ class TrainClassifier(Step):
         )
 
     def _answer(self, split: Split) -> dict[str, Tensor]:
-        """What the classifier says of every image (n,), how sure it is of that, and the labels."""
+        """Prediction, confidence and label of every image, (n,) each."""
         confidence, predictions = predict_logits(self.classifier, split.images).softmax(1).max(1)
         return {"predictions": predictions, "confidence": confidence, "labels": split.labels}
 
     def _by_class(self, said: Mapping[str, Tensor]) -> list[list[float] | None]:
-        """Accuracy on each class as an interval; None where it has no image."""
+        """Accuracy on each class as an interval; None where the class has no image."""
         right = said["predictions"] == said["labels"]
         n = said["labels"].bincount(minlength=self.dataset.n_classes).tolist()
         hits = said["labels"][right].bincount(minlength=self.dataset.n_classes).tolist()
@@ -75,10 +75,16 @@ class TrainClassifier(Step):
         ]
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Accuracy by split and class, with intervals."""
+        """Accuracy by split and class, with intervals.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         metadata = read(done[0])[1]
         accuracy = {name: values[0] for name, values in metadata["accuracy"].items()}
         intervals = {"intervals": metadata["accuracy"], "by_class": metadata["by_class"]}
-        told = ("architecture", "preprocessing", "corrected", "began_afresh")
-        about: dict[str, Any] = {name: metadata[name] for name in told if name in metadata}
+        names = ("architecture", "preprocessing", "corrected", "began_afresh")
+        about: dict[str, Any] = {name: metadata[name] for name in names if name in metadata}
         return Merged({**about, "accuracy": accuracy, **intervals})

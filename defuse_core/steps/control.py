@@ -14,7 +14,7 @@ from defuse_core.workspace.configs import ControlConfig
 
 
 class Control(Step):
-    """The share of correctly classified images that still are after reconstruction (ε = 0)."""
+    """The share of correctly classified images that are still correct after reconstruction (ε = 0)."""
 
     name = "control"
 
@@ -23,11 +23,11 @@ class Control(Step):
         self.classifier, self.vae, self.dataset = source.classifier(), source.vae(), source.dataset
 
     def tasks(self) -> list[str]:
-        """One a split."""
+        """One per split."""
         return list(self.dataset.splits())
 
     def run(self, task: str) -> Iterator[Item]:
-        """Measure one split, whole and by class."""
+        """Measure one split, as a whole and by class."""
         split = self.dataset.splits()[task]
         by_class = [
             reconstruction_control(
@@ -35,15 +35,21 @@ class Control(Step):
             )
             for label in range(self.dataset.n_classes)
         ]
-        n = sum(found.n for found in by_class)
+        n = sum(interval.n for interval in by_class)
         whole = Interval.wilson(sum(round(f.estimate * f.n) for f in by_class if f.n), n)
         yield Progress(1, 1)
         yield tensors_file(
             task, {}, control=interval_json(whole),
-            by_class=[interval_json(found) if found.n else None for found in by_class],
+            by_class=[interval_json(interval) if interval.n else None for interval in by_class],
         )  # fmt: skip
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The control by split, and by class."""
-        found = {name: read(name)[1] for name in done}
-        return Merged({part: {name: found[name][part] for name in done} for part in ("control", "by_class")})
+        """The control by split, and by class.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
+        files = {name: read(name)[1] for name in done}
+        return Merged({part: {name: files[name][part] for name in done} for part in ("control", "by_class")})

@@ -1,7 +1,7 @@
-"""Step `correct`: the sweep over λ, of the regions that are failures and of the baseline.
+"""Step `correct`: the sweep over λ, for the failure regions and for the baseline.
 
-Draws, and which regions are held out, depend on the seed of the run; repeats of a λ differ in the order
-of the batches and in dropout alone, so their spread is that of the tuning, not of the method.
+The draws and the held-out regions depend on the seed of the run. Repeats of a λ differ only in the order
+of the batches and in dropout, so their spread is that of the tuning, not of the method.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from defuse_core.workspace.configs import SweepConfig
 BEFORE = "before"
 BASELINE = "baseline/"
 SAID = ".said"
-"""Ends the name of the file with what a classifier says of every image that is measured on."""
+"""Suffix of the file with a classifier's predictions for all images that it is measured on."""
 
 _REPEAT = "/repeat="
 _PURPOSES: tuple[Literal["tune", "test"], ...] = ("tune", "test")
 SETS = ("tune", "test", "single", "held_out")
-"""D_f to tune on, to test on; the baseline's; test draws of regions that are held out whole."""
+"""D_f to tune on, D_f to test on, the single mistakes of the baseline, test draws of held-out regions."""
 
 
 class Correct(Step):
-    """Measure the classifier as it is, then fine-tune for every λ, a task each.
+    """Measure the classifier as it is, then fine-tune for every λ, one task each.
 
     `baseline/lam=…` tunes on single mistakes instead of regions.
     """
@@ -70,13 +70,13 @@ class Correct(Step):
         stored = source.own("failures")
         if stored is None:
             self.sets, self.verdicts = _prepare(source, config, seed, up_to)
-        else:  # of an earlier attempt, on whatever device that was
+        else:  # an earlier attempt drew them, perhaps on another device
             self.sets = {name: FailureInstances.of_file(stored[0], name) for name in SETS}
             self.verdicts = stored[1]["verdicts"]
 
     @property
     def files(self) -> Sequence[File]:
-        """The images tuned and tested on, and the verdicts that chose them."""
+        """The images to tune and to test on, and the verdicts that chose them."""
         tensors = {
             f"{name}.{part}": value
             for name, failures in self.sets.items()
@@ -126,7 +126,7 @@ class Correct(Step):
         return said, {**self._measure(BEFORE, point, said), "lam": None}
 
     def _predict(self, classifier: Classifier) -> dict[str, Tensor]:
-        """What it says of every image measured on, by the set's name, (n,) int64 each."""
+        """Predictions for all images that are measured on, by set, (n,) int64 each."""
         images = {"test": self.dataset.test.images, "region": self.sets["test"].images}
         if self.dataset.validation is not None:
             images["validation"] = self.dataset.validation.images
@@ -142,26 +142,32 @@ class Correct(Step):
         }  # fmt: skip
         if self.dataset.validation is not None:
             labels["validation"] = self.dataset.validation.labels
-        right = {name: given == labels[name] for name, given in said.items()}
+        right = {name: predictions == labels[name] for name, predictions in said.items()}
         scores = {
             name: interval_json(Interval.wilson(int(hits.sum()), len(hits))) for name, hits in right.items()
         }
-        found = {
+        measured = {
             "lam": point.lam, "repeat": repeat_of(task), "epoch": point.epoch,
             "selection": point.selection_accuracy, "tuned": point.tuned_accuracy, **scores,
         }  # fmt: skip
         if task != BEFORE:
-            found["fixed"] = int((right["test"] & ~self._was_right).sum())
-            found["broken"] = int((~right["test"] & self._was_right).sum())
-        return found
+            measured["fixed"] = int((right["test"] & ~self._was_right).sum())
+            measured["broken"] = int((~right["test"] & self._was_right).sum())
+        return measured
 
     @cached_property
     def _was_right(self) -> Tensor:
-        """Which test images the classifier reads correctly before it is tuned, (n_test,) bool."""
+        """Which test images are correctly classified before tuning, (n_test,) bool."""
         return predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Choose a λ for Defuse and one for the baseline, and copy their weights."""
+        """Choose a λ for Defuse and one for the baseline, and copy their weights.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         before = read(BEFORE + SAID)[1]["point"] if BEFORE in done else self._before()[1]
         summary: dict[str, Any] = {
             "failures": sum(v["is_failure"] for v in self.verdicts),
@@ -182,7 +188,7 @@ class Correct(Step):
         return Merged(summary, files)
 
     def _choose(self, measured: Mapping[str, dict[str, Any]], before: float) -> str | None:
-        """The task whose weights are kept: the best λ by its mean over repeats, as first tuned."""
+        """The first task of the λ that is best by its mean over repeats; None if no task is done."""
         firsts = {m["lam"]: task for task, m in measured.items() if m["repeat"] == 0}
         if len(firsts) > 1:
             firsts.pop(0.0, None)  # without the regions: a control, not a correction
@@ -199,7 +205,14 @@ class Correct(Step):
 
 
 def tuning_data(dataset: ImageDataset, config: CorrectionConfig, seed: int) -> Split:
-    """D: the training images, or the stratified sample of them that the config asks for."""
+    """Return D: the training images, or a stratified sample of `max_images` of them.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+    config : CorrectionConfig
+    seed : int
+    """
     return dataset.train[sample_training(dataset.train.labels, config.max_images, seed=seed)]
 
 
@@ -253,14 +266,14 @@ def _prepare(
     vae, regions, answers = source.vae(), source.regions(), answers_by_region(events)
     threshold = config.disagreement_threshold
     verdicts = judge(source.classifier(), vae, regions, answers, disagreement_threshold=threshold)
-    failures = _take_in(failing(verdicts), config.regions)
+    failures = _select(failing(verdicts), config.regions)
     if not failures:
         raise ValueError(
             f"none of the {len(verdicts)} labelled regions is a failure; label more, or identify with "
             "another seed or more perturbations"
         )
     n = config.correction.instances_per_region
-    taus = {region_id: shown.tau for region_id, shown in answers.items()}
+    taus = {region_id: of_region.tau for region_id, of_region in answers.items()}
     tune_on, test_on = (
         failure_instances(vae, regions, failures, n, tau=taus, seed=seed, purpose=purpose)
         for purpose in _PURPOSES
@@ -276,13 +289,13 @@ def _prepare(
     return sets, [_verdict(v) for v in verdicts]
 
 
-def _take_in(failures: dict[int, int], chosen: Sequence[int] | None) -> dict[int, int]:
-    """The failure regions that were chosen, or all."""
+def _select(failures: dict[int, int], chosen: Sequence[int] | None) -> dict[int, int]:
+    """Return the failure regions that were chosen, or all."""
     if chosen is None:
         return failures
     if wrong := sorted(set(chosen) - set(failures)):
-        told = ", ".join(map(str, sorted(failures))) or "none"
-        raise ValueError(f"regions must be failure regions, got {wrong}; there are: {told}")
+        ids = ", ".join(map(str, sorted(failures))) or "none"
+        raise ValueError(f"regions must be failure regions, got {wrong}; there are: {ids}")
     return {region_id: label for region_id, label in failures.items() if region_id in chosen}
 
 

@@ -1,4 +1,4 @@
-"""What the steps `evaluate` and `report` read of a correct run."""
+"""Loads a correct run for the steps `evaluate` and `report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from defuse_core.steps.source import Source
 
 
 class Corrected:
-    """What both steps read of a correct run."""
+    """A correct run: its images, its verdicts, and the answers to the regions that still exist."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.run = source, source.upstream("correct")
@@ -21,10 +21,10 @@ class Corrected:
         self.sets = {name: FailureInstances.of_file(tensors, name) for name in SETS}
         answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
         live = {region.region_id for region in source.regions()}  # others were merged or split
-        self.answers = {region_id: shown for region_id, shown in answers.items() if region_id in live}
+        self.answers = {region_id: of_region for region_id, of_region in answers.items() if region_id in live}
 
     def classifier(self, name: str) -> Classifier | None:
-        """`corrected` or `baseline`; None where it was not computed."""
+        """Load `corrected` or `baseline`; None where it was not computed."""
         if name not in self.run.summary:
             return None
         metadata = self.source.read("classifier", "classifier")[1]

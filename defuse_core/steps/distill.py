@@ -25,7 +25,7 @@ class Distill(Step):
         return ["mixture"]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Fit, with a point an iteration of its lower bound."""
+        """Fit the mixture, with a point for every iteration."""
         loop = mixture_iterations(self.mistakes.latents, config=self.config, seed=self.seed)
         mixture = yield from progress(loop, points=True)
         arrays = ("weights", "means", "covariances")
@@ -33,7 +33,13 @@ class Distill(Step):
         yield tensors_file(task, {n: torch.from_numpy(getattr(mixture, n)) for n in arrays}, fit=fit)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The regions with what lies in them."""
+        """The regions, each with its weight and its mistakes.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         mixture = unpack_mixture(*read(done[0]))
         of_region = membership(mixture, self.mistakes.latents, min_weight=self.config.min_weight)
         regions = [

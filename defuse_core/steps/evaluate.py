@@ -1,8 +1,8 @@
 """Step `evaluate`: what the correction changed, in numbers, and what would have changed without it.
 
 The task `evidence` measures the models on all splits and regions. `control/lam=0`, `control/random` and
-`noise` are what they are compared with: `extensions.controls` says what each of them means. All models
-are scored on the same test split and the same fresh draws of the failure regions.
+`noise` measure what the models are compared with; `extensions.controls` explains each. All models are
+scored on the same test split and the same new draws of the failure regions.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ class Evaluate(Step):
         self.sweep_seed = done.run.seed
         self.before, self.vae = source.classifier(), source.vae()
         corrected = done.classifier("corrected")
-        assert corrected is not None  # no run is done without it
+        assert corrected is not None  # every run that is done has it
         self.corrected, self.baseline = corrected, done.classifier("baseline")
         failures = (self.sets["test"], self.sets["held_out"])
         self.labels = {i: c for f in failures for i, c in _labels(f).items()}
         self.regions = [region for region in source.regions() if region.region_id in self.labels]
-        self.taus = {i: shown.tau for i, shown in done.answers.items()}
+        self.taus = {i: answers.tau for i, answers in done.answers.items()}
         distill = source.upstream("distill")
         edits = source.workspace.annotations.edits(distill.id, up_to=done.run.last_annotation)
         self.names, mixture = names(edits), distill.summary
-        self.votes = list(chain.from_iterable(shown.votes for shown in done.answers.values()))
-        annotators = {a.annotator for shown in done.answers.values() for a in shown.annotations}
+        self.votes = list(chain.from_iterable(answers.votes for answers in done.answers.values()))
+        annotators = {a.annotator for answers in done.answers.values() for a in answers.annotations}
         self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
         self.annotators = _who_labelled(source) if self.simulated else {}
         self.search = IdentificationConfig(**source.upstream("identify").config)
@@ -104,16 +104,16 @@ class Evaluate(Step):
         }  # fmt: skip
 
     def tasks(self) -> list[str]:
-        """The evidence, and the controls that are asked for."""
+        """The evidence, and the controls that the config switches on."""
         controls = [WITHOUT, RANDOM] if self.config.controls else []
         return [EVIDENCE, *controls, *([NOISE] if self.config.noise_images else [])]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Measure the models, or one of the things that they are compared with."""
+        """Measure the models, or what they are compared with."""
         started = time.monotonic()
         measure = {EVIDENCE: self._evidence, WITHOUT: self._without, RANDOM: self._random, NOISE: self._noise}
-        tensors, told = yield from measure[task]()
-        yield tensors_file(task, tensors, **told, seconds=time.monotonic() - started)
+        tensors, metadata = yield from measure[task]()
+        yield tensors_file(task, tensors, **metadata, seconds=time.monotonic() - started)
 
     def _evidence(self) -> _Measuring:
         models = {BEFORE: self.before, BASELINE: self.baseline, AFTER: self.corrected}
@@ -130,16 +130,16 @@ class Evaluate(Step):
             "unanimous": number(agreed.unanimous.estimate), "pairwise": number(agreed.pairwise),
             "images": agreed.unanimous.n,
         }  # fmt: skip
-        told = {
+        metadata = {
             "scores": [results.scores_json(row) for row in results.score_rows(right)],
             "agreement": [interval_json(agreed.unanimous), agreed.pairwise],
             "results": measured,
         }
         yield Progress(4, 4)
-        return {**curves, "agreement.share": torch.from_numpy(agreed.share)}, told
+        return {**curves, "agreement.share": torch.from_numpy(agreed.share)}, metadata
 
     def _right(self, classifier: Classifier) -> dict[str, Tensor]:
-        """Which images it reads right, by set."""
+        """Which images are correctly classified, by set, (n,) bool each."""
         measured_on = {
             "test": self.dataset.test, "validation": self.dataset.validation,
             "region": _split(self.sets["test"]), "held_out": _split(self.sets["held_out"]),
@@ -151,7 +151,7 @@ class Evaluate(Step):
         }
 
     def _compare(self, right: Right) -> dict[str, Any]:
-        """All that compares the models: figure 4, figure 5, the flips, by region and by class."""
+        """Compare the models: figure 4, figure 5, the flips, by region and by class."""
         flips = results.change(right[BEFORE]["test"], right[AFTER]["test"])
         return {
             **results.figure4(right, self.sweep, self.sweep_config),
@@ -164,7 +164,7 @@ class Evaluate(Step):
         }
 
     def _settings(self) -> dict[str, Any]:
-        """What bounds the numbers, and how λ was chosen."""
+        """What limits the numbers, and how λ was chosen."""
         still = reconstruction_control(self.before, self.vae, self.dataset.train).estimate
         return {
             "still_correct_after_reconstruction": number(still),
@@ -176,46 +176,46 @@ class Evaluate(Step):
     def _label_agreement(self) -> Interval:
         """Of the draws tested on, the share whose own majority label is the label of their region.
 
-        A region gets one label, and not every draw of it is that class: this bounds what region
-        accuracy means. Only the simulated annotators can be asked for so many labels.
+        A region gets one label, and not every draw of it is of that class. This limits what region
+        accuracy means. Only simulated annotators can give so many labels.
         """
         tested, threshold = self.sets["test"], AnnotationConfig().min_probability
         answers = simulate_annotators(self.annotators, tested.images, region_id=-1, threshold=threshold)
         own = [majority(votes) for votes in collect_votes(answers, len(tested))]
-        same = sum(label == wanted for label, wanted in zip(own, tested.labels.tolist(), strict=True))
+        same = sum(label == expected for label, expected in zip(own, tested.labels.tolist(), strict=True))
         return Interval.wilson(same, len(tested))
 
     def _nearest(self, codes: Tensor, right: Right) -> dict[str, Any]:
         """The real test images nearest to every failure region, by its own Gaussian."""
-        found = {
+        nearest = {
             region.region_id: nearest_to_region(
                 region, codes, self.config.n_nearest, tau=self.taus[region.region_id]
             )
             for region in self.regions
         }
-        rows = results.nearest_rows(right, self.dataset.test.labels, found, self.labels)
-        return {**rows, "draws_at": self.vae.latent_dim**0.5}  # the distance of most of a region's draws
+        rows = results.nearest_rows(right, self.dataset.test.labels, nearest, self.labels)
+        return {**rows, "draws_at": self.vae.latent_dim**0.5}  # distance at which most draws of a region lie
 
-    def _novelty(self, test_codes: Tensor, missed: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _novelty(self, test_codes: Tensor, wrong: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Figure 6 in pixels and in latent space, the curves and their medians.
 
-        In latent space real images are where the encoder puts them, μ(x), and draws are the codes that
-        they were decoded from: that is where the region lies, and to encode their images again would add
-        the generator's own error to the distance.
+        In latent space a real image is at μ(x), where the encoder puts it. A draw is at the code that it
+        was decoded from, which is where the region lies: encoding its image again would add the error of
+        the generator to the distance.
         """
         train, draws, real = self.dataset.train, "draws of failure regions", "misclassified test images"
         reference = misclassified(self.before, train)
-        misread = len(reference) > 0
-        reference = reference if misread else train
+        any_misclassified = len(reference) > 0
+        reference = reference if any_misclassified else train
         known = encode_means(self.vae, reference.images)
-        images = {draws: self.sets["test"].images, real: self.dataset.test.images[missed]}
-        codes = {draws: self._drawn(), real: test_codes[missed]}
+        images = {draws: self.sets["test"].images, real: self.dataset.test.images[wrong]}
+        codes = {draws: self._drawn(), real: test_codes[wrong]}
         pixels = {name: novelty(of, reference.images) for name, of in images.items() if len(of)}
         latent = {name: latent_novelty(of, known) for name, of in codes.items() if len(of)}
         tensors = {f"novelty.{name}": torch.from_numpy(far) for name, far in pixels.items()}
         tensors |= {f"latent_novelty.{name}": torch.from_numpy(far) for name, far in latent.items()}
         return tensors, {
-            "reference": {"images": len(reference), "misclassified": misread},
+            "reference": {"images": len(reference), "misclassified": any_misclassified},
             "pixels": results.novelty_rows(pixels), "latent": results.novelty_rows(latent),
         }  # fmt: skip
 
@@ -235,10 +235,10 @@ class Evaluate(Step):
         return {}, {"measured": measured}
 
     def _random(self) -> _Measuring:
-        """Tune on draws of random regions; `drawn` is how well they are read before and after."""
-        wanted = _labels(self.sets["tune"])
+        """Tune on draws of random regions; `drawn` is the accuracy on them before and after."""
+        tuned_labels = _labels(self.sets["tune"])
         regions, labels = random_regions(
-            [region for region in self.regions if region.region_id in wanted], wanted,
+            [region for region in self.regions if region.region_id in tuned_labels], tuned_labels,
             classifier=self.before, vae=self.vae, train=self.dataset.train, seed=self.seed,
         )  # fmt: skip
         failures = failure_instances(
@@ -255,7 +255,7 @@ class Evaluate(Step):
     def _tune(
         self, failures: FailureInstances, lam: float
     ) -> Generator[Item, None, tuple[dict[str, Any], Classifier]]:
-        """Tune as the correction did, from the same start, and score on the same images."""
+        """Tune as the correction did, from the same weights, and score on the same images."""
         config = CorrectionConfig(**self.sweep_config["correction"])
         epochs = tuning_epochs(
             self.before, tuning_data(self.dataset, config, self.sweep_seed), failures, lam=lam,
@@ -274,18 +274,24 @@ class Evaluate(Step):
         return {}, {"measured": (yield from progress(loop))}
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Write results.json; a control that was cancelled is left out of it."""
+        """Write results.json, without the controls that were cancelled.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         if EVIDENCE not in done:
             raise ValueError("the evidence was cancelled; resume the run to have it measured")
-        found = {task: read(task)[1] for task in done}
-        told = {**found[EVIDENCE]["results"], **self.known}
-        if controls := {t.removeprefix(CONTROL): found[t]["measured"] for t in done if t.startswith(CONTROL)}:
-            told["controls"] = controls
-        if NOISE in found:
-            told["noise"] = found[NOISE]["measured"]
-        told["seconds"] = round(self.seconds + sum(task["seconds"] for task in found.values()), 1)
-        content = json.dumps(told, indent=2, allow_nan=False) + "\n"
-        rows = found[EVIDENCE]["scores"]
+        files = {task: read(task)[1] for task in done}
+        document = {**files[EVIDENCE]["results"], **self.known}
+        if controls := {t.removeprefix(CONTROL): files[t]["measured"] for t in done if t.startswith(CONTROL)}:
+            document["controls"] = controls
+        if NOISE in files:
+            document["noise"] = files[NOISE]["measured"]
+        document["seconds"] = round(self.seconds + sum(task["seconds"] for task in files.values()), 1)
+        content = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        rows = files[EVIDENCE]["scores"]
         scores = {row["model"]: {k: row[k][0] for k in ("test", "region")} for row in rows}
         return Merged({"scores": scores}, [File("results.json", content.encode())])
 
@@ -295,14 +301,14 @@ _Measuring = Generator[Item, None, tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 def _who_labelled(source: Source) -> dict[str, Classifier]:
-    """The simulated annotators that the labels are of, though others may have been trained since."""
+    """The simulated annotators that gave the labels; others may have been trained since."""
     regions = source.upstream("distill").id
-    asked = [
+    runs = [
         run
         for run in source.workspace.runs.of_project(source.run.project_id, "annotate")
         if run.status == "done" and regions in run.upstream
     ]
-    return find_annotators(Source(source.workspace, asked[-1].id) if asked else source)
+    return find_annotators(Source(source.workspace, runs[-1].id) if runs else source)
 
 
 def _split(failures: FailureInstances) -> Split:

@@ -1,4 +1,4 @@
-"""The step `identify`: algorithm 1 over the training images, a task a shard of them."""
+"""The step `identify`: algorithm 1 over the training images, one task per shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from defuse_core.steps.source import Source
 
 
 class Identify(Step):
-    """Algorithm 1 over the training split, a task a shard of images."""
+    """Algorithm 1 over the training split, one task per shard of images."""
 
     name = "identify"
 
@@ -31,23 +31,29 @@ class Identify(Step):
         return [f"shard={shard:04d}" for shard in range(math.ceil(len(self.index) / SHARD_IMAGES))]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Search around the images of one shard, with a point of what was found."""
-        if self._batch is None:  # one for all shards of this process: it learns what fits
+        """Search around the images of one shard, with a point for its mistakes."""
+        if self._batch is None:  # one for all shards of this process: it learns which size fits
             self._batch = AdaptiveBatch(self.config.batch_size, device=self.classifier.mean.device)
         shard = int(task.removeprefix("shard="))
         part = self.train[self.index[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]]
-        found = identify_shard(
+        mistakes = identify_shard(
             self.classifier, self.vae, part,
             shard=shard, config=self.config, seed=self.seed, batch=self._batch,
         )  # fmt: skip
-        found = replace(found, source_index=self.index[found.source_index])
+        mistakes = replace(mistakes, source_index=self.index[mistakes.source_index])
         decoded = len(part) * self.config.n_perturbations
-        yield Point(task, {**found.counts(), "images": len(part), "decoded": decoded})
-        yield Progress(1, 1, found.counts())
-        yield tensors_file(task, vars(found))
+        yield Point(task, {**mistakes.counts(), "images": len(part), "decoded": decoded})
+        yield Progress(1, 1, mistakes.counts())
+        yield tensors_file(task, vars(mistakes))
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """All mistakes by source image; `searched` is the number of images around which was searched."""
+        """All mistakes, by source image; `searched` is the number of images searched around.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         parts = [Mistakes(**read(task)[0]) for task in done]
         mistakes = Mistakes.concatenate(parts, latent_dim=self.vae.latent_dim)
         searched = sum(

@@ -36,7 +36,7 @@ _SHOWN_KEYS = 30
 
 
 class Inspect(Step):
-    """Compare weights with every architecture known, and feed those that fit in the usual ways."""
+    """Compare weights with every known architecture; test those that fit with the usual preprocessings."""
 
     name = "inspect"
 
@@ -45,8 +45,8 @@ class Inspect(Step):
             raise ValueError("inspect needs weights: an upload, or shipped:<name>")
         self.config, self.dataset = config, source.dataset
         self.usual = stated_preprocessing(InspectConfig(), source.dataset)
-        found, self.fits, self.format = _open(source, config)
-        self.networks: dict[str, Network] = {each.architecture: each for each in found}
+        networks, self.fits, self.format = _open(source, config)
+        self.networks: dict[str, Network] = {network.architecture: network for network in networks}
         split = self.dataset.selection
         index = stratified_sample(split.labels, config.n_images, seed=seed)
         self.sample: Split = split[
@@ -59,26 +59,26 @@ class Inspect(Step):
 
     def to(self, device: torch.device) -> None:
         """Move the networks to a device."""
-        for found in self.networks.values():
-            found.network.to(device)
+        for network in self.networks.values():
+            network.network.to(device)
 
     def run(self, task: str) -> Iterator[Item]:
         """Test every network that fits, with a point for each."""
         contract: list[tuple[str, Variant]] = []
-        for done, (name, found) in enumerate(self.networks.items()):
-            stated = found.preprocessing
+        for done, (name, network) in enumerate(self.networks.items()):
+            stated = network.preprocessing
             variants = usual_preprocessings(stated, self.usual, channels=len(stated.mean))
-            loop = check_contract(found.network, variants, self.sample)
+            loop = check_contract(network.network, variants, self.sample)
             while True:
                 try:
                     step, of, metrics = next(loop)
                 except StopIteration as ended:
                     measured: list[Variant] = ended.value
                     break
-                share = round(100 * (done + step / of))  # each counts the same, however long
+                share = round(100 * (done + step / of))  # every network counts the same
                 yield Progress(share, 100 * len(self.networks), dict(metrics))
             if measured[0].accuracy is not None:
-                check_fits(Classifier(found.network, measured[0].preprocessing), self.dataset, name)
+                check_fits(Classifier(network.network, measured[0].preprocessing), self.dataset, name)
             yield Point(name, {"taken": sum(variant.accuracy is not None for variant in measured)})
             contract += [(name, variant) for variant in measured]
         yield tensors_file(
@@ -94,12 +94,18 @@ class Inspect(Step):
         )
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """What was found."""
+        """The summary that the task wrote.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         return Merged(read(done[0])[1]["summary"])
 
 
 def _open(source: Source, config: InspectConfig) -> tuple[list[Network], list[Fit], str]:
-    """The networks to test, how well each architecture fits, and the format."""
+    """Load the networks to test, how well each architecture fits, and the format."""
     if str(config.weights).startswith("shipped:"):
         return [bring_network(source, config)], [], "safetensors"
     dataset = source.dataset
@@ -107,7 +113,7 @@ def _open(source: Source, config: InspectConfig) -> tuple[list[Network], list[Fi
         kind = sniff_format(path)
         if kind in PROGRAMS or config.code_path is not None:
             return [bring_network(source, config)], [], kind
-        weights = read_weights(path)  # once, whichever number of architectures fits
+        weights = read_weights(path)  # once for all architectures that fit
         fits = detect(weights, n_classes=dataset.n_classes, image_shape=dataset.image_shape)
         chosen = [fit for fit in fits if fit.exact]
         if config.architecture is not None:
@@ -115,25 +121,25 @@ def _open(source: Source, config: InspectConfig) -> tuple[list[Network], list[Fi
         return [build_fit(weights, fit, path, dataset, config) for fit in chosen], fits, kind
 
 
-def _n_parameters(found: Network) -> int:
-    return sum(parameter.numel() for parameter in found.network.parameters())
+def _n_parameters(network: Network) -> int:
+    return sum(parameter.numel() for parameter in network.network.parameters())
 
 
 def _fit_json(fit: Fit) -> dict[str, Any]:
-    keys = {name: list(getattr(fit, name)) for name in ("missing", "unexpected", "reshaped")}
+    keys = {kind: list(getattr(fit, kind)) for kind in ("missing", "unexpected", "reshaped")}
     return {
         "architecture": fit.architecture,
         "exact": fit.exact,
         "wrong_classes": fit.wrong_classes,
         "n_classes": fit.n_classes,
         "shared": fit.shared,
-        **{name: found[:_SHOWN_KEYS] for name, found in keys.items()},
-        "counts": {name: len(found) for name, found in keys.items()},
+        **{kind: names[:_SHOWN_KEYS] for kind, names in keys.items()},
+        "counts": {kind: len(names) for kind, names in keys.items()},
     }
 
 
 def _contract_json(measured: list[tuple[str, Variant]]) -> list[dict[str, Any]]:
-    """Every way to feed every network, and whether another is clearly better."""
+    """Every preprocessing of every network, and whether another is clearly better."""
     taken = [variant for _, variant in measured if variant.accuracy is not None]
     n = max((variant.accuracy.n for variant in taken if variant.accuracy), default=0)
     whole = by_accuracy(variant for variant in taken if variant.accuracy and variant.accuracy.n == n)

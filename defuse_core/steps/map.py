@@ -1,4 +1,4 @@
-"""The step `map`: codes of training images and of mistakes in the plane, to be looked at."""
+"""The step `map`: codes of training images and of mistakes, projected to the plane."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_f
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import MapConfig
 
-_ENCODED_AT_ONCE = 4096  # images between two looks at whether the run is cancelled
-_ENCODING = 20  # percent of the map's time, about, that goes into codes
+_ENCODED_AT_ONCE = 4096  # images between two checks whether the run is cancelled
+_ENCODING = 20  # percent of the task that encoding takes, about
 
 
 class Map(Step):
-    """A stratified sample of training codes and a sample of the mistakes, in the plane together.
+    """A stratified sample of training codes and a sample of the mistakes, projected together.
 
-    The codes of all training images are kept beside it, to find the nearest images of any code.
+    The codes of all training images are stored too, to find the images nearest to any code.
     """
 
     name = "map"
@@ -70,7 +70,13 @@ class Map(Step):
         )
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """How many of how many points are shown."""
+        """How many codes and mistakes are on the map, and of how many.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         tensors, metadata = read(done[0])
         return Merged(
             {
@@ -82,16 +88,22 @@ class Map(Step):
 
 
 def encoding_steps(vae: BetaVAE, images: Tensor) -> Loop[Tensor]:
-    """`encode_means` as a `Loop` over images, in the batches that it takes them in."""
+    """`encode_means` as a `Loop` over images; returns (n, latent_dim).
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    images : (n, channels, height, width) uint8
+    """
     parts = []
     for part in images.split(_ENCODED_AT_ONCE):
         parts.append(encode_means(vae, part))
         yield min(len(parts) * _ENCODED_AT_ONCE, len(images)), len(images), {}
-    return torch.cat(parts)  # (n, latent_dim)
+    return torch.cat(parts)
 
 
 def _part(loop: Loop[Result], start: int, stop: int) -> Loop[Result]:
-    """A loop as a part of a task: its steps in percent of the whole, from `start` to `stop`."""
+    """A loop as a part of a task: its steps in percent of the task, from `start` to `stop`."""
     while True:
         try:
             step, of, metrics = next(loop)

@@ -1,4 +1,4 @@
-"""The network of a classifier: made anew, shipped, or brought along as an upload in any format."""
+"""Builds the network of a classifier: a new one, a shipped one, or an upload of any format."""
 
 from __future__ import annotations
 
@@ -19,20 +19,14 @@ from defuse_core.extensions.shipped import load_shipped_classifier, read_card
 from defuse_core.method.classifier import Preprocessing
 from defuse_core.networks.architectures import build_network, imagenet_weights
 from defuse_core.networks.detection import Fit, describe_misfit, detect
-from defuse_core.networks.formats import (
-    CheckpointFormat,
-    Weights,
-    load_program,
-    read_weights,
-    sniff_format,
-)
+from defuse_core.networks.formats import CheckpointFormat, Weights, load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ClassifierConfig, NetworkConfig
 
 _FACTS = ("code_path", "program", "key_prefix", "nested_under")
-"""What the metadata of a classifier holds of `Network.facts`."""
+"""Keys of `Network.facts` that the metadata of a classifier holds."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,9 @@ class Network:
     architecture : str
     network : nn.Module
     preprocessing : Preprocessing
-        As stated; the data set's mean and standard deviation where nothing is.
+        As stated by the user, else with the data set's mean and standard deviation.
     facts : mapping
-        What else it takes to build it again, and to write weights under the names they came with.
+        What else is needed to build it again, and to write weights under their original names.
     """
 
     architecture: str
@@ -56,9 +50,16 @@ class Network:
 
 
 def make_network(source: Source, config: ClassifierConfig, seed: int) -> Network:
-    """A network to train: with the weights that the seed gives, or with those it is to begin with.
+    """Build a network to train, with random weights or with pretrained ones.
 
-    `facts` then says which layers began afresh.
+    With pretrained weights, "began_afresh" in `facts` lists the layers that stay random.
+
+    Parameters
+    ----------
+    source : Source
+    config : ClassifierConfig
+    seed : int
+        Of the random weights.
     """
     dataset = source.dataset
     preprocessing = stated_preprocessing(config, dataset)
@@ -81,7 +82,15 @@ def make_network(source: Source, config: ClassifierConfig, seed: int) -> Network
 
 
 def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Fill what fits of pretrained weights, by name and shape; return the layers that it leaves as they are.
+    """Load the pretrained weights that fit by name and shape; return the layers left as they were.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place.
+    tensors : mapping of str to Tensor
+    source : str
+        Name of the weights, for error messages.
 
     Raises
     ------
@@ -109,21 +118,23 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str
 def stated_preprocessing(
     config: NetworkConfig, dataset: ImageDataset, *, channels: int | None = None
 ) -> Preprocessing:
-    """What a config says of preprocessing; where it is silent, the training images' mean and std.
+    """Preprocessing as the config states it, else with the training images' mean and std.
 
     Parameters
     ----------
+    config : NetworkConfig
+    dataset : ImageDataset
     channels : {1, 3}, optional
-        That the network takes; by default those of the images.
+        Channels that the network takes; by default those of the images.
     """
     usual = Preprocessing.of(dataset.train.images)
-    given = config.mean or config.std
-    wanted = channels or (len(given) if given else len(usual.mean))
-    if given and len(given) != wanted:
-        raise ValueError(f"mean and std have {len(given)} values, the network takes {wanted} channels")
+    stated = config.mean or config.std
+    n_channels = channels or (len(stated) if stated else len(usual.mean))
+    if stated and len(stated) != n_channels:
+        raise ValueError(f"mean and std have {len(stated)} values, the network takes {n_channels} channels")
 
     def fit(values: tuple[float, ...]) -> tuple[float, ...]:
-        return values if len(values) == wanted else (sum(values) / len(values),) * wanted
+        return values if len(values) == n_channels else (sum(values) / len(values),) * n_channels
 
     return Preprocessing(
         config.mean or fit(usual.mean), config.std or fit(usual.std), config.image_size, config.channel_order
@@ -131,7 +142,12 @@ def stated_preprocessing(
 
 
 def bring_network(source: Source, config: NetworkConfig) -> Network:
-    """The network whose weights the config names.
+    """Load the network whose weights the config names.
+
+    Parameters
+    ----------
+    source : Source
+    config : NetworkConfig
 
     Raises
     ------
@@ -144,15 +160,22 @@ def bring_network(source: Source, config: NetworkConfig) -> Network:
     if kind == "corrected":
         return _corrected(source, int(name), config)
     with upload_of(source, str(config.weights)) as path:
-        found = sniff_format(path)
-        if found in PROGRAMS:
-            return _program(path, found, name, source.dataset, config)
+        file_format = sniff_format(path)
+        if file_format in PROGRAMS:
+            return _program(path, file_format, name, source.dataset, config)
         return _plain(path, source.dataset, config)
 
 
 @contextmanager
 def upload_of(source: Source, weights: str) -> Iterator[Path]:
-    """Where an upload lies; errors about it call it by the name that the user knows."""
+    """Give the path of an upload; errors inside the context name the file as the user does.
+
+    Parameters
+    ----------
+    source : Source
+    weights : str
+        blob:<sha256>.
+    """
     sha256 = weights.removeprefix("blob:")
     path = source.workspace.blob_path(source.run.project_id, sha256)
     name = next(b.name for b in source.workspace.blobs(source.run.project_id) if b.sha256 == sha256)
@@ -173,7 +196,7 @@ def _shipped(name: str, config: NetworkConfig) -> Network:
 
 
 def _corrected(source: Source, run_id: int, config: NetworkConfig) -> Network:
-    """The classifier that a correction of the project made, fed as the one before it."""
+    """The classifier that a correct run tuned, with the preprocessing of the one before it."""
     run = source.workspace.runs.get(run_id)
     if run.project_id != source.run.project_id or run.step != "correct":
         raise CheckpointError(
@@ -185,9 +208,9 @@ def _corrected(source: Source, run_id: int, config: NetworkConfig) -> Network:
             "std and image_size out"
         )
     ground = Source(source.workspace, run_id)
-    tensors, made = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))
+    tensors, tuned = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))
     metadata = ground.read("classifier", "classifier")[1]
-    facts = {**{name: metadata[name] for name in _FACTS if name in metadata}, "corrected": made["point"]}
+    facts = {**{name: metadata[name] for name in _FACTS if name in metadata}, "corrected": tuned["point"]}
     corrected = ground.build(tensors, metadata)
     return Network(metadata["architecture"], corrected.network, corrected.preprocessing, facts)
 
@@ -207,7 +230,7 @@ def _program(
 
 
 def _first_channels(tensors: Mapping[str, Tensor]) -> int | None:
-    """Channels that the first convolution takes, where that is 1 or 3."""
+    """Channels that the first convolution takes, if 1 or 3."""
     widths = [tensor.shape[1] for tensor in tensors.values() if tensor.ndim == 4]
     return widths[0] if widths and widths[0] in (1, 3) else None
 
@@ -223,7 +246,18 @@ def _plain(path: Path, dataset: ImageDataset, config: NetworkConfig) -> Network:
 def build_fit(
     weights: Weights, fit: Fit, path: Path, dataset: ImageDataset, config: NetworkConfig
 ) -> Network:
-    """The network that weights were found to fit, with these weights; errors name the path.
+    """Build the network that the weights fit, and load them; errors name the path.
+
+    Parameters
+    ----------
+    weights : Weights
+    fit : Fit
+        The architecture, from `detect`.
+    path : Path
+        Of the weights, for error messages.
+    dataset : ImageDataset
+    config : NetworkConfig
+        States the preprocessing.
 
     Raises
     ------
@@ -253,18 +287,24 @@ def _own_class(
 
 
 def _under_the_names_of(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Put as much of the prefix back as the network's own names have."""
+    """Put back as much of the prefix as the network's own names have."""
     own = network.state_dict().keys()
     parts = prefix.split(".")[:-1]
-    for n_kept in range(len(parts) + 1):
-        kept = "".join(f"{part}." for part in parts[len(parts) - n_kept :])
-        if {kept + key for key in tensors} == own:
-            return {kept + key: tensor for key, tensor in tensors.items()}
+    for length in range(len(parts) + 1):
+        tail = "".join(f"{part}." for part in parts[len(parts) - length :])
+        if {tail + key for key in tensors} == own:
+            return {tail + key: tensor for key, tensor in tensors.items()}
     return tensors
 
 
 def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:
-    """The one architecture that fits, or the one that was chosen.
+    """Return the one architecture that fits, or the one that was chosen.
+
+    Parameters
+    ----------
+    fits : list of Fit
+    architecture : str or None
+        The one that the user chose.
 
     Raises
     ------

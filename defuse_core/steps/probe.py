@@ -17,8 +17,8 @@ from defuse_core.steps.base import Item, Merged, Progress, Read, Step, tensors_f
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ProbeConfig
 
-_PROBE_CODES = 32  # an image: a shard of 64 is four batches of 512
-_PROBE_IMAGES = 256  # tuned on at once, with as many failures
+_PROBE_CODES = 32  # per image: a shard of 64 images is four batches of 512
+_PROBE_IMAGES = 256  # to tune on, with as many failures
 _PROBE_EPOCHS = 1_000_000  # more than there is time for
 
 
@@ -38,7 +38,7 @@ class Probe(Step):
         return ["speed", "tuning"]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Measure one of the two, after one round to warm up, until the time is over."""
+        """Measure one of the two until the time is over, after one round to warm up."""
         yield from self._search(task) if task == "speed" else self._tune(task)
 
     def _search(self, task: str) -> Iterator[Item]:
@@ -58,7 +58,7 @@ class Probe(Step):
         yield tensors_file(task, {}, codes_per_second=decoded / spent)
 
     def _tune(self, task: str) -> Iterator[Item]:
-        """Tune on images as if they were failures, too; then classify those that were tuned on."""
+        """Tune on the same images as data and as failures; then classify them."""
         data = self.tuned_on
         failures = FailureInstances(data.images, data.labels, torch.zeros_like(data.labels))
         config = CorrectionConfig(lambdas=(1.0,), epochs=_PROBE_EPOCHS)
@@ -81,5 +81,11 @@ class Probe(Step):
         )
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The speeds."""
+        """The speeds of both tasks.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         return Merged({name: speed for task in done for name, speed in read(task)[1].items()})

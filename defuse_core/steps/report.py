@@ -1,4 +1,4 @@
-"""Step `report`: the paper's figures, its table, and one HTML page to show to others, with the manifest."""
+"""Step `report`: the paper's figures, its table, one HTML page to share, and the manifest."""
 
 from __future__ import annotations
 
@@ -55,10 +55,13 @@ class Report(Step):
         self.scores = [_scores(row) for row in self.metadata["scores"]]
         evaluation = source.upstream("evaluate")
         self.results = source.workspace.artifact_path(evaluation.id, "results.json").read_bytes()
-        told, chosen = json.loads(self.results)["defuse"]["lam"], self.sweep["corrected"]["chosen"]["lam"]
-        if told != chosen:  # pictures would be of one classifier, numbers of another
+        scored, chosen = (
+            json.loads(self.results)["defuse"]["lam"],
+            self.sweep["corrected"]["chosen"]["lam"],
+        )
+        if scored != chosen:  # pictures would be of one classifier, numbers of another
             raise ValueError(
-                f"evaluation {evaluation.id} is of λ = {told:g}, and correction {done.run.id} has chosen "
+                f"evaluation {evaluation.id} is of λ = {scored:g}, and correction {done.run.id} has chosen "
                 f"λ = {chosen:g} since; evaluate again, then make the report"
             )
         self.measured_on = datetime.fromtimestamp(evaluation.finished_at or 0.0, UTC).date().isoformat()
@@ -74,21 +77,21 @@ class Report(Step):
         yield File("results.json", self.results)
         yield File("manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
         yield File("figure4.md", scores_table(self.scores).encode())
-        shown: dict[str, bytes] = {}
+        embedded: dict[str, bytes] = {}
         figures = self._figures()
         for number, (name, draw) in enumerate(figures.items(), 1):
             drawn = draw()
             png, svg = figure_bytes(drawn, "png"), figure_bytes(drawn, "svg")
             yield File(f"{name}.png", png)
             yield File(f"{name}.svg", svg)
-            shown[name] = min(svg, png, key=len)
+            embedded[name] = min(svg, png, key=len)
             yield Progress(number, len(figures) + 1)
-        yield File("report.html", render_report(self.content(shown)).encode())
+        yield File("report.html", render_report(self.content(embedded)).encode())
         yield Progress(len(figures) + 1, len(figures) + 1)
 
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         scores = self.scores
-        found = Agreement(
+        agreed = Agreement(
             self.tensors["agreement.share"].numpy(),
             Interval(*self.metadata["agreement"][0]),
             self.metadata["agreement"][1],
@@ -111,16 +114,16 @@ class Report(Step):
                 chosen=self.sweep["corrected"]["chosen"]["lam"],
             ),
             "figure6-novelty": lambda: draw_novelty(distances),
-            "figure7-agreement": lambda: draw_agreement(found, n_annotators=len(self.annotators)),
+            "figure7-agreement": lambda: draw_agreement(agreed, n_annotators=len(self.annotators)),
         }  # fmt: skip
 
     @property
     def annotators(self) -> list[str]:
-        """All whose answers count."""
-        return sorted({a.annotator for shown in self.answers.values() for a in shown.annotations})
+        """Names of all annotators whose answers count."""
+        return sorted({a.annotator for answers in self.answers.values() for a in answers.annotations})
 
     def content(self, figures: Mapping[str, bytes]) -> ReportContent:
-        """All that the page is made of, from what the runs left behind."""
+        """Collect the content of the page."""
         results: dict[str, Any] = json.loads(self.results)
         gallery = Gallery(
             before=self.before, corrected=self.corrected, vae=self.vae, regions=self.regions,
@@ -158,9 +161,9 @@ class Report(Step):
         ]
 
     def _picture(self, region_id: int, label: int, was: float, now: float) -> RegionPicture:
-        shown = self.answers[region_id]
+        answers = self.answers[region_id]
         images: Tensor = draw_images(
-            self.vae, self.regions[region_id], shown.n_samples, tau=shown.tau, seed=shown.seed
+            self.vae, self.regions[region_id], answers.n_samples, tau=answers.tau, seed=answers.seed
         )
         names = self.class_names
         said = [[names[p] for p in predict(c, images)] for c in (self.before, self.corrected)]
@@ -168,7 +171,13 @@ class Report(Step):
         return RegionPicture(title, images, names[label], *said)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Which files there are."""
+        """The content of results.json.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         del done, read
         return Merged({"results": json.loads(self.results)})
 

@@ -1,4 +1,4 @@
-"""The pictures of the HTML report, each with what the classifier says of it before and after."""
+"""Makes the pictures of the HTML report, each with its prediction before and after correction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_FLIPS = 24
 
 @dataclass(frozen=True)
 class Gallery:
-    """What pictures are drawn and read with.
+    """The networks, regions and answers from which the pictures are made.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Gallery:
     vae : BetaVAE
     regions : mapping of int to Region
     answers : mapping of int to Answers
-        What was said of the regions, and of which draws.
+        The answers to each region, and the draws that were shown.
     verdicts : sequence of mapping
         As the correct run stores them.
     test : Split
@@ -53,7 +53,14 @@ class Gallery:
     class_names: Sequence[str]
 
     def tiles(self, images: Tensor, wanted: Sequence[int]) -> list[Tile]:
-        """Pictures (n, channels, height, width) uint8, each with the class that it should be predicted as."""
+        """Pictures, each with its label and its predictions before and after.
+
+        Parameters
+        ----------
+        images : (n, channels, height, width) uint8
+        wanted : sequence of int
+            Class that each should be predicted as.
+        """
         if not len(images):
             return []
         said = [predict(model, images).tolist() for model in (self.before, self.corrected)]
@@ -65,9 +72,9 @@ class Gallery:
         ]
 
     def flips(self) -> tuple[list[Tile], list[Tile]]:
-        """The first test images that were fixed, and that were broken."""
-        found = find_flips(self.before, self.corrected, self.test)
-        fixed, broken = (self._real(index[:MAX_FLIPS]) for index in (found.fixed, found.broken))
+        """The first test images that were fixed, and the first that were broken."""
+        flips = find_flips(self.before, self.corrected, self.test)
+        fixed, broken = (self._real(index[:MAX_FLIPS]) for index in (flips.fixed, flips.broken))
         return fixed, broken
 
     def _real(self, index: Tensor) -> list[Tile]:
@@ -84,14 +91,14 @@ class Gallery:
             Of results.json, "nearest".
         """
         region_id, label = row["region_id"], row["label"]
-        shown = self.answers[region_id]
+        answers = self.answers[region_id]
         verdict = next(v for v in self.verdicts if v["region_id"] == region_id)
-        n = min(shown.n_samples, MAX_DRAWS)
-        images = draw_images(self.vae, self.regions[region_id], n, tau=shown.tau, seed=shown.seed)
+        n = min(answers.n_samples, MAX_DRAWS)
+        images = draw_images(self.vae, self.regions[region_id], n, tau=answers.tau, seed=answers.seed)
         names, said = self.class_names, list(verdict["image_labels"])
-        annotators = sorted({a.annotator for a in shown.annotations})
+        annotators = sorted({a.annotator for a in answers.annotations})
         return RegionEntry(
-            region_id, row["name"], names[label], shown.tau,
+            region_id, row["name"], names[label], answers.tau,
             Interval(*row["before"]), Interval(*row["after"]),
             None if row["baseline"] is None else Interval(*row["baseline"]), row["held_out"],
             tiles=self.tiles(images, [label] * n), votes=[None if v is None else names[v] for v in said[:n]],
@@ -104,7 +111,13 @@ class Gallery:
         return Nearest(tiles, row["same_label"], Interval(*row["before"]), Interval(*row["after"]))
 
     def score_regions(self, tested: FailureInstances, held_out: FailureInstances) -> list[dict[str, Any]]:
-        """Measure what results.json of an older evaluation lacks, "by_region", but for names and baseline."""
+        """Measure "by_region", which older results.json lack, without names and baseline.
+
+        Parameters
+        ----------
+        tested, held_out : FailureInstances
+            Test draws of the regions tuned on, and of those held out.
+        """
         rows = []
         for failures in (tested, held_out):
             was, now = (score_regions(c, failures) for c in (self.before, self.corrected))
@@ -120,5 +133,5 @@ class Gallery:
 
     @staticmethod
     def simulated(annotators: Sequence[str]) -> bool:
-        """Whether all of them are programs."""
+        """Whether all annotators are programs; False if there are none."""
         return bool(annotators) and all(name.startswith(SIMULATED_PREFIX) for name in annotators)

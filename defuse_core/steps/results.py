@@ -1,4 +1,4 @@
-"""The rows of results.json: from which images each model reads right to shares, JSON-able, without NaN."""
+"""Makes the rows of results.json: shares of correctly classified images, JSON-able, without NaN."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def number(value: float) -> float | None:
 
 
 def score_rows(right: Right) -> list[Scores]:
-    """Make figure 4, a row a model."""
+    """Make figure 4, one row per model."""
     return [
         Scores(
             model, share(sets["test"]), share(sets["region"]),
@@ -65,16 +65,23 @@ def scores_json(scores: Scores) -> dict[str, Any]:
 
 
 def accuracies(scores: Scores) -> dict[str, Any]:
-    """Write a row of figure 4 as results.json has it; `validation` only where there is that split."""
-    found: dict[str, Interval] = {"test": scores.test, "region": scores.region}
+    """Write a row of figure 4 as in results.json; `validation` only if there is that split."""
+    intervals: dict[str, Interval] = {"test": scores.test, "region": scores.region}
     if scores.validation is not None:
-        found["validation"] = scores.validation
-    estimates = {name: interval.estimate for name, interval in found.items()}
-    return {**estimates, **{f"{name}_interval": [i.low, i.high] for name, i in found.items()}}
+        intervals["validation"] = scores.validation
+    estimates = {name: interval.estimate for name, interval in intervals.items()}
+    return {**estimates, **{f"{name}_interval": [i.low, i.high] for name, i in intervals.items()}}
 
 
 def figure4(right: Right, sweep: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the rows of figure 4, with the λ of each, from the summary of the sweep and its config."""
+    """Make the rows of figure 4, with the λ of each.
+
+    Parameters
+    ----------
+    right : Right
+    sweep, config : mapping
+        Summary and config of the correct run.
+    """
     of = {row.model: accuracies(row) for row in score_rows(right)}
     chosen, baseline = sweep["corrected"]["chosen"], None
     if BASELINE in of:
@@ -89,7 +96,14 @@ def figure4(right: Right, sweep: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def held_out(right: Right, failures: FailureInstances) -> dict[str, dict[str, Any]]:
-    """Write `held_out`, accuracy on the regions never tuned on; nothing where there are none."""
+    """Write `held_out`, the accuracy on the held-out regions; empty if there are none.
+
+    Parameters
+    ----------
+    right : Right
+    failures : FailureInstances
+        Test draws of the held-out regions.
+    """
     if not len(failures):
         return {}
     was, now = (interval_row(right[model]["held_out"]) for model in (BEFORE, AFTER))
@@ -98,7 +112,7 @@ def held_out(right: Right, failures: FailureInstances) -> dict[str, dict[str, An
 
 
 def sweep_row(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a point of figure 5; a λ that is tuned several times has as many."""
+    """Write a point of figure 5; a λ that is tuned n times has n points."""
     return {
         "lam": point["lam"], "repeat": point.get("repeat", 0),  # older runs have no repeats
         "test": point["test"][0], "region": point["region"][0],
@@ -107,13 +121,27 @@ def sweep_row(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def change(was: Tensor, now: Tensor) -> dict[str, Any]:
-    """Compare two models on the same images, (n,) bool each: flips, and McNemar's exact test of them."""
+    """Compare two models on the same images: flips, and McNemar's exact test of them.
+
+    Parameters
+    ----------
+    was, now : (n,) bool
+        Which images are correctly classified before and after.
+    """
     fixed, broken = int((now & ~was).sum()), int((was & ~now).sum())
     return {"fixed": fixed, "broken": broken, "p": p_value_of_change(fixed, broken)}
 
 
 def class_rows(right: Right, labels: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy on the test images of every class, before and after."""
+    """Accuracy on the test images of every class, before and after.
+
+    Parameters
+    ----------
+    right : Right
+    labels : (n_test,) int64
+        Of the test images.
+    class_names : sequence of str
+    """
     before, after = right[BEFORE]["test"], right[AFTER]["test"]
     return [
         {
@@ -143,7 +171,7 @@ def region_rows(
     for part, failures in (("region", sets["test"]), ("held_out", sets["held_out"])):
         for region_id in failures.region_ids.unique().tolist():
             mine = failures.region_ids == region_id
-            said = {model: interval_row(found[part][mine]) for model, found in right.items()}
+            said = {model: interval_row(by_set[part][mine]) for model, by_set in right.items()}
             rows.append(
                 {
                     "region_id": region_id, "name": names.get(region_id),
@@ -169,9 +197,9 @@ def nearest_rows(
     labels : (n_test,) int64
         Of the test images.
     found : mapping of int to (index, distance)
-        Test images nearest to each region, by region_id, and how far.
+        Test images nearest to each region, by region_id, and their distances.
     region_labels : mapping of int to int
-        What people called each region. A real image is right as *its own* label says.
+        Labels that people gave. A real image is correct if predicted as *its own* label.
     """
 
     def both(index: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The second round: what became of the failure regions in the search that came after their correction."""
+"""Compares two rounds: what became of the failure regions in the search after their correction."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from defuse_core.base.intervals import Interval
-from defuse_core.extensions.rounds import (
-    RegionFound,
-    RegionNow,
-    follow_regions,
-    misread,
-    trace_regions,
-)
+from defuse_core.extensions.rounds import RegionFound, RegionNow, follow_regions, misread, trace_regions
 from defuse_core.method.distillation import membership
 from defuse_core.steps.correct import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
@@ -29,9 +23,9 @@ class Rounds:
     regions : sequence of RegionNow
         The failure regions of the first round.
     found : sequence of RegionFound
-        Regions of the second; none before it is distilled.
+        Regions of the second round; none before it is distilled.
     n_before, n_after : int
-        Mistakes that either search found in all.
+        All mistakes of the first and of the second search.
     """
 
     regions: Sequence[RegionNow]
@@ -41,10 +35,13 @@ class Rounds:
 
 
 def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
-    """Follow the failure regions of a correction into the search that came after it.
+    """Follow the failure regions of a correction into the search after it.
 
     Parameters
     ----------
+    store : Workspace
+    run_id : int
+        Of the correct run.
     second : dict of str to int
         Runs of the second round by step: identify, and distill where it is done.
     """
@@ -59,14 +56,14 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
         misread(inside, s.predictions.numpy(), labels) for inside, s in zip(lying, searches, strict=True)
     ]
     errors = _errors(source, searched_lam(Source(store, second["identify"]).upstream("classifier"), run))
-    found: list[RegionFound] = []
+    traced: list[RegionFound] = []
     if "distill" in second:
         later = Source(store, second["distill"])
-        regions = membership(
+        members = membership(
             later.mixture(), mistakes.latents, min_weight=later.upstream("distill").config["min_weight"]
         )
-        found = trace_regions(regions.numpy(), lying[1], failures=errors.keys())
-    return Rounds(follow_regions(errors, *wrong), found, *(len(s) for s in searches))
+        traced = trace_regions(members.numpy(), lying[1], failures=errors.keys())
+    return Rounds(follow_regions(errors, *wrong), traced, *(len(s) for s in searches))
 
 
 def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
@@ -78,7 +75,7 @@ def _errors(source: Source, lam: float) -> dict[int, tuple[Interval, Interval]]:
         labels, ids = failures[f"{drawn}.labels"], failures[f"{drawn}.ids"]
         for region_id in ids.unique().tolist():
             mine = ids == region_id
-            wrong = [int((given[part][mine] != labels[mine]).sum()) for given in said]
+            wrong = [int((predictions[part][mine] != labels[mine]).sum()) for predictions in said]
             before, after = (Interval.wilson(n, int(mine.sum())) for n in wrong)
             errors[region_id] = before, after
     return errors

@@ -1,4 +1,4 @@
-"""What a run reads: the project's data set, and what the runs it stands on left behind."""
+"""Loads what a run reads: the project's data set, and the files of the runs that it stands on."""
 
 from __future__ import annotations
 
@@ -54,11 +54,18 @@ class Source:
         return self.ancestry[step]
 
     def read(self, step: StepName, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a safetensors file of an upstream run."""
+        """Load tensors and metadata of a safetensors file of an upstream run.
+
+        Parameters
+        ----------
+        step : str
+        name : str
+            Of the file, without the suffix `.safetensors`.
+        """
         return load_tensors(self.workspace.artifact_path(self.upstream(step).id, f"{name}.safetensors"))
 
     def own(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """A file that an earlier attempt of this run stored; None where there is none."""
+        """Load a file that an earlier attempt of this run stored; None where there is none."""
         if f"{name}.safetensors" not in self.workspace.runs.artifacts(self.run.id):
             return None
         return load_tensors(self.workspace.artifact_path(self.run.id, f"{name}.safetensors"))
@@ -68,7 +75,15 @@ class Source:
         return self.build(*self.read("classifier", "classifier"))
 
     def build(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Classifier:
-        """Build the classifier under test with these weights, from the metadata of its run's file."""
+        """Build a classifier from the tensors and metadata of its file.
+
+        Parameters
+        ----------
+        tensors : dict of str to Tensor
+            Weights of the network.
+        metadata : dict
+            "architecture", "preprocessing", "n_classes"; "program" or "code_path" of a user's network.
+        """
         preprocessing = Preprocessing.of_json(metadata["preprocessing"])
         channels, name = len(preprocessing.mean), metadata["architecture"]
         network: nn.Module
@@ -91,9 +106,9 @@ class Source:
         return Mistakes(**self.read("identify", "mistakes")[0])
 
     def mixture(self) -> Mixture:
-        """The mixture fitted to them, as people edited it.
+        """The mixture fitted to the mistakes, with the edits that people made.
 
-        What stands on a correction sees the edits that there were when that began.
+        A run that stands on a correction sees only the edits that existed when the correction started.
         """
         corrected = self.ancestry.get("correct")
         edits = self.workspace.annotations.edits(
@@ -107,18 +122,33 @@ class Source:
         return self.mixture().regions(self.upstream("distill").config["min_weight"])
 
     def labels(self, *, up_to: int | None) -> list[LabelEvent]:
-        """The answers that count of the distill run."""
+        """The answers that count for the distill run, up to an event; None is all."""
         return self.workspace.annotations.counting(self.upstream("distill").id, up_to=up_to)
 
 
 def unpack_mixture(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Mixture:
-    """Build a mixture from the file of a run."""
+    """Build a mixture from the file of a run.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Weights, means and covariances.
+    metadata : dict
+        "fit": the other fields of `Mixture`.
+    """
     fields: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
     return Mixture(**fields, **metadata["fit"])
 
 
 def unpack_vae(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BetaVAE:
-    """Build a generator from the file of a run."""
+    """Build a generator from the file of a run.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+    metadata : dict
+        "config": the fields of `VaeConfig`.
+    """
     vae = BetaVAE(VaeConfig(**metadata["config"]))
     load_weights(vae, tensors, source="vae.safetensors")
     return vae.eval()
@@ -126,6 +156,11 @@ def unpack_vae(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BetaVAE:
 
 def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     """Load the data set of a project.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project : Project
 
     Raises
     ------
@@ -136,21 +171,28 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     kind, _, sha256 = source.partition(":")
     path = str(workspace.blob_path(project.id, sha256)) if kind == "blob" else source
     share = project.dataset.get("validation_share")
-    if kind == "blob":  # whatever it is called, it is an .npz
-        found = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
+    if kind == "blob":  # every upload is an .npz, whatever its name
+        dataset = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
     else:
-        found = load_dataset(path, image_size=project.dataset.get("image_size"), validation_share=share)
-    if found.fingerprint != project.dataset["fingerprint"]:
+        dataset = load_dataset(path, image_size=project.dataset.get("image_size"), validation_share=share)
+    if dataset.fingerprint != project.dataset["fingerprint"]:
         names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(
             f"{names.get(sha256, source)} has changed since project {project.name!r} was created; "
             "put the old data back, or create a new project on the new data"
         )
-    return found
+    return dataset
 
 
 def check_fits(classifier: Classifier, dataset: ImageDataset, architecture: str) -> None:
-    """Classify one image.
+    """Check that a classifier takes the images of a data set, by classifying one.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    dataset : ImageDataset
+    architecture : str
+        Its name, for error messages.
 
     Raises
     ------

@@ -1,9 +1,8 @@
 """Step `stability`: which regions are found again when the mixture is fitted under other seeds.
 
-The paper fits once. A variational mixture ends in a local optimum that depends on its initialisation, so
-that a region may be of the mistakes or of the seed. The mistakes stay the same; where there are more than
-`max_codes` of them, the sample that is fitted to differs, too. Compared is the fit itself: what people made
-of its regions since has no part in it.
+The paper fits once. A variational mixture ends in a local optimum that depends on its initialisation, so a
+region may come from the mistakes or from the seed. The mistakes stay the same. If there are more than
+`max_codes` of them, each fit draws its own sample. Only the fits are compared, without the edits of people.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from defuse_core.workspace.configs import StabilityConfig
 
 
 class Stability(Step):
-    """The distill run's fit again, a task a seed, compared with it by which mistakes lie together."""
+    """Fit again, one task per seed, and compare with the distill run by which mistakes lie together."""
 
     name = "stability"
 
@@ -39,7 +38,7 @@ class Stability(Step):
         return [f"seed={index}" for index in range(1, self.config.n_seeds + 1)]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Fit and assign all mistakes, with a point of how far both fits agree."""
+        """Fit and assign all mistakes, with a point for how far both fits agree."""
         seed = derive_seed(self.seed, "stability", task)
         loop = mixture_iterations(self.latents, config=self.distillation, seed=seed)
         mixture = yield from progress(loop)
@@ -51,14 +50,20 @@ class Stability(Step):
         yield tensors_file(task, {"membership": other}, n_regions=n_regions)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """Agreement by seed, and by region how much of it is found again; None where it holds no mistake."""
+        """Agreement by seed, and the share of each region that is found again; None if it has no mistake.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         files = [read(task) for task in done]
         others = [tensors["membership"] for tensors, _ in files]
         overlaps = [found_again(self.base, other) for other in others]
         regions = [
             {
                 "region_id": region_id,
-                "found_again": sum(found[region_id] for found in overlaps) / len(overlaps)
+                "found_again": sum(overlap[region_id] for overlap in overlaps) / len(overlaps)
                 if region_id in overlaps[0]
                 else None,
             }

@@ -1,4 +1,4 @@
-"""The step `vae`: the β-VAE, trained on the data of the project, or brought along."""
+"""The step `vae`: the β-VAE, trained on the data of the project, or loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from defuse_core.workspace.configs import GeneratorConfig
 
 
 class TrainVae(Step):
-    """Train the β-VAE, or take in the weights that `weights` names."""
+    """Train the β-VAE, or load the weights that `weights` names."""
 
     name = "vae"
 
@@ -29,7 +29,7 @@ class TrainVae(Step):
         elif config.weights is not None:
             with upload_of(source, config.weights) as path:
                 tensors, metadata = load_tensors(path)
-                shape = metadata.get("config")  # files of ours say how they are built
+                shape = metadata.get("config")  # our own files hold it
                 self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
                 load_weights(self.vae, tensors, source=path)
         else:
@@ -37,7 +37,7 @@ class TrainVae(Step):
                 torch.manual_seed(derive_seed(seed, "vae"))
                 self.vae = BetaVAE(self._shape())
         with torch.inference_mode():
-            self.vae.encode(self.dataset.train.images[:1])  # says what is wrong with their size
+            self.vae.encode(self.dataset.train.images[:1])  # raises if their size is wrong
 
     def _shape(self) -> VaeConfig:
         config = self.config
@@ -51,7 +51,7 @@ class TrainVae(Step):
         return ["vae"]
 
     def run(self, task: str) -> Iterator[Item]:
-        """Train, with a point an epoch."""
+        """Train, with a point for every epoch."""
         if self.config.weights is None:
             validation = self.dataset.validation
             epochs = vae_epochs(
@@ -63,6 +63,12 @@ class TrainVae(Step):
         yield tensors_file(task, self.vae.state_dict(), config=self.vae.config.model_dump())
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
-        """The shape of the generator."""
+        """Latent dimension and image size of the generator.
+
+        Parameters
+        ----------
+        done : sequence of str
+        read : Read
+        """
         shape = read(done[0])[1]["config"]
         return Merged({"latent_dim": shape["latent_dim"], "image_size": shape["image_size"]})

@@ -1,4 +1,4 @@
-"""Projects, uploads, runs and labels: one folder, SQLite and files.
+"""Store projects, uploads, runs and labels in one folder: SQLite and files.
 
-Computes nothing and imports no torch, but for projects that are made from data; imports base and data.
+Computes nothing. Imports base and data; only `projects`, which reads data sets, imports torch.
 """

@@ -1,6 +1,6 @@
-"""What a run of each step takes: one config a step, and how they are checked.
+"""Define the config of each step, and check the values that a run gets.
 
-Imports no torch, so that a form or a command line can be checked at once.
+Imports no torch, so that checking a form or a command line takes no time.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from defuse_core.base.config import (
 )
 
 WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
-"""Where weights come from: a model of ours, or an upload of the project."""
+"""Where weights come from: a shipped model, or an upload of the project."""
 
 CORRECTED = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64}|corrected:[1-9][0-9]{0,17})$"
-"""The same, or what a correct run of the project made, by its number."""
+"""The same, or the classifier of a correct run of the project, by its number."""
 
 PRETRAINED = r"^(imagenet|blob:[0-9a-f]{64})$"
-"""Where weights come from that training begins with."""
+"""Where the weights come from that training begins with."""
 
 
 class NetworkConfig(Config):
@@ -66,8 +66,8 @@ class NetworkConfig(Config):
 
     @model_validator(mode="after")
     def _channels(self) -> Self:
-        given = [values for values in (self.mean, self.std) if values is not None]
-        if any(len(values) not in (1, 3) for values in given) or len({len(v) for v in given}) > 1:
+        channels = [len(values) for values in (self.mean, self.std) if values is not None]
+        if any(n not in (1, 3) for n in channels) or len(set(channels)) > 1:
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean} and {self.std}")
         return self
 
@@ -231,22 +231,21 @@ StepName = Literal[
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What can be said of a step without importing torch.
+    """The properties of a step that need no torch.
 
     Attributes
     ----------
     config : type
     needs : tuple of str
-        Steps whose runs it stands on; it stands on what those stand on, too.
+        Steps whose runs it stands on directly.
     optional : tuple of str
-        Steps whose runs it takes in where there are any on the same ground.
+        Steps whose runs it uses, too, where they exist and stand on no other runs than it does.
     shares_machine : bool
         Whether it is light enough to run beside another.
     takes_labels : bool
-        Whether it takes in the labels that there are of the regions when it starts.
+        Whether it uses the labels that regions have when it starts.
     may_grow : tuple of str
-        Fields, dotted, that a run may be given more of, or another of, after it is done: what was
-        computed stays as it is.
+        Dotted names of fields that may grow or change after a run is done; its results so far stay.
     """
 
     config: type[Config]
@@ -282,7 +281,13 @@ STEPS: dict[StepName, StepSpec] = {
 
 
 def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
-    """Return the fields of a step's config that a preset sets."""
+    """Return the fields of a step's config that a preset sets, with their values.
+
+    Parameters
+    ----------
+    preset : Preset
+    step : StepName
+    """
     values: dict[StepName, dict[str, Any]] = {
         "classifier": {"training": preset.classifier_training.model_dump()},
         "vae": {
@@ -309,19 +314,26 @@ def config_within(annotation: Any) -> type[BaseModel] | None:
 def walk_fields(
     config: BaseModel, path: tuple[str, ...] = ()
 ) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
-    """Every field of a config and of the configs within it: path, field, value."""
-    found = []
+    """Return every field of a config and of the configs within it: path, field, value.
+
+    Parameters
+    ----------
+    config : BaseModel
+    path : tuple of str
+        Names of the fields that lead to `config`.
+    """
+    fields = []
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            found += walk_fields(value, (*path, name))
+            fields += walk_fields(value, (*path, name))
         else:
-            found.append(((*path, name), field, value))
-    return found
+            fields.append(((*path, name), field, value))
+    return fields
 
 
 def literals(annotation: Any) -> tuple[Any, ...]:
-    """The values that a field of literals takes."""
+    """Return the values that a field of literals takes."""
     args = get_args(annotation)
     nested = [a for a in args if get_origin(a) is not None]
     return args if not nested else tuple(v for a in nested for v in literals(a))
@@ -334,11 +346,17 @@ class ConfigError(ValueError):
 def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     """Validate the config of a step.
 
+    Parameters
+    ----------
+    step : str
+    values : mapping
+        By name of field; for the others the defaults are taken.
+
     Raises
     ------
     ConfigError
-        If the step is unknown or a value is refused, in words for people: the field, what it
-        takes, and what came.
+        If the step is unknown or a value is refused; the message names the field, what it takes, and
+        what it got.
 
     Examples
     --------
@@ -352,12 +370,17 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        told = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
-        raise ConfigError(f"{step}: {told}") from None
+        problems = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
+        raise ConfigError(f"{step}: {problems}") from None
 
 
 def check_growth(step: StepName, old: Mapping[str, Any], new: Mapping[str, Any]) -> BaseModel:
-    """Validate a config that a run of a step is to go on under.
+    """Validate the config under which a run of a step continues.
+
+    Parameters
+    ----------
+    step : StepName
+    old, new : mapping
 
     Raises
     ------
@@ -373,15 +396,15 @@ def check_growth(step: StepName, old: Mapping[str, Any], new: Mapping[str, Any])
     """
     before, after = (dict(_flat(check_config(step, values))) for values in (old, new))
     for name, value in before.items():
-        given = after[name]
+        new_value = after[name]
         shrinks = (
-            not set(value) <= set(given)
-            if isinstance(value, tuple) and isinstance(given, tuple)
-            else name == "n_seeds" and given < value
+            not set(value) <= set(new_value)
+            if isinstance(value, tuple) and isinstance(new_value, tuple)
+            else name == "n_seeds" and new_value < value
         )
-        if given != value and (name not in STEPS[step].may_grow or shrinks):
+        if new_value != value and (name not in STEPS[step].may_grow or shrinks):
             verb = "may only grow" if name in STEPS[step].may_grow else "may not change"
-            raise ConfigError(f"{step}: {name} {verb} from {value}, got {given}; submit the step anew")
+            raise ConfigError(f"{step}: {name} {verb} from {value}, got {new_value}; submit the step anew")
     return check_config(step, new)
 
 
@@ -390,7 +413,7 @@ def _flat(config: BaseModel) -> list[tuple[str, Any]]:
 
 
 def _tell(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    """One problem of pydantic's in words."""
+    """Describe a problem that pydantic reports."""
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         for part in problem["loc"][:-1]:

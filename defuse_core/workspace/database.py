@@ -1,11 +1,11 @@
-"""The SQLite file of a workspace: opened, checked and migrated.
+"""Open, check and migrate the SQLite file of a workspace.
 
-Write-ahead logging, foreign keys, a busy timeout; `PRAGMA user_version` is the schema's number and
-`MIGRATIONS` brings it up, in order, in one transaction. A newer schema is refused, and so is a
-damaged file, of which no byte is changed. Imports no torch.
+The file has write-ahead logging, foreign keys and a busy timeout. `PRAGMA user_version` is the number
+of the schema; `MIGRATIONS` are applied in order, in one transaction. A newer schema is refused. A
+damaged file is refused, too, and no byte of it is changed. Imports no torch.
 
-Never open the file but through SQLite in a process that has a connection to it: closing any handle
-drops the process's POSIX locks, and the next process takes the log for one that nobody uses.
+A process that has a connection must open the file through SQLite only. Closing any other handle drops
+the process's POSIX locks, and the next process then believes that nobody uses the log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-_SMALLEST = 512  # bytes; SQLite takes less for an empty file, and would write over it
+_SMALLEST = 512  # bytes; SQLite treats a smaller file as empty, and would overwrite it
 
 BUSY_SECONDS = 20.0
 """How long a writer waits for another one."""
@@ -138,7 +138,7 @@ class Database:
     path : Path
         Created with the newest schema where it does not exist.
     durable : bool
-        Whether a commit survives a power cut. A runner's need not: what it loses it computes again.
+        Whether a commit survives a power cut. A runner's need not: it computes again what it lost.
 
     Raises
     ------
@@ -179,7 +179,14 @@ class Database:
                 raise
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Return all rows of a query."""
+        """Return all rows of a query.
+
+        Parameters
+        ----------
+        sql : str
+        parameters : sequence
+            Values for the placeholders of `sql`.
+        """
         with self._explained():
             return self._connection().execute(sql, parameters).fetchall()
 
@@ -191,24 +198,24 @@ class Database:
             del self._local.connection
 
     def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            found.row_factory = sqlite3.Row
-            _use_wal(found)
-            found.execute("PRAGMA foreign_keys = ON")
-            found.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-            self._local.connection = found
-        return found
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            _use_wal(connection)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+            self._local.connection = connection
+        return connection
 
     def _refuse_unusable(self) -> None:
         """Look at the file through a connection that cannot write."""
         with closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)) as connection:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+            (report,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if report != "ok":
+            raise sqlite3.DatabaseError(report)
         if version > len(MIGRATIONS):
             raise WorkspaceError(
                 f"{self.path} was written by a newer Defuse (schema {version}, this one knows "
@@ -228,7 +235,7 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say what SQLite's and the system's errors mean for a person."""
+        """Turn errors of SQLite and of the system into those that name the remedy."""
         try:
             yield
         except sqlite3.IntegrityError:
@@ -245,9 +252,15 @@ class Database:
 
 
 def explain_os_error(path: Path, error: OSError) -> WorkspaceError:
-    """Say what the system's error at a path means for a person."""
-    told = error.strerror or type(error).__name__
-    return WorkspaceError(f"{path}: {told}; {_remedy(told)}")
+    """Return an error that says what the system reported at a path, and the remedy.
+
+    Parameters
+    ----------
+    path : Path
+    error : OSError
+    """
+    message = error.strerror or type(error).__name__
+    return WorkspaceError(f"{path}: {message}; {_remedy(message)}")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -266,13 +279,13 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _remedy(message: str) -> str:
-    told = message.lower()
-    if "is a directory" in told:
+    text = message.lower()
+    if "is a directory" in text:
         return "move that folder away"
-    if "full" in told or "disk i/o" in told or "no space" in told or "too large" in told:
+    if "full" in text or "disk i/o" in text or "no space" in text or "too large" in text:
         return "free disk space, then resume; what was stored before is kept"
-    if "locked" in told:
+    if "locked" in text:
         return "another process is writing; try again, or end it (see: defuse runs)"
-    if "readonly" in told or "read-only" in told or "unable to open" in told or "permission" in told:
+    if "readonly" in text or "read-only" in text or "unable to open" in text or "permission" in text:
         return "make the folder writable, or set DEFUSE_HOME to one that is"
     return "check the folder that DEFUSE_HOME names"

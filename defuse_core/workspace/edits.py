@@ -1,8 +1,8 @@
-"""What people change of the regions that distillation found, as events: appended, undone by an undo.
+"""Describe people's edits of the regions that distillation found, as events.
 
-Regions are never changed in place. An edit takes some away and puts new ones in, whose ids were never
-used before, so that labels stay with the region that they were given to, and an undo brings both
-back. Names and the τ at which a region is looked at are events, too. Imports no torch.
+Regions are never changed in place. An edit removes some and adds new ones with ids that were never
+used before. So labels stay with the region that they are about, and an undo restores both. A name
+or τ that a person sets is an event, too. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STRUCTURAL: tuple[EditKind, ...] = ("merge", "split", "select")
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A region that an edit puts in.
+    """A region that an edit adds.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class RegionEdit:
     kind : {"rename", "tau", "merge", "split", "select"}
         "select" makes a region of mistakes that a person chose.
     regions : tuple of int
-        Those taken away; of "rename" and "tau" the one that it is about.
+        Those removed; of "rename" and "tau" the one that it is about.
     into : tuple of Gaussian
-        Those put in.
+        Those added.
     mistakes : tuple of int
         Numbers of those that a person chose, for "select".
     name : str
@@ -62,7 +62,7 @@ class RegionEdit:
     at : float
         Seconds since 1970.
     undone_by : int
-        Id of the undo that took it back; 0 where it counts.
+        Id of its undo; 0 where it counts.
     """
 
     kind: EditKind
@@ -78,51 +78,62 @@ class RegionEdit:
 
     @property
     def undone(self) -> bool:
-        """Whether it was taken back."""
+        """Whether an undo took it back."""
         return self.undone_by > 0
 
     def to_json(self) -> str:
-        """Write what was changed; who, when and whether it counts stands beside it.
+        """Return the change as JSON, without author, time and undo: these are columns of the log.
 
         Raises
         ------
         ValueError
-            If a number is not finite: SQLite could not read that again.
+            If a number is not finite; SQLite could not read it again.
         """
-        kept = ("kind", "regions", "into", "mistakes", "name", "tau")
-        told = {name: value for name, value in asdict(self).items() if name in kept}
-        return json.dumps(told, allow_nan=False)
+        stored = ("kind", "regions", "into", "mistakes", "name", "tau")
+        values = {name: value for name, value in asdict(self).items() if name in stored}
+        return json.dumps(values, allow_nan=False)
 
     @staticmethod
     def of_json(text: str, *, by: str, id: int, at: float, undone_by: int) -> RegionEdit:
-        """Read what `to_json` wrote."""
-        told = json.loads(text)
+        """Build an edit from what `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+        by, id, at, undone_by
+            As in `RegionEdit`.
+        """
+        values = json.loads(text)
         into = tuple(
             Gaussian(g["region_id"], g["weight"], tuple(g["mean"]), tuple(map(tuple, g["covariance"])))
-            for g in told["into"]
+            for g in values["into"]
         )
         return RegionEdit(
-            told["kind"], tuple(told["regions"]), into, tuple(told["mistakes"]), told["name"], told["tau"],
-            by, id, at, undone_by,
+            values["kind"], tuple(values["regions"]), into, tuple(values["mistakes"]),
+            values["name"], values["tau"], by, id, at, undone_by,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        """Say it in words, as one who takes it back wants to read it."""
-        named = " and ".join(str(i) for i in self.regions)
-        made = " and ".join(str(g.region_id) for g in self.into)
+        """Describe the edit in words, for a person who may undo it."""
+        old = " and ".join(str(i) for i in self.regions)
+        new = " and ".join(str(g.region_id) for g in self.into)
         return {
-            "rename": f"region {named} named {self.name!r}"
-            if self.name
-            else f"name of region {named} removed",
-            "tau": f"region {named} at τ = {self.tau:g}" if self.tau is not None else "",
-            "merge": f"regions {named} merged into {made}",
-            "split": f"region {named} split into {made}",
-            "select": f"region {made} made of a selection",
+            "rename": f"region {old} named {self.name!r}" if self.name else f"name of region {old} removed",
+            "tau": f"region {old} at τ = {self.tau:g}" if self.tau is not None else "",
+            "merge": f"regions {old} merged into {new}",
+            "split": f"region {old} split into {new}",
+            "select": f"region {new} made of a selection",
         }[self.kind]
 
 
 def live_ids(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
-    """Return the ids of the regions there are: those that distillation found, with edits in order.
+    """Return the ids of the regions that there are after these edits, in order.
+
+    Parameters
+    ----------
+    found : iterable of int
+        Ids of the regions that distillation found.
+    edits : sequence of RegionEdit
 
     Examples
     --------
@@ -134,13 +145,20 @@ def live_ids(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
         if edit.kind in STRUCTURAL and not edit.undone:
             for gone in edit.regions:
                 live.pop(gone, None)
-            live |= dict.fromkeys(made.region_id for made in edit.into)
+            live |= dict.fromkeys(region.region_id for region in edit.into)
     return list(live)
 
 
 def ids_ever(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:
-    """Return the ids of all regions that there are or were: what labels may be about."""
-    return list(dict.fromkeys([*found, *(made.region_id for edit in edits for made in edit.into)]))
+    """Return the ids of all regions that there are or were, which labels may be about.
+
+    Parameters
+    ----------
+    found : iterable of int
+        Ids of the regions that distillation found.
+    edits : sequence of RegionEdit
+    """
+    return list(dict.fromkeys([*found, *(region.region_id for edit in edits for region in edit.into)]))
 
 
 def newest_change(edits: Sequence[RegionEdit]) -> int:
@@ -150,8 +168,8 @@ def newest_change(edits: Sequence[RegionEdit]) -> int:
 
 def names(edits: Sequence[RegionEdit]) -> dict[int, str]:
     """Return the names that people gave regions, by region_id."""
-    given = {e.regions[0]: e.name for e in edits if e.kind == "rename" and not e.undone}
-    return {region_id: name for region_id, name in given.items() if name}
+    latest = {e.regions[0]: e.name for e in edits if e.kind == "rename" and not e.undone}
+    return {region_id: name for region_id, name in latest.items() if name}
 
 
 def taus(edits: Sequence[RegionEdit]) -> dict[int, float]:

@@ -1,7 +1,6 @@
-"""Files of a workspace that no row names: left by killed writers, deleted projects, replaced artifacts.
+"""Remove files that no row names: left by killed writers, deleted projects, replaced artifacts.
 
-Other processes delete and rename while this looks: what vanishes meanwhile is passed over. Imports
-no torch.
+Other processes delete and rename files meanwhile; a file that vanishes is skipped. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Kept:
-    """What is to stay of a run's folder: these names, all of `work/`, or everything."""
+    """What stays of a run's folder: these names, all of `work/`, or everything."""
 
     names: frozenset[str] = frozenset()
     work: bool = False
@@ -34,7 +33,7 @@ def remove_unnamed(
     blobs : collection of str
         Names of files under blobs/ that stay.
     runs : mapping of int to Kept
-        By run; a folder of a run that is not here goes whole.
+        By run; the folder of any other run is removed.
     min_age : float
         Seconds since a file was last written to; younger ones may be about to be named.
     """
@@ -43,9 +42,9 @@ def remove_unnamed(
     unnamed = [Path(e.path) for e in _scan(home / "blobs") if e.is_file() and e.name not in blobs]
     removable: list[Path] = []
     for folder in folders:
-        kept = runs.get(int(folder.name), Kept()) if folder.name.isdecimal() else Kept()
-        if not kept.everything:
-            unnamed += [path for path in _walk(folder) if not _stays(path.relative_to(folder), kept)]
+        keep = runs.get(int(folder.name), Kept()) if folder.name.isdecimal() else Kept()
+        if not keep.everything:
+            unnamed += [path for path in _walk(folder) if not _stays(path.relative_to(folder), keep)]
             removable.append(folder)
     sizes = [size for path in unnamed if (size := _remove(path, latest)) is not None]
     for folder in removable:
@@ -55,8 +54,8 @@ def remove_unnamed(
     return len(sizes), sum(sizes)
 
 
-def _stays(name: Path, kept: Kept) -> bool:
-    return name.as_posix() in kept.names or (kept.work and name.parts[0] == "work")
+def _stays(name: Path, keep: Kept) -> bool:
+    return name.as_posix() in keep.names or (keep.work and name.parts[0] == "work")
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -73,12 +72,12 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path, latest: float) -> int | None:
-    """Remove a file last written to before `latest`; its size, or None where it stays or is gone."""
+    """Remove a file last written to before `latest`; return its size, or None where it stays or is gone."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    if found.st_mtime > latest:
+    if stat.st_mtime > latest:
         return None
     path.unlink(missing_ok=True)
-    return found.st_size
+    return stat.st_size

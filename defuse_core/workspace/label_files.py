@@ -1,4 +1,4 @@
-"""Labels as files: CSV, which a person can fill in with a spreadsheet.
+"""Read and write labels as CSV, which a person can fill in with a spreadsheet.
 
 Imports no torch.
 """
@@ -15,7 +15,7 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
 
 MOST_TAU = 100.0
-"""Beyond, a region's draws have nothing to do with it."""
+"""The largest τ; above it, a region's draws have nothing to do with the region."""
 
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
@@ -23,7 +23,13 @@ CSV_COLUMNS = (
 
 
 def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
-    """Write answers as CSV with class names; an empty sample is the whole region."""
+    """Write answers as CSV with class names; an empty sample is the whole region.
+
+    Parameters
+    ----------
+    events : iterable of LabelEvent
+    class_names : sequence of str
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(CSV_COLUMNS)
@@ -40,13 +46,13 @@ def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
 def from_csv(
     text: str, class_names: Sequence[str], region_ids: Iterable[int], *, n_mistakes: int = 0
 ) -> list[LabelEvent]:
-    """Read what `to_csv` wrote, or a person did in a spreadsheet.
+    """Read CSV that `to_csv` wrote, or a person with a spreadsheet.
 
     Parameters
     ----------
     text : str
-        Columns region, annotator, label; and sample, tau, seed, n_samples, round where they differ
-        from the whole region, .5, 0, 10 and 1; and seconds.
+        Columns region, annotator and label; optional are sample (by default the whole region), tau
+        (0.5), seed (0), n_samples (10), round (1) and seconds.
     class_names : sequence of str
     region_ids : iterable of int
         Those that exist.
@@ -99,7 +105,7 @@ def _parse(
     if tau > MOST_TAU:
         raise WorkspaceError(f"line {line}: tau must be at most {MOST_TAU:g}, got {row.get('tau')!r}")
     try:
-        seconds = float(told) if (told := (row.get("seconds") or "").strip()) else None
+        seconds = float(text) if (text := (row.get("seconds") or "").strip()) else None
     except ValueError:
         seconds = math.nan
     if seconds is not None and not 0 <= seconds < math.inf:
@@ -117,19 +123,35 @@ def _parse(
 
 
 def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
-    """Raise WorkspaceError if there is no such region; `where` says in which part of a file."""
+    """Raise WorkspaceError if there is no such region.
+
+    Parameters
+    ----------
+    region_id : int
+    known : iterable of int
+        The regions that exist.
+    where : str
+        The part of a file, for the message.
+    """
     if region_id not in (ids := sorted(known)):
         there = ", ".join(map(str, ids)) or "none"
         raise WorkspaceError(f"{where}: there is no region {region_id}; there are: {there}")
 
 
 def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | None:
-    """Return the index of a class name, None for none of the above; spaces around it are forgiven.
+    """Return the index of a class name, None for none of the above; spaces around it are ignored.
+
+    Parameters
+    ----------
+    text : str
+    class_names : sequence of str
+    where : str
+        The part of a file, for the message.
 
     Raises
     ------
     WorkspaceError
-        If it is none of them; `where` says in which part of a file.
+        If it is none of them.
     """
     known = (NONE_OF_THE_ABOVE, *class_names)
     name = text if text in known else text.strip()  # as a person may have typed it

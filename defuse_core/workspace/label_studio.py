@@ -1,9 +1,9 @@
-"""Labels as the JSON of Label Studio: every draw of a region is a task, every answer to it an annotation.
+"""Read and write labels as JSON of Label Studio: a task per draw of a region, an annotation per answer.
 
-So that it survives an import into Label Studio and comes back with its export: of a task Label Studio
-keeps `data`, of an annotation `result` and `lead_time`. It drops an annotation's own `meta` and times,
-and takes no file whose `completed_by` is nobody it knows. Who answered therefore stands in the
-`meta` of the result, and `completed_by` is left out, though it is read. Imports no torch.
+Labels must survive an import into Label Studio and an export from it. Label Studio keeps `data` of a
+task, and `result` and `lead_time` of an annotation. It drops an annotation's own `meta` and times, and
+refuses a file whose `completed_by` is a user it does not know. The annotator is therefore in the
+`meta` of the result; `completed_by` is read, but not written. Imports no torch.
 
 Reference: https://labelstud.io/guide/task_format
 """
@@ -26,7 +26,7 @@ from defuse_core.workspace.label_files import read_label, refuse_unknown
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
 
 Shown = tuple[int, int, float, int, int]
-"""A draw as it was looked at: region, sample, τ, seed, and how many were shown."""
+"""A draw as a person saw it: region, sample, τ, seed, and the number of draws shown."""
 
 _SHOWN = ("region", "sample", "tau", "seed", "n_samples")
 _FROM, _TO, _TYPE = "label", "image", "choices"
@@ -70,8 +70,8 @@ def to_label_studio(
     Parameters
     ----------
     events : iterable of LabelEvent
-        Those that count. An answer about a whole region stands at each of its draws that has no own
-        answer of that annotator; answers about draws that are not among `images` are left out.
+        Those that count. An answer about a whole region is written at each of its draws that this
+        annotator did not answer; answers about draws that are not in `images` are left out.
     class_names : sequence of str
     images : mapping of `Shown` to str
         The draws, each a data URL.
@@ -81,13 +81,13 @@ def to_label_studio(
         subject = (e.region_id, e.sample_id, e.tau, e.seed, e.n_samples)
         passes.setdefault((e.annotator, e.round), {})[subject] = e
     tasks = []
-    for shown, url in images.items():
-        region, _, *others = shown
-        found = [given.get(shown) or given.get((region, None, *others)) for given in passes.values()]
+    for draw, url in images.items():
+        region, _, *others = draw
+        answers = [own.get(draw) or own.get((region, None, *others)) for own in passes.values()]
         tasks.append(
             {
-                "data": {"image": url, **dict(zip(_SHOWN, shown, strict=True))},
-                "annotations": [_annotation(e, class_names) for e in found if e],
+                "data": {"image": url, **dict(zip(_SHOWN, draw, strict=True))},
+                "annotations": [_annotation(e, class_names) for e in answers if e],
             }
         )
     return json.dumps(tasks, ensure_ascii=False, indent=1)
@@ -97,13 +97,13 @@ def _annotation(e: LabelEvent, class_names: Sequence[str]) -> dict[str, Any]:
     label = NONE_OF_THE_ABOVE if e.label is None else class_names[e.label]
     subject = (e.region_id, e.sample_id, e.tau, e.seed, e.n_samples)
     name = _digest("answer", subject, e.annotator, label, e.round, e.id, e.at)
-    told = {
+    origin = {
         "annotator": e.annotator, "label": label, "whole_region": e.sample_id is None,
         "round": e.round, "key": e.key or name,
     }  # fmt: skip
     result = {
         "id": name[-10:], "from_name": _FROM, "to_name": _TO, "type": _TYPE,
-        "value": {_TYPE: [label]}, "meta": {"defuse": told},
+        "value": {_TYPE: [label]}, "meta": {"defuse": origin},
     }  # fmt: skip
     return {
         "result": [result],
@@ -119,19 +119,19 @@ def from_label_studio(
 ) -> list[LabelEvent]:
     """Read Label Studio's JSON export of tasks that `to_label_studio` wrote, in the order of answering.
 
-    What nobody changed comes back as it went out, key included: it is stored already where it came
-    from. A changed answer is a new one, of whoever changed it. Tasks without an annotation, cancelled
+    An answer that nobody changed comes back with its key, so that it is not stored twice. A changed
+    answer is a new one, by the person who changed it. Tasks without an annotation, cancelled
     annotations and those in which nothing was chosen are skipped.
 
     Parameters
     ----------
     text : str
-        "JSON" among the export formats, not "JSON-MIN".
+        In the export format "JSON", not "JSON-MIN".
     class_names : sequence of str
     region_ids : iterable of int
         Those that exist.
     annotator : str
-        Of annotations that name none; a user of Label Studio that has but a number is "user 7".
+        Of annotations that name none; a user of Label Studio with only a number is "user 7".
 
     Raises
     ------
@@ -148,11 +148,11 @@ def from_label_studio(
             f"the file must hold a list of tasks, got {_brief(tasks)}; export from Label Studio as JSON"
         )
     known = frozenset(region_ids)
-    found: dict[str | None, LabelEvent] = {}
+    by_key: dict[str | None, LabelEvent] = {}
     for number, task in enumerate(tasks, 1):
         for event in _Task(f"task {number}", class_names, known, annotator).read(task):
-            found.setdefault(event.key, event)
-    return sorted(found.values(), key=lambda event: event.at)
+            by_key.setdefault(event.key, event)
+    return sorted(by_key.values(), key=lambda event: event.at)
 
 
 @dataclass(frozen=True)
@@ -176,24 +176,24 @@ class _Task:
             if not annotation.get("was_cancelled") and (chosen := self._chosen(annotation)) is not None:
                 yield self._event(self._shown(data), annotation, *chosen)
 
-    def _event(self, shown: Shown, annotation: dict[str, Any], label: str, meta: Any) -> LabelEvent:
+    def _event(self, draw: Shown, annotation: dict[str, Any], label: str, meta: Any) -> LabelEvent:
         index = read_label(label, self.class_names, where=f"{self.where}: choices")
         spent = annotation.get("lead_time")
         seconds = None if spent is None else self._number("lead_time", spent)
-        region, sample, *drawn = shown
-        if isinstance(meta, dict) and meta.get("label") == label:  # ours, and nobody changed it
+        region, sample, *others = draw
+        if isinstance(meta, dict) and meta.get("label") == label:  # our own, and nobody changed it
             name, key = self._name("annotator", meta.get("annotator")), meta.get("key")
             part = None if meta.get("whole_region") is True else sample
             round_ = self._whole(meta, "round", 1)
             if not isinstance(key, str) or not key:
-                key = _digest("answer", (region, part, *drawn), name, label, round_)
+                key = _digest("answer", (region, part, *others), name, label, round_)
         else:
             name = self._name("completed_by", annotation.get("completed_by"))
             version = [annotation.get(name) for name in ("unique_id", "id", *_TIMES)]
             version = [part for part in version if isinstance(part, str | int)]
-            part, round_, key = sample, 1, _digest("annotation", version, shown, name, label)
+            part, round_, key = sample, 1, _digest("annotation", version, draw, name, label)
         return LabelEvent(
-            region, name or self.annotator, index, part, *shown[2:],
+            region, name or self.annotator, index, part, *draw[2:],
             at=self._moment(annotation), round=round_, seconds=seconds, key=_storable(key),
         )  # fmt: skip
 
@@ -223,8 +223,8 @@ class _Task:
             raise self._error("sample", f"in 0 … {n_samples - 1}", sample)
         return region, sample, tau, seed, n_samples
 
-    def _whole(self, told: dict[str, Any], name: str, lowest: int) -> int:
-        value = told.get(name)
+    def _whole(self, fields: dict[str, Any], name: str, lowest: int) -> int:
+        value = fields.get(name)
         if type(value) is not int or not lowest <= value < 2**63:  # bool is no number here
             raise self._error(name, f"a whole number from {lowest} up", value)
         return value
@@ -244,7 +244,7 @@ class _Task:
             raise self._error(_TIMES[0], "a time like 2026-01-31T12:00:00Z", value) from None
 
     def _name(self, field: str, who: Any) -> str:
-        """The annotator's name, "" for none, of a name, a number, or the fields of a user."""
+        """The annotator's name, from a name, a number, or the fields of a user; "" for none."""
         if isinstance(who, dict):
             full = f"{who.get('first_name') or ''} {who.get('last_name') or ''}".strip()
             who = who.get("email") or full or who.get("id")
@@ -260,15 +260,15 @@ class _Task:
 
 
 def _brief(got: Any) -> str:
-    """A value as a message shows it; `reprlib` alone writes nested ones at length."""
-    told = reprlib.repr(got)
-    return told if len(told) <= _BRIEF else f"{told[: _BRIEF - 1]}…"
+    """A value as a message shows it; `reprlib` alone does not cut nested ones short enough."""
+    text = reprlib.repr(got)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
-def _digest(*told: object) -> str:
-    return f"label-studio:{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}"
+def _digest(*parts: object) -> str:
+    return f"label-studio:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
 
 
 def _storable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    """Replace halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()

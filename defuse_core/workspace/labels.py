@@ -1,10 +1,10 @@
-"""What people say of regions, as events: appended, never changed; an undo is an event, too.
+"""Store labels of regions as events: appended, never changed; an undo is an event, too.
 
 An event is about one draw of a region, or with `sample_id` None about all its draws that have no
-answer of their own. It carries what makes the draw again: τ, the seed, and how many were shown. The
+answer of their own. It holds what reproduces the draw: τ, the seed, and the number of draws. The
 later of two events of one annotator on the same subject counts. An event with a key is stored once,
-however often it comes: whoever sends it may send it again. Edits of the regions themselves
-(`edits`) stand in the same log, so that one id names a state of both. Imports no torch.
+even if it is sent again. Edits of the regions (`edits`) are in the same log, so that one id names a
+state of both. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SINGLE_MISTAKES = -1
 """The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
 
 SIMULATED_PREFIX = "annotator-"
-"""How the names of simulated annotators begin, whose answers give way to those of people."""
+"""How the names of simulated annotators begin; answers of people replace theirs."""
 
 _BY_ID = "id:"
 
@@ -42,9 +42,9 @@ class LabelEvent:
     tau : float
         τ at which the draws were shown.
     seed, n_samples : int
-        Of the draws, and how many were shown.
+        Seed and number of the draws that were shown.
     undoes : int or None
-        The event taken back; nothing else of an undo counts.
+        The event that this one undoes; the other fields of an undo do not count.
     id : int
         Ascending in the order of storing; 0 before that.
     at : float
@@ -54,7 +54,7 @@ class LabelEvent:
     seconds : float or None
         Time spent on the answer.
     key : str or None
-        Names the event for whoever sends it; unique among those of a run, and does not begin with "id:".
+        The sender's name of the event; unique among those of a run, and does not begin with "id:".
     """
 
     region_id: int
@@ -73,20 +73,20 @@ class LabelEvent:
 
     @property
     def name(self) -> str:
-        """What an undo calls it: its key, or a name made of its id."""
+        """The name that an `Undo` uses: the key, or one built from the id."""
         return self.key or f"{_BY_ID}{self.id}"
 
 
 @dataclass(frozen=True)
 class Undo:
-    """Takes the answer back whose `LabelEvent.name` is `target`; `key` names the undo itself."""
+    """Undoes the answer whose `LabelEvent.name` is `target`; `key` names the undo itself."""
 
     target: str
     key: str
 
 
 class NoRunError(WorkspaceError):
-    """Labels of a run that does not exist, or no longer."""
+    """Labels are for a run that does not exist, or no longer."""
 
 
 _COLUMNS = tuple(field.name for field in fields(LabelEvent) if field.name not in ("id", "at"))
@@ -101,25 +101,36 @@ class Annotations:
     def append(self, run_id: int, events: Iterable[LabelEvent | Undo]) -> list[int]:
         """Store events in order, all or none; return their ids once they are on disk.
 
-        An event whose key is stored already keeps the id that it has. An undo of what is not there,
-        or is undone already, is nothing, and has id 0.
+        An event whose key is stored already keeps its id. An undo of an event that does not exist, or
+        is undone already, is not stored, and has id 0.
+
+        Parameters
+        ----------
+        run_id : int
+            Of the distill run.
+        events : iterable of LabelEvent or Undo
 
         Raises
         ------
         WorkspaceError
-            If the run does not exist, an annotator has no name, or a key is like the name of an event
-            that has none.
+            If the run does not exist, an annotator has no name, or a key begins with "id:".
         """
-        given = list(events)
-        if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in given):
+        events = list(events)
+        if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in events):
             raise WorkspaceError("an annotation needs the name of its annotator; give one")
-        if taken := next((e.key for e in given if (e.key or "").startswith(_BY_ID)), None):
+        if taken := next((e.key for e in events if (e.key or "").startswith(_BY_ID)), None):
             raise WorkspaceError(f"a key must not begin with {_BY_ID!r}, got {taken!r}; give another one")
         with self._database.write() as connection:
-            return store_events(connection, run_id, given)
+            return store_events(connection, run_id, events)
 
     def undo(self, run_id: int, annotator: str) -> LabelEvent | None:
-        """Take back the annotator's last answer that counts; None where there is none."""
+        """Undo the annotator's last answer that counts, and return it; None where there is none.
+
+        Parameters
+        ----------
+        run_id : int
+        annotator : str
+        """
         with self._database.write() as connection:
             row = connection.execute(
                 "SELECT * FROM annotations a WHERE run_id = ? AND annotator = ? AND undoes IS NULL"
@@ -145,8 +156,7 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If regions were changed since `after`, or ids put in were used before, or the run does not
-            exist.
+            If regions changed since `after`, an id in `edit.into` was used before, or the run does not exist.
         """
         with self._database.write() as connection:
             self._refuse_overtaken(connection, run_id, edit, after)
@@ -162,7 +172,7 @@ class Annotations:
             return int(cursor.lastrowid or 0)
 
     def undo_edit(self, run_id: int) -> RegionEdit | None:
-        """Take back the last edit that counts, other than a choice of τ; None where there is none."""
+        """Undo the last edit that counts and does not set τ, and return it; None where there is none."""
         with self._database.write() as connection:
             counting = [e for e in _edits(connection, run_id) if e.kind != "tau" and not e.undone]
             if not counting:
@@ -171,7 +181,14 @@ class Annotations:
         return counting[-1]
 
     def edits(self, run_id: int, *, up_to: int | None = None) -> list[RegionEdit]:
-        """Return every edit in order, those undone included; `undone` as it was at `up_to`."""
+        """Return every edit in order, those undone included; `undone` as it was at `up_to`.
+
+        Parameters
+        ----------
+        run_id : int
+        up_to : int, optional
+            Id of the last event that counts; by default all do.
+        """
         rows = self._database.read(_SELECT_EDITS, (run_id, up_to))
         return _read_edits(rows)
 
@@ -180,12 +197,19 @@ class Annotations:
         connection: sqlite3.Connection, run_id: int, edit: RegionEdit, after: int | None
     ) -> None:
         before = _edits(connection, run_id)
-        used = {made.region_id for earlier in before for made in earlier.into}
+        used = {region.region_id for earlier in before for region in earlier.into}
         if (after is not None and newest_change(before) > after) or used & {g.region_id for g in edit.into}:
             raise WorkspaceError("the regions were changed in another tab or terminal; look again")
 
     def events(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
-        """Return every answer in order, those undone and the undos included."""
+        """Return every answer in order, undone ones and undos included.
+
+        Parameters
+        ----------
+        run_id : int
+        up_to : int, optional
+            Id of the last event to return; by default all.
+        """
         rows = self._database.read(
             "SELECT * FROM annotations WHERE run_id = ? AND id <= COALESCE(?, id) AND edit IS NULL"
             " ORDER BY id",
@@ -194,7 +218,14 @@ class Annotations:
         return [_event(row) for row in rows]
 
     def counting(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
-        """Return the answers that count, in order: without undone ones and undos."""
+        """Return the answers that count, in order: without undone ones and undos.
+
+        Parameters
+        ----------
+        run_id : int
+        up_to : int, optional
+            Id of the last event to look at; by default all.
+        """
         events = self.events(run_id, up_to=up_to)
         undone = {event.undoes for event in events}
         return [event for event in events if event.undoes is None and event.id not in undone]
@@ -210,7 +241,15 @@ class Annotations:
 def store_events(
     connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent | Undo]
 ) -> list[int]:
-    """Store events in a transaction that is open; return their ids."""
+    """Store events in an open transaction; return their ids.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+    run_id : int
+        Of the distill run.
+    events : iterable of LabelEvent or Undo
+    """
     return [
         _undo(connection, run_id, event) if isinstance(event, Undo) else _insert(connection, run_id, event)
         for event in events
@@ -242,10 +281,10 @@ def _undo(connection: sqlite3.Connection, run_id: int, undo: Undo) -> int:
 
 
 def _by_key(connection: sqlite3.Connection, run_id: int, key: str | None) -> sqlite3.Row | None:
-    found: sqlite3.Row | None = connection.execute(
+    row: sqlite3.Row | None = connection.execute(
         "SELECT * FROM annotations WHERE run_id = ? AND key = ?", (run_id, key or None)
     ).fetchone()
-    return found
+    return row
 
 
 def _by_name(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
@@ -253,18 +292,18 @@ def _by_name(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.
     number = name.removeprefix(_BY_ID)
     if not name.startswith(_BY_ID) or not number.isdecimal() or len(number) > 18:
         return _by_key(connection, run_id, name)
-    found: sqlite3.Row | None = connection.execute(
+    row: sqlite3.Row | None = connection.execute(
         "SELECT * FROM annotations WHERE run_id = ? AND id = ? AND key IS NULL", (run_id, int(number))
     ).fetchone()
-    return found
+    return row
 
 
 def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None = None) -> int:
-    """Append the undo of a row: the same, but for its id, key and time."""
-    kept = [*(name for name in _COLUMNS if name not in ("undoes", "key")), "run_id", "edit"]
+    """Append the undo of a row: a copy with its own id, key and time."""
+    columns = [*(name for name in _COLUMNS if name not in ("undoes", "key")), "run_id", "edit"]
     cursor = connection.execute(
-        f"INSERT INTO annotations ({', '.join(kept)}, undoes, key, at)"
-        f" SELECT {', '.join(kept)}, id, ?, ? FROM annotations WHERE id = ?",
+        f"INSERT INTO annotations ({', '.join(columns)}, undoes, key, at)"
+        f" SELECT {', '.join(columns)}, id, ?, ? FROM annotations WHERE id = ?",
         (key, time.time(), event_id),
     )
     return int(cursor.lastrowid or 0)

@@ -1,4 +1,4 @@
-"""A project's runs seen as one pipeline: where each step stands, and which one comes next.
+"""Tell where each step of a project stands, and which step comes next.
 
 Imports no torch.
 """
@@ -29,13 +29,13 @@ class Stage:
     ----------
     step : str
     state : StepState
-        Of its newest run; "stale" where that is done but what it stands on was redone.
+        Of its newest run; "stale" where that is done, but a run it stands on was redone.
     run : Run or None
-        That run.
+        Its newest run.
     share : float
-        Of its work that is done, in [0, 1].
+        The part of its work that is done, in [0, 1].
     units : tuple of int
-        How many of how many parts are done: tasks, or the steps of the only task.
+        Numbers of parts that are done, and of all: tasks, or steps if there is only one task.
     """
 
     step: StepName
@@ -52,26 +52,33 @@ def done_share(tasks: Sequence[Task]) -> float:
 
 
 def stages(workspace: Workspace, project_id: int) -> list[Stage]:
-    """Return where every step of a project stands, in order, in the round that the newest classifier began.
+    """Return where every step of a project stands, in order, in the round of its newest classifier.
 
-    Labels that people gave count as the step `annotate`.
+    Labels by people count as the step `annotate`.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project_id : int
     """
     runs = workspace.runs.of_project(project_id)
     of = rounds(runs)
     current = next((of[run.id] for run in reversed(runs) if run.step == "classifier"), 0)
     newest: dict[str, Run] = {run.step: run for run in runs if run.step == "vae" or of[run.id] == current}
-    found = []
-    for step in PIPELINE:
-        run = newest.get(step)
-        if run is None:
-            found.append(Stage(step, "missing"))
-            continue
-        found.append(stage_of(workspace, run))
-    return [_labelled_by_people(workspace, stage, newest) for stage in found]
+    pipeline = [
+        stage_of(workspace, newest[step]) if step in newest else Stage(step, "missing") for step in PIPELINE
+    ]
+    return [_labelled_by_people(workspace, stage, newest) for stage in pipeline]
 
 
 def stage_of(workspace: Workspace, run: Run) -> Stage:
-    """Return where a step stands whose newest run this is."""
+    """Return where a step stands whose newest run this is.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run : Run
+    """
     state: StepState = "stale" if run.stale and run.status == "done" else run.status
     tasks = workspace.runs.tasks(run.id) if run.live else []
     share = done_share(tasks) if run.live else float(run.status == "done")
@@ -101,18 +108,31 @@ SECOND_ROUND: tuple[StepName, ...] = ("classifier", "identify", "distill")
 
 
 def next_round(workspace: Workspace, run: Run) -> dict[str, Run]:
-    """The newest runs of the second round that began with a correction, by step; empty where none did."""
+    """Return the newest runs of the second round after a correction, by step; empty where there is none.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run : Run
+        Of the step correct.
+    """
     runs = workspace.runs.of_project(run.project_id)
     mine = [r for r in runs if r.step == "classifier" and r.config["weights"] == f"corrected:{run.id}"]
-    found = {"classifier": mine[-1]} if mine else {}
+    last = {"classifier": mine[-1]} if mine else {}
     for step, ground in zip(SECOND_ROUND[1:], SECOND_ROUND, strict=False):
-        standing = [r for r in runs if r.step == step and ground in found and found[ground].id in r.upstream]
+        standing = [r for r in runs if r.step == step and ground in last and last[ground].id in r.upstream]
         if standing:
-            found[step] = standing[-1]
-    return found
+            last[step] = standing[-1]
+    return last
 
 
 def searched_lam(classifier: Run, run: Run) -> float:
-    """The λ whose classifier a second round searched, which need not be the one that is chosen now."""
+    """Return the λ whose classifier a second round searched; another one may be chosen now.
+
+    Parameters
+    ----------
+    classifier, run : Run
+        The classifier of the second round, and the correct run before it.
+    """
     point = classifier.summary.get("corrected") or run.summary["corrected"]["chosen"]
     return float(point["lam"])

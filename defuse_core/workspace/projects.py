@@ -1,4 +1,4 @@
-"""Projects made from data sets: the data is read once, checked, and remembered by its fingerprint."""
+"""Create projects from data sets: the data is read once, checked, and identified by its fingerprint."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def new_project(
 
     Parameters
     ----------
+    workspace : Workspace
+    name : str
     source : str
         As `data.sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
     image_size : int, optional
@@ -76,5 +78,6 @@ def _load_upload(workspace: Workspace, upload: Blob) -> ImageDataset:
     try:
         return load_npz(path)
     except DataError as error:
-        told = str(error).replace(f"{path}: {upload.sha256}", upload.name)  # a data set is called by its file
-        raise DataError(told.replace(str(path), upload.name).replace(upload.sha256, upload.name)) from None
+        # The data set's name is that of its file.
+        message = str(error).replace(f"{path}: {upload.sha256}", upload.name)
+        raise DataError(message.replace(str(path), upload.name).replace(upload.sha256, upload.name)) from None

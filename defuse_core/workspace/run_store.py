@@ -1,7 +1,7 @@
-"""The rows of runs: queued, started, beaten, finished, and all they leave behind.
+"""Store the rows of runs: queue, start, heartbeat, finish, and all that runs leave behind.
 
-A run's runner is the only writer of its rows while it lives; one live run a project and step is an
-index in the database. Imports no torch.
+While its runner lives, only the runner writes a run's rows, except requests to cancel. An index of
+the database allows one live run per project and step. Imports no torch.
 """
 
 from __future__ import annotations
@@ -46,6 +46,20 @@ class RunStore:
     ) -> Run:  # fmt: skip
         """Queue a run, owned by this process until its runner takes it.
 
+        Parameters
+        ----------
+        project_id : int
+        step : str
+        config : mapping
+            Of the step; not checked here.
+        seed : int
+            0 or more.
+        resources : Resources
+        upstream : sequence of int
+            Runs of the project that it stands on directly.
+        last_annotation : int, optional
+            The last label that it uses; see `fix_labels`.
+
         Raises
         ------
         LiveRunError
@@ -84,12 +98,20 @@ class RunStore:
     ) -> Run:
         """Queue a run again that failed, was cancelled or interrupted, or lacks tasks.
 
-        Under another config a run that is done goes on, too; what stands on it is stale then.
+        With a `config` a run that is done goes on, too; the runs that stand on it are stale then.
+
+        Parameters
+        ----------
+        run_id : int
+        resources : Resources, optional
+            By default those it had.
+        config : mapping, optional
+            By default the one it had.
 
         Raises
         ------
         WorkspaceError
-            If it is live, or done with nothing missing.
+            If it is live; or, without `config`, if it is done and lacks no task or another run stands on it.
         """
         run = self.get(run_id)
         with self._database.write() as connection:
@@ -127,7 +149,12 @@ class RunStore:
         return self.get(run_id)
 
     def hand_over(self, run_id: int, pid: int) -> None:
-        """Give a queued run to the process of its runner."""
+        """Give a queued run to the process of its runner.
+
+        Parameters
+        ----------
+        run_id, pid : int
+        """
         with self._database.write() as connection:
             connection.execute(
                 "UPDATE runs SET has_runner = 1, pid = ?, pid_started = ?, heartbeat_at = ?"
@@ -144,20 +171,27 @@ class RunStore:
             If there is none of this number.
         """
         rows = self._database.read("SELECT project_id FROM runs WHERE id = ?", (run_id,))
-        found = [run for row in rows for run in self.of_project(row["project_id"]) if run.id == run_id]
-        if not found:
+        runs = [run for row in rows for run in self.of_project(row["project_id"]) if run.id == run_id]
+        if not runs:
             raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
-        return found[0]
+        return runs[0]
 
     def status(self, run_id: int) -> RunStatus:
-        """Return the status of a run, and nothing else: for those who ask again and again."""
+        """Return the status of a run; faster than `get`, for polling."""
         rows = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
         if not rows:
             raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
         return self._observe(rows[0])[1]
 
     def of_project(self, project_id: int, step: str | None = None) -> list[Run]:
-        """Return the runs of a project, of one step or of all, by number."""
+        """Return the runs of a project, in order of their numbers.
+
+        Parameters
+        ----------
+        project_id : int
+        step : str, optional
+            By default all steps.
+        """
         rows = self._database.read("SELECT * FROM runs WHERE project_id = ? ORDER BY id", (project_id,))
         inputs: dict[int, list[int]] = {}
         for row in self._database.read(
@@ -182,9 +216,9 @@ class RunStore:
         return [run for run in marked if step in (None, run.step)]
 
     def _observe(self, row: sqlite3.Row) -> tuple[sqlite3.Row, RunStatus]:
-        """The status of a run, and its row, read again where its process is gone.
+        """The row of a run and its status; the row is read again if the process is gone.
 
-        Its last words may have come between the look at the row and the look at the process.
+        The runner may have written to the row after it was read, and then ended.
         """
         while (status := observed_status(row)) != row["status"]:
             again = self._database.read("SELECT * FROM runs WHERE id = ?", (row["id"],))
@@ -194,7 +228,15 @@ class RunStore:
         return row, status
 
     def latest(self, project_id: int, step: str, *, done: bool = False) -> Run | None:
-        """Return the newest run of a step that is done, or live unless `done`; None where there is none."""
+        """Return the newest run of a step that is done or live; None where there is none.
+
+        Parameters
+        ----------
+        project_id : int
+        step : str
+        done : bool
+            Whether only a run that is done counts.
+        """
         runs = self.of_project(project_id, step)
         usable = [run for run in runs if run.status == "done" or (run.live and not done)]
         return usable[-1] if usable else None
@@ -203,18 +245,24 @@ class RunStore:
         """Return the run and all it stands on, by step."""
         run = self.get(run_id)
         by_id = {other.id: other for other in self.of_project(run.project_id)}
-        found: dict[str, Run] = {}
+        by_step: dict[str, Run] = {}
         waiting = [by_id[run_id]]
         while waiting:
             current = waiting.pop()
-            found[current.step] = current
+            by_step[current.step] = current
             waiting += [by_id[i] for i in current.upstream]
-        return found
+        return by_step
 
     def start(self, run_id: int, record: Mapping[str, Any]) -> None:
         """Mark a queued run of this process as running.
 
-        What earlier attempts were recorded with stays in the record, as "attempts".
+        The record keeps those of all attempts, as "attempts".
+
+        Parameters
+        ----------
+        run_id : int
+        record : mapping
+            Versions, device and threads of this attempt.
         """
         with self._database.write() as connection:
             (old,) = connection.execute("SELECT record FROM runs WHERE id = ?", (run_id,)).fetchone() or (
@@ -245,7 +293,14 @@ class RunStore:
         return row is None or bool(row[0]), frozenset(name for (name,) in names)
 
     def fix_labels(self, run_id: int, last_annotation: int) -> None:
-        """Write down the last label that a run takes in; later ones make it stale."""
+        """Store the last label that a run uses; later ones make the run stale.
+
+        Parameters
+        ----------
+        run_id : int
+        last_annotation : int
+            Id of an event of `Annotations`.
+        """
         with self._database.write() as connection:
             connection.execute("UPDATE runs SET last_annotation = ? WHERE id = ?", (last_annotation, run_id))
 
@@ -258,13 +313,17 @@ class RunStore:
 
         Parameters
         ----------
+        run_id : int
+        status : RunStatus
+        error : str, optional
         summary : mapping, optional
-            What it found.
+            Its results.
         forget : sequence of str
-            Artifacts that another one has taken the place of; their files are the caller's to remove.
+            Names of artifacts that others replaced; the caller removes their files.
         labels : sequence of LabelEvent
-            Of the distill run `labels_of`; those of an annotator whose labels the run has stored
-            before are left out. All in one transaction.
+            Stored in the same transaction, without those of annotators whose labels this run stored before.
+        labels_of : int
+            The distill run of `labels`.
         """
         with self._database.write() as connection:
             row = connection.execute(
@@ -298,6 +357,12 @@ class RunStore:
     def ask_to_cancel(self, run_id: int, task: str | None = None) -> bool:
         """Ask for a run, or one of its tasks, to be cancelled; False where that is too late.
 
+        Parameters
+        ----------
+        run_id : int
+        task : str, optional
+            By default the whole run.
+
         Raises
         ------
         WorkspaceError
@@ -325,7 +390,14 @@ class RunStore:
             )
 
     def plan_tasks(self, run_id: int, names: Sequence[str]) -> list[Task]:
-        """Store the tasks of a run in order, keeping what those of earlier attempts have."""
+        """Store the tasks of a run in order; those of earlier attempts keep their state.
+
+        Parameters
+        ----------
+        run_id : int
+        names : sequence of str
+            Of all tasks.
+        """
         with self._database.write() as connection:
             connection.executemany(
                 "INSERT INTO tasks (run_id, name, position) VALUES (?, ?, ?)"
@@ -351,7 +423,16 @@ class RunStore:
     def report_progress(
         self, run_id: int, task: str, step: int, steps: int, metrics: Mapping[str, float]
     ) -> None:
-        """Overwrite the progress of a task that is running."""
+        """Overwrite the progress of a task that is running.
+
+        Parameters
+        ----------
+        run_id : int
+        task : str
+        step, steps : int
+            Steps that are done, and all.
+        metrics : mapping of str to float
+        """
         with self._database.write() as connection:
             connection.execute(
                 "UPDATE tasks SET status = 'running', step = ?, steps = ?, metrics = ?"
@@ -363,7 +444,17 @@ class RunStore:
         self, run_id: int, task: str, status: TaskStatus, *, artifacts: Sequence[Artifact] = (),
         error: str | None = None,
     ) -> None:  # fmt: skip
-        """Write how a task ended, and name its files in the same transaction."""
+        """Write how a task ended, and name its files in the same transaction.
+
+        Parameters
+        ----------
+        run_id : int
+        task : str
+        status : TaskStatus
+        artifacts : sequence of Artifact
+            Whose files are written already.
+        error : str, optional
+        """
         with self._database.write() as connection:
             for artifact in artifacts:
                 _name_artifact(connection, run_id, artifact)
@@ -373,7 +464,15 @@ class RunStore:
             )
 
     def add_point(self, run_id: int, task: str, key: str, data: Mapping[str, Any]) -> None:
-        """Store a point; another of the same task and key takes its place."""
+        """Store a point of a chart; it replaces one of the same task and key.
+
+        Parameters
+        ----------
+        run_id : int
+        task, key : str
+        data : mapping
+            Values for JSON.
+        """
         with self._database.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO events (run_id, kind, task, key, data, at)"
@@ -382,7 +481,15 @@ class RunStore:
             )
 
     def events(self, run_id: int, *, after: int = 0, kind: str | None = None) -> list[Event]:
-        """Return the events of a run whose id is above `after`, in order."""
+        """Return the events of a run whose id is above `after`, in order.
+
+        Parameters
+        ----------
+        run_id : int
+        after : int
+        kind : {"status", "point"}, optional
+            By default both.
+        """
         rows = self._database.read(
             "SELECT * FROM events WHERE run_id = ? AND id > ? AND kind = COALESCE(?, kind) ORDER BY id",
             (run_id, after, kind),
@@ -390,7 +497,13 @@ class RunStore:
         return [Event(r["id"], r["kind"], r["task"], r["key"], json.loads(r["data"]), r["at"]) for r in rows]
 
     def name_artifact(self, run_id: int, artifact: Artifact) -> None:
-        """Let a row name a file that is whole."""
+        """Add a row for an artifact whose file is written already.
+
+        Parameters
+        ----------
+        run_id : int
+        artifact : Artifact
+        """
         with self._database.write() as connection:
             _name_artifact(connection, run_id, artifact)
 
@@ -401,7 +514,7 @@ class RunStore:
 
     @staticmethod
     def _settle(connection: sqlite3.Connection, project_id: int) -> None:
-        """Write down how runs ended whose process is gone, so that they do not count as live."""
+        """Write how runs ended whose process is gone; else they would count as live."""
         rows = connection.execute(
             "SELECT * FROM runs WHERE project_id = ? AND status IN ('queued', 'running')", (project_id,)
         ).fetchall()

@@ -1,8 +1,8 @@
 """Runs, their tasks, events and artifacts as they are read from the database.
 
-Whether a run lives is asked of the system (its process id *and* the time that process started),
-never remembered: a run whose process is gone reads as interrupted, or as cancelled where that was
-asked for. Imports no torch.
+Whether a run is alive is never stored. The system tells it, by process id *and* start time of the
+process. A run whose process is gone counts as interrupted, or as cancelled if a person cancelled it.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TaskStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
 HEARTBEAT_SECONDS = 0.5
 _HAND_OVER_SECONDS = 30.0  # by then a queued run has its runner, or never will
-_CLOCK_SLACK = 1.0  # seconds by which two looks at the same start may differ
+_CLOCK_SLACK = 1.0  # seconds by which two readings of the same start may differ
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Run:
     status : RunStatus
         As it is, not as it was last written.
     started_at, attempt_at : float or None
-        When its first and its latest attempt began, seconds since 1970.
+        When its first and its latest attempt started, seconds since 1970.
     record : dict
         Versions, device, threads, and the summary of a run that is done.
     seconds : float
@@ -66,9 +66,9 @@ class Run:
     upstream : tuple of int
         Runs it stands on directly.
     has_runner : bool
-        Whether `pid` is its runner's; until that has started, it is that of the process that queued it.
+        Whether `pid` is that of its runner; until that has started, it is of the process that queued it.
     stale : bool
-        A run it stands on, or the labels it took, were redone since.
+        Whether a run it stands on was redone since, or the labels that it used changed.
     """
 
     id: int
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the run found, in numbers; empty until it is done."""
+        """The results of the run, in numbers; empty until it is done."""
         return self.record.get("summary", {})  # type: ignore[no-any-return]
 
 
@@ -152,15 +152,25 @@ def process_started(pid: int) -> float | None:
 
 
 def is_alive(pid: int, started: float, heartbeat_at: float) -> bool:
-    """Tell whether this very process lives; a fresh heartbeat outweighs a clock that was set."""
-    found = process_started(pid)
-    if found is None:
+    """Tell whether this very process lives; a fresh heartbeat counts even if the clock was changed.
+
+    Parameters
+    ----------
+    pid : int
+    started : float
+        When it started, as `process_started` returned it.
+    heartbeat_at : float
+        Seconds since 1970.
+    """
+    actual = process_started(pid)
+    if actual is None:
         return False
     beating = abs(time.time() - heartbeat_at) < 2 * HEARTBEAT_SECONDS
-    return abs(found - started) <= _CLOCK_SLACK or beating
+    return abs(actual - started) <= _CLOCK_SLACK or beating
 
 
 def observed_status(row: sqlite3.Row) -> RunStatus:
+    """Return the status in a row of runs, corrected where the run's process is gone."""
     status: RunStatus = row["status"]
     if status not in ("queued", "running"):
         return status
@@ -171,7 +181,16 @@ def observed_status(row: sqlite3.Row) -> RunStatus:
 
 
 def read_run(row: sqlite3.Row, status: RunStatus, upstream: tuple[int, ...]) -> Run:
-    """Make a run of its row and its status as observed."""
+    """Build a run from its row.
+
+    Parameters
+    ----------
+    row : sqlite3.Row
+    status : RunStatus
+        The `observed_status` of the row.
+    upstream : tuple of int
+        Runs it stands on directly.
+    """
     values = {name: row[name] for name in row.keys() if name != "cancel_requested"}  # noqa: SIM118
     return Run(
         **{
@@ -187,30 +206,38 @@ def read_run(row: sqlite3.Row, status: RunStatus, upstream: tuple[int, ...]) -> 
 
 
 def corrected_by(run: Run) -> int | None:
-    """Return the correct run whose classifier a run of the step classifier takes in; None for others."""
+    """Return the correct run whose classifier a run of the step classifier uses; None for others."""
     weights = str(run.config.get("weights") or "") if run.step == "classifier" else ""
     return int(weights.removeprefix("corrected:")) if weights.startswith("corrected:") else None
 
 
 def rounds(runs: Sequence[Run]) -> dict[int, int]:
-    """Tell apart which round each run belongs to: the correct run that its round began with, 0 for the first.
+    """Return the round of each run: the correct run that the round began with, 0 for the first round.
 
     Parameters
     ----------
     runs : sequence of Run
         Of a project, by number.
     """
-    found: dict[int, int] = {}
+    by_run: dict[int, int] = {}
     for run in runs:
-        began = (found.get(i, 0) for i in run.upstream)
-        found[run.id] = corrected_by(run) or next((i for i in began if i), 0)
-    return found
+        began = (by_run.get(i, 0) for i in run.upstream)
+        by_run[run.id] = corrected_by(run) or next((i for i in began if i), 0)
+    return by_run
 
 
 def mark_stale(runs: Sequence[Run], newest_labels: Mapping[int, int]) -> list[Run]:
-    """A run is stale if one it stands on has a newer run that is done, finished after it, or is stale.
+    """Return the runs with `stale` set.
 
-    A further round makes nothing of the one before stale.
+    A run is stale if a run it stands on is stale, finished after it started, or has a newer one that is
+    done; or if the labels it used changed. A further round makes no run of an earlier round stale.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of a project, by number.
+    newest_labels : mapping of int to int
+        Id of the newest event that can change a verdict, by distill run.
     """
     of = rounds(runs)
     newest = {(run.step, of[run.id]): run.id for run in runs if run.status == "done"}  # the last one stays

@@ -1,9 +1,9 @@
-"""The workspace: projects, their uploads, runs and labels, in one folder.
+"""Store projects, their uploads, runs and labels in one folder, the workspace.
 
 `DEFUSE_HOME` (by default ~/.defuse) holds `defuse.sqlite`, `blobs/<sha256>` and `runs/<id>/`. An
-artifact is written to a temporary name, synced and renamed, and only then does a row name it, so
-what a row names is whole. Nothing is pickled. Not on a network file system: SQLite's locks need a
-local one. Imports no torch.
+artifact is written to a temporary name, synced and renamed. Only then does a row name it, so every
+file that a row names is complete. Nothing is pickled. The folder must be on a local file system, which
+SQLite's locks need. Imports no torch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ class Project:
     Attributes
     ----------
     dataset : dict
-        "source" as `data.sources.load_dataset` takes it, "image_size", "validation_share" where one was set
-        apart, and what was found there:
-        "fingerprint", "class_names", "image_shape", "sizes" by split.
+        "source" as `data.sources.load_dataset` takes it, "image_size", "validation_share" where one was
+        set apart, and properties of the data: "fingerprint", "class_names", "image_shape", "sizes" by split.
     """
 
     id: int
@@ -55,7 +54,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Blob:
-    """An uploaded file: `name` is what the user called it, `size` in bytes."""
+    """An uploaded file: `name` is the user's name for it, `size` in bytes."""
 
     sha256: str
     name: str
@@ -73,7 +72,7 @@ class Workspace:
     Parameters
     ----------
     home : Path, optional
-        By default what `default_home` says.
+        By default `default_home()`.
     durable : bool
         See `Database`.
 
@@ -105,13 +104,21 @@ class Workspace:
         self._database.close()
 
     def create_project(self, name: str, *, dataset: Mapping[str, Any], upload: Blob | None = None) -> Project:
-        """Create a project, with the upload that its data set is, if it is one.
+        """Create a project; name the upload in it, if its data set is one.
+
+        Parameters
+        ----------
+        name : str
+        dataset : mapping
+            See `Project`.
+        upload : Blob, optional
+            The data set, if it was uploaded.
 
         Raises
         ------
         WorkspaceError
-            If the name is empty, unprintable, over 80 characters, or taken, or if a class has a name
-            that labels need.
+            If the name is empty, unprintable, over 80 characters, or taken; or if a class is called "none
+            of the above".
         """
         if NONE_OF_THE_ABOVE in dataset.get("class_names", ()):
             raise WorkspaceError(
@@ -151,8 +158,8 @@ class Workspace:
             if name in (project.name, project.id):
                 return project
         known = ", ".join(p.name for p in projects)
-        told = f"there are: {known}" if known else "create one with: defuse new NAME"
-        raise WorkspaceError(f"there is no project {name!r}; {told}")
+        hint = f"there are: {known}" if known else "create one with: defuse new NAME"
+        raise WorkspaceError(f"there is no project {name!r}; {hint}")
 
     def delete_project(self, project_id: int) -> None:
         """Delete a project, its rows and its files.
@@ -169,13 +176,21 @@ class Workspace:
                 raise WorkspaceError(f"run {live[0]} is live; cancel it first: defuse cancel {live[0]}")
             blobs = self.blobs(project_id)
             connection.execute("DELETE FROM projects WHERE id = ?", (project_id,))
-        # Rows first: a file without a row is garbage, a row without a file is a lie.
+        # Rows first: a file without a row is garbage, but a row must not name a file that is gone.
         for run in runs:
             shutil.rmtree(self.run_folder(run.id), ignore_errors=True)
         self._remove_blobs(blob.sha256 for blob in blobs)
 
     def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
-        """Store an upload of a project in chunks under its SHA-256; equal content is stored once."""
+        """Store an upload of a project under its SHA-256; equal content is stored once.
+
+        Parameters
+        ----------
+        project_id : int
+        name : str
+            The user's name for the file.
+        chunks : iterable of bytes
+        """
         self.project(project_id)
         blob = self.store_upload(name, chunks)
         with self._database.write() as connection:
@@ -183,7 +198,14 @@ class Workspace:
         return blob
 
     def store_upload(self, name: str, chunks: Iterable[bytes]) -> Blob:
-        """Store an upload that no project names yet; `collect_garbage` removes it unless one does soon."""
+        """Store an upload that no project names yet; `collect_garbage` removes it unless one does soon.
+
+        Parameters
+        ----------
+        name : str
+            The user's name for the file.
+        chunks : iterable of bytes
+        """
         sender_failed = False
 
         def sent() -> Iterator[bytes]:
@@ -218,7 +240,12 @@ class Workspace:
         return [Blob(row["sha256"], row["name"], row["size"]) for row in rows]
 
     def blob_path(self, project_id: int, sha256: str) -> Path:
-        """Return where an upload of the project lies.
+        """Return the path of an upload of a project.
+
+        Parameters
+        ----------
+        project_id : int
+        sha256 : str
 
         Raises
         ------
@@ -235,7 +262,14 @@ class Workspace:
         return self.home / "runs" / str(run_id)
 
     def store_artifact(self, run_id: int, name: str, content: bytes) -> Artifact:
-        """Write a file of a run; the row that names it is the caller's to add."""
+        """Write a file of a run; the caller adds the row that names it.
+
+        Parameters
+        ----------
+        run_id : int
+        name : str
+        content : bytes
+        """
         path = self.run_folder(run_id) / name
         try:
             write_bytes(path, content)
@@ -244,7 +278,12 @@ class Workspace:
         return Artifact(name, hashlib.sha256(content).hexdigest(), len(content))
 
     def artifact_path(self, run_id: int, name: str) -> Path:
-        """Return where an artifact lies.
+        """Return the path of an artifact.
+
+        Parameters
+        ----------
+        run_id : int
+        name : str
 
         Raises
         ------
@@ -271,7 +310,7 @@ class Workspace:
         files, size : int
             How many were removed, and their bytes.
         """
-        with self._database.write():  # no run is queued, and no upload named, meanwhile
+        with self._database.write():  # no run is queued and no upload named meanwhile
             projects = self.projects()
             runs = [run for project in projects for run in self.runs.of_project(project.id)]
             return remove_unnamed(
@@ -289,7 +328,7 @@ class Workspace:
     def _remove_blobs(self, names: Iterable[str]) -> None:
         """Remove the files of these blobs that no project names; nobody can name one meanwhile."""
         with self._database.write() as connection:
-            kept = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
+            named = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
             for name in names:
-                if name not in kept:
+                if name not in named:
                     (self.home / "blobs" / name).unlink(missing_ok=True)

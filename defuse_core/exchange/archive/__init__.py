@@ -1,12 +1,12 @@
-"""A project as one file: everything of it, to be kept, or made again in another workspace.
+"""Export a whole project to one file, and import it into another workspace.
 
-The file is a zip archive: `manifest.json` with the project, and size and SHA-256 of all else; `rows/`
-with the rows of the database as lines of JSON; `blobs/<sha256>`; and `runs/<n>/` with the artifacts and
-the log of a run. In it runs and label events are numbered 1, 2, … in their order; on import all get the
-next numbers that are free, wherever they stand: a run is as stale, and a label as undone, as it was.
+The file is a zip archive: `manifest.json` with the project, and size and SHA-256 of every other member;
+`rows/` with the rows of the database as lines of JSON; `blobs/<sha256>`; and `runs/<n>/` with the artifacts
+and the log of a run. In the file, runs and label events are numbered 1, 2, … in their order. The import
+gives them the next free numbers everywhere, so that a run is as stale, and a label as undone, as before.
 
-Not in the file: data sets that are a path or torchvision's (`data_note` says so), and the checkpoints
-of trainings that were interrupted, which begin anew. An archive is untrusted. Imports no torch.
+Not in the file: data sets that are a path or torchvision's (`data_note` says so), and the checkpoints of
+interrupted trainings, which start again from zero. An archive is untrusted. Imports no torch.
 """
 
 from __future__ import annotations

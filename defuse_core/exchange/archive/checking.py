@@ -1,4 +1,4 @@
-"""What the rows of an archive say of each other, and of its files: checked before anything is written."""
+"""Check the rows of an archive against each other and against its files, before anything is written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from defuse_core.workspace.configs import ConfigError, check_config
 
 
 def check_rows(archive: Archive) -> tuple[int, int]:
-    """Check every row, and what rows say of each other; return the numbers of runs and of label events.
+    """Check every row, and the references between rows; return how many runs and label events there are.
 
     Raises
     ------
     WorkspaceError
-        At the first that is wrong; the message names the member and the line.
+        At the first fault; the message says where it is.
     """
     n_labels = sum(1 for _ in archive.rows("annotations", AnnotationRow))
     n_runs = 0
@@ -29,17 +29,17 @@ def check_rows(archive: Archive) -> tuple[int, int]:
         except ConfigError as error:
             raise archive.error(f"run {number}: {str(error)[:500]}") from None
         n_runs = number
-    wanted = {f"rows/{table}.jsonl" for table in TABLES}
-    wanted |= {f"runs/{number}/log.txt" for number in range(1, n_runs + 1)} & archive.manifest.members.keys()
+    named = {f"rows/{table}.jsonl" for table in TABLES}
+    named |= {f"runs/{number}/log.txt" for number in range(1, n_runs + 1)} & archive.manifest.members.keys()
     for name, sha256, size in _named(archive):
-        told = archive.manifest.members.get(name)
-        if told is None or (told.sha256, told.size) != (sha256, size) or name in wanted:
+        member = archive.manifest.members.get(name)
+        if member is None or (member.sha256, member.size) != (sha256, size) or name in named:
             raise archive.error(f"{name} is missing, named twice, or not what its row says")
-        wanted.add(name)
-    if odd := archive.manifest.members.keys() - wanted:
+        named.add(name)
+    if odd := archive.manifest.members.keys() - named:
         raise archive.error(f"no row names {min(odd)}")
     source = archive.manifest.project.dataset.source
-    if source.startswith("blob:") and f"blobs/{source.removeprefix('blob:')}" not in wanted:
+    if source.startswith("blob:") and f"blobs/{source.removeprefix('blob:')}" not in named:
         raise archive.error("the data set is not among the uploads")
     _check_references(archive, n_runs)
     return n_runs, n_labels

@@ -1,4 +1,4 @@
-"""Data sets that an archive does not hold: said at the export, found again at the import."""
+"""Name the data set that an archive does not hold, and find it again at the import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from defuse_core.workspace.database import WorkspaceError
 
 
 def data_note(dataset: Mapping[str, Any]) -> str | None:
-    """Say what of a data set an archive lacks; None where it travels along."""
+    """Say which images the archive lacks; None if the project needs no other file."""
     source = str(dataset["source"])
     if source == "digits" or source.startswith("blob:"):
         return None
@@ -22,7 +22,7 @@ def data_note(dataset: Mapping[str, Any]) -> str | None:
 
 
 def missing_data(dataset: Mapping[str, Any]) -> str | None:
-    """Say how to go on where the data set of a project is not on this machine; None where it is."""
+    """Say what to do if the data set of a project is not on this machine; None if it is."""
     source = str(dataset["source"])
     kind, _, rest = source.partition(":")
     if kind == "torchvision":
@@ -37,14 +37,22 @@ def missing_data(dataset: Mapping[str, Any]) -> str | None:
 
 
 def find_data(dataset: DatasetRow, data: str) -> str:
-    """The source that a data set has on this machine, compared by its fingerprint."""
+    """Return the source of a project's data set on this machine, compared by its fingerprint.
+
+    Parameters
+    ----------
+    dataset : DatasetRow
+        The data set in the archive.
+    data : str
+        A folder or an .npz file on this machine.
+    """
     from defuse_core.data.sources import load_dataset
     from defuse_core.data.splits import DataError  # torch
 
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
     source = str(Path(data).expanduser().resolve())
-    found = load_dataset(source, image_size=dataset.image_size, validation_share=dataset.validation_share)
-    if found.fingerprint != dataset.fingerprint:
+    loaded = load_dataset(source, image_size=dataset.image_size, validation_share=dataset.validation_share)
+    if loaded.fingerprint != dataset.fingerprint:
         raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
     return source

@@ -1,8 +1,8 @@
-"""An archive that somebody else may have made: opened, and checked before memory or disk is taken.
+"""Open an archive that a stranger may have made, and check it before it takes memory or disk.
 
-What the zip directory claims is bounded first, by the size of the file and the free disk; the manifest
-must name every member with the same size; a member is read in pieces under a running count and has the
-SHA-256 that the manifest states. Nothing is extracted by its own name.
+The sizes in the zip directory are compared first with the size of the file and the free disk. The manifest
+must name every member with the same size. A member is read in pieces, up to that size, and must have the
+SHA-256 that the manifest states. Nothing is extracted under its own name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 FREE_BYTES = 64 * 2**20
 MOST_RATIO = 100
-"""An archive may unpack to `FREE_BYTES` and this many times its own size; Defuse writes no others."""
+"""An archive may unpack to `FREE_BYTES` plus this many times its own size; exports keep to that."""
 
 _MOST_DIRECTORY = 16 * 2**20  # bytes, some 150,000 members
 _MOST_LINE = 64 * 2**20  # bytes of one row, or of the manifest
@@ -37,14 +37,14 @@ _SPARE = 64 * 2**20  # bytes of disk that an import leaves
 _END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _MEMBER = re.compile(r"rows/[a-z]+\.jsonl|blobs/[0-9a-f]{64}|runs/[1-9][0-9]{0,17}/[A-Za-z0-9=_+./-]{1,400}")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-"""All that zipfile raises on bytes of a stranger: damaged, cut, encrypted, or packed in unknown ways."""
+"""All that zipfile raises on a file that is damaged, cut off, encrypted or packed in an unknown way."""
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 class Archive:
-    """An open archive whose manifest is true to its directory."""
+    """An open archive; its manifest and its zip directory agree."""
 
     def __init__(self, path: Path, zipped: zipfile.ZipFile, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
@@ -56,10 +56,10 @@ class Archive:
         Raises
         ------
         WorkspaceError
-            After the last piece, if it is not what the manifest states; sooner, if it is longer.
+            After the last piece, if the content differs from the manifest; sooner, if it is longer.
         """
-        told, digest = self.manifest.members[name], hashlib.sha256()
-        left = told.size
+        member, digest = self.manifest.members[name], hashlib.sha256()
+        left = member.size
         with _explained(self.path), self._zip.open(name) as file:
             while chunk := file.read(CHUNK):
                 left -= len(chunk)
@@ -67,13 +67,21 @@ class Archive:
                     break
                 digest.update(chunk)
                 yield chunk
-        if left or digest.hexdigest() != told.sha256:
+        if left or digest.hexdigest() != member.sha256:
             raise self.error(
                 f"{name} is not as its checksum says; export the project again, or copy it again"
             )
 
     def rows(self, table: str, model: type[AnyRow]) -> Iterator[AnyRow]:
-        """Read the rows of a table, each checked; the member is checked after the last one."""
+        """Read and check the rows of a table; the checksum is compared after the last one.
+
+        Parameters
+        ----------
+        table : str
+            A key of `TABLES`.
+        model : type
+            Of its rows.
+        """
         name, number, rest = f"rows/{table}.jsonl", 0, b""
         for chunk in self.chunks(name):
             *lines, rest = (rest + chunk).split(b"\n")
@@ -86,17 +94,26 @@ class Archive:
             raise self.error(f"{name} ends within a line; export the project again")
 
     def error(self, told: str) -> WorkspaceError:
-        """An error about this archive."""
+        """Return an error about this archive."""
         return WorkspaceError(f"{self.path}: {told}")
 
 
 def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
     """Read one line.
 
+    Parameters
+    ----------
+    model : type
+        The pydantic model of the line.
+    text : bytes or str
+        JSON.
+    where : str
+        Where the line stands; an error begins with it.
+
     Raises
     ------
     WorkspaceError
-        If it is not what the model takes; the message names where, the field and why.
+        If the model does not accept the line; the message names the place, the field and the reason.
     """
     try:
         return model.model_validate_json(text)
@@ -117,11 +134,17 @@ class _Head(BaseModel):
 def open_archive(path: Path, *, home: Path) -> Iterator[Archive]:
     """Open an archive to be imported into the workspace at `home`.
 
+    Parameters
+    ----------
+    path : Path
+    home : Path
+        Folder of the workspace; its disk must have room for the contents.
+
     Raises
     ------
     WorkspaceError
-        If it is no archive of ours, of a newer format, damaged, would not fit on the disk, or is made
-        so as to unpack to far more than it is.
+        If it is no archive of ours, is of a newer format or damaged, would not fit on the disk, or would
+        unpack to far more than its own size.
     """
     if not path.is_file():
         raise WorkspaceError(f"{path} is no file; check the path")
@@ -140,23 +163,23 @@ def open_archive(path: Path, *, home: Path) -> Iterator[Archive]:
 
 
 def _bound_directory(path: Path, file: IO[bytes]) -> int:
-    """Refuse a directory that would fill the memory once parsed; return the size of the file."""
+    """Refuse a zip directory that would fill the memory; return the size of the file."""
     size = file.seek(0, 2)
-    tail = _END64.size + _LOCATOR64.size + _END.size
-    file.seek(max(size - tail, 0))
-    found = file.read(tail)
-    if len(found) < _END.size or found[-_END.size :][:4] != b"PK\x05\x06" or found[-2:] != b"\0\0":
+    tail_size = _END64.size + _LOCATOR64.size + _END.size
+    file.seek(max(size - tail_size, 0))
+    tail = file.read(tail_size)
+    if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
         raise _foreign(path)
-    length = _END.unpack(found[-_END.size :])[5]
-    if len(found) == tail and found[_END64.size :][:4] == b"PK\x06\x07":  # the larger form, which then holds
-        length = _END64.unpack(found[: _END64.size])[8]
+    length = _END.unpack(tail[-_END.size :])[5]
+    if len(tail) == tail_size and tail[_END64.size :][:4] == b"PK\x06\x07":  # zip64 has its own record
+        length = _END64.unpack(tail[: _END64.size])[8]
     if length > _MOST_DIRECTORY:
         raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has")
     return size
 
 
 def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], home: Path) -> None:
-    """Refuse what claims to unpack to more than exports do, or than the disk has."""
+    """Refuse an archive that would unpack to more than exports do, or than the disk has free."""
     total = sum(info.file_size for info in infos.values())
     if total > FREE_BYTES + MOST_RATIO * size or infos[MANIFEST].file_size > _MOST_LINE:
         raise WorkspaceError(
@@ -188,10 +211,10 @@ def _read_manifest(path: Path, zipped: zipfile.ZipFile) -> Manifest:
 
 
 def _check_members(path: Path, manifest: Manifest, infos: dict[str, zipfile.ZipInfo]) -> None:
-    """Every member is named by the manifest with its size, and is a plain file packed as ours are."""
+    """Check that the manifest names every member with its size, and that all are plain files."""
     named = manifest.members.keys() | {MANIFEST}
-    wanted = {f"rows/{table}.jsonl" for table in TABLES}
-    if (odd := named ^ infos.keys()) or (odd := wanted - named):
+    row_files = {f"rows/{table}.jsonl" for table in TABLES}
+    if (odd := named ^ infos.keys()) or (odd := row_files - named):
         raise WorkspaceError(f"{path}: {min(odd)[:200]!r} is missing, or should not be there; copy it again")
     for name, info in infos.items():
         kind = stat.S_IFMT(info.external_attr >> 16)
@@ -212,7 +235,7 @@ def _foreign(path: Path) -> WorkspaceError:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say what errors of reading mean for a person."""
+    """Turn errors of reading into a WorkspaceError that says what to do."""
     try:
         yield
     except WorkspaceError:
@@ -220,5 +243,5 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise explain_os_error(path, error) from error
     except _DAMAGED as error:
-        told = " ".join(str(error).split())[:200]
-        raise WorkspaceError(f"{path} is damaged ({told or type(error).__name__}); copy it again") from error
+        text = " ".join(str(error).split())[:200]
+        raise WorkspaceError(f"{path} is damaged ({text or type(error).__name__}); copy it again") from error

@@ -1,7 +1,7 @@
-"""A project made again of an archive: files first, then all rows in one transaction.
+"""Import a project from an archive: first its files, then all its rows in one transaction.
 
-Whatever ends an import before that transaction leaves files that no row names, which `defuse gc` takes.
-The numbers of the runs are reserved beforehand, so that their folders are theirs alone.
+An import that ends before this transaction leaves files that no row names; `defuse gc` removes them. The
+numbers of the runs are reserved beforehand, so that no other run uses their folders.
 """
 
 from __future__ import annotations
@@ -30,31 +30,29 @@ from defuse_core.exchange.archive.rows import (
     RunRow,
     TaskRow,
 )
-from defuse_core.networks.sniffing import sniff_format
+from defuse_core.networks.sniffing import PROGRAMS, sniff_format
 from defuse_core.workspace.configs import check_config
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
 from defuse_core.workspace.runs import Resources
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
-
-_PROGRAMS = ("torchscript", "exported")
 
 
 def import_project(
     workspace: Workspace, path: Path, *, name: str | None = None, data: str | None = None,
     trust_programs: bool = False,
 ) -> Project:  # fmt: skip
-    """Make a project again of what `export_project` wrote: all of it, or nothing.
+    """Import a project that `export_project` wrote: all of it, or nothing.
 
     Parameters
     ----------
     workspace : Workspace
     path : Path
     name : str, optional
-        What to call it; by default as it was called.
+        Of the new project; by default the one in the archive.
     data : str, optional
-        Where its data set is on this machine, where that is a folder or an `.npz`; it must be the same.
+        Where its data set is on this machine, if that is a folder or an `.npz`; it must be the same.
     trust_programs : bool
-        Take in TorchScript and torch.export files: they are programs of whoever made the archive.
+        Import TorchScript and torch.export files, too: they are programs of whoever made the archive.
 
     Raises
     ------
@@ -101,14 +99,14 @@ def _taken(name: str) -> WorkspaceError:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The last numbers that were taken before those of the project, whose own are reserved."""
+    """The last numbers before those that are reserved for the project."""
 
     run: int
     label: int
 
 
 def _reserve(database: Database, n_runs: int, n_labels: int) -> _Numbers:
-    """Take the next numbers of runs and label events for good."""
+    """Reserve the next numbers of runs and label events for good."""
     before = {}
     with database.write() as connection:
         for table, n in (("runs", n_runs), ("annotations", n_labels)):
@@ -154,7 +152,7 @@ class _Restore:
             _sync(self._folders[0].parent)
 
     def _placed(self) -> Iterator[tuple[str, Path]]:
-        """Members that are files of runs, and where they go."""
+        """The members that are files of runs, and their paths in the workspace."""
         for member in self._archive.manifest.members:
             kind, _, rest = member.partition("/")
             if kind == "runs":
@@ -162,12 +160,12 @@ class _Restore:
                 yield member, self._folders[int(number) - 1] / name
 
     def _config(self, run: RunRow) -> dict[str, Any]:
-        """As it was: what has become a field since is not said of a run that did not know it."""
+        """The config as it was, without fields that were added since."""
         config = check_config(run.step, self._new.value(run.config))
         return config.model_dump(mode="json", exclude_unset=True)
 
     def take_back(self) -> None:
-        """Remove the folders of runs unless rows name them; uploads may be others', and are left to gc."""
+        """Remove the folders of the runs unless rows name them; unused uploads are left to `defuse gc`."""
         ours = (self._before.run, self._before.run + len(self._folders))
         if not self._database.read("SELECT 1 FROM runs WHERE id > ? AND id <= ?", ours):
             for folder in self._folders:
@@ -190,7 +188,7 @@ class _Restore:
                 raise self._archive.error(f"its rows contradict each other ({error})") from error
 
     def _check_files(self) -> None:
-        """Nothing was collected as garbage meanwhile; nobody can do so now."""
+        """Check that no file was collected as garbage meanwhile; from now on none can be."""
         blobs = self._workspace.home / "blobs"
         placed = [path for _, path in self._placed()]
         placed += [blobs / blob.sha256 for blob in self._archive.rows("blobs", BlobRow)]
@@ -205,8 +203,8 @@ class _Restore:
             for above in run.inputs:
                 _insert(connection, "run_inputs", {"run_id": number, "upstream_id": self._before.run + above})
         for task in self._archive.rows("tasks", TaskRow):
-            told = {"metrics": json.dumps(task.metrics), "error": self._new.text(task.error)}
-            _insert(connection, "tasks", self._of_run(task) | told)
+            changed = {"metrics": json.dumps(task.metrics), "error": self._new.text(task.error)}
+            _insert(connection, "tasks", self._of_run(task) | changed)
         for event in self._archive.rows("events", EventRow):
             _insert(connection, "events", self._of_run(event) | {"data": json.dumps(event.data)})
         for artifact in self._archive.rows("artifacts", ArtifactRow):
@@ -221,7 +219,7 @@ class _Restore:
         return {"run_id": self._before.run + values.pop("run"), **values}
 
     def _run(self, run: RunRow) -> dict[str, Any]:
-        """Values of a run that has ended: no process is its own."""
+        """Values of a run that has ended; no process belongs to it."""
         last = run.last_annotation
         return run.model_dump(exclude={"inputs"}) | {
             "config": json.dumps(self._config(run)),
@@ -235,11 +233,10 @@ class _Restore:
         }
 
     def _label(self, row: AnnotationRow) -> dict[str, Any]:
-        told = {
+        return self._of_run(row) | {
             "undoes": None if row.undoes is None else self._before.label + row.undoes,
             "edit": None if row.edit is None else json.dumps(row.edit.model_dump(), allow_nan=False),
         }
-        return self._of_run(row) | told
 
 
 def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> None:
@@ -249,7 +246,7 @@ def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any]) 
 
 def _is_program(path: Path) -> bool:
     try:
-        return sniff_format(path) in _PROGRAMS
+        return sniff_format(path) in PROGRAMS
     except CheckpointError:  # a data set
         return False
 
@@ -268,7 +265,7 @@ def _write(path: Path, chunks: Iterator[bytes]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Let a power cut not forget the names in a folder."""
+    """Write the names in a folder to the disk, so that they survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

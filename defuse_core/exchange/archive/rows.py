@@ -1,6 +1,6 @@
-"""What an archive says, one model a table, and the numbers in it that stand for runs and label events.
+"""Define the rows of an archive, one model a table, and renumber its runs and label events.
 
-The same models check what is written and what is read: whatever they take can be stored as it is.
+The same models check what is written and what is read: every row that they accept can be stored as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from defuse_core.workspace.labels import NONE_OF_THE_ABOVE
 
 FORMAT = "defuse project"
 VERSION = 1
-"""Of the archive; raised when an older Defuse could not read what is written."""
+"""Of the archive; increased when an older Defuse could not read a new archive."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
@@ -25,13 +25,13 @@ Number = Annotated[int, Field(ge=1, lt=2**63)]
 Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 MOST_SAMPLES = 100_000
-"""Draws that one label event may be about: they are made again in memory."""
+"""Most draws that one label event may have: they are drawn again in memory."""
 
 _CORRECTED = re.compile(r"corrected:([1-9][0-9]{0,17})")
-_TOLD = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
+_RUN_IN_TEXT = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
 _FOLDER = r"[A-Za-z0-9][A-Za-z0-9=_+.-]{0,99}"
 ARTIFACT = rf"^({_FOLDER}/){{0,3}}{_FOLDER}\.(safetensors|json|png|svg|md|csv|html|pdf)$"
-"""Names of artifacts: no path but downwards, and nothing that Python would import from there."""
+"""Names of artifacts: only paths downwards, and no file that Python would import."""
 
 
 class Row(BaseModel):
@@ -93,7 +93,7 @@ class BlobRow(Row):
 
 
 class ResourcesRow(Row):
-    """Where a run computed; engine and address name another machine's cluster, and are left behind."""
+    """Where a run computed, without engine and address: they name another machine's cluster."""
 
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     threads: Whole
@@ -166,7 +166,7 @@ class ArtifactRow(Row):
 
 
 class GaussianRow(Row):
-    """A region that an edit puts in."""
+    """A region that an edit adds."""
 
     region_id: Whole
     weight: float
@@ -226,7 +226,7 @@ TABLES: dict[str, type[Row]] = {
 
 @dataclass(frozen=True)
 class Renumbering:
-    """Numbers as they stand, and as they are to be.
+    """Gives runs and label events their new numbers.
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ class Renumbering:
     annotation : callable
         The new number of a label event, or of the last one before it.
     unknown : int or None
-        In place of a run that is not of the project; None leaves it.
+        Number for a run that is not of the project; None keeps the old one.
     """
 
     run: Callable[[int], int | None]
@@ -243,7 +243,13 @@ class Renumbering:
     unknown: int | None = None
 
     def value(self, value: Any, *, key: str = "") -> Any:
-        """Renumber a JSON value: "corrected:<run>", and what stands under "last_annotation".
+        """Renumber a JSON value: "corrected:<run>", and the number under "last_annotation".
+
+        Parameters
+        ----------
+        value : JSON value
+        key : str
+            Under which the value stands; "" at the top and in a list.
 
         Examples
         --------
@@ -257,16 +263,16 @@ class Renumbering:
             return [self.value(inner) for inner in value]
         if key == "last_annotation" and type(value) is int:
             return self.annotation(value)
-        if isinstance(value, str) and (found := _CORRECTED.fullmatch(value)):
-            new = self.run(int(found[1])) or self.unknown
+        if isinstance(value, str) and (match := _CORRECTED.fullmatch(value)):
+            new = self.run(int(match[1])) or self.unknown
             return value if new is None else f"corrected:{new}"
         return value
 
     def text(self, text: str | None) -> str | None:
         """Renumber the runs that an error names, such as in "resume it: defuse resume 4"."""
 
-        def told(found: re.Match[str]) -> str:
-            new = self.run(int(found[2]))
-            return found[0] if new is None else f"{found[1]} {new}"
+        def renumbered(match: re.Match[str]) -> str:
+            new = self.run(int(match[2]))
+            return match[0] if new is None else f"{match[1]} {new}"
 
-        return None if text is None else _TOLD.sub(told, text)
+        return None if text is None else _RUN_IN_TEXT.sub(renumbered, text)

@@ -1,7 +1,7 @@
-"""A project written to one file.
+"""Write a project to one file.
 
-No run of it may be live. The rows are read in one transaction that holds the write lock, so that they
-are of one moment; the files they name never change, and each is compared with its checksum on the way.
+No run of the project may be live. The rows are read in one transaction that holds the write lock, so that
+all are of one moment. The files that they name never change; each is compared with its checksum.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from defuse_core.workspace.database import Database, WorkspaceError, explain_os_
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
-_NO_RUN = 10**18 - 1  # for a config that names a run of another project: no run will have it
-_SAMPLE = 2**16  # bytes that tell whether a file is worth packing
-_WORTH = 0.9
-_DEFLATE_RATIO = 1032  # more than this deflate cannot do
+_NO_RUN = 10**18 - 1  # stands for a run of another project: no run will have this number
+_SAMPLE = 2**16  # bytes of a file that are packed to see if that pays
+_WORTH = 0.9  # packing pays below this share of their size
+_DEFLATE_RATIO = 1032  # deflate packs no better than this
 
 _QUERIES = {
     "blobs": "SELECT sha256, name, size, created_at FROM blobs WHERE project_id = ?"
@@ -49,7 +49,7 @@ _QUERIES = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `size` in bytes, `files` uploads and artifacts, `runs` and `labels` rows."""
+    """What was written: `size` in bytes; `files` counts uploads and artifacts, `labels` label events."""
 
     path: Path
     size: int
@@ -93,7 +93,7 @@ def export_project(workspace: Workspace, project_id: int, path: Path) -> Exporte
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place once all is written."""
+    """Open a temporary file that replaces `path` once it is whole."""
     if path.is_dir():
         raise WorkspaceError(f"{path} is a folder; give the name of a file")
     if not path.parent.is_dir():
@@ -139,13 +139,13 @@ class _Rows:
         return bisect_right(self.labels, event_id)
 
     def read(self, table: str) -> Iterator[dict[str, Any]]:
-        """Rows of a table as the archive has them."""
-        tell: dict[str, Callable[[sqlite3.Row], dict[str, Any]]] = {
+        """Read the rows of a table as the archive holds them."""
+        convert: dict[str, Callable[[sqlite3.Row], dict[str, Any]]] = {
             "blobs": self._blob, "runs": self._run, "tasks": self._task, "events": self._event,
             "artifacts": self._artifact, "annotations": self._annotation,
         }  # fmt: skip
         for row in self._connection.execute(_QUERIES[table], (self._project.id,)):
-            yield tell[table](row)
+            yield convert[table](row)
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
         self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])
@@ -155,25 +155,27 @@ class _Rows:
         log = self._workspace.run_folder(row["id"]) / "log.txt"
         if log.is_file():
             self.files.append((f"runs/{self._number(row['id'])}/log.txt", log, None))
-        above = "SELECT upstream_id FROM run_inputs WHERE run_id = ? ORDER BY upstream_id"
+        query = "SELECT upstream_id FROM run_inputs WHERE run_id = ? ORDER BY upstream_id"
         resources, last = json.loads(row["resources"]), row["last_annotation"]
-        kept = ("step", "seed", "created_at", "started_at", "attempt_at")
+        columns = ("step", "seed", "created_at", "started_at", "attempt_at")
         return {
-            **{name: row[name] for name in kept},
+            **{name: row[name] for name in columns},
             **_ending(row),
             "config": self._new.value(json.loads(row["config"])),
             "record": self._new.value(json.loads(row["record"])),
             "resources": {name: resources[name] for name in ResourcesRow.model_fields},
             "error": self._new.text(row["error"]),
             "last_annotation": None if last is None else self._label(last),
-            "inputs": [self._number(i) for (i,) in self._connection.execute(above, (row["id"],))],
+            "inputs": [self._number(i) for (i,) in self._connection.execute(query, (row["id"],))],
         }
 
     def _task(self, row: sqlite3.Row) -> dict[str, Any]:
-        found = self._of_run(row, "cancel_requested")
-        status = "queued" if row["status"] == "running" else row["status"]  # no run is live
-        told = {"metrics": json.loads(row["metrics"]), "error": self._new.text(row["error"])}
-        return {**found, **told, "status": status}
+        return {
+            **self._of_run(row, "cancel_requested"),
+            "metrics": json.loads(row["metrics"]),
+            "error": self._new.text(row["error"]),
+            "status": "queued" if row["status"] == "running" else row["status"],  # no run is live
+        }
 
     def _event(self, row: sqlite3.Row) -> dict[str, Any]:
         return {**self._of_run(row, "id"), "data": json.loads(row["data"])}
@@ -185,11 +187,11 @@ class _Rows:
 
     def _annotation(self, row: sqlite3.Row) -> dict[str, Any]:
         undoes, edit = row["undoes"], row["edit"]
-        told = {
+        return {
+            **self._of_run(row, "id"),
             "undoes": None if undoes is None else self._label(undoes),
             "edit": None if edit is None else json.loads(edit),
         }
-        return {**self._of_run(row, "id"), **told}
 
     def _of_run(self, row: sqlite3.Row, *left_out: str) -> dict[str, Any]:
         values = {name: value for name, value in dict(row).items() if name not in ("run_id", *left_out)}
@@ -201,7 +203,7 @@ class _Rows:
 
 
 def _ending(row: sqlite3.Row) -> dict[str, Any]:
-    """How a run ended; one whose process is gone as the next run of the project would settle it."""
+    """How a run ended; if its process is gone, what the next run of the project would store."""
     status = observed_status(row)
     if status == row["status"]:
         return {"status": status, "finished_at": row["finished_at"], "seconds": row["seconds"]}
@@ -214,7 +216,7 @@ def _ending(row: sqlite3.Row) -> dict[str, Any]:
 
 
 class _Writer:
-    """Writes members and remembers what they were."""
+    """Writes members and remembers their sizes and checksums."""
 
     def __init__(self, zipped: zipfile.ZipFile) -> None:
         self._zip = zipped
@@ -222,7 +224,7 @@ class _Writer:
         self._unpacked = 0
 
     def add_rows(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write a table, each row as the import will read it."""
+        """Write a table; each row is checked as the import will read it."""
         name = f"rows/{table}.jsonl"
 
         def lines() -> Iterator[bytes]:
@@ -234,7 +236,7 @@ class _Writer:
         self._add(name, lines(), packed=True)
 
     def add_file(self, name: str, source: Path, sha256: str | None) -> None:
-        """Write a file, packed where that is worth it and the import is sure to take it."""
+        """Write a file, packed if that pays and the import will surely accept it."""
         if not source.is_file():
             raise WorkspaceError(f"{source} is gone; export again, or put it back from a copy")
         size = source.stat().st_size
@@ -242,16 +244,16 @@ class _Writer:
             file.seek(max(size // 2 - _SAMPLE, 0))
             sample = file.read(_SAMPLE)
             file.seek(0)
-            most = FREE_BYTES + MOST_RATIO * (self._zip.fp.tell() + size / _DEFLATE_RATIO)  # type: ignore[union-attr]
-            worth = len(zlib.compress(sample, 1)) < _WORTH * len(sample)
-            told = self._add(
-                name, iter(lambda: file.read(CHUNK), b""), packed=worth and self._unpacked + size < most
+            limit = FREE_BYTES + MOST_RATIO * (self._zip.fp.tell() + size / _DEFLATE_RATIO)  # type: ignore[union-attr]
+            pays = len(zlib.compress(sample, 1)) < _WORTH * len(sample)
+            written = self._add(
+                name, iter(lambda: file.read(CHUNK), b""), packed=pays and self._unpacked + size < limit
             )
-        if sha256 not in (None, told):
+        if sha256 not in (None, written):
             raise WorkspaceError(f"{source} was changed; put it back from a copy, then export again")
 
     def add_manifest(self, project: Project) -> None:
-        """Write what all others were."""
+        """Write the project, and size and checksum of every other member."""
         dataset = {"image_size": None, **project.dataset}
         about = {"name": project.name, "dataset": dataset, "created_at": project.created_at}
         text = json.dumps(
@@ -264,7 +266,7 @@ class _Writer:
         self._add(MANIFEST, [text.encode()], packed=True)
 
     def _add(self, name: str, chunks: Iterable[bytes], *, packed: bool) -> str:
-        info = zipfile.ZipInfo(name)  # of 1980: equal projects give equal files
+        info = zipfile.ZipInfo(name)  # dated 1980: equal projects give equal files
         info.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
         info.external_attr = 0o100644 << 16
         digest, size = hashlib.sha256(), 0

@@ -1,7 +1,7 @@
-"""A corrected classifier as a file: safetensors under the names and types its weights came with, and a card.
+"""Export a corrected classifier: a safetensors file with the upload's names and types of weights, and a card.
 
-What an upload was like is read from the upload itself, which the workspace keeps: a classifier of a second
-round ("corrected:<run>") goes back to the upload of the first.
+Names and types are read from the upload itself, which the workspace keeps. A classifier of a second round
+("corrected:<run>") goes back to the upload of the first.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def corrected_checkpoint(
     run_id : int
         A correct run that is done.
     task : str, optional
-        The λ, such as "lam=0.1" or "baseline/lam=1"; by default the one that the run chose.
+        Names the λ, such as "lam=0.1" or "baseline/lam=1"; by default the λ that the run chose.
     name : str
-        What the file is to be called, without ".safetensors"; the card's program names it.
+        Name of the file without ".safetensors"; the program in the card uses it.
 
     Returns
     -------
@@ -105,7 +105,14 @@ def _card(
 
 
 def tasks_with_weights(workspace: Workspace, run_id: int) -> list[str]:
-    """Return the tasks of a correct run that left weights."""
+    """Return the tasks of a correct run that stored weights.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run_id : int
+        A correct run.
+    """
     names = [name.removesuffix(".safetensors") for name in workspace.runs.artifacts(run_id)]
     return [n for n in names if n.startswith(("lam=", "baseline/lam=")) and not n.endswith(SAID)]
 
@@ -120,7 +127,7 @@ def _weights(workspace: Workspace, run: Run, task: str | None) -> tuple[dict[str
 
 
 def _upload_of(workspace: Workspace, run: Run) -> Weights | None:
-    """The upload that a classifier goes back to; None where it was made here, or is a program."""
+    """The upload that a classifier goes back to; None if it was trained here, or is a program."""
     kind, _, name = str(run.config.get("weights")).partition(":")
     if kind == "corrected":
         return _upload_of(workspace, workspace.runs.ancestry(int(name))["classifier"])
@@ -131,12 +138,12 @@ def _upload_of(workspace: Workspace, run: Run) -> Weights | None:
 
 
 def _stripped(tensors: Mapping[str, Tensor], upload: Weights) -> str:
-    """What stood before the network's own names in the upload."""
+    """The prefix of the upload's names that the network's own names do not have."""
     parts = upload.prefix.split(".")[:-1]
     prefixes = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts), -1, -1)]
     for prefix in prefixes:
-        kept = upload.prefix.removeprefix(prefix)
-        if {kept + key for key in upload.tensors} <= tensors.keys():
+        own_prefix = upload.prefix.removeprefix(prefix)
+        if {own_prefix + key for key in upload.tensors} <= tensors.keys():
             return prefix
     raise WorkspaceError(
         "the weights do not have the names of the upload that they were tuned from; bring it again, and "
@@ -145,14 +152,14 @@ def _stripped(tensors: Mapping[str, Tensor], upload: Weights) -> str:
 
 
 def _as_uploaded(tensors: Mapping[str, Tensor], upload: Weights, prefix: str) -> dict[str, Tensor]:
-    """The weights that the upload had, under its names, in its types where both are floating."""
-    kept = upload.prefix.removeprefix(prefix)
-    found = {}
-    for key, given in upload.tensors.items():
-        tuned = tensors[kept + key]
-        both = given.is_floating_point() and tuned.is_floating_point()
-        found[upload.prefix + key] = tuned.to(given.dtype) if both else tuned
-    return found
+    """The tuned weights that the upload has, under its names, in its types where both are floating."""
+    own_prefix = upload.prefix.removeprefix(prefix)
+    weights = {}
+    for key, uploaded in upload.tensors.items():
+        tuned = tensors[own_prefix + key]
+        both = uploaded.is_floating_point() and tuned.is_floating_point()
+        weights[upload.prefix + key] = tuned.to(uploaded.dtype) if both else tuned
+    return weights
 
 
 def _rounded_to(tensors: Mapping[str, Tensor], files: Mapping[str, Tensor], prefix: str) -> str | None:
@@ -180,7 +187,7 @@ def _of_labels(source: Source) -> dict[str, Any]:
 
 
 def _by_region(source: Source, task: str) -> list[RegionRow]:
-    """Accuracy by region, before and after; nothing where the run did not measure the former."""
+    """Accuracy by region, before and after; empty if the run did not measure it before."""
     before, after, failures = source.own(BEFORE + SAID), source.own(task + SAID), source.own("failures")
     if before is None or after is None or failures is None:
         return []

@@ -1,4 +1,4 @@
-"""The Python that loads an exported checkpoint without Defuse, as far as its architecture is not ours."""
+"""Write Python that loads an exported checkpoint; it needs Defuse only for Defuse's own architectures."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def loading_code(
     file_name : str
         Of the safetensors file.
     architecture : str
-        As the classifier's run calls it; a program's is "torchscript" or "exported".
+        As the classifier's run names it; for a program "torchscript" or "exported".
     tensors : mapping of str to Tensor
         The weights under the network's own names; only names and shapes are used.
     n_classes : int
     preprocessing : Preprocessing
     key_prefix : str
-        What stands before the network's own names in the file.
+        Of the names in the file; the network's own names are without it.
     """
     imports, build = _network(architecture, tensors, n_classes=n_classes, channels=len(preprocessing.mean))
     lines = ["import torch", *imports, "from safetensors.torch import load_file", ""]

@@ -1,4 +1,4 @@
-"""The card of an exported checkpoint: what it is, how it was made, how good it is, and how to load it."""
+"""Write the card of an exported checkpoint: what it is, how it was made, how good it is, how to load it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Card:
     file_name : str
         Of the safetensors file.
     project, run, task : str, int, str
-        Where it comes from; `task` is the λ's.
+        Where it comes from; `task` names the λ.
     chosen : bool
         Whether the rule chose this λ.
     architecture, preprocessing, class_names
@@ -58,17 +58,17 @@ class Card:
     n_training : int
         Training images of the project.
     point, before : mapping
-        What was measured after and before, as the run stores it; `before` is empty where it was not.
+        Measured after and before the correction, as the run stores it; `before` may be empty.
     n_regions, n_labelled, n_answers : int
         Regions tuned on, regions labelled, answers given.
     simulated : bool
-        Whether simulated annotators alone gave them.
+        Whether only simulated annotators gave them.
     regions : sequence of RegionRow
-        Empty where it was not measured by region.
+        Empty if nothing was measured by region.
     nested_under : str, optional
         The entry of the upload that held the weights.
     rounded_to : str, optional
-        Type of the upload's weights where that is narrower than what was tuned.
+        Type of the upload's weights if it is narrower than that of the tuned ones.
     code : str
         Python that loads it.
     version : str
@@ -135,14 +135,14 @@ def _about(card: Card) -> list[str]:
     if len(feeding.mean) == 3:
         steps.append(f"colours in {feeding.channel_order.upper()} order")
     steps.append(f"(x − mean) / std with mean {_numbers(feeding.mean)} and std {_numbers(feeding.std)}")
-    shown = ", ".join(f"{i} {escape(name)}" for i, name in enumerate(card.class_names[:_SHOWN_CLASSES]))
+    names = ", ".join(f"{i} {escape(name)}" for i, name in enumerate(card.class_names[:_SHOWN_CLASSES]))
     more = len(card.class_names) - _SHOWN_CLASSES
     rest = f", and {more} more, which the file's metadata names" if more > 0 else ""
     return [
         "## Architecture, preprocessing, classes",
         f"- Architecture: `{card.architecture}`\n"
         f"- Preprocessing: {'; '.join(steps)}\n"
-        f"- {len(card.class_names)} classes, by index: {shown}{rest}",
+        f"- {len(card.class_names)} classes, by index: {names}{rest}",
     ]
 
 
@@ -182,11 +182,11 @@ def _how_made(card: Card) -> list[str]:
 
 def _accuracy(card: Card) -> list[str]:
     rows = ["| images | n | before | after |", "|---|---|---|---|"]
-    for name, told in _SETS.items():
+    for name, caption in _SETS.items():
         if name in card.point:
             before = f"{Interval(*card.before[name])}" if name in card.before else "–"
             after = Interval(*card.point[name])
-            rows.append(f"| {told} | {after.n:,} | {before} | {after} |")
+            rows.append(f"| {caption} | {after.n:,} | {before} | {after} |")
     parts = ["## Accuracy, with 95 % intervals (Wilson)", "\n".join(rows)]
     if "fixed" in card.point:
         parts.append(
@@ -223,7 +223,7 @@ def _loading(card: Card) -> list[str]:
 
 
 def _fenced(code: str) -> str:
-    """A block of code; the fence is longer than any that names in an upload may smuggle in."""
+    """A block of code; its fence is longer than any in the code, since names in it come from an upload."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
     return f"{fence}python\n{code}{fence}"
 

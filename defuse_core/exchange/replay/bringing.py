@@ -1,8 +1,8 @@
-"""What a manifest names and does not hold: the data set, uploads, and leave to run code.
+"""Find what a manifest names but does not hold: the data set, uploads, and consent to run code.
 
-A manifest may come from a stranger. No path in it is opened: the data are read from where the user
-says, from the place of a project here that has the same data, or where the source is no path; uploads
-are taken by their checksum; what would run code needs the same consent as elsewhere, and the folder of
+A manifest may come from a stranger, so no path in it is opened. The data are read from where the user
+says, else from where a project here has the same data, else from the manifest's source if that is no path.
+Uploads are found by their checksum. Running code needs the same consent as elsewhere, and the folder of
 the code comes from the user. Imports no torch.
 """
 
@@ -23,22 +23,22 @@ from defuse_core.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class Bring:
-    """What the user brings to a manifest.
+    """What the user supplies for a manifest.
 
     Attributes
     ----------
     data : str or None
         Where the data set is, as `data.sources.load_dataset` takes it.
     more_data : str or None
-        Where the data are that annotators were trained on besides, in the same way.
+        Where the additional training data of the annotators are, in the same form.
     checkpoints : tuple of Path
-        Files that were uploads there.
+        Files that were uploaded where the manifest was made.
     code_path : Path or None
         Folder of the user's own networks.
     trust_program : bool
         Whether uploads that are programs may run.
     device, threads : str, int or None
-        Where to compute; by default on as many threads as there, on a device of the same name.
+        Where to compute; by default on the device and as many threads as the original run.
     """
 
     data: str | None = None
@@ -51,12 +51,17 @@ class Bring:
 
 
 def check_consent(manifest: Manifest, bring: Bring) -> None:
-    """Check that what would run code was allowed.
+    """Check that the user allowed all code that the manifest would run.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    bring : Bring
 
     Raises
     ------
     WorkspaceError
-        If it was not; the message names the option.
+        If not; the message names the option.
     """
     configs = [run.config for run in manifest.runs]
     if any(config.get("trust_program") for config in configs) and not bring.trust_program:
@@ -86,21 +91,28 @@ class DataSource(NamedTuple):
 
 
 def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> DataSource:
-    """Return where the data set will be read, the size its images are brought to, and how it is divided.
+    """Return where the data set will be read, with the size of its images and its validation share.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    manifest : Manifest
+    data : str, optional
+        As in `Bring`; by default where a project here has the same data.
 
     Raises
     ------
     WorkspaceError
-        If it lies at a path of the machine where the manifest was made, or is an upload not stored here.
+        If the manifest names only a path of another machine, or an upload that no project here has.
     """
     dataset = manifest.dataset
     size, share = dataset.image_size, dataset.validation_share
     if data is not None:  # an .npz holds images of one size, which cannot be changed
         return DataSource(data, None if data.endswith(".npz") else size, share)
     for project in workspace.projects():
-        there = project.dataset
-        if there.get("fingerprint") == dataset.fingerprint:
-            return DataSource(there["source"], there.get("image_size"), there.get("validation_share"))
+        stored = project.dataset
+        if stored.get("fingerprint") == dataset.fingerprint:
+            return DataSource(stored["source"], stored.get("image_size"), stored.get("validation_share"))
     if (source := without_path(dataset.source)) is not None:
         return DataSource(source, None if source == "digits" else size, share)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
@@ -110,51 +122,64 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
 
 
 def find_more_data(manifest: Manifest, more_data: str | None = None) -> dict[str, str]:
-    """Return where the data will be read that annotators were trained on besides, by where they were.
+    """Return where the annotators' additional training data are here, by their source in the manifest.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    more_data : str, optional
+        As in `Bring`.
 
     Raises
     ------
     WorkspaceError
-        If they lie at a path of the machine where the manifest was made, and none was given.
+        If the manifest names only a path of another machine, and `more_data` is None.
     """
     named = {str(run.config["more_data"]) for run in manifest.runs if run.config.get("more_data")}
-    found = {was: more_data or without_path(was) for was in named}
-    if lost := [was for was, now in found.items() if now is None]:
+    sources = {was: more_data or without_path(was) for was in named}
+    if lost := [was for was, now in sources.items() if now is None]:
         raise WorkspaceError(
             f"the annotators were trained on {min(lost)}, too, where the manifest was made; say where that "
             "is here by --more-data"
         )
-    return {was: absolute_source(now) for was, now in found.items() if now is not None}
+    return {was: absolute_source(now) for was, now in sources.items() if now is not None}
 
 
 def find_uploads(workspace: Workspace, manifest: Manifest, files: Sequence[Path]) -> dict[Upload, Path]:
-    """Return where the uploads lie that runs of the manifest take: among the files, or in this workspace.
+    """Return the file of every upload that the manifest's runs use: one of `files`, or of this workspace.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    manifest : Manifest
+    files : sequence of Path
+        Those that the user supplies, in any order.
 
     Raises
     ------
     WorkspaceError
-        If one is missing, or a file is none of them.
+        If an upload is missing, or one of `files` is none of them.
     """
-    given = {_sha256(path): path for path in files}
+    supplied = {_sha256(path): path for path in files}
     stored = {
         blob.sha256: workspace.home / "blobs" / blob.sha256
         for project in workspace.projects()
         for blob in workspace.blobs(project.id)
     }
     named = set().union(*(uploads_of(run.config) for run in manifest.runs))
-    wanted = [upload for upload in manifest.uploads if upload.sha256 in named]
-    if strange := set(given) - {upload.sha256 for upload in wanted}:
-        known = ", ".join(_told(upload) for upload in wanted) or "none"
+    uploads = [upload for upload in manifest.uploads if upload.sha256 in named]
+    if strange := set(supplied) - {upload.sha256 for upload in uploads}:
+        known = ", ".join(_told(upload) for upload in uploads) or "none"
         raise WorkspaceError(
-            f"{given[strange.pop()]} is none of the uploads that the manifest names ({known}); leave it out, "
-            "or give the file that was uploaded"
+            f"{supplied[strange.pop()]} is none of the uploads that the manifest names ({known}); leave it "
+            "out, or give the file that was uploaded"
         )
-    found = {upload: given.get(upload.sha256) or stored.get(upload.sha256) for upload in wanted}
-    if missing := [upload for upload, path in found.items() if path is None or not path.is_file()]:
+    paths = {upload: supplied.get(upload.sha256) or stored.get(upload.sha256) for upload in uploads}
+    if missing := [upload for upload, path in paths.items() if path is None or not path.is_file()]:
         raise WorkspaceError(
             f"{_told(missing[0])} was uploaded where the manifest was made; give the file by --checkpoint"
         )
-    return {upload: path for upload, path in found.items() if path is not None}
+    return {upload: path for upload, path in paths.items() if path is not None}
 
 
 def _sha256(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""What differs between the runs of a manifest and those that were made again from it.
+"""Compare the runs of a manifest with their replay.
 
-Files are compared by checksum, safetensors by what they say; numbers of summaries and of results.json
-one by one, exactly. Seconds, paths, and numbers of runs and answers are not: they belong to one
-workspace. Nor are the checksums of files that hold such, or a date. Imports no torch.
+Files are compared by checksum, safetensors by their content; numbers of summaries and of results.json
+one by one, exactly. Seconds, paths, and numbers of runs and answers are not compared, since they belong to
+one workspace. Nor are the checksums of files that hold such values, or a date. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from defuse_core.workspace.runs import Artifact, Run
 from defuse_core.workspace.workspace import Workspace
 
 _DATED = (RESULTS, "manifest.json", "report.html", ".svg")
-"""How files end that hold times or paths; results.json is compared by its numbers."""
+"""Endings of files that hold times or paths; results.json is compared by its numbers."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is another one now; `path` is where it stands, such as results.before.test."""
+    """A value that has changed; `path` says where it stands, such as results.before.test."""
 
     path: str
     was: Any
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """One run, then and now.
+    """One run, in the manifest and replayed.
 
     Attributes
     ----------
@@ -53,10 +53,10 @@ class RunComparison:
     run : int
         Number of the new run.
     recorded : bool
-        False where the manifest was written before this run was done: nothing is compared.
+        False if the manifest was written before this run was done: nothing is compared.
     equal, differ, missing, new, uncompared : tuple of str
-        Names of files: of equal content, of other content, of the manifest alone, of the new run
-        alone, and those that hold times or paths.
+        Names of files: with equal content, with other content, only in the manifest, only in the new
+        run, and those that hold times or paths.
     values : tuple of Difference
     """
 
@@ -78,7 +78,7 @@ class RunComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs, and what may explain that they differ: versions, devices, threads."""
+    """All runs, and what may explain differences: versions, devices, threads."""
 
     runs: tuple[RunComparison, ...]
     reasons: tuple[str, ...]
@@ -91,12 +91,12 @@ class Comparison:
     @property
     def largest(self) -> Difference | None:
         """The largest difference between two numbers; None where there is none."""
-        found = [value for run in self.runs for value in run.values if math.isfinite(value.size)]
-        return max(found, key=lambda value: value.size, default=None)
+        numeric = [value for run in self.runs for value in run.values if math.isfinite(value.size)]
+        return max(numeric, key=lambda value: value.size, default=None)
 
 
 def compare(workspace: Workspace, manifest: Manifest, runs: Sequence[Run]) -> Comparison:
-    """Compare the runs of a manifest with those made again, in the same order.
+    """Compare the runs of a manifest with their replay, in the same order.
 
     Parameters
     ----------
@@ -104,21 +104,26 @@ def compare(workspace: Workspace, manifest: Manifest, runs: Sequence[Run]) -> Co
         Of the new runs.
     manifest : Manifest
     runs : sequence of Run
-        Done; as many as the manifest has, or the first of them.
+        Done; as many as the manifest has, or the first of these.
     """
     pairs = list(zip(manifest.runs, runs, strict=False))
     reasons = [
         *_changes(manifest.versions, library_versions()),
         *_changes(manifest.machine, machine()),
-        *(reason for made, run in pairs for reason in _reasons(made, run)),
+        *(reason for original, run in pairs for reason in _reasons(original, run)),
     ]
     return Comparison(
-        tuple(_compare_run(workspace, made, run) for made, run in pairs), tuple(dict.fromkeys(reasons))
+        tuple(_compare_run(workspace, original, run) for original, run in pairs),
+        tuple(dict.fromkeys(reasons)),
     )
 
 
 def differences(was: Any, now: Any) -> Iterator[Difference]:
-    """Yield what differs between two values of JSON, leaf by leaf, as far as they are `compared`.
+    """Yield the differences between two JSON values, leaf by leaf, of what `compared` keeps.
+
+    Parameters
+    ----------
+    was, now : JSON value
 
     Examples
     --------
@@ -140,15 +145,15 @@ def _walk(was: Any, now: Any, path: str) -> Iterator[Difference]:
         yield Difference(path, was, now)
 
 
-def _compare_run(workspace: Workspace, made: MadeRun, run: Run) -> RunComparison:
-    if not made.done:
+def _compare_run(workspace: Workspace, original: MadeRun, run: Run) -> RunComparison:
+    if not original.done:
         return RunComparison(run.step, run.id, recorded=False)
-    before, now = {file.name: file for file in made.files}, workspace.runs.artifacts(run.id)
+    before, now = {file.name: file for file in original.files}, workspace.runs.artifacts(run.id)
     dated = [name for name in before if name in now and name.endswith(_DATED)]
     shared = [name for name in before if name in now and name not in dated]
     equal = [name for name in shared if _same_file(workspace, run, before[name], now[name])]
     values = differences(
-        {**made.summary, "results": made.results or made.summary.get("results")},
+        {**original.summary, "results": original.results or original.summary.get("results")},
         {**run.summary, "results": read_results(workspace, run) or run.summary.get("results")},
     )
     return RunComparison(
@@ -171,20 +176,20 @@ def _same_file(workspace: Workspace, run: Run, before: MadeFile, now: Artifact) 
     return tensors_digest(workspace.artifact_path(run.id, now.name)) == before.content
 
 
-def _reasons(made: MadeRun, run: Run) -> list[str]:
-    """What was different when a run was made again."""
-    device, was = run.record.get("device", {}), made.found
-    found = [
+def _reasons(original: MadeRun, run: Run) -> list[str]:
+    """What was different when a run was replayed."""
+    device, was = run.record.get("device", {}), original.found
+    reasons = [
         *_changes(was.versions, run.record.get("versions", {})),
         *_changes({"device": was.device.get("name")}, {"device": device.get("name")}),
         *_changes({"threads": was.threads}, {"threads": run.record.get("threads")}),
     ]
-    if made.stale:
-        found.append(f"{run.step}: what it stood on had been redone after it")
-    left_out = made.summary.get("missing")
+    if original.stale:
+        reasons.append(f"{run.step}: what it stood on had been redone after it")
+    left_out = original.summary.get("missing")
     if isinstance(left_out, list):
-        found.append(f"{run.step}: {', '.join(map(str, left_out))} had been cancelled")
-    return found
+        reasons.append(f"{run.step}: {', '.join(map(str, left_out))} had been cancelled")
+    return reasons
 
 
 def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

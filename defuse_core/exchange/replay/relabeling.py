@@ -1,4 +1,4 @@
-"""Labels and edits of a manifest stored again, in order, under ids of this workspace. No torch."""
+"""Store the labels and edits of a manifest, in order, under ids of this workspace. No torch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from defuse_core.workspace.workspace import Workspace
 
 
 def store_log(workspace: Workspace, regions_id: int, log: Log) -> int | None:
-    """Store what a log says of the regions of a distill run, or what is missing of it.
+    """Store the labels and edits of a log, except those that the regions have already.
 
-    Keys stay; the time of an answer is that of storing it here.
+    Keys stay; the time of an answer becomes that of storing it here.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    regions_id : int
+        The distill run here whose regions they are about.
+    log : Log
 
     Returns
     -------
     int or None
-        Id of the last entry: labels up to it count. None where the log is empty.
+        Id of the last entry: labels up to it count. None if the log is empty.
 
     Raises
     ------
     WorkspaceError
-        If the regions have other labels already, or the log says what cannot be stored.
+        If the regions have other labels already, or an entry cannot be stored.
     """
-    told, ids = read_log(workspace, regions_id)
-    stored = Log(regions=log.regions, entries=tuple(told)).entries
+    entries, ids = read_log(workspace, regions_id)
+    stored = Log(regions=log.regions, entries=tuple(entries)).entries
     n = min(len(stored), len(log.entries))
     if [_untimed(e) for e in stored[:n]] != [_untimed(e) for e in log.entries[:n]]:
         raise WorkspaceError(
@@ -70,8 +77,8 @@ def _event(answer: Answer, *, undoes: int | None = None) -> LabelEvent:
 
 def _edit(entry: Edit) -> RegionEdit:
     into = tuple(Gaussian(**placed.model_dump()) for placed in entry.into)
-    kept = entry.model_dump(include={"regions", "mistakes", "name", "tau", "by"})
-    return RegionEdit(entry.edit, into=into, **kept)
+    fields = entry.model_dump(include={"regions", "mistakes", "name", "tau", "by"})
+    return RegionEdit(entry.edit, into=into, **fields)
 
 
 def _untimed(entry: Entry) -> Entry:

@@ -1,11 +1,10 @@
-"""A suite made of a project's labelled regions, and its folder.
+"""Make a suite from a project's labelled regions, and write its folder.
 
-It holds what people say of the regions *now*: a correction may be older than the newest labels, and before
-the first correction a suite is of use, too, since it then fails. So the newest distill run is taken with the
-labels that count today. Where a done correct run stands on that very run with no label newer, its state is
-the same, and its seed and ρ are taken, so that the draws equal those it was tested on; `--run` names it, or
-any other, to get the labels it took. Regions of a further round that nobody has labelled make no suite
-yet: then it is that of the newest correction.
+By default a suite has the newest regions with the labels that count *now*. A correction may be older than
+these labels, and a suite is useful before the first correction, too, since it then fails. If a done correct
+run stands on the same regions and no label is newer, its seed and ρ are used, so that the draws equal those
+it was tested on. `--run` names any other run, to get the labels that it used. If nobody has labelled the
+regions of a further round yet, the suite is that of the newest correction.
 """
 
 from __future__ import annotations
@@ -55,7 +54,12 @@ _SHEET_IMAGES = 256
 
 
 def newest_state(workspace: Workspace, project_id: int) -> Run:
-    """Return the run whose labelled regions make a suite by default: see above.
+    """Return the run whose labelled regions make a suite by default, as described above.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project_id : int
 
     Raises
     ------
@@ -80,19 +84,19 @@ def make_suite(
 ) -> Suite:
     """Draw the labelled regions of a distill or correct run, each at the τ at which it was labelled.
 
-    Draws have the purpose "test": none was tuned on. Nothing is written.
+    Draws have the purpose "test": no correction is tuned on them. Nothing is written.
 
     Parameters
     ----------
     workspace : Workspace
     run_id : int
-        A distill run, whose labels count as they are today, or a correct run, with those that it took.
+        A distill run, with its labels of today, or a correct run, with the labels that it used.
     n : int
-        Draws a region.
+        Draws of each region.
     seed : int, optional
         By default that of the correct run, else 0.
     everything : bool
-        Take in labelled regions that are no failures, too.
+        Include labelled regions that are no failures.
 
     Raises
     ------
@@ -123,23 +127,23 @@ def make_suite(
     drawn = failure_instances(vae, regions, labels, n, tau=taus, seed=seed, purpose="test")
     names = region_edits.names(workspace.annotations.edits(source.upstream("distill").id, up_to=up_to))
     errors = _errors(classifier, drawn)
-    found = tuple(
+    suite_regions = tuple(
         SuiteRegion(
             region_id=v.region_id, name=names.get(v.region_id, "")[:200], label=label, tau=taus[v.region_id],
             seed=seed, n=n, is_failure=v.is_failure, error=errors[v.region_id],
         )
         for v, label in chosen
     )  # fmt: skip
-    return Suite(_manifest(source, drawn, found), drawn)
+    return Suite(_manifest(source, drawn, suite_regions), drawn)
 
 
 def _errors(classifier: Classifier, drawn: FailureInstances) -> dict[int, tuple[float, float, float, int]]:
-    """Share of each region's draws that the classifier gets wrong, by region_id."""
-    found = {}
+    """Share of each region's draws that the classifier misclassifies, by region_id."""
+    errors = {}
     for region_id, right in score_regions(classifier, drawn).items():
         error = Interval.wilson(right.n - round(right.estimate * right.n), right.n)
-        found[region_id] = (error.estimate, error.low, error.high, error.n)
-    return found
+        errors[region_id] = (error.estimate, error.low, error.high, error.n)
+    return errors
 
 
 def _manifest(source: Source, drawn: FailureInstances, regions: tuple[SuiteRegion, ...]) -> Manifest:
@@ -164,12 +168,12 @@ def _files(suite: Suite) -> dict[str, bytes]:
 
 def contact_sheet(images: Tensor) -> bytes:
     """Return a PNG of the first 256 of uint8 images (n, channels, height, width) side by side."""
-    shown = images[:_SHEET_IMAGES]
-    n, channels, height, width = shown.shape
+    images = images[:_SHEET_IMAGES]
+    n, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     tiles = np.full((rows * columns, height + 1, width + 1, channels), 255, np.uint8)  # a white line between
-    tiles[:n, :-1, :-1] = shown.permute(0, 2, 3, 1).numpy()
+    tiles[:n, :-1, :-1] = images.permute(0, 2, 3, 1).numpy()
     grid = tiles.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
     pixels = grid.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
     picture = Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
@@ -185,12 +189,17 @@ def contact_sheet(images: Tensor) -> bytes:
 
 
 def write_suite(suite: Suite, folder: Path) -> None:
-    """Write a suite whole or not at all; one that was there is replaced.
+    """Write a suite whole or not at all; a suite that the folder holds is replaced.
+
+    Parameters
+    ----------
+    suite : Suite
+    folder : Path
 
     Raises
     ------
     SuiteError
-        If the folder is there and is not a suite of ours and nothing else.
+        If the folder holds anything but a suite.
     """
     folder = folder.resolve()
     _refuse_other(folder)

@@ -1,7 +1,7 @@
-"""The model that a suite is checked with: any checkpoint that Defuse reads, and no workspace.
+"""Open the model that a suite is checked with: any checkpoint that Defuse reads, without a workspace.
 
-What the file does not tell is taken from the suite: how the classifier was fed that the suite was made from,
-and which of several architectures with equal weights it was. What came from where is said.
+What the file does not say is taken from the suite: the preprocessing, and the architecture where several
+fit the weights. `Model.preprocessing_from` names the origin.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
         Weights in any format, or a program where `config.trust_program` is set.
     suite : Suite
     config : NetworkConfig
-        What the user states; fields that are not set are found.
+        What the user states; the rest comes from the checkpoint or the suite.
 
     Raises
     ------
     CheckpointError
-        If it cannot be read, fits no architecture or several, or does not tell the suite's classes apart.
+        If it cannot be read, fits no architecture or several, or has other classes than the suite.
     """
     kind = sniff_format(path)
-    told = load_tensors(path)[1] if kind == "safetensors" else {}
-    _check_classes(path, told, suite)
-    base, origin = _feeding(path, told, suite, config)
+    metadata = load_tensors(path)[1] if kind == "safetensors" else {}
+    _check_classes(path, metadata, suite)
+    base, origin = _feeding(path, metadata, suite, config)
     if kind in PROGRAMS:
         if not config.trust_program:
             raise CheckpointError(
@@ -75,15 +75,15 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
             )
         architecture, classifier = str(kind), Classifier(load_program(path), base).eval()
     else:
-        architecture, network, fed = _of_weights(path, told, base, suite, config)
+        architecture, network, fed = _of_weights(path, metadata, base, suite, config)
         classifier = Classifier(network, fed).eval()
     _check_answers(classifier, path, suite)
     return Model(classifier, architecture, origin)
 
 
-def _check_classes(path: Path, told: Mapping[str, Any], suite: Suite) -> None:
-    """Refuse a checkpoint of ours that is of other classes; of other files nothing is known."""
-    theirs, ours = told.get("class_names"), list(suite.manifest.class_names)
+def _check_classes(path: Path, metadata: Mapping[str, Any], suite: Suite) -> None:
+    """Refuse a checkpoint of ours that has other classes; other files do not name theirs."""
+    theirs, ours = metadata.get("class_names"), list(suite.manifest.class_names)
     if isinstance(theirs, list) and [str(name)[:200] for name in theirs] != ours:
         raise CheckpointError(
             f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), the suite has {len(ours)} "
@@ -96,13 +96,13 @@ def _some(names: list[Any]) -> str:
 
 
 def _feeding(
-    path: Path, told: Mapping[str, Any], suite: Suite, config: NetworkConfig
+    path: Path, metadata: Mapping[str, Any], suite: Suite, config: NetworkConfig
 ) -> tuple[Preprocessing, str]:
-    """How the model is fed, and who says so: options come before the file, that before the suite."""
+    """The preprocessing and its origin: options come before the checkpoint, and that before the suite."""
     base, origin = suite.manifest.preprocessing, "the suite"
-    if "preprocessing" in told:
+    if "preprocessing" in metadata:
         try:
-            base, origin = Feeding.model_validate(told["preprocessing"]), "the checkpoint"
+            base, origin = Feeding.model_validate(metadata["preprocessing"]), "the checkpoint"
         except ValidationError:
             raise CheckpointError(
                 f"{path} states a preprocessing that is none; state it: --mean, --std, --image-size"
@@ -116,7 +116,7 @@ def _feeding(
 
 
 def _of_channels(fed: Preprocessing, channels: int) -> Preprocessing:
-    """The same for a network of so many channels: their mean for each where the numbers differ."""
+    """The same for this many channels; if it has another number, each channel gets the average."""
     if len(fed.mean) == channels:
         return fed
     mean, std = ((sum(values) / len(values),) * channels for values in (fed.mean, fed.std))
@@ -124,10 +124,10 @@ def _of_channels(fed: Preprocessing, channels: int) -> Preprocessing:
 
 
 def _of_weights(
-    path: Path, told: Mapping[str, Any], fed: Preprocessing, suite: Suite, config: NetworkConfig
+    path: Path, metadata: Mapping[str, Any], fed: Preprocessing, suite: Suite, config: NetworkConfig
 ) -> tuple[str, nn.Module, Preprocessing]:
     weights, n_classes = read_weights(path), len(suite.manifest.class_names)
-    name = config.architecture or (str(told["architecture"]) if "architecture" in told else None)
+    name = config.architecture or (str(metadata["architecture"]) if "architecture" in metadata else None)
     if name in PROGRAMS:
         raise CheckpointError(
             f"{path} holds the weights of a program alone; load them into it as their card says, save it, "
@@ -149,7 +149,7 @@ def _of_weights(
 
 
 def _choose(fits: list[Fit], name: str | None, path: Path, suite: Suite) -> Fit:
-    """The architecture named; else the one that fits, and of several the one that the suite was made from."""
+    """The named architecture, else the one that fits; of several, the one that the suite was made from."""
     n_classes = len(suite.manifest.class_names)
     if fits and fits[0].wrong_classes:
         raise CheckpointError(
@@ -169,14 +169,14 @@ def _under_own_names(network: nn.Module, weights: Weights) -> dict[str, Tensor]:
     """The weights with as much of their common prefix as the network's own names have."""
     own, parts = network.state_dict().keys(), weights.prefix.split(".")[:-1]
     for n in range(len(parts), -1, -1):
-        kept = "".join(f"{part}." for part in parts[n:])
-        if {kept + key for key in weights.tensors} <= own:
-            return {kept + key: tensor for key, tensor in weights.tensors.items()}
+        prefix = "".join(f"{part}." for part in parts[n:])
+        if {prefix + key for key in weights.tensors} <= own:
+            return {prefix + key: tensor for key, tensor in weights.tensors.items()}
     return weights.tensors
 
 
 def _check_answers(classifier: Classifier, path: Path, suite: Suite) -> None:
-    """Classify one image: does the model take it, and tell as many classes apart?"""
+    """Classify one image: does the model accept it, and return as many classes?"""
     n_classes = len(suite.manifest.class_names)
     try:
         logits = predict_logits(classifier, suite.instances.images[:1])

@@ -1,8 +1,8 @@
-"""A regression suite: labelled regions frozen as images, for any later model to be tested against.
+"""Read a regression suite, labelled regions as fixed images, and test any later model against it.
 
-A folder with manifest.json, instances.safetensors (images uint8, labels, region_ids) and one picture a
-region, regions/<id>.png. A suite is text and numbers of a stranger until it is checked: names of files are
-ours, sizes and shapes are compared before memory is taken, and checksums before anything is believed.
+It is a folder with manifest.json, instances.safetensors (images uint8, labels, region_ids) and one picture
+a region, regions/<id>.png. A stranger may have made it: no name of a file is taken from it, sizes and shapes
+are checked before memory is taken, and checksums before any image is used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SuiteError(ValueError):
 
 
 class Feeding(Config):
-    """A `Preprocessing` as JSON of a stranger, within bounds."""
+    """A `Preprocessing` in the JSON of a suite, within bounds."""
 
     mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
     std: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
@@ -61,8 +61,8 @@ class Feeding(Config):
 class SuiteRegion(Config):
     """One region: `n` draws at `tau` under `seed`, all of class `label`.
 
-    `name` is what people call it, "" where they do not; `error` that of the classifier that the suite was
-    made from, [estimate, low, high, n]; `is_failure` whether annotators found it to be one.
+    `name` is what people call it, or "". `error` is that of the classifier that the suite was made from:
+    [estimate, low, high, n]. `is_failure` says whether its labels make it a failure.
     """
 
     region_id: int = Field(ge=0, le=2**53)
@@ -76,7 +76,7 @@ class SuiteRegion(Config):
 
     @property
     def before(self) -> Interval:
-        """Share of the draws that the classifier got wrong which the suite was made from."""
+        """Share of the draws that the classifier misclassified when the suite was made."""
         return Interval(*self.error)
 
     @property
@@ -137,7 +137,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Checked:
-    """How a model does on a region: the share of its draws that it gets wrong."""
+    """The result of a model on a region; `error` is the share of draws that it misclassifies."""
 
     region: SuiteRegion
     error: Interval
@@ -145,16 +145,16 @@ class Checked:
 
 
 def read_suite(folder: Path) -> Suite:
-    """Read a suite of whoever made it.
+    """Read and check a suite, which anybody may have made.
 
     Raises
     ------
     SuiteError
-        If it is no suite, is of a newer version, is not whole or was changed.
+        If it is no suite, is of a newer version, is incomplete or was changed.
     """
     manifest = read_manifest(folder)
     _check_size(manifest, folder / INSTANCES)
-    for path in (folder / name for name in manifest.file_names):  # whatever names its `files` have
+    for path in (folder / name for name in manifest.file_names):  # other names in `files` are ignored
         if not path.is_file():
             raise SuiteError(f"{path} is missing; copy the suite again, or export it anew")
         if file_sha256(path) != manifest.files.get(path.relative_to(folder).as_posix()):
@@ -192,26 +192,26 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part)[:60] for part in first["loc"])
-        told = f"{where}: {first['msg']}" if where else first["msg"]
-        raise SuiteError(f"{path} is damaged ({told[:300]}); copy the suite again") from None
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise SuiteError(f"{path} is damaged ({reason[:300]}); copy the suite again") from None
 
 
 def _check_size(manifest: Manifest, path: Path) -> None:
-    """Refuse a file of another size than the manifest tells, before any of it is read."""
+    """Refuse a file whose size does not fit the manifest, before any of it is read."""
     if not path.is_file():
         raise SuiteError(f"{path} is missing; copy the suite again, or export it anew")
     rows, size = manifest.n_images, path.stat().st_size
-    wanted = rows * (math.prod(manifest.image_shape) + 2 * 8)
-    if not wanted < size <= wanted + _MAX_HEADER:
+    n_bytes = rows * (math.prod(manifest.image_shape) + 2 * 8)
+    if not n_bytes < size <= n_bytes + _MAX_HEADER:
         raise SuiteError(
-            f"{path} has {size} bytes, {rows} images of {manifest.image_shape} have about {wanted}; copy the "
-            "suite again"
+            f"{path} has {size} bytes, {rows} images of {manifest.image_shape} have about {n_bytes}; copy "
+            "the suite again"
         )
 
 
 def _read_instances(manifest: Manifest, path: Path) -> FailureInstances:
     rows = manifest.n_images
-    wanted = {
+    layout = {
         "images": ([rows, *manifest.image_shape], "U8"),
         "labels": ([rows], "I64"),
         "region_ids": ([rows], "I64"),
@@ -220,17 +220,14 @@ def _read_instances(manifest: Manifest, path: Path) -> FailureInstances:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             slices = {name: file.get_slice(name) for name in names}
-            found = {name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()}
-            if found != wanted:
+            actual = {name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()}
+            if actual != layout:
                 raise SuiteError(f"{path} does not hold what its manifest says; copy the suite again")
-            instances = FailureInstances(*(file.get_tensor(name) for name in wanted))
+            instances = FailureInstances(*(file.get_tensor(name) for name in layout))
     except SafetensorError as error:
         raise SuiteError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    same = of_regions(manifest.regions)
-    if not all(
-        torch.equal(own, told)
-        for own, told in zip(same, (instances.labels, instances.region_ids), strict=True)
-    ):
+    stored = instances.labels, instances.region_ids
+    if not all(map(torch.equal, of_regions(manifest.regions), stored)):
         raise SuiteError(f"{path} has other labels or regions than its manifest; export the suite anew")
     return instances
 
@@ -251,10 +248,10 @@ def check_suite(classifier: Classifier, suite: Suite, *, max_error: float) -> li
     Parameters
     ----------
     classifier : Classifier
-        That tells the classes of the suite apart, in their order.
+        Its classes are those of the suite, in the same order.
     suite : Suite
     max_error : float
-        In [0, 1]; a region passes if at most this share of its draws is wrong.
+        In [0, 1]; a region passes if at most this share of its draws is misclassified.
     """
     if not 0 <= max_error <= 1:
         raise ValueError(f"max_error must be in [0, 1], got {max_error}")

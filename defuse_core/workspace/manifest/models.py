@@ -1,7 +1,7 @@
-"""What a manifest holds: everything that made a run, and all that it stands on.
+"""Define and check the manifest: everything that made a run, and all that it stands on.
 
-Ids belong to the workspace that gave them, so none is in here: runs and answers are named by their
-position. Manifests come from strangers, too; one that is read is checked as a whole. No torch.
+Ids are valid in one workspace only, so a manifest names runs and answers by their position. It may
+come from a stranger, so a manifest that is read is checked as a whole. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VERSION = 1
 MadeStep = Literal[
     "annotators", "classifier", "vae", "identify", "distill", "correct", "evaluate", "report"
 ]  # fmt: skip
-"""Steps that a manifest is made of; no result stands on the others. The further on, the later."""
+"""Steps in a manifest, the later ones last; no result stands on the other steps."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
@@ -29,7 +29,7 @@ Share = Annotated[float, Field(ge=0)]
 
 
 def uploads_of(config: Mapping[str, Any]) -> set[str]:
-    """Return the SHA-256 of the uploads that a run took its weights from, or began with.
+    """Return the SHA-256 of the uploads that hold the weights of a run, or those that training began with.
 
     Examples
     --------
@@ -37,11 +37,11 @@ def uploads_of(config: Mapping[str, Any]) -> set[str]:
     ({'0a1b'}, set())
     """
     named = (str(config.get(name)) for name in ("weights", "pretrained"))
-    return {told.removeprefix("blob:") for told in named if told.startswith("blob:")}
+    return {text.removeprefix("blob:") for text in named if text.startswith("blob:")}
 
 
 class Upload(Config):
-    """A file that somebody brought: `name` is what they called it, `size` in bytes."""
+    """An uploaded file: `name` is the user's name for it, `size` in bytes."""
 
     sha256: Sha256
     name: str
@@ -49,7 +49,7 @@ class Upload(Config):
 
 
 class DataSet(Config):
-    """The data set, as `Project.dataset` remembers it."""
+    """The data set, as in `Project.dataset`."""
 
     source: str
     image_size: Annotated[int, Field(ge=1)] | None = None
@@ -61,7 +61,7 @@ class DataSet(Config):
 
 
 class Asked(Config):
-    """Where a run was asked to compute; the address of a cluster stays with its owner."""
+    """The resources of a run, without the address of a cluster."""
 
     device: str
     threads: Whole
@@ -71,7 +71,7 @@ class Asked(Config):
 
 
 class Found(Config):
-    """Where it computed: versions, processor, device and threads."""
+    """Where a run computed: versions, processor, device and threads."""
 
     versions: dict[str, str] = Field(default_factory=dict)
     machine: str = ""
@@ -85,8 +85,8 @@ class MadeFile(Config):
     Attributes
     ----------
     content : str or None
-        Of safetensors: what `manifest.tensors_digest` gives. `sha256` changes with the order in which
-        the metadata happened to be written, and with times in it.
+        The `writing.tensors_digest` of a safetensors file; its `sha256` changes with times in the
+        metadata, and with the order of the metadata.
     """
 
     name: str
@@ -101,21 +101,21 @@ class MadeRun(Config):
     Attributes
     ----------
     number : int
-        Its number where it was made, for people.
+        Its number in the workspace that wrote the manifest, for people.
     config : dict
-        Without what names runs and answers by number: see `starts_from` and `Log`.
+        Without numbers of runs and answers; see `starts_from` and `Log`.
     stands_on : tuple of int
         Positions of the runs it stands on.
     starts_from : int or None
         Position of the correction whose classifier a second round begins with.
     done : bool
-        False for a report that was being made when it wrote the manifest down.
+        False for a report that was still running when it wrote the manifest.
     stale : bool
         Whether what it stands on was redone after it.
     seconds : float
         Computing time.
     results : dict or None
-        results.json, where it made that and `summary` does not hold it.
+        Content of results.json, where there is one that `summary` does not hold.
     """
 
     number: Whole
@@ -153,7 +153,7 @@ class Answer(Config):
 
 
 class Placed(Config):
-    """A `Gaussian` that an edit puts in."""
+    """A `Gaussian` that an edit adds."""
 
     region_id: Whole
     weight: float
@@ -194,21 +194,21 @@ Entry = Answer | Edit | UndoneEdit
 
 
 class Simulated(Config):
-    """A run of simulated annotators: their answers are in the log, it is not made again."""
+    """A run of simulated annotators; replay does not repeat it, for their answers are in the log."""
 
     config: dict[str, Any]
     seed: Whole
 
 
 class Log(Config):
-    """What people and simulated annotators said of regions, and changed of them, in order.
+    """Answers about regions and edits of them, by people and simulated annotators, in order.
 
     Attributes
     ----------
     regions : int
         Position of the distill run.
     entries : tuple of Entry
-        All that its correction took in, undone ones and undos included.
+        All up to the last that the correction used, undone ones and undos included.
     """
 
     regions: Whole
@@ -221,14 +221,14 @@ class Log(Config):
             undone = getattr(entry, "undoes", None)
             if undone is None:
                 continue
-            wanted = Answer if isinstance(entry, Answer) else Edit
-            if undone >= position or not isinstance(self.entries[undone], wanted):
+            expected = Answer if isinstance(entry, Answer) else Edit
+            if undone >= position or not isinstance(self.entries[undone], expected):
                 raise ValueError(f"entry {position} undoes {undone}, which is no such entry before it")
         return self
 
 
 class Manifest(Config):
-    """Everything that made the last of `runs`, each of which stands on others before it.
+    """Everything that made the last of `runs`; each run stands on runs before it only.
 
     Attributes
     ----------
@@ -238,9 +238,9 @@ class Manifest(Config):
         Of Defuse, Python and libraries, where the manifest was written.
     machine : dict
     project : str
-        Its name there.
+        Its name in that workspace.
     uploads : tuple of Upload
-        Those that the data set, weights, or what training began with came from.
+        Those that hold the data set, weights, or weights that training began with.
     """
 
     format: Literal["defuse-manifest"]

@@ -1,4 +1,4 @@
-"""A manifest read from a file, which a stranger may have written. Imports no torch."""
+"""Read a manifest from a file, which a stranger may have written. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from defuse_core.workspace.manifest.models import FORMAT, VERSION, Manifest
 
 MAX_BYTES = 64 * 2**20
-"""The largest manifest that is read; the demo's has less than one of these 64."""
+"""The largest manifest that is read, 64 MB; that of the demo has less than 1 MB."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
 
@@ -38,14 +38,21 @@ def read_manifest(path: Path) -> Manifest:
     if len(content) > MAX_BYTES:
         raise ManifestError(f"{path} is over {MAX_BYTES // 2**20} MB, too large for a manifest")
     try:
-        told = json.loads(content)
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is no JSON ({error}); write it again with: defuse manifest") from error
-    return parse_manifest(told, source=str(path))
+    return parse_manifest(document, source=str(path))
 
 
 def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
-    """Check what `make_manifest` gave, or a stranger did.
+    """Check a manifest that `make_manifest` or a stranger wrote.
+
+    Parameters
+    ----------
+    told : object
+        The manifest, as `json.loads` or `make_manifest` returns it.
+    source : str
+        Its name in messages.
 
     Raises
     ------
@@ -60,8 +67,8 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
     """
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ManifestError(f"{source} is no manifest of Defuse; write one with: defuse manifest")
-    if isinstance(given := told.get("version"), int) and given > VERSION:
-        raise ManifestError(f"{source} has version {given}, this Defuse reads {VERSION}; upgrade")
+    if isinstance(version := told.get("version"), int) and version > VERSION:
+        raise ManifestError(f"{source} has version {version}, this Defuse reads {VERSION}; upgrade")
     if bad := next((text for text in _texts(told) if _CONTROL.search(text)), None):
         raise ManifestError(f"{source} has control characters in {bad[:60]!r}, which a terminal would obey")
     try:
@@ -72,9 +79,9 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
         ) from error
 
 
-def _texts(told: Any) -> Iterator[str]:
+def _texts(document: Any) -> Iterator[str]:
     """Every text of a value of JSON, keys included."""
-    waiting = [told]
+    waiting = [document]
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
@@ -86,10 +93,10 @@ def _texts(told: Any) -> Iterator[str]:
 
 
 def _first(error: ValidationError | RecursionError) -> str:
-    """The first problem in a line."""
+    """The first problem, in one line."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    told = f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
-    return told if len(told) <= 300 else told[:300] + "…"
+    text = f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
+    return text if len(text) <= 300 else text[:300] + "…"

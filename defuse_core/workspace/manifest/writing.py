@@ -1,8 +1,8 @@
-"""The manifest of a run, written down from a workspace.
+"""Write the manifest of a run from a workspace.
 
-`replay` makes a run again from it. Only what the result stands on is in there: runs that were redone,
-maps and probes are not. Simulated annotators are with their answers, and those that were asked
-again as the run that trained them. Imports no torch.
+`replay` repeats a run from it. It holds only what the result stands on, so no maps, no probes, and no
+runs that were redone. It holds the answers of simulated annotators, and, of those whom a later step
+asked again, the run that trained them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _MAX_HEADER = 100 * 2**20  # of safetensors, by its own rule
 
 
 def make_manifest(workspace: Workspace, run_id: int) -> dict[str, Any]:
-    """Write down everything that made a run and all it stands on, as JSON.
+    """Return everything that made a run, and all it stands on, as values for JSON.
 
     Parameters
     ----------
     workspace : Workspace
     run_id : int
-        Of a step in `MadeStep`, done; or one that is under way, such as the report that will hold the
-        manifest, whose results are then left open.
+        A run of a step in `MadeStep`, done or live. The results of a live one, such as the report that
+        will hold the manifest, are left open.
 
     Returns
     -------
     dict
-        What `Manifest` says. Paths of data and names of annotators are in it.
+        The fields of `Manifest`. It holds paths of data and names of annotators.
 
     Raises
     ------
@@ -100,14 +100,22 @@ def make_manifest(workspace: Workspace, run_id: int) -> dict[str, Any]:
 def read_log(
     workspace: Workspace, regions_id: int, *, up_to: int | None = None
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return what was said and changed of the regions of a distill run, in order, and the ids of it.
+    """Return the answers about the regions of a distill run and their edits, in order, and the ids of these.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    regions_id : int
+        The distill run.
+    up_to : int, optional
+        Id of the last event to return; by default all.
 
     Returns
     -------
     entries : list of dict
         As the models `Answer`, `Edit` and `UndoneEdit` take them.
     ids : list of int
-        Theirs in this workspace.
+        Of the entries, in this workspace.
     """
     answers = workspace.annotations.events(regions_id, up_to=up_to)
     edits = workspace.annotations.edits(regions_id, up_to=up_to)
@@ -121,10 +129,10 @@ def read_log(
 
 
 def tensors_digest(path: Path) -> str | None:
-    """Return a digest of what a safetensors file says, as far as it is `compared`.
+    """Return a digest of a safetensors file, of its metadata only what is `compared`.
 
-    The order of its metadata changes from process to process, and with it the digest of the file.
-    None for a file that is no whole one.
+    The SHA-256 of the file would not do: the order of its metadata changes from process to process.
+    None for a file that is not complete.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -135,8 +143,8 @@ def tensors_digest(path: Path) -> str | None:
             metadata = {key: _parsed(text) for key, text in header.pop("__metadata__", {}).items()}
         except (ValueError, RecursionError, AttributeError):
             return None
-        told = [header, compared(metadata)]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        content = [header, compared(metadata)]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -162,15 +170,21 @@ def compared(value: Any) -> Any:
 
 
 def read_results(workspace: Workspace, run: Run) -> dict[str, Any] | None:
-    """Return results.json of a run; None where it made none, or its summary holds it."""
+    """Return results.json of a run; None where there is none, or its summary holds it.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run : Run
+    """
     if RESULTS not in workspace.runs.artifacts(run.id) or "results" in run.summary:
         return None
-    found: dict[str, Any] = json.loads(workspace.artifact_path(run.id, RESULTS).read_text())
-    return found
+    results: dict[str, Any] = json.loads(workspace.artifact_path(run.id, RESULTS).read_text())
+    return results
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Defuse, Python, and the libraries that numbers come from."""
+    """Return the versions of Defuse, Python, and the libraries that results depend on."""
     return {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
 
 
@@ -187,14 +201,14 @@ def corrected_by(config: Mapping[str, Any]) -> int | None:
     >>> corrected_by({"weights": "corrected:12"}), corrected_by({"weights": "shipped:demo-classifier"})
     (12, None)
     """
-    found = re.fullmatch(r"corrected:(\d{1,18})", str(config.get("weights") or ""))
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"corrected:(\d{1,18})", str(config.get("weights") or ""))
+    return int(match[1]) if match else None
 
 
 def _in_order(workspace: Workspace, target: Run) -> dict[int, Run]:
-    """The run and all it stands on, each after what it stands on; rounds before it included."""
+    """The run and all it stands on, each after what it stands on; earlier rounds included."""
     by_id = {run.id: run for run in workspace.runs.of_project(target.project_id)}
-    found: dict[int, Run] = {}
+    ordered: dict[int, Run] = {}
     waiting = [target.id]
     while waiting:
         current = by_id.get(waiting[-1])
@@ -202,21 +216,21 @@ def _in_order(workspace: Workspace, target: Run) -> dict[int, Run]:
             raise WorkspaceError(f"the project has no run {waiting[-1]}, which run {target.id} begins with")
         first = corrected_by(current.config)
         below = [*([] if first is None else [first]), *_needed(current, by_id)]
-        if missing := [other for other in below if other not in found]:
+        if missing := [other for other in below if other not in ordered]:
             waiting += reversed(missing)
             continue
-        found.setdefault(current.id, current)
+        ordered.setdefault(current.id, current)
         waiting.pop()
-    return found
+    return ordered
 
 
 def _needed(run: Run, by_id: Mapping[int, Run]) -> list[int]:
-    """Ids of the runs that this one stands on directly, of steps that are made again."""
+    """Ids of the runs that this one stands on directly, of steps in a manifest."""
     return [other for other in run.upstream if by_id[other].step in get_args(MadeStep)]
 
 
 def _made(workspace: Workspace, run: Run, runs: Mapping[int, Run]) -> dict[str, Any]:
-    """One run of those in order, as `MadeRun` takes it."""
+    """One run, as `MadeRun` takes it."""
     places = {id_: position for position, id_ in enumerate(runs)}
     first, record = corrected_by(run.config), run.record
     numbered = {"weights": None} if first is not None else {}
@@ -257,7 +271,7 @@ def _uploads(workspace: Workspace, project: Project, runs: Sequence[Run]) -> lis
 
 
 def _log(workspace: Workspace, correction: Run, runs: Mapping[int, Run]) -> dict[str, Any]:
-    """What a correction took in, as `Log` takes it."""
+    """The answers and edits that a correction used, as `Log` takes them."""
     (regions_id,) = correction.upstream
     began = correction.started_at or 0.0
     simulated = [
@@ -272,21 +286,21 @@ def _log(workspace: Workspace, correction: Run, runs: Mapping[int, Run]) -> dict
 def _entry(row: LabelEvent | RegionEdit | int, places: Mapping[int, int]) -> dict[str, Any]:
     if isinstance(row, int):
         return {"kind": "edit undone", "undoes": places[row]}
-    told = {name: value for name, value in asdict(row).items() if name != "id"}
+    values = {name: value for name, value in asdict(row).items() if name != "id"}
     if isinstance(row, RegionEdit):
-        kept = {name: told[name] for name in ("regions", "into", "mistakes", "name", "tau", "by", "at")}
-        return {"kind": "edit", "edit": row.kind, **kept}
+        names = ("regions", "into", "mistakes", "name", "tau", "by", "at")
+        return {"kind": "edit", "edit": row.kind, **{name: values[name] for name in names}}
     undoes = None if row.undoes is None else places[row.undoes]
-    return {"kind": "answer", **told, "undoes": undoes}
+    return {"kind": "answer", **values, "undoes": undoes}
 
 
 def _short(entry: Entry) -> dict[str, Any]:
-    """An entry without the fields that say what they say by default: there are thousands of them."""
+    """An entry without fields that have their default: there are thousands of entries."""
     return entry.model_dump(mode="json", exclude_defaults=True)
 
 
 def _parsed(text: str) -> Any:
-    """What a text of the metadata says: ours are JSON, those of other programs may be plain."""
+    """The value of a text of the metadata: ours is JSON, that of other programs may be plain."""
     try:
         return json.loads(text)
     except ValueError:
@@ -294,7 +308,7 @@ def _parsed(text: str) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
+    """The value, with null for numbers that JSON does not have."""
     if isinstance(value, dict):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
