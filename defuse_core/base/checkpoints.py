@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors beside JSON, written whole or not at all, checked before they are used.
+"""Save and load weights as safetensors with JSON metadata: whole or not at all, checked before use.
 
 Nothing is pickled. A file is written under a temporary name, synced, and renamed.
 """
@@ -28,8 +28,8 @@ def save_tensors(
     ----------
     path : path
     tensors : mapping of str to Tensor
-    metadata : object
-        By name; anything that JSON can hold.
+    metadata : mapping of str to object, optional
+        Anything that JSON can hold.
     """
     content = dump_tensors(tensors, metadata=metadata)
     write_bytes(Path(path), content)
@@ -42,8 +42,8 @@ def dump_tensors(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object
     Parameters
     ----------
     tensors : mapping of str to Tensor
-    metadata : object
-        By name; anything that JSON can hold.
+    metadata : mapping of str to object, optional
+        Anything that JSON can hold.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
@@ -72,7 +72,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
 
 
 def _parse(text: str) -> object:
-    """Metadata of ours is JSON; other programs write plain text."""
+    """Parse metadata: ours is JSON, that of other programs plain text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -88,14 +88,13 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     ----------
     module : Module
     tensors : mapping of str to Tensor
-    source : str
-        What messages call them.
+    source : str or Path
+        Name of the weights in messages.
 
     Raises
     ------
     CheckpointError
-        If names or shapes differ, or a weight is not finite in the module's type; nothing has been copied
-        then.
+        If names or shapes differ, or a weight is not finite in the module's type; nothing is copied then.
     """
     own = module.state_dict()
     counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
@@ -108,9 +107,9 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     ]
     if missing or unexpected or shapes:
         parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        told = "; ".join(f"{what} {', '.join(names[:4])}" for what, names in parts.items() if names)
+        problems = "; ".join(f"{what} {', '.join(names[:4])}" for what, names in parts.items() if names)
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__}: {told}. Choose the architecture and "
+            f"{source} does not fit {type(module).__name__}: {problems}. Choose the architecture and "
             "number of classes that the weights were trained with"
         )
     converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
@@ -143,16 +142,16 @@ def save_training(
     history: Sequence[Mapping[str, float]],
     best: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write all that a training needs to go on: weights, the optimiser's state, its history.
+    """Write all that a training needs to resume: weights, the optimiser's state, its history.
 
     Parameters
     ----------
     identity : mapping
-        What makes this training this one: config, seed, data. JSON-able.
+        What tells this training from others: config, seed, data. JSON-able.
     history : sequence of mapping
         Metrics of every epoch so far.
     best : mapping of str to Tensor, optional
-        Weights of the best epoch, where the training comes back to them.
+        Weights of the best epoch, where the training returns to them.
     """
     tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in (best or {}).items()}
@@ -166,11 +165,19 @@ def resume_training(
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Bring a training back to where `save_training` left it.
 
+    Parameters
+    ----------
+    path : Path
+    module, optimizer : Module, Optimizer
+        Both get their stored state in place.
+    identity : mapping
+        Must equal the one that `save_training` got.
+
     Returns
     -------
     history : list of dict
     best : dict of str to Tensor
-        Empty where none was given.
+        Empty where none was saved.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One validated config a step, and the presets of the paper.
+"""One validated config for each step, and the presets of the paper.
 
 Configs are frozen and refuse unknown fields. The comment beside a preset's value says where in the
 paper it stands; decisions where the paper is silent or contradicts itself say so. Imports no torch,
@@ -47,8 +47,7 @@ class VaeConfig(Config):
     def _divisible(self) -> Self:
         multiple = 2**self.depth
         if self.padded_size % multiple:
-            wanted = -(-self.image_size // multiple) * multiple
-            extra = wanted - self.image_size
+            extra = -self.image_size % multiple
             remedy = f"set padding={extra // 2}" if extra % 2 == 0 else "resize the images"
             raise ValueError(
                 f"image_size + 2·padding must be a multiple of 2^depth = {multiple}, "

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename, fsync of the folder.
+"""Write files that are whole or absent: temporary name, fsync, rename, fsync of the folder.
 
 Imports no torch: the launcher and the dashboard use it.
 """
@@ -13,7 +13,14 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is created where it is missing.
+    content : bytes
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, _ = _write_temporary(path.parent, path.name, [content])
     _rename(temporary, path)
@@ -21,6 +28,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def store_chunks(folder: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
     """Write chunks to `folder/<SHA-256 of the content>`, one chunk in memory at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        Created where it is missing.
+    chunks : iterable of bytes
 
     Returns
     -------
@@ -73,6 +86,6 @@ def _rename(temporary: Path, path: Path) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # else a power cut may forget the new name
+        os.fsync(folder)  # else a power cut may lose the new name
     finally:
         os.close(folder)

@@ -1,4 +1,4 @@
-"""The records that pass between the steps of the method. Frozen; nothing here computes a model.
+"""The records that pass between the steps of the method. They are frozen; no model runs here.
 
 Images are (n, channels, height, width): uint8 as data, float in [0, 1] as pixels. Latent codes are
 (n, latent_dim) float32. Labels and predictions are (n,) int64 class indices.
@@ -19,12 +19,12 @@ from defuse_core.base.intervals import Interval
 
 
 class MistakeKind(IntEnum):
-    """What a mistake is evidence of, by where on the way from x to decode(z) the classifier fell."""
+    """Where on the way from x to decode(z) the classifier first fails."""
 
     DATASET = 0
     """f(x) ≠ y: the real image is already misclassified."""
     RECONSTRUCTION = 1
-    """f(x) = y but f(decode(μ)) ≠ y: the generator, not the perturbation, is to blame."""
+    """f(x) = y but f(decode(μ)) ≠ y: the generator is the cause, not the perturbation."""
     PERTURBATION = 2
     """Both were right: the mistake is new."""
 
@@ -37,7 +37,7 @@ class Mistakes:
     ----------
     latents : (n, latent_dim) float32
     labels, predictions : (n,) int64
-        Class of the source image, and what the classifier says of the decoded code.
+        Class of the source image, and the classifier's prediction for the decoded code.
     source_index : (n,) int64
         Index of the source image in the split that was searched; ascending.
     noise_norm : (n,) float32
@@ -61,7 +61,14 @@ class Mistakes:
 
     @staticmethod
     def concatenate(parts: Sequence[Mistakes], *, latent_dim: int = 0) -> Mistakes:
-        """Join shards in order; no shards give an empty record of (0, latent_dim)."""
+        """Join shards in order; no shards give an empty record.
+
+        Parameters
+        ----------
+        parts : sequence of Mistakes
+        latent_dim : int
+            Width of `latents`, (0, latent_dim), where there are no parts; else not used.
+        """
         if not parts:
             empty = torch.zeros(0, dtype=torch.int64)
             return Mistakes(torch.zeros(0, latent_dim), empty, empty, empty, torch.zeros(0), empty)
@@ -95,7 +102,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The fitted Gaussian mixture, all components of it.
+    """The fitted Gaussian mixture with all its components.
 
     Attributes
     ----------
@@ -109,7 +116,7 @@ class Mixture:
     lower_bound : float
         Of the model evidence, at the last iteration.
     n_codes : int
-        Codes it was fitted to.
+        Number of codes it was fitted to.
     kept : frozenset of int
         Components that a person made: they are regions whatever they weigh.
     """
@@ -129,12 +136,12 @@ class Mixture:
 
     def regions(self, min_weight: float = 0.01) -> list[Region]:
         """Return the components that are regions, heaviest first."""
-        found = self.are_regions(min_weight)
+        is_region = self.are_regions(min_weight)
         order = np.argsort(-self.weights, kind="stable")
         return [
             Region(int(k), float(self.weights[k]), self.means[k], self.covariances[k])
             for k in order
-            if found[k]
+            if is_region[k]
         ]
 
 
@@ -160,7 +167,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the annotators made of a region (algorithm 3).
+    """What the annotators say of a region (algorithm 3).
 
     Attributes
     ----------
@@ -208,7 +215,15 @@ class FailureInstances:
 
     @staticmethod
     def of_file(tensors: Mapping[str, Tensor], name: str) -> FailureInstances:
-        """Read one set of a correct run's file, whose tensors are called `<name>.images` and so on."""
+        """Read one set of a correct run's file, whose tensors are called `<name>.images` and so on.
+
+        Parameters
+        ----------
+        tensors : mapping of str to Tensor
+            Content of the file.
+        name : str
+            Of the set, such as "tune".
+        """
         return FailureInstances(*(tensors[f"{name}.{part}"] for part in ("images", "labels", "ids")))
 
     def __len__(self) -> int:

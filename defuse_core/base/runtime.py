@@ -37,7 +37,13 @@ _TRIM_THRESHOLD = 2**31 - 1  # the largest that mallopt takes
 
 
 def follow(loop: Loop[Result], callback: Callback | None = None) -> Result:
-    """Run a loop to its end, or until the callback stops it, and return its result."""
+    """Run a loop to its end, or until the callback stops it, and return its result.
+
+    Parameters
+    ----------
+    loop : Loop
+    callback : Callback, optional
+    """
     stop: bool | None = None
     while True:
         try:
@@ -139,7 +145,7 @@ def torch_rng(seed: int, *stream: int | str) -> torch.Generator:
 
 
 def set_threads(n_threads: int | None = None) -> int:
-    """Set torch's threads once, to `machine.available_cores` unless told; return their number."""
+    """Set torch's threads, by default to `machine.available_cores`; return their number."""
     count = n_threads or available_cores()
     torch.set_num_threads(count)
     return count
@@ -150,7 +156,7 @@ def keep_memory() -> bool:
 
     Large activations otherwise cost a page fault per 4 kB and batch, which about halves the speed
     of a convolution on a CPU. Equivalent to setting MALLOC_MMAP_THRESHOLD_ and
-    MALLOC_TRIM_THRESHOLD_ before the process starts. Returns whether the C library took it; other
+    MALLOC_TRIM_THRESHOLD_ before the process starts. Return whether the C library accepted it; other
     C libraries do not need it.
     """
     if not sys.platform.startswith("linux"):
@@ -158,8 +164,8 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    kept = mallopt(_M_MMAP_MAX, 0)
-    return bool(kept and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD))
+    accepted = mallopt(_M_MMAP_MAX, 0)
+    return bool(accepted and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD))
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -167,7 +173,7 @@ def supports_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        query = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch we admit
+        query = getattr(torch.cpu, "get_capabilities", None)  # missing in the oldest torch that we support
         capabilities = query() if query else {}
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
@@ -176,10 +182,16 @@ def supports_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast | nullcontext[None]:
     """Return the context that runs convolutions in bfloat16 where that pays, else a null context.
 
+    Parameters
+    ----------
+    device : torch.device
+    precision : {"auto", "fp32", "bf16"}
+        "auto" takes bfloat16 where the device multiplies it in hardware.
+
     Raises
     ------
     ValueError
-        If bf16 is asked of a device that does not have it.
+        If `precision` is "bf16" and the device does not multiply it in hardware.
     """
     if precision == "bf16" and not supports_bf16(device):
         raise ValueError(f"precision 'bf16' is not supported by {device}; use 'auto' or 'fp32'")
@@ -199,7 +211,7 @@ class AdaptiveBatch:
         Batches grow on CUDA only: a CPU is fastest while a batch fits its caches.
     room : callable, optional
         Returns (bytes in use at the peak of the last batch, bytes that may be used at most); the
-        default asks CUDA, and allows 80 % of what is free or already ours.
+        default asks CUDA, and allows 80 % of what is free or already reserved by this process.
     """
 
     def __init__(
@@ -218,6 +230,13 @@ class AdaptiveBatch:
 
     def run(self, function: Callable[[int, int], torch.Tensor], n: int) -> torch.Tensor:
         """Concatenate function(start, stop) over 0 … n.
+
+        Parameters
+        ----------
+        function : callable
+            Returns the tensor of items start … stop; must bear a second call on the same items.
+        n : int
+            Number of items; 0 calls function(0, 0) once.
 
         Raises
         ------
@@ -255,9 +274,9 @@ class AdaptiveBatch:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a type of its own for it; the CPU's allocator and MPS only say so."""
-    told = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in told or "out of memory" in told
+    """CUDA raises a type of its own; with the CPU's allocator and MPS only the message tells."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def _cuda_room(device: torch.device) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the command line shows: bars while a run goes on, tables of what there is."""
+"""Print on the command line: bars while a run goes on, tables of runs and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ def make_console(*, quiet: bool = False) -> Console:
 
 
 def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
-    """Follow a run to its end; Ctrl-C ends the watching, not the run."""
+    """Follow a run to its end and return it; Ctrl-C ends the watching, not the run.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    run : Run
+    bars : Progress, optional
+        Gets a bar of the run; None shows nothing.
+    """
     bar = None if bars is None else bars.add_task(run.step, total=None, told="starts")
     seen = 0
     counts: dict[str, int] = {}
@@ -35,8 +43,8 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
                 for name, value in event.data.items() if len(tasks) > 1 else ():
                     if isinstance(value, int):
                         counts[name] = counts.get(name, 0) + value
-            bars.update(bar, completed=done_share(tasks), total=1.0, told=_told(status, tasks, counts))
-        time.sleep(_POLL_SECONDS)  # another process writes, and SQLite does not tell
+            bars.update(bar, completed=done_share(tasks), total=1.0, told=_note(status, tasks, counts))
+        time.sleep(_POLL_SECONDS)  # another process writes, and SQLite sends no notice
     run = workspace.runs.get(run.id)
     if bars is not None and bar is not None:
         share = 1.0 if run.status == "done" else done_share(workspace.runs.tasks(run.id))
@@ -47,13 +55,12 @@ def watch(workspace: Workspace, run: Run, bars: Progress | None) -> Run:
     return run
 
 
-def _told(status: RunStatus, tasks: list[Task], counts: Mapping[str, int]) -> str:
+def _note(status: RunStatus, tasks: list[Task], counts: Mapping[str, int]) -> str:
     if status == "queued":
         return "waits for its turn"
     running = [task for task in tasks if task.status == "running"]
     if counts.get("decoded"):
-        shown = {k: v for k, v in counts.items() if k not in ("images", "decoded")}
-        return _numbers(shown)
+        return _numbers({k: v for k, v in counts.items() if k not in ("images", "decoded")})
     if not running:
         return ""
     name = f"{running[0].name}  " if len(tasks) > 1 else ""
@@ -93,7 +100,13 @@ def run_json(run: Run) -> dict[str, Any]:
 
 
 def runs_table(workspace: Workspace, runs: list[Run]) -> Table:
-    """Return runs as a table, those under way with their share."""
+    """Return runs as a table, running ones with the share that is done.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    runs : list of Run
+    """
     names = {project.id: project.name for project in workspace.projects()}
     table = Table("run", "project", "step", "status", "seconds", "")
     for run in runs:
@@ -107,7 +120,13 @@ def runs_table(workspace: Workspace, runs: list[Run]) -> Table:
 
 
 def print_run(console: Console, run: Run) -> None:
-    """Print how a run ended, and its numbers where they fit on a line."""
+    """Print how a run ended, and the numbers of its summary that fit on a line.
+
+    Parameters
+    ----------
+    console : Console
+    run : Run
+    """
     if run.status != "done":
         console.print(f"run {run.id} ({run.step}) {run.status}" + (f": {run.error}" if run.error else ""))
         return
@@ -124,7 +143,14 @@ def print_run(console: Console, run: Run) -> None:
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
-    """Print figure 4 as a table and what else results.json says."""
+    """Print the main numbers of a report: mistakes, regions, figure 4 as a table, changes on the test split.
+
+    Parameters
+    ----------
+    console : Console
+    results : dict
+        Content of results.json.
+    """
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in results["mistakes"].items())
     console.print(
         f"\n{sum(results['mistakes'].values()):,} mistakes ({kinds}) → {results['scenarios']} regions → "
@@ -142,13 +168,13 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
             table.add_row(name, f"{row['lam']:g}" if "lam" in row else "–", *shares)
     console.print(table)
     flips = results["flips"]
-    told = (
+    text = (
         f"On the test split {flips['fixed']} images were fixed and {flips['broken']} broken "
         f"(McNemar p = {flips['p']:.2f})."
     )
     if results["label_agreement"] is not None:
-        told += (
+        text += (
             f" One label a region fits {results['label_agreement']:.0%} of its draws, by the "
             "annotators' own votes."
         )
-    console.print(told)
+    console.print(text)

@@ -1,4 +1,4 @@
-"""`defuse label export` and `label import`: the labels of regions as CSV."""
+"""Commands `defuse label export` and `label import`: the labels of regions as CSV."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def label_import(
     workspace = Workspace()
     chosen = find_project(workspace, project)
     run = _regions(workspace, chosen)
-    found = [region["region_id"] for region in run.summary["regions"]]
-    ids = ids_ever(found, workspace.annotations.edits(run.id))
+    region_ids = [region["region_id"] for region in run.summary["regions"]]
+    ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
@@ -58,8 +58,8 @@ def label_import(
         raise WorkspaceError(f"{file} is not a readable CSV in UTF-8 ({error}); save it as one") from error
     events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
     workspace.annotations.append(run.id, events)
-    told = f"{len(events)} labels added to the regions of run {run.id}"
-    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else told)
+    message = f"{len(events)} labels added to the regions of run {run.id}"
+    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else message)
 
 
 def _regions(workspace: Workspace, project: Project) -> Run:

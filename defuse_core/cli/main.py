@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core.base.config import PRESETS
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli.labels import label_app
 from defuse_core.cli.options import (
@@ -57,13 +57,13 @@ app.add_typer(project_app, name="project")
 app.add_typer(suite_app, name="suite")
 
 
-def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
+def _add_step(to: typer.Typer, name: str, step: StepName, help_text: str) -> None:
     """Add a command that submits a step, with an option for every field of its config."""
     options = config_options(step)
 
-    def command(**given: Any) -> None:
-        rest = {key: given.pop(key) for key in RUN_OPTIONS}
-        values = given_config(step, options, given, preset=rest["preset"])
+    def command(**typed: Any) -> None:
+        rest = {key: typed.pop(key) for key in RUN_OPTIONS}
+        values = given_config(step, options, typed, preset=rest["preset"])
         workspace = Workspace()
         project = find_project(workspace, rest["project"])
         for name in {"weights", "pretrained"} & values.keys():
@@ -89,11 +89,11 @@ def _add_step(to: typer.Typer, name: str, step: StepName, told: str) -> None:
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    to.command(name, help=told)(command)
+    to.command(name, help=help_text)(command)
 
 
 def _bring(workspace: Workspace, project: Project, weights: str | None) -> str | None:
-    """Store a file of weights as an upload of the project; what is no path of a file passes unchanged."""
+    """Store a file of weights as an upload of the project; anything but a file's path passes unchanged."""
     if weights is None or not Path(weights).is_file():
         return weights
     with Path(weights).open("rb") as file:
@@ -171,7 +171,7 @@ def report(
         run = finish_run(workspace, run, detach=False, as_json=as_json)
     results = write_evidence(workspace, run, out)
     if not as_json:
-        shown.print_results(shown.make_console(), results)
+        output.print_results(output.make_console(), results)
         typer.echo(f"report.html, figures and results.json are in {out}/")
 
 
@@ -212,11 +212,11 @@ def demo(
 ) -> None:
     """Run the whole method on 5,000 embedded digits: a few minutes on two cores.
 
-    A demo that was stopped goes on where it was; one that is --quick has a project and a folder of its own.
+    A demo that was stopped resumes where it was; --quick has a project and a folder of its own.
     """
     from defuse_core.reproduction.demo import QUICK, demo_project, quick_project, run_demo, write_evidence
 
-    console = shown.make_console(quiet=as_json)
+    console = output.make_console(quiet=as_json)
     again, digits, suffix = "defuse demo", "5,000", ""
     if quick:
         again, digits, suffix = "defuse demo --quick", "a few hundred", "-quick"
@@ -229,26 +229,26 @@ def demo(
     launcher.probe(resources)
     workspace = Workspace()
     chosen = (quick_project if quick else demo_project)(workspace, project or f"demo{suffix}")
-    bars = shown.progress_bars(console)
+    bars = output.progress_bars(console)
     try:
         with bars, launcher.spare_runner(resources):
-            found = run_demo(
+            by_step = run_demo(
                 workspace, chosen, seed=seed, resources=resources,
-                watch=lambda run: shown.watch(workspace, run, bars),
+                watch=lambda run: output.watch(workspace, run, bars),
                 preset=QUICK if quick else PRESETS["demo"],
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"the step goes on; see: defuse runs. To go on with the demo: {again}", err=True)
         sys.exit(130)
-    last = list(found.values())[-1]
+    last = list(by_step.values())[-1]
     if last.status != "done":
         console.print(f"The demo stopped at {last.step}; to go on with it: {again}")
         finish_run(workspace, last, detach=False, as_json=as_json)
-    results = write_evidence(workspace, found["report"], out)
+    results = write_evidence(workspace, by_step["report"], out)
     if as_json:
         typer.echo(json.dumps(results))
         return
-    shown.print_results(console, results)
+    output.print_results(console, results)
     console.print(f"report.html, figures and results.json are in {out}/, the runs in project {chosen.name}.")
 
 
@@ -260,7 +260,7 @@ app.command()(reproduce)
 @app.command()
 def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
-    address: Annotated[str, typer.Option(help="Others than this machine's need a login")] = "127.0.0.1",
+    address: Annotated[str, typer.Option(help="Any but this machine's needs a login")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open it in a browser")] = True,
     allow_local_code: Annotated[
         bool, typer.Option("--allow-local-code", help="Let pages and runs import networks from your folders")
@@ -275,7 +275,7 @@ def dashboard(
 
 
 def _make_folder(out: Path) -> None:
-    """An error now rather than after minutes."""
+    """Create the folder now, so that an error does not come after minutes."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file; give another name")
     out.mkdir(parents=True, exist_ok=True)

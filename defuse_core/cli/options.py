@@ -55,7 +55,7 @@ RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class ConfigOption:
-    """An option: where its value goes in the config, and what Typer is told of it."""
+    """An option: where its value goes in the config, its annotation for Typer, and the type of the field."""
 
     path: tuple[str, ...]
     annotation: Any
@@ -64,8 +64,8 @@ class ConfigOption:
     def parse(self, value: Any) -> Any:
         """Turn what was typed into what the field takes: "0.1,1" into a list, "none" into None.
 
-        "none" is no value where the field may have none, an empty list where it is a list, and a word
-        like others elsewhere.
+        "none" is None where the field may be None, an empty list where it is a list, and a plain word
+        elsewhere.
         """
         options = get_args(self.takes)
         is_list = "tuple" in str(self.takes)
@@ -78,10 +78,10 @@ class ConfigOption:
 
 def config_options(step: StepName) -> dict[str, ConfigOption]:
     """Return the options of a step by parameter name."""
-    found: dict[str, ConfigOption] = {}
+    options: dict[str, ConfigOption] = {}
     for path, field, default in walk_fields(STEPS[step].config()):
         name = path[-1]
-        if name in found or name in RUN_OPTIONS:
+        if name in options or name in RUN_OPTIONS:
             name = f"{path[-2] if len(path) > 1 else step}_{path[-1]}"
         default_text = "" if default is None else f"(default: {_show(default)})"
         text = f"{field.description or ''} {default_text}".strip()
@@ -92,14 +92,24 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
         else:
             kind = _kind(field.annotation)
             option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]
-        found[name] = ConfigOption(path, option, field.annotation)
-    return found
+        options[name] = ConfigOption(path, option, field.annotation)
+    return options
 
 
 def given_config(
     step: StepName, options: Mapping[str, ConfigOption], given: Mapping[str, Any], *, preset: str = ""
 ) -> dict[str, Any]:
-    """Return the config that was typed: a preset's fields, with the options given over them.
+    """Return the config that was typed: a preset's fields, overridden by the options that were given.
+
+    Parameters
+    ----------
+    step : str
+    options : mapping of str to ConfigOption
+        As `config_options` returns them.
+    given : mapping
+        What was typed, by parameter name; None is an option that was left out.
+    preset : str
+        Of `PRESETS`; "" starts from the defaults.
 
     Raises
     ------
@@ -140,6 +150,12 @@ def _show(default: Any) -> str:
 def more_lambdas(known: Sequence[float], typed: str) -> list[float]:
     """Return λ in ascending order: those known and those typed, each once.
 
+    Parameters
+    ----------
+    known : sequence of float
+    typed : str
+        Numbers with commas between them.
+
     Raises
     ------
     ConfigError
@@ -157,7 +173,7 @@ def more_lambdas(known: Sequence[float], typed: str) -> list[float]:
 
 
 def given_resources(given: Mapping[str, Any]) -> Resources:
-    """Return where a run is to compute, of the options that were typed; others in `given` are ignored.
+    """Return where a run computes, from the options that were typed; others in `given` are ignored.
 
     Raises
     ------

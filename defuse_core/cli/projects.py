@@ -1,4 +1,4 @@
-"""`defuse projects` and `delete`; `project export` and `import`: a project as one file."""
+"""Commands `defuse projects` and `delete`; `project export` and `import`: a project as one file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project
 from defuse_core.cli.options import AsJson, ProjectName
 from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data
@@ -60,17 +60,17 @@ def project_import(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the project of a file again: all of it, or nothing."""
+    """Import a project from its file: all of it, or nothing."""
     workspace = Workspace()
-    made = import_project(workspace, file, name=name, data=data, trust_programs=trust_programs)
-    runs = workspace.runs.of_project(made.id)
-    missing = missing_data(made.dataset)
+    project = import_project(workspace, file, name=name, data=data, trust_programs=trust_programs)
+    runs = workspace.runs.of_project(project.id)
+    missing = missing_data(project.dataset)
     if as_json:
-        about = {"project": made.id, "name": made.name, "runs": len(runs), "data_found": missing is None}
-        typer.echo(json.dumps(about))
+        about = {"project": project.id, "name": project.name, "runs": len(runs)}
+        typer.echo(json.dumps({**about, "data_found": missing is None}))
     else:
-        told = f", numbers {runs[0].id} to {runs[-1].id}" if runs else ""
-        typer.echo(f"project {made.name}: {len(runs)} runs{told}")
+        numbers = f", numbers {runs[0].id} to {runs[-1].id}" if runs else ""
+        typer.echo(f"project {project.name}: {len(runs)} runs{numbers}")
     if missing is not None:
         typer.echo(f"note: {missing}", err=True)
 
@@ -85,7 +85,7 @@ def projects(as_json: AsJson = False) -> None:
     for p in workspace.projects():
         sizes = " + ".join(f"{n:,}" for n in p.dataset["sizes"].values())
         table.add_row(p.name, p.dataset["source"], sizes, str(_n_runs(workspace, p)))
-    shown.make_console().print(table)
+    output.make_console().print(table)
 
 
 def _n_runs(workspace: Workspace, project: Project) -> int:
@@ -100,7 +100,7 @@ def delete(
     workspace = Workspace()
     project = workspace.project(name)
     if not yes:
-        n_runs = len(workspace.runs.of_project(project.id))
+        n_runs = _n_runs(workspace, project)
         typer.confirm(f"Delete project {project.name} with {n_runs} runs and its labels?", abort=True)
     workspace.delete_project(project.id)
     typer.echo(f"project {project.name} is deleted")

@@ -1,4 +1,4 @@
-"""Commands `defuse manifest` and `defuse replay`: what made a result, and that result made again."""
+"""Commands `defuse manifest` and `defuse replay`: record what made a result, and run it again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from defuse_core.base.files import write_bytes
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run
 from defuse_core.cli.options import LARGEST, AsJson, ProjectName
 from defuse_core.exchange.replay.bringing import Bring, find_source
 from defuse_core.exchange.replay.comparison import Comparison, RunComparison, compare
-from defuse_core.exchange.replay.replay import replay as make_again
+from defuse_core.exchange.replay.replay import replay as replay_manifest
 from defuse_core.exchange.replay.replay import resources_of
 from defuse_core.jobs import launcher
 from defuse_core.workspace.database import WorkspaceError
@@ -29,7 +29,7 @@ from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
 _LISTED = 20
-"""Values that differ, printed a run; --json has all."""
+"""Differing values printed for each run, at most; --json has all."""
 
 
 def manifest(
@@ -51,7 +51,12 @@ def manifest(
 
 
 def furthest_run(workspace: Workspace, project: Project) -> Run:
-    """Return the newest run that is done of the furthest step; one that is not stale, if there is one.
+    """Return the done run of the furthest step, the newest of several; a stale one only where all are stale.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project : Project
 
     Raises
     ------
@@ -81,44 +86,45 @@ def replay(
         Path | None, typer.Option(help="Folder that the network's own class is imported from")
     ] = None,
     more_data: Annotated[
-        str | None, typer.Option(help="Where the data is here that annotators were trained on, too")
+        str | None, typer.Option(help="Where the additional training data of the annotators is here")
     ] = None,
     trust_program: Annotated[
         bool, typer.Option("--trust-program", help="Run uploads that are programs, not only weights")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Another device than then")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads than then")] = None,
+    device: Annotated[str | None, typer.Option(help="Another device than in the original")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a result again from its manifest, in a project of its own, and say what differs.
+    """Run a result again from its manifest, in a project of its own, and say what differs.
 
-    Exits with 0 where nothing does, and with 1 where something does. A replay that was stopped goes on
-    where it was.
+    Exits with 0 where nothing does, and with 1 where something does. A replay that was stopped resumes where
+    it was.
     """
-    console = shown.make_console(quiet=as_json)
-    made = read_manifest(file)
-    name = name or f"{made.project[:71]} replayed"
+    console = output.make_console(quiet=as_json)
+    recorded = read_manifest(file)
+    name = name or f"{recorded.project[:71]} replayed"
     workspace = Workspace()
     if name not in {project.name for project in workspace.projects()}:
-        console.print(f"data: {find_source(workspace, made, data)[0]}")
+        console.print(f"data: {find_source(workspace, recorded, data)[0]}")
     bring = Bring(data, tuple(checkpoint or ()), code_path, trust_program, device, threads, more_data)
-    bars = shown.progress_bars(console)
+    bars = output.progress_bars(console)
     try:
-        with bars, launcher.spare_runner(resources_of(made.runs[0], bring)):
-            found = make_again(
-                workspace, made, name=name, bring=bring, watch=lambda run: shown.watch(workspace, run, bars)
-            )
+        with bars, launcher.spare_runner(resources_of(recorded.runs[0], bring)):
+            replayed = replay_manifest(
+                workspace, recorded, name=name, bring=bring,
+                watch=lambda run: output.watch(workspace, run, bars),
+            )  # fmt: skip
     except KeyboardInterrupt:
-        told = "what is under way goes on, see: defuse runs. To go on with the replay, give the command again"
-        typer.echo(told, err=True)
+        hint = "what is under way goes on, see: defuse runs. To go on with the replay, give the command again"
+        typer.echo(hint, err=True)
         sys.exit(130)
-    if not found.done:
-        finish_run(workspace, found.runs[-1], detach=False, as_json=as_json)
-    compared = compare(workspace, made, found.runs)
+    if not replayed.done:
+        finish_run(workspace, replayed.runs[-1], detach=False, as_json=as_json)
+    compared = compare(workspace, recorded, replayed.runs)
     if as_json:
-        typer.echo(json.dumps(_json(found.project, compared)))
+        typer.echo(json.dumps(_json(replayed.project, compared)))
     else:
-        _print(console, found.project, compared)
+        _print(console, replayed.project, compared)
     sys.exit(0 if compared.same else 1)
 
 
@@ -157,8 +163,8 @@ def _cells(run: RunComparison) -> tuple[str, str]:
     if not run.recorded:
         return "made again", "not recorded"
     named = {"differ": run.differ, "missing": run.missing, "new": run.new}
-    told = [f"{len(names)} {words}: {_list(names)}" for words, names in named.items() if names]
-    files = "; ".join([*([f"{len(run.equal)} equal"] if run.equal else []), *told])
+    differences = [f"{len(names)} {words}: {_list(names)}" for words, names in named.items() if names]
+    files = "; ".join([*([f"{len(run.equal)} equal"] if run.equal else []), *differences])
     return files or "–", f"{len(run.values)} differ" if run.values else "equal"
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import finish_run
 from defuse_core.cli.options import AsJson, Device, Threads
 from defuse_core.jobs import launcher
@@ -31,7 +31,7 @@ from defuse_core.workspace.workspace import Project, Workspace
 
 def reproduce(
     dataset: Annotated[DatasetName, typer.Argument(help="mnist, svhn or gtsrb (German traffic signs)")],
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Times that all but the generator is made")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Repetitions, under seeds 0, 1, 2, …")] = 1,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +52,7 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Run the whole method with the paper's settings and set its figures beside ours.
 
-    A reproduction that was stopped goes on where it was; more --seeds add to those that there are.
+    A reproduction that was stopped resumes where it was; more --seeds add to those that exist.
     """
     if cpu and quick:
         raise typer.BadParameter("leave one of --cpu and --quick out", param_hint="--quick")
@@ -61,7 +61,7 @@ def reproduce(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder, {folder} is a file; give another name")
     _check_earlier(folder / f"results-{dataset}.json", length, seeds)
-    console = shown.make_console(quiet=as_json)
+    console = output.make_console(quiet=as_json)
     resources = Resources(device=device, threads=threads)
     launcher.probe(resources)
     workspace, plan = Workspace(), make_plan(dataset, length)
@@ -80,8 +80,8 @@ def reproduce(
         results = collect(workspace, project, dataset, length, done)
         write_reproduction(workspace, results, max(done, key=len), folder)
     if last.status != "done":
-        told = f" {len(done)} of {seeds} seeds are done and written." if done else ""
-        console.print(f"It stopped at {last.step}; the same command goes on with it.{told}")
+        progress = f" {len(done)} of {seeds} seeds are done and written." if done else ""
+        console.print(f"It stopped at {last.step}; the same command goes on with it.{progress}")
         finish_run(workspace, last, detach=False, as_json=as_json)
     if as_json:
         typer.echo(json.dumps(results))
@@ -97,23 +97,23 @@ def _run_all(
     workspace: Workspace, project: Project, plan: Plan, dataset: DatasetName, length: Length,
     data: Path | None, seeds: int, resources: Resources, console: Console,
 ) -> tuple[list[Runs], Run]:  # fmt: skip
-    """Run what is missing, with bars; the runs of every seed that is done, and the last run of all."""
+    """Run what is missing, with bars; return the runs of each seed that is done, and the last run."""
     done: list[Runs] = []
-    bars = shown.progress_bars(console)
+    bars = output.progress_bars(console)
     try:
         with bars, launcher.spare_runner(resources):
             for seed, runs in run_reproduction(
                 workspace, project, plan, n_seeds=seeds, resources=resources,
                 pretrained=find_pretrained(workspace, project, plan, data),
                 more_data=more_annotator_data(project, length),
-                watch=lambda run: shown.watch(workspace, run, bars),
+                watch=lambda run: output.watch(workspace, run, bars),
             ):  # fmt: skip
                 last = list(runs.values())[-1]
                 if last.status != "done":
                     break
                 if seed is not None:
                     done.append(runs)
-                    console.print(f"seed {seed}: {_told(workspace, runs)}")
+                    console.print(f"seed {seed}: {_seed_summary(workspace, runs)}")
                 elif len(runs) == 1:
                     console.print(_annotators(runs))
     except KeyboardInterrupt:
@@ -123,7 +123,7 @@ def _run_all(
 
 
 def _check_earlier(path: Path, length: Length, seeds: int) -> None:
-    """An error now rather than results overwritten by others, or by fewer, after hours."""
+    """Refuse now, not after hours, to overwrite results of another length or of more seeds."""
     if not path.is_file():
         return
     earlier = read_results(path.read_bytes(), source=str(path))
@@ -147,14 +147,14 @@ def _annotators(runs: Runs) -> str:
     return f"annotators on the test images: their vote {summary['majority'][0]:.3f} ({each})"
 
 
-def _told(workspace: Workspace, runs: Runs) -> str:
+def _seed_summary(workspace: Workspace, runs: Runs) -> str:
     if "report" not in runs:
         n = count_scenarios(runs)
         return f"{n} scenarios, no failure, test {runs['classifier'].summary['accuracy']['test']:.3f}"
     path = workspace.artifact_path(runs["report"].id, "results.json")
-    found = json.loads(path.read_bytes())
-    was, now = found["before"], found["defuse"]
+    results = json.loads(path.read_bytes())
+    was, now = results["before"], results["defuse"]
     return (
-        f"{found['scenarios']} scenarios, {found['failure_regions']} failures, test {was['test']:.3f} → "
+        f"{results['scenarios']} scenarios, {results['failure_regions']} failures, test {was['test']:.3f} → "
         f"{now['test']:.3f}, regions {was['region']:.3f} → {now['region']:.3f} at λ = {now['lam']:g}"
     )

@@ -1,4 +1,4 @@
-"""`defuse runs`, `cancel`, `resume` and `extend`: what is done with runs that there are."""
+"""Commands `defuse runs`, `cancel`, `resume` and `extend`, for runs that exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import finish_run, tell_on_interrupt
 from defuse_core.cli.options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
 from defuse_core.jobs import launcher
@@ -29,11 +29,11 @@ def runs(
         _show(workspace, workspace.runs.get(run), as_json=as_json)
         return
     chosen = [workspace.project(project)] if project else workspace.projects()
-    found = [r for p in chosen for r in workspace.runs.of_project(p.id)]
+    listed = [r for p in chosen for r in workspace.runs.of_project(p.id)]
     if as_json:
-        typer.echo(json.dumps([shown.run_json(r) for r in found]))
+        typer.echo(json.dumps([output.run_json(r) for r in listed]))
     else:
-        shown.make_console().print(shown.runs_table(workspace, found))
+        output.make_console().print(output.runs_table(workspace, listed))
 
 
 def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
@@ -41,10 +41,10 @@ def _show(workspace: Workspace, run: Run, *, as_json: bool) -> None:
     log = workspace.run_folder(run.id) / "log.txt"
     if as_json:
         about = {"record": run.record, "tasks": [vars(task) for task in tasks], "log": str(log)}
-        typer.echo(json.dumps({**shown.run_json(run), **about}))
+        typer.echo(json.dumps({**output.run_json(run), **about}))
         return
-    console = shown.make_console()
-    console.print(shown.runs_table(workspace, [run]))
+    console = output.make_console()
+    console.print(output.runs_table(workspace, [run]))
     console.print_json(json.dumps(run.config))
     table = Table("task", "status", "progress", "")
     for task in tasks[:200]:
@@ -61,16 +61,16 @@ def cancel(
 ) -> None:
     """Stop a run, or one of its tasks; what is done is kept."""
     workspace = Workspace()
-    found = launcher.cancel(workspace, run, task)
+    updated = launcher.cancel(workspace, run, task)
     state = next((t.status for t in workspace.runs.tasks(run) if t.name == task), None)
     if as_json:
-        typer.echo(json.dumps(shown.run_json(found)))
+        typer.echo(json.dumps(output.run_json(updated)))
     elif state == "done":
         typer.echo(f"{task} of run {run} is done already")
-    elif task is not None and found.live:
+    elif task is not None and updated.live:
         typer.echo(f"{task} of run {run} is asked to stop; the other tasks go on")
     else:
-        typer.echo(f"run {run} is {found.status}")
+        typer.echo(f"run {run} is {updated.status}")
 
 
 def resume(
@@ -82,14 +82,14 @@ def resume(
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that failed, was cancelled or interrupted; only what is missing is computed."""
+    """Resume a run that failed, was cancelled or interrupted; only what is missing is computed."""
     workspace = Workspace()
     before = workspace.runs.get(run)
-    asked = {"device": device, "threads": threads, "engine": engine, "address": address}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    options = {"device": device, "threads": threads, "engine": engine, "address": address}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if engine == "local":
-        given["address"] = None
-    resources = given_resources({**vars(before.resources), **given})
+        changes["address"] = None
+    resources = given_resources({**vars(before.resources), **changes})
     with tell_on_interrupt(workspace, before.project_id):
         again = launcher.resume(workspace, run, resources=resources)
         finish_run(workspace, again, detach=detach, as_json=as_json)
@@ -105,12 +105,12 @@ def extend(
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a correction under more λ, more seeds or another rule; what it has stays."""
+    """Extend a correction by more λ, more seeds or another rule; what it has stays."""
     workspace = Workspace()
     before = workspace.runs.get(run)
     config = before.config
-    given = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = {"n_seeds": n_seeds, "rule": rule, "max_loss": max_loss}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if baseline_lambdas:
         changes["baseline_lambdas"] = more_lambdas(config.get("baseline_lambdas", ()), baseline_lambdas)
     if lambdas:

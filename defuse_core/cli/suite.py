@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from defuse_core.base.files import write_bytes
-from defuse_core.cli import console as shown
+from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project
 from defuse_core.cli.options import LARGEST, AsJson, ProjectName
 from defuse_core.workspace.configs import ConfigError, InspectConfig, check_config
@@ -143,20 +143,20 @@ def check(
     from defuse_core.exchange.suite.suite import check_suite, read_suite  # torch: slow to import
 
     opened = read_suite(suite)
-    found = open_model(model, opened, config)
-    checked = check_suite(found.classifier, opened, max_error=max_error)
+    loaded = open_model(model, opened, config)
+    checked = check_suite(loaded.classifier, opened, max_error=max_error)
     passed = all(each.passed for each in checked)
     if as_json:
         about = {"passed": passed, "max_error": max_error, "model": str(model), "suite": str(suite)}
-        typer.echo(json.dumps({**about, **_model_json(found), "regions": list(map(_json, checked))}))
+        typer.echo(json.dumps({**about, **_model_json(loaded), "regions": list(map(_json, checked))}))
     else:
-        _print(checked, opened.manifest, found, model, max_error)
+        _print(checked, opened.manifest, loaded, model, max_error)
     if not passed:
         sys.exit(1)
 
 
-def _stated(**given: Any) -> InspectConfig:
-    """What the options say of the model.
+def _stated(**typed: Any) -> InspectConfig:
+    """Return the options that describe the model as a config; None is one that was left out.
 
     Raises
     ------
@@ -164,18 +164,18 @@ def _stated(**given: Any) -> InspectConfig:
         If a value is refused.
     """
     try:
-        config = check_config("inspect", {name: value for name, value in given.items() if value is not None})
+        config = check_config("inspect", {name: value for name, value in typed.items() if value is not None})
     except ConfigError as error:
         raise ConfigError(str(error).removeprefix("inspect: ")) from None
     assert isinstance(config, InspectConfig)
     return config
 
 
-def _model_json(found: Model) -> dict[str, Any]:
+def _model_json(loaded: Model) -> dict[str, Any]:
     return {
-        "architecture": found.architecture,
-        "preprocessing": vars(found.classifier.preprocessing),
-        "preprocessing_from": found.preprocessing_from,
+        "architecture": loaded.architecture,
+        "preprocessing": vars(loaded.classifier.preprocessing),
+        "preprocessing_from": loaded.preprocessing_from,
     }
 
 
@@ -188,22 +188,22 @@ def _json(each: Checked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(checked: list[Checked], manifest: Manifest, found: Model, model: Path, max_error: float) -> None:
-    fed = found.classifier.preprocessing
+def _print(checked: list[Checked], manifest: Manifest, loaded: Model, model: Path, max_error: float) -> None:
+    fed = loaded.classifier.preprocessing
     order = f", {fed.channel_order}" if len(fed.mean) == 3 else ""
     size = f", {fed.image_size}×{fed.image_size}" if fed.image_size else ""
     numbers = " ".join(f"{name} {', '.join(f'{v:.4g}' for v in vars(fed)[name])}" for name in ("mean", "std"))
     typer.echo(
-        f"{_plain(found.architecture)} fed with {numbers}{order}{size}: preprocessing of "
-        f"{found.preprocessing_from}"
+        f"{_plain(loaded.architecture)} fed with {numbers}{order}{size}: preprocessing of "
+        f"{loaded.preprocessing_from}"
     )
     table = Table("region", "label", "n", "error, 95 % interval", "before", "")
     for each in checked:
         region = each.region
         name, label = f"{region.region_id} {region.name}".strip(), manifest.class_names[region.label]
-        before, told = f"{region.before.estimate:.3f}", "pass" if each.passed else "FAIL"
-        table.add_row(_plain(name), _plain(label), str(region.n), f"{each.error}", before, told)
-    shown.make_console().print(table)
+        before, outcome = f"{region.before.estimate:.3f}", "pass" if each.passed else "FAIL"
+        table.add_row(_plain(name), _plain(label), str(region.n), f"{each.error}", before, outcome)
+    output.make_console().print(table)
     failed = sum(not each.passed for each in checked)
     typer.echo(
         f"{'FAIL' if failed else 'pass'}: {failed} of {len(checked)} regions have more than {max_error:.4g} "
@@ -212,5 +212,5 @@ def _print(checked: list[Checked], manifest: Manifest, found: Model, model: Path
 
 
 def _plain(text: str) -> str:
-    """Text of a stranger without what moves a terminal's cursor."""
+    """Text of a file without characters that move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else "·" for letter in text)

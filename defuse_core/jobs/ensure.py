@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from defuse_core.jobs import launcher
-from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.configs import STEPS, StepName, check_config
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
 
@@ -75,3 +75,16 @@ def ensure(
     if run.live or run.status == "done":
         return run
     return launcher.resume(workspace, run.id, resources=resources)
+
+
+def upstream_among(runs: Mapping[StepName, Run], step: StepName) -> list[Run]:
+    """Return the runs that a step would stand on directly.
+
+    Parameters
+    ----------
+    runs : mapping of str to Run
+        By step.
+    step : str
+    """
+    spec = STEPS[step]
+    return [runs[name] for name in (*spec.needs, *spec.optional) if name in runs]

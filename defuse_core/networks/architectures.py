@@ -1,7 +1,7 @@
 """The classifier networks that Defuse ships: each takes normalised images and returns logits.
 
-`MnistCnn` is figure 8's network. The others are small networks of deliberately different design, of
-which the simulated annotators of the demo are made.
+`MnistCnn` is figure 8's network. The others are small networks of deliberately different design: the
+demo's simulated annotators.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from defuse_core.networks.tutorials import (
 class ByteDropout(nn.Dropout):
     """Dropout whose mask takes one random byte a unit: p is rounded to 1/256.
 
-    torch draws the mask unit by unit on a CPU, a fifth of the time it takes to train `MnistCnn`;
-    here each draw of 64 bits serves eight units. Elsewhere it is torch's own.
+    On a CPU torch draws the mask unit by unit, which is a fifth of the training time of `MnistCnn`;
+    here each draw of 64 bits serves eight units. On other devices it is torch's own dropout.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def build_network(
     channels : int
         Of the images that the network takes.
     like : mapping of str to Tensor, optional
-        Weights, of which only names and shapes are used. `LENETS` and `MLPS` need them, "mnist_cnn" takes
+        Weights; only their names and shapes are used. `LENETS` and `MLPS` need them, "mnist_cnn" takes
         its image size from them, "googlenet" and "inception_v3" whether they have auxiliary classifiers.
 
     Raises
@@ -208,7 +208,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     Raises
     ------
     RuntimeError
-        If the weights cannot be had; the message says where to put them.
+        If the weights can be neither downloaded nor read; the message says where to put them.
     ValueError
         If torchvision has no such model.
     """

@@ -1,4 +1,4 @@
-"""Which architecture weights are of: their names and shapes against every network that we can build.
+"""Find the architecture of weights: compare names and shapes with every network that can be built.
 
 Networks are built on torch's meta device, so that nothing is computed and no memory taken.
 """
@@ -23,7 +23,7 @@ _CLASSES, _CHANNELS = 7919, 7907
 """Primes that stand for the number of classes and channels: no layer of any network is as wide."""
 _NEAR_MISSES = 8
 _SIDES = (28, 32, 64, 96, 128, 224, 256, 299, 384)
-"""Sizes that images are brought to where a network does not take them as they are."""
+"""Image sizes to try where a network does not take the images as they are."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,11 +36,11 @@ class Fit:
     ----------
     architecture : str
     n_classes : int, optional
-        That the weights were trained for, where it can be told.
+        Number of classes that the weights were trained for; None where they do not tell.
     channels : int
-        That the network takes.
+        Channels that the network takes.
     prefix : str
-        Put before every key of the tensors given, so that they fit.
+        To put before every key of the weights, so that they fit.
     missing, unexpected : tuple of str
         Keys of the network that the file lacks, and of the file that the network lacks. Counters of
         batch-norm, which old files lack, do not count.
@@ -51,7 +51,7 @@ class Fit:
     head : tuple of str
         Keys of the network whose shape depends on the number of classes.
     image_size : int, optional
-        Side that images have to be brought to; None where they fit as they are, or where no size does.
+        Side that images must be resized to; None where they fit as they are, or where no size does.
     """
 
     architecture: str
@@ -121,7 +121,7 @@ def detect(weights: Weights, *, n_classes: int, image_shape: tuple[int, int, int
 
 
 def _reach(fit: Fit) -> int:
-    """How far-fetched a fit is: shapes alone fit many a network on images of some other size."""
+    """How far-fetched a fit is: by shapes alone, many networks fit images of some other size."""
     if fit.image_size is None:
         return 0
     return 2 if fit.architecture in LENETS or fit.architecture in MLPS else 1
@@ -145,10 +145,10 @@ def describe_misfit(fits: list[Fit]) -> str:
         "not in the network": best.unexpected,
         "of another shape": best.reshaped,
     }
-    told = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in parts.items() if keys)
+    differences = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for what, keys in parts.items() if keys)
     return (
         f"the weights are of no architecture that is known; the nearest, {best.architecture}, shares "
-        f"{math.floor(100 * best.shared)} % of its weights with them: {told}; save the network as "
+        f"{math.floor(100 * best.shared)} % of its weights with them: {differences}; save the network as "
         "TorchScript, which contains its architecture, or name its code"
     )
 
@@ -158,7 +158,7 @@ def _some(keys: tuple[str, ...]) -> str:
 
 
 class _Look:
-    """Looks for one file's weights in architecture after architecture."""
+    """Compares one file's weights with one architecture after another."""
 
     def __init__(self, weights: Weights, n_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.n_classes, self.image_shape = n_classes, image_shape
@@ -174,21 +174,19 @@ class _Look:
 
     def at(self, name: str) -> Iterator[Fit]:
         """The best fit of an architecture; none where it shares nothing with the weights."""
-        found: list[Fit] = []
+        fits: list[Fit] = []
         for prefix, tensors in self.tensors.items():
             try:
                 own = _shapes_of(name, tensors)
             except ValueError:
                 continue  # the weights are not of this family
-            found.append(
-                _compare(name, own, self.shapes[prefix], prefix, self.n_classes, self.image_shape[0])
-            )
-        best = max(found, key=lambda fit: (fit.exact, fit.wrong_classes, fit.shared), default=None)
+            fits.append(_compare(name, own, self.shapes[prefix], prefix, self.n_classes, self.image_shape[0]))
+        best = max(fits, key=lambda fit: (fit.exact, fit.wrong_classes, fit.shared), default=None)
         if best is not None and best.shared > 0 and (name not in {**LENETS, **MLPS} or self.sized(best)):
             yield best
 
     def sized(self, fit: Fit) -> Fit | None:
-        """Add the size that images have to be brought to, and an MLP's channels; None where no size does."""
+        """The fit with the size that images must have, and an MLP's channels; None where no size does."""
         tensors, own = self.tensors[fit.prefix], self.image_shape[1:]
         network = _on_meta(fit.architecture, self.n_classes, fit.channels, tensors).to("meta").eval()
         channels, sides = [fit.channels], list(_SIDES)
@@ -213,32 +211,34 @@ def _takes(network: nn.Module, shape: tuple[int, int, int], n_classes: int) -> b
     return isinstance(logits, Tensor) and logits.shape == (2, n_classes)
 
 
-def _compare(name: str, own: Shapes, given: Shapes, prefix: str, n_classes: int, images: int) -> Fit:
+def _compare(name: str, own: Shapes, stored: Shapes, prefix: str, n_classes: int, images: int) -> Fit:
     """Compare a network's names and shapes, with primes for classes and channels, with those of a file."""
     first = next((key for key, shape in own.items() if _CHANNELS in shape), "")
-    channels = given.get(first, (0, images))[1:2]
+    channels = stored.get(first, (0, images))[1:2]
     taken = channels[0] if channels and channels[0] in (1, 3) else images
     sizes = {_CLASSES: n_classes, _CHANNELS: taken}
     head = tuple(key for key, shape in own.items() if _CLASSES in shape)
-    wanted = {key: tuple(sizes.get(size, size) for size in shape) for key, shape in own.items()}
-    missing = [key for key in wanted.keys() - given.keys() if not key.endswith("num_batches_tracked")]
-    other = [key for key, shape in wanted.items() if key in given and given[key] != shape]
-    trained = {given[key][0] if given[key][1:] == wanted[key][1:] else None for key in head if given.get(key)}
+    expected = {key: tuple(sizes.get(size, size) for size in shape) for key, shape in own.items()}
+    missing = [key for key in expected.keys() - stored.keys() if not key.endswith("num_batches_tracked")]
+    other = [key for key, shape in expected.items() if key in stored and stored[key] != shape]
+    trained = {
+        stored[key][0] if stored[key][1:] == expected[key][1:] else None for key in head if stored.get(key)
+    }
     return Fit(
         architecture=name,
         n_classes=trained.pop() if len(trained) == 1 else None,
         channels=taken,
         prefix=prefix,
         missing=tuple(sorted(missing)),
-        unexpected=tuple(sorted(given.keys() - wanted.keys())),
-        reshaped=tuple(f"{key}: {given[key]} in the file, {wanted[key]} in the network" for key in other),
-        shared=sum(given.get(key) == shape for key, shape in wanted.items()) / len(wanted),
+        unexpected=tuple(sorted(stored.keys() - expected.keys())),
+        reshaped=tuple(f"{key}: {stored[key]} in the file, {expected[key]} in the network" for key in other),
+        shared=sum(stored.get(key) == shape for key, shape in expected.items()) / len(expected),
         head=head,
     )
 
 
 class _Meta(TorchFunctionMode):
-    """Puts weights on the meta device, and leaves computed tables be: regnet computes its widths."""
+    """Puts weights on the meta device, but not computed tables: regnet computes its widths."""
 
     _MAKERS = (torch.empty, torch.zeros, torch.ones)
 

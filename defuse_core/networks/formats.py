@@ -1,4 +1,4 @@
-"""Weights from an upload: safetensors, or torch.save's zip and legacy files, read without running them.
+"""Read weights from an upload, safetensors or torch.save's zip and legacy files, without running it.
 
 Programs (TorchScript, torch.export) are opened by `load_program`, with the user's consent only.
 """
@@ -31,7 +31,7 @@ _DTYPES = {
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
 }  # fmt: skip
 _MAX_SHARING = 4
-"""Tied weights share memory; more than this many times the file is a trick to claim memory."""
+"""Tied weights share memory; a file that claims more than so many times its size is a trick."""
 _MAX_PREFIXES = 8
 _MAX_DEPTH = 3  # a dict may hold itself
 
@@ -74,35 +74,35 @@ def read_weights(path: str | Path) -> Weights:
             f"or bring the weights alone: {SAVE_WEIGHTS}"
         )
     if kind == "safetensors":
-        found, where = load_tensors(path)[0], None
+        weights, where = load_tensors(path)[0], None
     else:
-        found, where = _find_weights(_load_pickle(path), path)
-    if not found:
+        weights, where = _find_weights(_load_pickle(path), path)
+    if not weights:
         raise CheckpointError(f"{path} holds no weights; bring a trained network: {SAVE_WEIGHTS}")
-    _check_tensors(found, path)
-    if len(found) > 1:
-        found.pop("n_averaged", None)  # the counter that torch.optim.swa_utils.AveragedModel adds
-    names, prefix = _strip_prefix(list(found))
-    tensors = {name: tensor.detach().clone() for name, tensor in zip(names, found.values(), strict=True)}
+    _check_tensors(weights, path)
+    if len(weights) > 1:
+        weights.pop("n_averaged", None)  # the counter that torch.optim.swa_utils.AveragedModel adds
+    names, prefix = _strip_prefix(list(weights))
+    tensors = {name: tensor.detach().clone() for name, tensor in zip(names, weights.values(), strict=True)}
     return Weights(tensors, prefix, where, kind)
 
 
 def _load_pickle(path: Path) -> object:
-    """Read a file of torch.save by torch's unpickler that builds tensors and plain containers only."""
+    """Read a file of torch.save with torch's unpickler that builds tensors and plain containers only."""
     _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(str(path), weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # bytes of a stranger may raise anything
+    except Exception as error:  # an unknown file may raise anything
         raise CheckpointError(_refusal(path, error)) from error
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if wanted:
+    blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if blocked:
         return (
-            f"{path} is a pickled model or holds other Python objects ({wanted[1]}): a program that would "
+            f"{path} is a pickled model or holds other Python objects ({blocked[1]}): a program that would "
             f"run when opened, so it was not opened. In the program that trained it: {SAVE_WEIGHTS}, and "
             "upload that"
         )
@@ -118,7 +118,7 @@ def _check_archive(path: Path) -> None:
     """Refuse files that would take far more memory than they have bytes."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # The one thing that torch's safe unpickler builds at any size a file claims, and fills.
+        # Torch's safe unpickler builds and fills them at any size that a file claims.
         if content.find(b"bytearray") >= 0:
             raise CheckpointError(
                 f"{path} holds byte arrays, which no weights are; save it again: {SAVE_WEIGHTS}"
@@ -158,17 +158,17 @@ def _find_weights(content: object, path: Path, depth: int = 0) -> tuple[dict[str
         return _tensors_of(content[name]), str(name)
     for name in _NESTS:
         if isinstance(content.get(name), Mapping) and content[name] and depth < _MAX_DEPTH:
-            found, where = _find_weights(content[name], path, depth + 1)
-            return found, f"{name}.{where}" if where else name
+            weights, where = _find_weights(content[name], path, depth + 1)
+            return weights, f"{name}.{where}" if where else name
     if _tensors_of(content) and not others:
         return _tensors_of(content), None
     names = ", ".join(str(name)[:60] for name in list(content)[:8])
-    told = f"several sets of weights ({', '.join(map(str, others[:8]))})" if others else "no weights"
-    raise CheckpointError(f"{path} holds {told}; its entries are {names}. Save one network's: {SAVE_WEIGHTS}")
+    sets = f"several sets of weights ({', '.join(map(str, others[:8]))})" if others else "no weights"
+    raise CheckpointError(f"{path} holds {sets}; its entries are {names}. Save one network's: {SAVE_WEIGHTS}")
 
 
 def _tensors_of(value: Any) -> dict[str, Tensor]:
-    """The named tensors of a mapping; empty where it is none."""
+    """The named tensors of a mapping; empty for any other value."""
     if not isinstance(value, Mapping):
         return {}
     return {name: t for name, t in value.items() if isinstance(name, str) and isinstance(t, Tensor)}

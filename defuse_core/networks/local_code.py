@@ -1,4 +1,4 @@
-"""A network from the user's own code: a program, which the user has to allow."""
+"""Import a network from the user's own code: a program, which the user has to allow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) 
     Parameters
     ----------
     spec : str
-        "module:Class", such as "models.lenet:LeNet"; a function that returns a network does, too.
+        "module:Class", such as "models.lenet:LeNet"; or a function that returns a network.
     code_path : str
         The folder that the module is in.
     n_classes, channels : int
@@ -32,7 +32,7 @@ def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) 
     Raises
     ------
     CheckpointError
-        If local code was not allowed, or whatever goes wrong in it.
+        If local code is not allowed, or fails in any way.
     """
     if not local_code_allowed():
         raise CheckpointError(
@@ -44,8 +44,8 @@ def import_network(spec: str, code_path: str, *, n_classes: int, channels: int) 
         network = make(**_arguments(make, n_classes=n_classes, channels=channels))
     except (Exception, SystemExit) as error:
         raise CheckpointError(
-            f"{spec} could not be built ({_reason(error)}); it is called with {_told(make)}, give its other "
-            "parameters defaults"
+            f"{spec} could not be built ({_reason(error)}); it is called with {_argument_names(make)}, give "
+            "its other parameters defaults"
         ) from error
     if not isinstance(network, nn.Module):
         raise CheckpointError(
@@ -64,7 +64,7 @@ def _import(spec: str, code_path: str) -> Callable[..., Any]:
         raise CheckpointError(f"{code_path} is no folder; give the one that the module {module_name} is in")
     _refuse_other(module_name.partition(".")[0], folder)
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # it stays: code imports its neighbours later, too
+        sys.path.insert(0, str(folder))  # for good: the code may import its neighbours later
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
@@ -73,19 +73,19 @@ def _import(spec: str, code_path: str) -> Callable[..., Any]:
             f"{module_name} could not be imported from {folder} ({_reason(error)}); mend it, or install what "
             "it needs beside defuse"
         ) from error
-    made = getattr(module, name, None)
-    if not callable(made):
+    make = getattr(module, name, None)
+    if not callable(make):
         names = [
             n for n, value in vars(module).items() if inspect.isclass(value) or inspect.isfunction(value)
         ]
         raise CheckpointError(
             f"{module_name} in {folder} has no class or function {name}; it has {', '.join(names) or 'none'}"
         )
-    return made  # type: ignore[no-any-return]
+    return make  # type: ignore[no-any-return]
 
 
 def _refuse_other(package: str, folder: Path) -> None:
-    """Refuse a name that Python has taken for another module: the import would give that one."""
+    """Refuse the name of a module that is loaded from elsewhere: the import would return that one."""
     loaded = sys.modules.get(package)
     if loaded is None:
         return
@@ -101,7 +101,7 @@ def _arguments(make: Callable[..., Any], **values: int) -> dict[str, int]:
     return {alias: value for name, value in values.items() for alias in _ALIASES[name] if alias in parameters}
 
 
-def _told(make: Callable[..., Any]) -> str:
+def _argument_names(make: Callable[..., Any]) -> str:
     try:
         return ", ".join(_arguments(make, n_classes=0, channels=0)) or "no arguments"
     except (TypeError, ValueError):

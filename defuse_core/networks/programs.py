@@ -24,7 +24,7 @@ from defuse_core.networks.sniffing import SAVE_WEIGHTS, sniff_format
 ProgramFormat = Literal["torchscript", "exported"]
 
 _EXPORT = 'torch.export.export(model.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))'
-"""`x` being a batch of two images or more: a batch of one fixes the size."""
+"""`x` is a batch of two images or more: a batch of one would fix the batch size."""
 
 
 class Program(nn.Module):
@@ -38,8 +38,8 @@ class Program(nn.Module):
     Parameters
     ----------
     content : bytes
-        The file. It is kept, since programs cannot be pickled: a copy is opened from it anew and gets
-        the weights.
+        The file. It stays in memory, since programs cannot be pickled: a copy is opened from it and then
+        gets the weights.
     format : {"torchscript", "exported"}
     """
 
@@ -52,7 +52,7 @@ class Program(nn.Module):
             parameter.requires_grad_(parameter.is_floating_point())
 
     def _adopt(self) -> None:
-        """Take the program's weights and children for its own; they stay the program's, too."""
+        """Share the program's weights and children, under the same names."""
         inner = self._inner[0]
         self._parameters = dict(inner._parameters.items())
         self._buffers = dict(inner._buffers.items())
@@ -78,7 +78,7 @@ class Program(nn.Module):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Program:
-        """Move to a device or type; a memory format is not taken."""
+        """Move to a device or type; a memory format is ignored."""
         kwargs.pop("memory_format", None)
         return super().to(*args, **kwargs) if args or kwargs else self
 
@@ -138,7 +138,7 @@ def load_program(path: str | Path) -> Program:
         program = Program(content, kind).eval()
     except CheckpointError:
         raise
-    except Exception as error:  # bytes of a stranger may raise anything
+    except Exception as error:  # an unknown file may raise anything
         raise CheckpointError(
             f"{path} cannot be opened as a program ({kind}: {_reason(error)}); copy or download it again, or "
             f"make it with this version of PyTorch ({torch.__version__})"
@@ -186,9 +186,9 @@ def _check_exported(content: bytes, path: Path) -> None:
             with torch.no_grad(), _quiet():
                 answers[n] = network(x[:n])
         except Exception as error:
-            told = "was exported for one batch size and" if fixed else f"({_reason(error)})"
+            reason = "was exported for one batch size and" if fixed else f"({_reason(error)})"
             raise CheckpointError(
-                f"{path} {told} does not take {n} images of {tuple(shape)}; export it with a batch of two "
+                f"{path} {reason} does not take {n} images of {tuple(shape)}; export it with a batch of two "
                 f"images or more and a free batch size: {_EXPORT}"
             ) from error
     if all(isinstance(logits, Tensor) for logits in answers.values()):

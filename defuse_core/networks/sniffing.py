@@ -1,6 +1,6 @@
-"""What a checkpoint is, told by its content and never by its name; nothing of it is run or unpickled.
+"""Tell the format of a checkpoint by its content, never by its name; nothing is run or unpickled.
 
-Imports no torch, so that an upload can be told apart at once.
+Imports no torch, so that the answer comes at once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sniff_format(path: str | Path) -> CheckpointFormat:
     Raises
     ------
     CheckpointError
-        If the file is missing, empty, cut off or of another kind; the message says of which.
+        If the file is missing, empty, cut off or of another kind; the message says which.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +65,7 @@ def sniff_format(path: str | Path) -> CheckpointFormat:
 
 
 def _foreign(path: Path, head: bytes) -> str:
-    """Say what a file is that is none of ours."""
+    """Say what a file is that is no checkpoint."""
     remedy = f"bring a PyTorch checkpoint: {SAVE_WEIGHTS}, or safetensors"
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):

@@ -1,7 +1,7 @@
-"""Networks that users bring: torchvision's, and small ones of tutorials, whose sizes the weights tell.
+"""Build networks that users bring: torchvision's, and small ones of tutorials, in the sizes of weights.
 
-The small ones are told by shapes alone, so that any names of layers do: LeNet-5 and its like (LeCun et al.
-1998) are two or three convolutions with pooling, then linear layers; an MLP is linear layers.
+The small ones are recognised by shapes alone, whatever their layers are called: LeNet-5 and its like (LeCun
+et al. 1998) are two or three convolutions with pooling, then linear layers; an MLP is linear layers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LENETS: dict[str, tuple[Activation, Pooling]] = {
     "lenet5_sigmoid_avg": (torch.sigmoid, F.avg_pool2d),
 }
 MLPS: dict[str, Activation] = {"mlp": F.relu, "mlp_tanh": torch.tanh, "mlp_sigmoid": torch.sigmoid}
-"""Variants of one family have equal weights: which one it was, only its accuracy tells."""
+"""Variants of one family have weights of the same shapes: only their accuracy tells them apart."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution or a linear layer, as its weights tell it."""
+    """A convolution or a linear layer, as read from its weights."""
 
     name: str
     width_in: int
@@ -46,7 +46,7 @@ class _Layer:
 
 
 class PlainNetwork(nn.Module):
-    """Convolutions with pooling, if any, and linear layers, under dotted names of one's own.
+    """Convolutions with pooling, if any, and linear layers, under the dotted names of the weights.
 
     Parameters
     ----------
@@ -82,18 +82,16 @@ class PlainNetwork(nn.Module):
         if not self._convolutions:
             return []
         kernels = [layer.kernel for layer in self._convolutions]
-        wanted = (
-            self._linears[0].width_in // self._convolutions[-1].width
-        )  # pixels left for the linear layers
+        pixels = self._linears[0].width_in // self._convolutions[-1].width  # left for the linear layers
         same = [kernel // 2 for kernel in kernels]
         none = [0] * len(kernels)
         for paddings in (none, [same[0], *none[1:]], same):
             for last_pooled in (True, False) if len(kernels) > 2 else (True,):
                 plan = [*zip(paddings, [True] * (len(kernels) - 1) + [last_pooled], strict=True)]
-                if _shrunk(height, kernels, plan) * _shrunk(width, kernels, plan) == wanted:
+                if _shrunk(height, kernels, plan) * _shrunk(width, kernels, plan) == pixels:
                     return plan
         raise RuntimeError(
-            f"images of {height}×{width} do not leave {wanted} pixels for {self._linears[0].name}; set "
+            f"images of {height}×{width} do not leave {pixels} pixels for {self._linears[0].name}; set "
             "image_size to the size that the network was trained with"
         )
 
@@ -114,7 +112,7 @@ def _shrunk(size: int, kernels: list[int], plan: list[tuple[int, bool]]) -> int:
 
 
 def _put(root: nn.Module, layer: _Layer) -> None:
-    """Add a layer at its dotted name, with plain modules on the way there."""
+    """Add a layer at its dotted name, inside plain modules named by the parts before the last."""
     *path, last = layer.name.split(".")
     try:
         for part in path:
@@ -128,6 +126,15 @@ def _put(root: nn.Module, layer: _Layer) -> None:
 
 def build_lenet(name: str, like: Mapping[str, Tensor], *, n_classes: int, channels: int) -> nn.Module:
     """Build one of `LENETS` in the sizes of weights, under their names.
+
+    Parameters
+    ----------
+    name : str
+        Of `LENETS`.
+    like : mapping of str to Tensor
+        Weights; only their names and shapes are used.
+    n_classes, channels : int
+        These replace the numbers that the weights have.
 
     Raises
     ------
@@ -155,6 +162,15 @@ def build_lenet(name: str, like: Mapping[str, Tensor], *, n_classes: int, channe
 def build_mlp(name: str, like: Mapping[str, Tensor], *, n_classes: int) -> nn.Module:
     """Build one of `MLPS` in the sizes of weights, under their names.
 
+    Parameters
+    ----------
+    name : str
+        Of `MLPS`.
+    like : mapping of str to Tensor
+        Weights; only their names and shapes are used.
+    n_classes : int
+        Replaces the number that the weights have.
+
     Raises
     ------
     ValueError
@@ -170,12 +186,12 @@ def build_mlp(name: str, like: Mapping[str, Tensor], *, n_classes: int) -> nn.Mo
 
 
 def _read_layers(like: Mapping[str, Tensor]) -> list[_Layer]:
-    """Tell layers from weights, in the natural order of their names: fc2 before fc10.
+    """Read the layers from weights, in the natural order of their names: fc2 before fc10.
 
     Raises
     ------
     ValueError
-        If there are other weights than of square convolutions and linear layers.
+        If a weight is of neither a linear layer nor a square convolution of odd size.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in like.items()}
     layers = []
@@ -199,7 +215,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _in_order(layers: list[_Layer]) -> list[_Layer]:
-    """Order layers so that each takes what the one before gives; where that leaves a choice, as given.
+    """Order layers so that each takes what the one before returns; ties keep their order in the list.
 
     Widths are the nodes of a graph and layers its edges: the order is an Eulerian path (Hierholzer 1873).
     """
@@ -225,8 +241,8 @@ def _in_order(layers: list[_Layer]) -> list[_Layer]:
     path.reverse()
     chained = all(first.width == second.width_in for first, second in pairwise(path))
     if len(path) != len(layers) or not chained:
-        told = ", ".join(f"{layer.name} {layer.width_in}→{layer.width}" for layer in layers[:6])
-        raise ValueError(f"the layers do not follow one another ({told}); choose another architecture")
+        widths = ", ".join(f"{layer.name} {layer.width_in}→{layer.width}" for layer in layers[:6])
+        raise ValueError(f"the layers do not follow one another ({widths}); choose another architecture")
     return path
 
 
@@ -252,8 +268,16 @@ def build_torchvision(
 ) -> nn.Module:
     """Build a classification model of torchvision without weights.
 
-    googlenet and inception_v3 get their auxiliary classifiers where `like` has them; in training mode they
-    return a tuple then, whose first element is the logits.
+    Parameters
+    ----------
+    name : str
+        Of `torchvision_names`.
+    n_classes : int
+    channels : int
+        Of the images; the first convolution is replaced where it is not 3.
+    like : mapping of str to Tensor, optional
+        Weights. googlenet and inception_v3 get their auxiliary classifiers where `like` has them; in training
+        mode they then return a tuple, whose first element is the logits.
     """
     from torchvision import models
 

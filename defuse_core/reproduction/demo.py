@@ -1,14 +1,14 @@
 """The demo: the whole method on the 5,000 embedded digits with the shipped models, in minutes.
 
-Every step is a run in the workspace, in a project of its own; a demo that was stopped goes on where
-it was. Labels come from five simulated annotators (see `extensions.shipped`), ten images a region, who vote.
+Every step is a run in the workspace, in a project of its own; a demo that was stopped resumes where it was.
+Labels come from five simulated annotators (see `extensions.shipped`), who vote on ten images a region.
 `QUICK` is the same in a minute, on a few hundred digits: it shows that everything works, and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from defuse_core.base.config import (
 )
 from defuse_core.base.files import write_bytes
 from defuse_core.base.machine import MODELS
-from defuse_core.jobs import launcher
-from defuse_core.reproduction.run import few_images
-from defuse_core.workspace.configs import StepName, check_config, preset_values
+from defuse_core.jobs.ensure import ensure, upstream_among
+from defuse_core.reproduction.run import Watch, few_images
+from defuse_core.workspace.configs import StepName, preset_values
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
@@ -37,12 +37,9 @@ QUICK: Preset = PRESETS["demo"].model_copy(
         "correction": CorrectionConfig(lambdas=(1.0,), epochs=1, batch_size=32, instances_per_region=32),
     }
 )
-"""The demo's preset for a few hundred digits; what is found in them stays few, so that a minute is enough."""
+"""The demo's preset for a few hundred digits: so few mistakes and λ that a minute is enough."""
 
 _STEPS: tuple[StepName, ...] = ("identify", "distill", "annotate", "correct", "evaluate", "report")
-
-Watch = Callable[[Run], Run]
-"""Follows a live run to its end and returns it as it is then."""
 
 
 def demo_configs(preset: Preset = PRESETS["demo"]) -> Iterator[tuple[StepName, dict[str, Any]]]:
@@ -54,15 +51,22 @@ def demo_configs(preset: Preset = PRESETS["demo"]) -> Iterator[tuple[StepName, d
 
 
 def shipped_cards(kind: str, models: Path = MODELS) -> dict[str, dict[str, Any]]:
-    """Return the cards of the shipped models of a kind, "classifier" or "vae", by name."""
+    """Return the cards of the shipped models of a kind by name.
+
+    Parameters
+    ----------
+    kind : {"classifier", "vae"}
+    models : Path
+        Folder that the models are in.
+    """
     cards = [json.loads(path.read_text()) for path in sorted(models.glob("*.json"))]
     return {card["name"]: card for card in cards if card["kind"] == kind}
 
 
 def digits_dataset(models: Path = MODELS) -> dict[str, Any]:
-    """Return what a project remembers of the embedded digits, from the cards of the shipped models.
+    """Return what a project stores about the embedded digits, from the cards of the shipped models.
 
-    The same as reading them, without torch; every run compares the fingerprint with the digits.
+    The same as from the digits themselves, without torch; every run compares the fingerprint with them.
     """
     data = json.loads((models / "demo-classifier.json").read_text())["data"]
     shape = json.loads((models / "demo-vae.json").read_text())["vae"]
@@ -79,10 +83,15 @@ def digits_dataset(models: Path = MODELS) -> dict[str, Any]:
 def demo_project(workspace: Workspace, name: str = PROJECT) -> Project:
     """Return the demo's project, created on the embedded digits where it does not exist.
 
+    Parameters
+    ----------
+    workspace : Workspace
+    name : str
+
     Raises
     ------
     WorkspaceError
-        If there is a project of this name on other data.
+        If the project exists on other data.
     """
     if name not in {project.name for project in workspace.projects()}:
         try:
@@ -101,10 +110,15 @@ def demo_project(workspace: Workspace, name: str = PROJECT) -> Project:
 def quick_project(workspace: Workspace, name: str = f"{PROJECT}-quick") -> Project:
     """Return the quick demo's project, created on a few hundred of the digits where it does not exist.
 
+    Parameters
+    ----------
+    workspace : Workspace
+    name : str
+
     Raises
     ------
     WorkspaceError
-        If there is a project of this name on other data.
+        If the project exists on other data.
     """
     from defuse_core.workspace.projects import new_project  # torch: slow to import
 
@@ -124,41 +138,46 @@ def quick_project(workspace: Workspace, name: str = f"{PROJECT}-quick") -> Proje
 def run_demo(
     workspace: Workspace, project: Project, *, seed: int, resources: Resources, watch: Watch,
     preset: Preset = PRESETS["demo"],
-) -> dict[str, Run]:  # fmt: skip
-    """Run every step of the demo, or what is missing of one that was stopped; return the runs by step.
+) -> dict[StepName, Run]:  # fmt: skip
+    """Run every step of the demo, or what a stopped one lacks; return the runs by step.
 
     Stops at the first run that does not end as done, which is then the last of those returned.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project : Project
+    seed : int
+    resources : Resources
+    watch : Watch
+    preset : Preset
+        Configs of the steps after the generator.
     """
     reports = [r for r in workspace.runs.of_project(project.id, "report") if r.status == "done"]
     begun_after = reports[-1].id if reports else 0
-    runs: dict[str, Run] = {}
+    runs: dict[StepName, Run] = {}
     for step, config in demo_configs(preset):
-        run = _find(workspace, project, step, config, seed, begun_after)
-        if run is None:
-            run = launcher.submit(workspace, project.id, step, config, seed=seed, resources=resources)
-        elif not run.live and run.status != "done":
-            run = launcher.resume(workspace, run.id, resources=resources)
+        run = ensure(
+            workspace, project.id, step, config, seed=seed, upstream=upstream_among(runs, step),
+            resources=resources, after=begun_after,
+        )  # fmt: skip
         runs[step] = watch(run) if run.live else run
         if runs[step].status != "done":
             break
     return runs
 
 
-def _find(
-    workspace: Workspace, project: Project, step: StepName, config: dict[str, Any], seed: int, after: int
-) -> Run | None:
-    """The run of a demo that was not finished, if it is the one that would be submitted."""
-    wanted = check_config(step, config).model_dump(mode="json")
-    same = [
-        run
-        for run in workspace.runs.of_project(project.id, step)
-        if run.id > after and run.config == wanted and run.seed == seed and not run.stale
-    ]
-    return same[-1] if same else None
-
-
 def write_evidence(workspace: Workspace, report: Run, out: Path) -> dict[str, Any]:
-    """Copy the figures and tables of a report run into a folder; return its results.json."""
+    """Copy the figures and tables of a report run into a folder; return its results.json.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    report : Run
+        A report run that is done.
+    out : Path
+        Created where it is missing.
+    """
     for name in workspace.runs.artifacts(report.id):
         write_bytes(out / name, workspace.artifact_path(report.id, name).read_bytes())
     results: dict[str, Any] = json.loads((out / "results.json").read_text())

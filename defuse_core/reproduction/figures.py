@@ -1,7 +1,7 @@
-"""The paper's figures over the seeds of a reproduction: what results.json says in, `Figure` out.
+"""Draw the paper's figures over the seeds of a reproduction: content of results.json in, `Figure` out.
 
-As in `report.figures`, whose colours and manner these share. Over seeds stand the mean and the range,
-from lowest to highest; a λ that a seed tuned several times counts once, with the mean of its repeats.
+Colours and manner are those of `report.figures`. Mean and range (lowest to highest) are over seeds; a λ
+that a seed tuned several times counts once, with the mean of its repeats.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def draw_map(
     """
     figures.check_labels("labels", labels, points, class_names)
     n_classes = len(class_names)
-    colours = figures.class_colours(max(n_classes, 9))[:n_classes]  # those of eight have a black one
+    colours = figures.class_colours(max(n_classes, 9))[:n_classes]  # the shorter palette has a black
     figure, axes = figures.draw_codes(points, colours[labels])
     figure.set_size_inches(6.4, 4.4)
     axes.collections[0].set(antialiased=False, alpha=1, sizes=[4])  # blended colours make a PNG large
@@ -58,11 +58,11 @@ def draw_map(
     size, edge = (10, 0.4) if len(mistakes) <= 1000 else (5, 0)  # many would hide the codes
     axes.scatter(x, y, s=size, c="black", marker="D", lw=edge, ec="white", rasterized=True)
     axes.set_title(title, loc="left", fontsize=10, parse_math=False)
-    shown = n_classes if n_classes <= _NAMED else 0
+    n_named = n_classes if n_classes <= _NAMED else 0
     diamond = Line2D([], [], ls="", marker="D", mec="white", mfc="black", ms=6)
-    names = [*(figures.clip(name) for name in class_names[:shown]), f"mistakes (n = {len(mistakes):,})"]
-    figures.name_legend(axes, [*figures.class_marks(colours[:shown]), diamond], names)
-    if not shown:
+    names = [*(figures.clip(name) for name in class_names[:n_named]), f"mistakes (n = {len(mistakes):,})"]
+    figures.name_legend(axes, [*figures.class_marks(colours[:n_named]), diamond], names)
+    if not n_named:
         add_caption(figure, f"Dots are training codes, coloured by class: {n_classes} classes.")
     return figure
 
@@ -83,7 +83,7 @@ def draw_scores_over_seeds(seeds: Sequence[Seed]) -> Figure:
     axes.set(ylim=(0, 1.12), ylabel="accuracy", yticks=np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
-    return _told(figure, seeds)
+    return _add_seeds(figure, seeds)
 
 
 def draw_trade_off_over_seeds(seeds: Sequence[Seed]) -> Figure:
@@ -100,8 +100,8 @@ def draw_trade_off_over_seeds(seeds: Sequence[Seed]) -> Figure:
             _cross(axes, [TradeOff(0.0, test, region)], marker, colour, 8, MODELS[model])
     axes.set(xlabel="accuracy on failure regions", ylabel="test accuracy", xmargin=0.1, ymargin=0.12)
     ringed = [(p.region.estimate, p.test.estimate) for p in points if p.lam in chosen]
-    told = f"chosen: λ = {', '.join(f'{lam:g}' for lam in chosen)}"
-    axes.plot(*np.reshape(ringed, (-1, 2)).T, "o", ms=13, mfc="none", mec=RED, mew=1.8, label=told)
+    label = f"chosen: λ = {', '.join(f'{lam:g}' for lam in chosen)}"
+    axes.plot(*np.reshape(ringed, (-1, 2)).T, "o", ms=13, mfc="none", mec=RED, mew=1.8, label=label)
     for p, lams in _labelled(points, chosen, axes):
         axes.annotate(
             f"λ = {', '.join(f'{lam:g}' for lam in lams)}", (p.region.estimate, p.test.estimate),
@@ -111,23 +111,23 @@ def draw_trade_off_over_seeds(seeds: Sequence[Seed]) -> Figure:
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)
-    return _told(figure, seeds)
+    return _add_seeds(figure, seeds)
 
 
 def _labelled(points: list[TradeOff], chosen: list[float], axes: Axes) -> list[tuple[TradeOff, list[float]]]:
-    """Points that have room for a label, each with its λ and any other chosen one that has none beside it."""
-    kept = figures.apart(points, chosen, axes)
-    lams = {p.lam: [p.lam] for p in kept}
+    """Points with room for a label, each with its λ and any chosen λ nearby that has no room."""
+    labelled = figures.apart(points, chosen, axes)
+    lams = {p.lam: [p.lam] for p in labelled}
     for q in points:
         if q.lam in chosen and q.lam not in lams:
-            ringed = (p for p in kept if p.lam in chosen)  # nothing but another chosen one stood in its way
+            ringed = (p for p in labelled if p.lam in chosen)  # only they can have taken its room
             near = min(ringed, key=lambda p: abs(p.test.estimate - q.test.estimate))
             lams[near.lam].append(q.lam)
-    return [(p, sorted(lams[p.lam])) for p in kept]
+    return [(p, sorted(lams[p.lam])) for p in labelled]
 
 
 def draw_kinds(seeds: Sequence[Seed]) -> Figure:
-    """Share of the mistakes found that are of each kind, a bar a seed and one of their mean."""
+    """Share of each kind among the mistakes, one bar for each seed and one for their mean."""
     _check(seeds)
     counts = np.array([[seed["mistakes"][kind] for kind in KINDS] for seed in seeds], dtype=np.float64)
     totals = counts.sum(axis=1)  # (n_seeds,)
@@ -170,12 +170,12 @@ def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set(xlabel=title, xlim=(0, axes.get_xlim()[1] * 1.1))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    panels[0].set_yticks(range(len(n)), [f"{name}\nn = {told}" for name, told in n.items()], fontsize=9)
+    panels[0].set_yticks(range(len(n)), [f"{name}\nn = {counts}" for name, counts in n.items()], fontsize=9)
     panels[0].set_ylim(len(n) - 0.5, -0.7)
     all_of = [f"{seed['seed']}" for seed in seeds if not seed["novelty"]["reference"]["misclassified"]]
     which = f"seed{'s' if len(all_of) > 1 else ''} {', '.join(all_of)}"
     more = f"; nearest of all training images, as none is misclassified: {which}"
-    return _told(figure, seeds, more if all_of else "")
+    return _add_seeds(figure, seeds, more if all_of else "")
 
 
 def draw_agreement_over_seeds(seeds: Sequence[Seed]) -> Figure:
@@ -184,13 +184,13 @@ def draw_agreement_over_seeds(seeds: Sequence[Seed]) -> Figure:
     figure, axes = new_figure(4.4, 3.2)
     names = {"unanimous": "all annotators\nagree", "pairwise": "pairs of answers\nagree"}
     rows = [seed["agreement"] for seed in seeds]  # None where there was nothing to measure
-    values = [[found for row in rows if (found := row[key]) is not None] for key in names]
+    values = [[share for row in rows if (share := row[key]) is not None] for key in names]
     _bars(axes, np.arange(len(names)), values, 0.6, BLUE)
     axes.set_xticks(range(len(names)), list(names.values()))
     axes.set(xlim=(-0.7, 1.7), ylim=(0, 1.12), ylabel="share", yticks=np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PERCENT)
     images = " / ".join(f"{row['images']:,}" for row in rows)
-    return _told(figure, seeds, f"; images: {images}")
+    return _add_seeds(figure, seeds, f"; images: {images}")
 
 
 def _check(seeds: Sequence[Seed]) -> None:
@@ -229,26 +229,26 @@ def _bars(
     label: str | None = None,
 ) -> None:  # fmt: skip
     """Bars of means with the range as whiskers, a dot a seed, the mean above."""
-    heights = [float(np.mean(found or [0.0])) for found in values]
+    heights = [float(np.mean(group or [0.0])) for group in values]
     axes.bar(places, heights, width * 0.92, color=colour, label=label)
-    for place, found in zip(places, values, strict=True):
-        if not found:
+    for place, group in zip(places, values, strict=True):
+        if not group:
             axes.text(place, 0.02, "not\nmeasured", ha="center", fontsize=7, color=GREY)
             continue
-        spread = _spread(found)
+        spread = _spread(group)
         if spread.n > 1:
             ends = figures.error_bars([spread])
             axes.errorbar(place, spread.estimate, ends, fmt="none", ecolor="black", capsize=3, lw=1)
             beside = place + np.linspace(0.16, 0.38, spread.n) * width
-            axes.scatter(beside, found, s=9, c="white", ec="black", lw=0.6, zorder=3)
+            axes.scatter(beside, group, s=9, c="white", ec="black", lw=0.6, zorder=3)
         axes.text(place, spread.high + 0.02, f"{spread.estimate:.3f}", ha="center", fontsize=8)
 
 
-def _medians(axes: Axes, y: int, found: Sequence[float], colour: str) -> None:
+def _medians(axes: Axes, y: int, medians: Sequence[float], colour: str) -> None:
     """One row of figure 6: each seed's median, their range and, written above it, their mean."""
-    spread = _spread(found)
+    spread = _spread(medians)
     axes.plot([spread.low, spread.high], [y, y], color=colour, lw=1.2)
-    axes.plot(found, [y] * spread.n, "o", color=colour, ms=5)
+    axes.plot(medians, [y] * spread.n, "o", color=colour, ms=5)
     if spread.n > 1:
         axes.plot(spread.estimate, y, "|", color="black", ms=14, mew=2)
     axes.annotate(
@@ -257,7 +257,7 @@ def _medians(axes: Axes, y: int, found: Sequence[float], colour: str) -> None:
     )  # fmt: skip
 
 
-def _told(figure: Figure, seeds: Sequence[Seed], more: str = "") -> Figure:
+def _add_seeds(figure: Figure, seeds: Sequence[Seed], more: str = "") -> Figure:
     """Say below a figure which seeds it shows."""
     ids = ", ".join(f"{seed['seed']}" for seed in seeds)
     over = f"Mean over seeds {ids}; ranges from the lowest to the highest"

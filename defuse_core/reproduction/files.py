@@ -1,4 +1,4 @@
-"""Write a reproduction down: results-<dataset>.json, figures, and RESULTS.md of all data sets in a folder."""
+"""Write the files of a reproduction: results-<dataset>.json, figures, and RESULTS.md of all data sets."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: R
     results : mapping
         As `results.collect` returns it.
     runs : mapping of str to Run
-        Of one seed, of which figures 2 and 3 are: one with failure regions, where there is any.
+        Of the seed that figures 2 and 3 show: one with failure regions, where there is one.
     folder : Path
-        Made where it is not there.
+        Created where it is missing.
     """
     dataset, seeds = results["dataset"], results["seeds"]
     pictures = {
@@ -78,23 +78,23 @@ def write_results(folder: Path) -> str:
     sections = []
     for dataset in PAPER:
         path, notes = folder / f"results-{dataset}.json", folder / f"notes-{dataset}.md"
-        told = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+        text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
         if path.is_file():
             results = read_results(path.read_bytes(), source=str(path))
-            sections.append(write_section(results, told) + "\n" + _figures(folder, dataset, results))
+            sections.append(write_section(results, text) + "\n" + _figures(folder, dataset, results))
         else:
             unmeasured = f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n"
-            sections.append(unmeasured + (f"\n{told}" if told else ""))
+            sections.append(unmeasured + (f"\n{text}" if text else ""))
     return _HEAD + "\n".join(sections)
 
 
 def _figures(folder: Path, dataset: str, results: Mapping[str, Any]) -> str:
-    """Links to the pictures of a data set that are in the folder, and of which seed the regions' are."""
-    shown = (results["seeds"] or all_seeds(results))[0]["seed"]
-    told = f"Figures 2 and 3 are of seed {shown}.\n\n" if len(all_seeds(results)) > 1 else ""
-    found = sorted((folder / "figures").glob(f"{dataset}-*.png"))
-    links = [f"![{p.stem.partition('-')[2]}](figures/{p.name})" for p in found]
-    return f"### Figures\n\n{told}" + "\n\n".join(links) + "\n"
+    """Links to the pictures of a data set in the folder, and the seed that figures 2 and 3 show."""
+    seed = (results["seeds"] or all_seeds(results))[0]["seed"]
+    caption = f"Figures 2 and 3 are of seed {seed}.\n\n" if len(all_seeds(results)) > 1 else ""
+    paths = sorted((folder / "figures").glob(f"{dataset}-*.png"))
+    links = [f"![{p.stem.partition('-')[2]}](figures/{p.name})" for p in paths]
+    return f"### Figures\n\n{caption}" + "\n\n".join(links) + "\n"
 
 
 def _map(workspace: Workspace, runs: Runs) -> Any:

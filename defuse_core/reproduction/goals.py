@@ -1,4 +1,4 @@
-"""What a reproduction should show, and whether it does. Every number is of results-<dataset>.json."""
+"""What a reproduction should show, and whether it does. All numbers are in results-<dataset>.json."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Goal:
 
 def goals(results: Mapping[str, Any]) -> list[Goal]:
     """Region accuracy, test accuracy and the distance to the baseline, against what they should be."""
-    seeds, wanted = results["seeds"], GOALS[results["dataset"]]
-    told = (
-        f"region accuracy after is at least {wanted:.2f}",
+    seeds, least = results["seeds"], GOALS[results["dataset"]]
+    texts = (
+        f"region accuracy after is at least {least:.2f}",
         f"test accuracy falls by at most {MAX_LOSS}",
         "Defuse is above the baseline by more than their intervals, on every seed with failure regions",
     )
     if not seeds:
-        return [Goal(each, "no failure region on any seed", None) for each in told]
+        return [Goal(each, "no failure region on any seed", None) for each in texts]
     region = fmean(seed["defuse"]["region"] for seed in seeds)
     was, now = (fmean(seed[when]["test"] for seed in seeds) for when in ("before", "defuse"))
     gaps: list[float] = [
@@ -49,7 +49,7 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
     ]
     gap = f"{min(gaps):+.3f} between the intervals, at least" if gaps else "no baseline"
     return [
-        Goal(told[0], f"{region:.3f}", region >= wanted),
-        Goal(told[1], f"{was:.4f} → {now:.4f}", was - now <= MAX_LOSS + 1e-9),
-        Goal(told[2], gap, len(gaps) == len(seeds) and min(gaps) > 0),
+        Goal(texts[0], f"{region:.3f}", region >= least),
+        Goal(texts[1], f"{was:.4f} → {now:.4f}", was - now <= MAX_LOSS + 1e-9),
+        Goal(texts[2], gap, len(gaps) == len(seeds) and min(gaps) > 0),
     ]

@@ -1,7 +1,7 @@
-"""What the paper reports of its three data sets, to stand beside what is measured here.
+"""What the paper reports on its three data sets, to compare with what is measured here.
 
 Slack, Rauschmayr and Kenthapadi, *Defuse: Training More Robust Models through Creation and Correction of
-Novel Model Errors*, XAI4Debugging workshop, NeurIPS 2021. The bars of its figure 4 are not in here: where a
+Novel Model Errors*, XAI4Debugging workshop, NeurIPS 2021. The bars of its figure 4 are not included: where a
 table compares accuracies, the paper's column says "figure 4" and the reader looks there.
 """
 
@@ -90,4 +90,4 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
     ),
     (("gtsrb",), "cap of mistakes an image", "not stated", "none"),
 )
-"""Where the paper is silent or contradicts itself: of which data sets, what, the paper, what was decided."""
+"""Where the paper is silent or contradicts itself: data sets, subject, what it says, what was decided."""

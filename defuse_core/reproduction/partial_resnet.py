@@ -1,8 +1,8 @@
 """Read `resnet18_imagenet_partial.npz`: ImageNet's ResNet-18 without the 3×3 convolutions of its last stage.
 
-Batch-norm is folded into the convolutions that are stored. Here each convolution gets a batch-norm back
-that leaves its output as it is and whose running statistics are those of the training images, so that
-fine-tuning in training mode starts where evaluation mode is.
+The stored convolutions have their batch-norm folded in. Here each gets a batch-norm back, which leaves its
+output as it is. The running statistics are those of the training images, so that fine-tuning in training
+mode starts from the same function as in evaluation mode.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def read_partial_resnet18(path: Path, images: Tensor) -> dict[str, Tensor]:
     ----------
     path : Path
     images : (n, 3, height, width) uint8
-        Training images, of which the first few hundred give the statistics of batch-norm.
+        Training images; at most 512 of them, evenly spaced, give the statistics of batch-norm.
 
     Raises
     ------
     CheckpointError
-        If the file is no such archive.
+        If the file is not such an archive.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -97,7 +97,7 @@ def _as_identity(norm: nn.Module, shift: Tensor) -> None:
 
 @torch.no_grad()
 def _fit_statistics(network: nn.Module, norms: list[nn.Module], images: Tensor) -> None:
-    """Give batch-norms the statistics of images, and what leaves the function as it was."""
+    """Give batch-norms the statistics of images, and weights that leave the function as it was."""
     preprocessing = Preprocessing.of(images)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}

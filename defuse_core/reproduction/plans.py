@@ -1,21 +1,15 @@
 """The plan of a reproduction: every step with its config, in the paper's length, for two cores, or quick.
 
-`paper` holds sections 4.1 and B.2–B.4. `cpu` shortens what a core cannot do in one to three hours and lowers
-β where the paper's leaves nothing of the picture after so few steps; `quick` shows within minutes that
-everything works, and nothing else. What a plan changes is told by `changes`, field by field.
+`paper` follows sections 4.1 and B.2–B.4. `cpu` shortens what a core cannot do in one to three hours, and
+lowers β where pictures vanish at the paper's after so few steps. `quick` shows within minutes that
+everything works, and nothing else. `changes` lists what a plan changes, field by field.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from defuse_core.base.config import (
-    PRESETS,
-    Config,
-    CorrectionConfig,
-    Preset,
-    VaeConfig,
-)
+from defuse_core.base.config import PRESETS, Config, CorrectionConfig, Preset, VaeConfig
 from defuse_core.reproduction.paper import DatasetName
 from defuse_core.workspace.configs import (
     AnnotationConfig,
@@ -43,9 +37,9 @@ class Plan(Config):
     Attributes
     ----------
     annotators : AnnotatorsConfig
-        Trained once, and shared by all seeds, as the generator is.
+        Trained once and shared by all seeds, like the generator.
     baseline_lambdas : tuple of float
-        As many as the regions get: the baseline is not to lose for want of search.
+        As many as the regions get, so that the baseline is searched as well.
     """
 
     preset: Preset
@@ -58,14 +52,14 @@ class Plan(Config):
     map: MapConfig
 
     def shared(self) -> list[tuple[StepName, dict[str, Any]]]:
-        """Steps that are made once for all seeds."""
+        """Steps that run once for all seeds."""
         return [
             ("annotators", self.annotators.model_dump()),
             ("vae", preset_values(self.preset, "vae")),
         ]
 
     def seeded(self, pretrained: str | None) -> list[tuple[StepName, dict[str, Any]]]:
-        """Steps that every seed makes anew, on weights to begin with as `ClassifierConfig` takes them."""
+        """Steps that every seed runs anew, with `pretrained` as `ClassifierConfig` takes it."""
         classifier = {"architecture": self.architecture, "pretrained": pretrained}
         annotation = AnnotationConfig(labeling=self.preset.labeling, min_probability=self.min_probability)
         return [
@@ -85,7 +79,13 @@ class Plan(Config):
 
 
 def make_plan(dataset: DatasetName, length: Length = "paper") -> Plan:
-    """Return the plan of a data set in one of three lengths."""
+    """Return the plan of a data set in one of three lengths.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    length : {"paper", "cpu", "quick"}
+    """
     return {"paper": _paper, "cpu": _cpu, "quick": _quick}[length](dataset)
 
 
@@ -123,8 +123,8 @@ _ON_CPU: dict[DatasetName, dict[str, dict[str, Any]]] = {
         "correction": {"max_images": 4_000, "epochs": 3, "learning_rate": 1e-4},
     },
 }
-"""What two cores change of a preset, by data set. The paper's β is kept where a picture is left at it, the
-rate of a correction where tuning on the data alone (λ = 0) costs at most .01 of validation accuracy."""
+"""What two cores change of a preset, by data set. The paper's β stays where pictures survive it, its rate of
+correction where tuning on the data alone (λ = 0) costs at most .01 of validation accuracy."""
 
 _ON_CPU_ANNOTATORS: dict[DatasetName, dict[str, Any]] = {
     "svhn": {"epochs": 20, "batch_size": 64, "learning_rate": 0.05},
@@ -157,7 +157,7 @@ def _quick(dataset: DatasetName) -> Plan:
         channels=preset.vae.channels, image_size=28 if dataset == "mnist" else 32,
         padding=preset.vae.padding, hidden_channels=16, latent_dim=preset.vae.latent_dim,
     )  # fmt: skip
-    epochs = 40 if dataset == "gtsrb" else 8  # of fewer images; until all signs no longer look the same
+    epochs = 40 if dataset == "gtsrb" else 8  # of fewer images; under fewer epochs all signs look the same
     return _changed(
         plan,
         preset=_changed(
@@ -177,7 +177,7 @@ def _quick(dataset: DatasetName) -> Plan:
             plan.annotators,
             training=_changed(plan.annotators.training, epochs=2, batch_size=16, augmentation="none"),
         ),
-        min_probability=0.0,  # so little training leaves nobody sure
+        min_probability=0.0,  # no annotator is sure after so little training
         baseline_lambdas=(0.1, 10.0),
         evaluation=EvaluationConfig(noise_images=16),
         map=MapConfig(method="pca", n_codes=200, n_mistakes=200),
@@ -185,7 +185,12 @@ def _quick(dataset: DatasetName) -> Plan:
 
 
 def changes(dataset: DatasetName, length: Length) -> list[tuple[str, Any, Any]]:
-    """What a plan has other than the paper's: field, the paper's value, the plan's.
+    """Return what a plan changes: field, the paper's value, the plan's.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    length : {"paper", "cpu", "quick"}
 
     Examples
     --------
@@ -197,10 +202,10 @@ def changes(dataset: DatasetName, length: Length) -> list[tuple[str, Any, Any]]:
 
 
 def _flat_steps(plan: Plan) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for step, config in [*plan.shared(), *plan.seeded("imagenet" if plan.pretrained else None)]:
-        found.update(_flat(step, check_config(step, config).model_dump()))
-    return found
+        values.update(_flat(step, check_config(step, config).model_dump()))
+    return values
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

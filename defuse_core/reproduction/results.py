@@ -1,4 +1,4 @@
-"""What a reproduction measured, put together from the runs of its seeds. Imports no torch."""
+"""Collect what a reproduction measured from the runs of its seeds. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def collect(
     Parameters
     ----------
     seeds : sequence of mapping of str to Run
-        Of every seed, the runs of every step, those that are shared included; all done. A seed without
-        failure regions has none of `correct` and what stands on it, one with fewer than two mistakes none
-        of `distill` and `annotate`, either.
+        Runs of every seed by step, the shared ones included; all are done. A seed without failure regions
+        lacks `correct` and what stands on it; one with fewer than two mistakes also lacks `distill` and
+        `annotate`.
 
     Returns
     -------
     dict
-        "seeds" is a list of what results.json of each seed holds, with "control" (ε = 0, by split),
+        "seeds" lists the content of results.json of each seed, with "control" (ε = 0, by split),
         "failure_kinds" (the mistakes in failure regions, by kind), "paper_rule" (what the paper's choice
-        of λ would have given) and "seconds_by_step" beside it. "without_failures" lists what there is of
-        the seeds that had nothing to correct. The rest says what was run on what.
+        of λ would have given) and "seconds_by_step" added. "without_failures" lists what the seeds with
+        nothing to correct have. The rest records data, configs and machines.
     """
     first = max(seeds, key=len)
     source = project.dataset["source"]
@@ -123,28 +123,28 @@ def _machines(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name of this machine's processor where Linux tells it, else the kind of machine."""
-    told = _CPUINFO.read_text() if _CPUINFO.is_file() else ""
-    found = re.search(r"^model name\s*: (.+)$", told, re.MULTILINE)
-    return found[1] if found else platform.machine()
+    """Name of this machine's processor on Linux, else the kind of machine."""
+    cpuinfo = _CPUINFO.read_text() if _CPUINFO.is_file() else ""
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
+    return model[1] if model else platform.machine()
 
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that names data as everybody has it: torchvision's, without the folder that they lie in."""
+    """A config whose "more_data" names torchvision's data without the folder on this machine."""
     more = config.get("more_data")
     return dict(config) if more is None else {**config, "more_data": ":".join(more.split(":")[:2])}
 
 
 def _sum_kinds(counts: Any) -> dict[str, int]:
-    found = dict.fromkeys(KINDS, 0)
+    totals = dict.fromkeys(KINDS, 0)
     for each in counts:
         for kind in KINDS:
-            found[kind] += each[kind]
-    return found
+            totals[kind] += each[kind]
+    return totals
 
 
 def paper_rule(sweep: Mapping[str, Any]) -> dict[str, float]:
-    """What the λ of best selection accuracy gives, the paper's choice; ties go to the smaller λ.
+    """Accuracies at the paper's choice of λ, the one of best selection accuracy; ties go to the smaller λ.
 
     Parameters
     ----------
@@ -157,23 +157,29 @@ def paper_rule(sweep: Mapping[str, Any]) -> dict[str, float]:
 
 
 def all_seeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What there is of every seed, in their order, those without a failure region included."""
-    found = [*(results.get("seeds") or ()), *(results.get("without_failures") or ())]
-    return sorted(found, key=lambda seed: seed["seed"])
+    """Return the results of all seeds in order, those without a failure region included."""
+    seeds = [*(results.get("seeds") or ()), *(results.get("without_failures") or ())]
+    return sorted(seeds, key=lambda seed: seed["seed"])
 
 
 def read_results(content: bytes, *, source: str) -> dict[str, Any]:
     """Read a results-<dataset>.json.
 
+    Parameters
+    ----------
+    content : bytes
+    source : str
+        Name of the file in messages.
+
     Raises
     ------
     WorkspaceError
-        If it is none.
+        If the content is something else.
     """
     try:
-        found = json.loads(content)
+        results = json.loads(content)
     except (ValueError, UnicodeDecodeError) as error:
         raise WorkspaceError(f"{source} is not readable JSON ({error}); make it anew") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not all_seeds(found):
+    if not isinstance(results, dict) or results.get("format") != FORMAT or not all_seeds(results):
         raise WorkspaceError(f"{source} holds no reproduction; make it with: defuse reproduce")
-    return found
+    return results

@@ -1,24 +1,24 @@
 """Reproduce the paper on one of its three data sets: the whole method, once a seed, as runs in a project.
 
-The generator and the annotators are made once; every seed trains a classifier of its own and searches,
-groups, labels and corrects that one's mistakes. A reproduction that was stopped goes on where it was, and
-more seeds add to those that there are.
+The generator and the annotators are trained once. Every seed trains a classifier of its own, then searches,
+groups, labels and corrects its mistakes. A reproduction that was stopped resumes where it was; more seeds
+add to those that exist.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from defuse_core.jobs import launcher
+from defuse_core.jobs.ensure import ensure, find_run, upstream_among
 from defuse_core.reproduction.paper import PAPER, DatasetName
 from defuse_core.reproduction.plans import VALIDATION_SHARE, Length, Plan
-from defuse_core.workspace.configs import STEPS, StepName, check_config
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
@@ -39,6 +39,11 @@ Watch = Callable[[Run], Run]
 def project_name(dataset: DatasetName, length: Length) -> str:
     """Name the project of a reproduction.
 
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    length : {"paper", "cpu", "quick"}
+
     Examples
     --------
     >>> project_name("mnist", "paper"), project_name("svhn", "cpu")
@@ -53,15 +58,15 @@ def open_project(workspace: Workspace, dataset: DatasetName, length: Length, dat
     Parameters
     ----------
     data : Path, optional
-        Folder with mnist.npz, svhn.npz or gtsrb32.npz; a file that is not there, or no folder, leaves
-        torchvision to download the data set.
+        Folder with mnist.npz, svhn.npz or gtsrb32.npz; where folder or file is missing, torchvision
+        downloads the data set.
 
     Raises
     ------
     DataError
         If the data can neither be read nor downloaded.
     WorkspaceError
-        If the project is there, on other data than the folder's.
+        If the project exists on other data than the folder's.
     """
     from defuse_core.workspace.projects import new_project  # torch: slow to import
 
@@ -86,7 +91,15 @@ def open_project(workspace: Workspace, dataset: DatasetName, length: Length, dat
 
 
 def find_data(dataset: DatasetName, length: Length, data: Path | None) -> tuple[str, int | None]:
-    """Return where a data set is read, and the size its images are brought to."""
+    """Return the source of a data set, as `load_dataset` takes it, and the size its images are resized to.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    length : {"paper", "cpu", "quick"}
+    data : Path, optional
+        As in `open_project`; torchvision keeps its files there, too, by default in ./data.
+    """
     if data is not None and (file := data / _FILES[dataset]).is_file():
         return str(file.resolve()), None
     root = Path("data") if data is None else data
@@ -97,16 +110,24 @@ def find_data(dataset: DatasetName, length: Length, data: Path | None) -> tuple[
 
 
 def few_images(source: str, size: int | None = None) -> bytes:
-    """Return a few hundred images of a data set as an .npz, as many of every class."""
+    """Return a few hundred images of a data set as an .npz, as many of every class.
+
+    Parameters
+    ----------
+    source : str
+        As `load_dataset` takes it.
+    size : int, optional
+        Pixels that images are resized to, square.
+    """
     from defuse_core.data.sources import load_dataset
 
-    found = load_dataset(source, image_size=size)
-    arrays: dict[str, Any] = {"class_names": np.array(found.class_names)}
-    for part, split in (("train", found.train), ("test", found.test)):
+    data = load_dataset(source, image_size=size)
+    arrays: dict[str, Any] = {"class_names": np.array(data.class_names)}
+    for part, split in (("train", data.train), ("test", data.test)):
         images_in_all, least = _QUICK[part]
-        each = max(images_in_all // found.n_classes, least)
+        each = max(images_in_all // data.n_classes, least)
         labels = split.labels.numpy()
-        index = np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(found.n_classes)]))
+        index = np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(data.n_classes)]))
         images = split.images.numpy()[index].transpose(0, 2, 3, 1)
         arrays[f"x_{part}"] = images[..., 0] if images.shape[-1] == 1 else images
         arrays[f"y_{part}"] = labels[index]
@@ -116,16 +137,24 @@ def few_images(source: str, size: int | None = None) -> bytes:
 
 
 def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Path | None) -> str | None:
-    """What the classifier begins with, as `ClassifierConfig.pretrained` takes it.
+    """Return the classifier's initial weights, as `ClassifierConfig.pretrained` takes them; None for random.
 
-    What an earlier seed began with; else the partial ResNet-18 that lies beside the data, fitted to the
-    training images and stored as an upload of the project; else torchvision's weights.
+    Those of an earlier seed; else the partial ResNet-18 in the folder of the data, fitted to the training
+    images and stored as an upload of the project; else torchvision's.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project : Project
+    plan : Plan
+    data : Path, optional
+        Folder of the data.
     """
     if not plan.pretrained:
         return None
     for run in workspace.runs.of_project(project.id, "classifier"):
         if run.config["architecture"] == plan.architecture and run.config.get("pretrained"):
-            return str(run.config["pretrained"])  # whatever lies in the folder now
+            return str(run.config["pretrained"])  # whatever is in the folder now
     name = "resnet18-imagenet-partial.safetensors"
     file = None if data is None else data / _PARTIAL
     if file is None or not file.is_file():
@@ -139,9 +168,14 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
 
 
 def more_annotator_data(project: Project, length: Length) -> str | None:
-    """Images that annotators learn from and the classifier does not: SVHN's extra split, by torchvision.
+    """Return the source of images for the annotators alone: SVHN's extra split, from torchvision.
 
     In the paper's length only: there are 531,131 of them.
+
+    Parameters
+    ----------
+    project : Project
+    length : {"paper", "cpu", "quick"}
     """
     if length != "paper":
         return None
@@ -153,17 +187,43 @@ def run_reproduction(
     workspace: Workspace, project: Project, plan: Plan, *, pretrained: str | None, more_data: str | None,
     n_seeds: int, resources: Resources, watch: Watch,
 ) -> Iterator[tuple[int | None, dict[StepName, Run]]]:  # fmt: skip
-    """Run what is missing; yield the runs by step, of what all share (seed None), then of each seed.
+    """Run what is missing; yield the runs by step: first those that all seeds share, then those of each seed.
 
-    A seed whose labels name no failure region has nothing to correct, and no run of the steps that do; one
-    whose search finds fewer than two mistakes has no regions, either.
+    A seed whose labels name no failure region has nothing to correct, and no run of `correct`, `evaluate` and
+    `report`; one whose search finds fewer than two mistakes has no run of `distill` and `annotate`, either.
     Ends after the first run that does not end as done, which is then the last of those yielded.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    project : Project
+    plan : Plan
+    pretrained : str, optional
+        As `find_pretrained` returns it.
+    more_data : str, optional
+        As `more_annotator_data` returns it.
+    n_seeds : int
+    resources : Resources
+    watch : Watch
+
+    Yields
+    ------
+    seed : int or None
+        None while the shared steps run, after each of them.
+    runs : dict of str to Run
+        By step, the shared ones included.
     """
+
+    def make(step: StepName, config: Mapping[str, Any], seed: int, runs: Mapping[StepName, Run]) -> Run:
+        upstream = upstream_among(runs, step)
+        run = ensure(workspace, project.id, step, config, seed=seed, upstream=upstream, resources=resources)
+        return watch(run) if run.live else run
+
     shared: dict[StepName, Run] = {}
     for step, config in plan.shared():
         if step == "annotators":
             config = {**config, "more_data": more_data}
-        shared[step] = _make(workspace, project, step, config, 0, shared, resources, watch)
+        shared[step] = make(step, config, 0, shared)
         yield None, dict(shared)
         if shared[step].status != "done":
             return
@@ -173,12 +233,13 @@ def run_reproduction(
         for step, config in plan.seeded(pretrained):
             if step in _OF_MISTAKES and _count_mistakes(runs["identify"]) < _LEAST_MISTAKES:
                 continue
-            if step == "correct":  # a correction that was begun had some, whoever labels meanwhile
-                begun = _find(workspace, project, step, check_config(step, config), seed, _ground(step, runs))
-                failures = begun is not None or _is_any_failure(workspace, runs["annotate"], plan)
+            if step == "correct":  # one that was started had some, whatever labels came since
+                upstream = upstream_among(runs, step)
+                started = find_run(workspace, project.id, step, config, seed=seed, upstream=upstream)
+                failures = started is not None or _is_any_failure(workspace, runs["annotate"], plan)
             if step in _OF_FAILURES and not failures:
                 continue
-            runs[step] = _make(workspace, project, step, config, seed, runs, resources, watch)
+            runs[step] = make(step, config, seed, runs)
             if runs[step].status != "done":
                 break
         yield seed, runs
@@ -202,39 +263,3 @@ def _is_any_failure(workspace: Workspace, annotate: Run, plan: Plan) -> bool:
         disagreement_threshold=threshold,
     )  # fmt: skip
     return bool(failing(verdicts))
-
-
-def _make(
-    workspace: Workspace, project: Project, step: StepName, config: Mapping[str, Any], seed: int,
-    runs: Mapping[StepName, Run], resources: Resources, watch: Watch,
-) -> Run:  # fmt: skip
-    """Find a run that was made or begun, else submit it; watch it to its end."""
-    upstream = _ground(step, runs)
-    run = _find(workspace, project, step, check_config(step, config), seed, upstream)
-    if run is None:
-        run = launcher.submit(
-            workspace, project.id, step, config, seed=seed, resources=resources, upstream=upstream
-        )
-    elif not run.live and run.status != "done":
-        run = launcher.resume(workspace, run.id, resources=resources)
-    return watch(run) if run.live else run
-
-
-def _ground(step: StepName, runs: Mapping[StepName, Run]) -> list[Run]:
-    """The runs that a step stands on."""
-    spec = STEPS[step]
-    return [runs[name] for name in (*spec.needs, *spec.optional) if name in runs]
-
-
-def _find(
-    workspace: Workspace, project: Project, step: StepName, wanted: Any, seed: int, upstream: Sequence[Run]
-) -> Run | None:
-    """The newest run of the same step, config and seed on the same runs."""
-    same = [
-        run
-        for run in workspace.runs.of_project(project.id, step)
-        if run.seed == seed
-        and set(run.upstream) == {each.id for each in upstream}
-        and check_config(step, run.config) == wanted  # older ones lack fields that came later
-    ]
-    return same[-1] if same else None

@@ -1,6 +1,6 @@
-"""A reproduction as Markdown: the annotators first, what differs, then our figures beside the paper's.
+"""Write a reproduction as Markdown: annotators, what differs, then our figures beside the paper's.
 
-Every number is of results-<dataset>.json. Over seeds stand the mean and, in brackets, the range.
+Every number comes from results-<dataset>.json: the mean over seeds and, in brackets, the range.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from defuse_core.reproduction.results import KINDS, all_seeds
 MODELS = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
 """Rows of figure 4, by their key in results.json."""
 
-_OURS = ("annotators.", "evaluate.")  # steps of which the paper has no settings
+_OURS = ("annotators.", "evaluate.")  # steps that have no settings in the paper
 
 Results = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def write_section(results: Results, notes: str = "") -> str:
     }
     parts = [
         f"## {paper.title}",
-        _told(results),
+        _conditions(results),
         *([notes.strip()] if notes.strip() else []),
         "### What it should show\n\n"
         + _table(
@@ -68,7 +68,7 @@ def write_comparison(results: Results) -> str:
 
 
 def write_differences(results: Results) -> str:
-    """What was done otherwise than the paper tells, and what a shortened run changes."""
+    """What was done differently from the paper, and what a shortened run changes."""
     parts = ["### What differs from the paper\n\n" + _differences(results, PAPER[results["dataset"]])]
     rows = [
         (f"`{name}`", _short(name, was), _short(name, now))
@@ -81,7 +81,7 @@ def write_differences(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def _told(results: Results) -> str:
+def _conditions(results: Results) -> str:
     n, machine = len(all_seeds(results)), results["machine"]
     versions = ", ".join(sorted({f"torch {each.get('torch', '?')}" for each in machine["versions"]}))
     length = {
@@ -101,13 +101,13 @@ def _annotators(summary: Mapping[str, Any], more_data: str | None) -> str:
     rows = [(name, f"{value:.3f}") for name, value in summary["accuracy"].items()]
     rows.append(("**vote of five**", f"**{summary['majority'][0]:.3f}**"))
     trained = summary["trained_on"]
-    told = "The shipped ones, trained on all 60,000 digits: their cards are in models/."
+    training = "The shipped ones, trained on all 60,000 digits: their cards are in models/."
     if trained:
         extra = f" and those of {more_data}" if more_data else ""
-        told = f"Trained on {trained:,} images: the classifier's own, and those for validation{extra}."
+        training = f"Trained on {trained:,} images: the classifier's own, and those for validation{extra}."
     return (
         _table(("annotator", "accuracy on the test images"), rows)
-        + f"\n\n{told} Together they say none of the above to {summary['none_of_the_above']:.1%} "
+        + f"\n\n{training} Together they say none of the above to {summary['none_of_the_above']:.1%} "
         "of the test images, which counts as wrong in their vote. No label of a region is worth more."
     )
 
@@ -139,12 +139,12 @@ def _classifier(results: Results) -> str:
 
 
 def _figure4(results: Results) -> str:
-    """Of the seeds that have failure regions, or what there is before where none has."""
+    """Of the seeds with failure regions; where no seed has any, the accuracies before correction."""
     seeds = results["seeds"] or results["without_failures"]
     rows = []
     for part, words in (("validation", "validation"), ("test", "test"), ("region", "failure regions")):
         cells = [
-            over_seeds([found[part] for seed in seeds if (found := seed.get(key)) and part in found])
+            over_seeds([model[part] for seed in seeds if (model := seed.get(key)) and part in model])
             for key in MODELS
         ]
         rows.append((words, *cells, "figure 4"))
@@ -163,23 +163,23 @@ def _mistakes(seeds: Sequence[Results]) -> str:
     rows = [
         *(
             (
-                f"ε = 0: of those classified correctly, still classified correctly, {told}",
+                f"ε = 0: of those classified correctly, still classified correctly, {words}",
                 over_seeds([s["control"][part][0] for s in seeds]),
             )
-            for part, told in (("train", "training"), ("test", "test"))
+            for part, words in (("train", "training"), ("test", "test"))
         ),
         ("mistakes", over_seeds([sum(seed["mistakes"].values()) for seed in seeds], "{:,.0f}")),
     ]
     for kind in KINDS:
         rows.append((f"… of kind {kind}", over_seeds([_share(seed["mistakes"], kind) for seed in seeds])))
-    told = "of the mistakes in failure regions, misclassified after reconstruction alone"
+    caption = "of the mistakes in failure regions, misclassified after reconstruction alone"
     inside = [seed["failure_kinds"] for seed in seeds if "failure_kinds" in seed]
-    rows.append((told, over_seeds([_share(kinds, "reconstruction") for kinds in inside])))
+    rows.append((caption, over_seeds([_share(kinds, "reconstruction") for kinds in inside])))
     for noise in ("raw", "centred"):
-        found = [seed["noise"][noise] for seed in seeds if "noise" in seed]
-        if found:
-            told = f"codes misclassified around the same {found[0]['images']} images, {noise} noise"
-            rows.append((told, over_seeds([each["misread"] / each["codes"] for each in found])))
+        counts = [seed["noise"][noise] for seed in seeds if "noise" in seed]
+        if counts:
+            caption = f"codes misclassified around the same {counts[0]['images']} images, {noise} noise"
+            rows.append((caption, over_seeds([each["misread"] / each["codes"] for each in counts])))
     return _table(("", "mean (range)"), rows)
 
 
@@ -189,9 +189,9 @@ def _controls(seeds: Sequence[Results]) -> str:
         ("lam=0", "λ = 0: tuned on the data alone"),
         ("random", "random regions of equal size"),
     ):
-        found = [seed["controls"][key] for seed in seeds if key in seed.get("controls", {})]
-        if found:
-            cells = [over_seeds([each[part][0] for each in found]) for part in ("test", "region")]
+        controls = [seed["controls"][key] for seed in seeds if key in seed.get("controls", {})]
+        if controls:
+            cells = [over_seeds([each[part][0] for each in controls]) for part in ("test", "region")]
             rows.append((words, *cells))
     rows.append(
         ("Defuse", *(over_seeds([seed["defuse"][part] for seed in seeds]) for part in ("test", "region")))
@@ -223,9 +223,9 @@ def _rest(seeds: Sequence[Results]) -> str:
         curves = [seed["novelty"][space] for seed in seeds]
         for name in dict.fromkeys(name for each in curves for name in each):
             known = "misclassified " if misread else ""
-            told = f"ℓ2 in {space} to the nearest {known}training image, median: {name}"
+            caption = f"ℓ2 in {space} to the nearest {known}training image, median: {name}"
             medians = [each[name]["median"] for each in curves if name in each]
-            rows.append((told, over_seeds(medians, "{:.2f}")))
+            rows.append((caption, over_seeds(medians, "{:.2f}")))
     return _table(("", "mean (range)"), rows)
 
 
@@ -249,7 +249,13 @@ def _time(results: Results) -> str:
 
 
 def over_seeds(values: Iterable[float | None], form: str = "{:.3f}") -> str:
-    """Mean and range of the values there are.
+    """Return mean and range of the values that are not None, a dash where there are none.
+
+    Parameters
+    ----------
+    values : iterable of float or None
+    form : str
+        Format of each number.
 
     Examples
     --------
@@ -259,13 +265,8 @@ def over_seeds(values: Iterable[float | None], form: str = "{:.3f}") -> str:
     there = [value for value in values if value is not None]
     if not there:
         return "–"
-    mean, low, high = (form.format(value) for value in (_mean(there), min(there), max(there)))
+    mean, low, high = (form.format(value) for value in (sum(there) / len(there), min(there), max(there)))
     return mean if low == high else f"{mean} ({low}–{high})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    there = list(values)
-    return sum(there) / len(there)
 
 
 def _share(counts: Mapping[str, int], kind: str) -> float | None:
