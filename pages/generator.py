@@ -17,7 +17,7 @@ st.caption(
 )
 
 run = newest(project, "vae")
-with st.expander("Train or take a generator", expanded=run is None or run.status != "done"):
+with st.expander("Train a generator, or use a shipped one", expanded=run is None or run.status != "done"):
     fitting = [
         name
         for name, card in shipped_cards("vae").items()
@@ -37,7 +37,8 @@ with st.expander("Train or take a generator", expanded=run is None or run.status
             leave_out=("weights",),
         )
         seed = st.number_input("seed", 0, value=0, step=1, key="vae-seed", help="Of every random stream")
-    if st.button("Train" if weights is None else "Take it", type="primary", icon=":material/play_arrow:"):
+    label = "Train" if weights is None else "Use this generator"
+    if st.button(label, type="primary", icon=":material/play_arrow:"):
         if start(project, "vae", config, seed=seed) is not None and newest(project, "classifier") is not None:
             start(project, "control", {})  # waits for the generator, then measures it
         st.rerun()

@@ -238,7 +238,7 @@ def test_tables_hold_every_number_that_is_shown() -> None:
     shown = agreement_table(FOUND)
     assert dict(zip(shown["share_of_annotators"], shown["draws"], strict=True)) == {0.667: 1, 1.0: 2}
     noise = noise_table(NOISE).set_index("noise")
-    assert noise.loc["raw", "share_misread"] == 50 / 400
+    assert noise.loc["raw", "share_misclassified"] == 50 / 400
     assert noise.loc["centred", "reconstruction"] == 4
 
 
@@ -271,4 +271,4 @@ def test_an_export_is_what_its_ending_says_with_the_caption_in_it() -> None:
     assert b"<svg" in export.picture("svg")
     read = pd.read_csv(io.BytesIO(export.csv()))
     assert list(read["settings"]) == ["n = 3; <b>seed</b> $0_$"] * 2
-    assert list(read["misread"]) == [50, 5]
+    assert list(read["misclassified"]) == [50, 5]

@@ -311,9 +311,8 @@ def test_training_begins_with_the_weights_of_a_file(place: Place, monkeypatch: p
     assert run.config["pretrained"] == f"blob:{blob.sha256}"
     assert place.wait(run).status == "done"
     app = opened(place, monkeypatch)
-    assert any(
-        words(c.value).startswith(f"Training began with {NASTY}.pt. Begun afresh: ") for c in app.caption
-    )
+    told = f"Training began with {NASTY}.pt. Trained from scratch: "
+    assert any(words(caption.value).startswith(told) for caption in app.caption)
     assert not has_markup(app)
 
 

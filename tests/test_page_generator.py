@@ -73,7 +73,7 @@ def test_shipped_generators_of_such_images_can_be_taken(
     app.selectbox(key="vae-weights").set_value("demo-vae").run()
     assert not app.number_input  # its shape is its own
     try:
-        click(app, "Take it")
+        click(app, "Use this generator")
         expected = check_config("vae", {"weights": "shipped:demo-vae"}).model_dump(mode="json")
         assert latest(digits, "vae").config == expected
         assert not workspace.runs.of_project(digits.project.id, "control")  # there is no classifier yet

@@ -181,7 +181,7 @@ def test_the_survey_counts_answers_of_the_first_pass_on_regions_that_are_there()
     assert survey_of(classifier, identify, ids=[2], events=events).simulated
 
 
-@pytest.mark.parametrize("n", [7, 256, 1536])
+@pytest.mark.parametrize("n", [7, 200, 256, 1536])
 def test_no_share_is_written_as_all_or_nothing_unless_it_is(n: int) -> None:
     for right in (0, 1, n // 2, n - 1, n):
         text = percent(right / n).replace("\u00a0", " ")

@@ -134,7 +134,7 @@ def _choose_regions(project: Project, distill: Run, labelled: Labelled) -> list[
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted({*statuses}))
         st.caption(
             f"{len(others)} more regions are labelled, and stay out: at most ρ = {RHO:g} of their draws are "
-            f"misread, or none has an answer ({counts})."
+            f"misclassified, or none has an answer ({counts})."
         )
     return [int(i) for i in edited.loc[edited["goes in"], "region"]]
 

@@ -115,7 +115,8 @@ def noise_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
         for name in NOISES
     ]
     table = pd.DataFrame(rows)
-    return table.assign(share_misread=table["misread"] / table["codes"])
+    table = table.rename(columns={"misread": "misclassified"})
+    return table.assign(share_misclassified=table["misclassified"] / table["codes"])
 
 
 _PARTS = ("accuracy", "low", "high", "n")

@@ -83,7 +83,7 @@ def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: S
         counts = "a failure" if verdict.is_failure else "no failure"
         st.caption(
             f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
-            f"misread) it counts as {counts}."
+            f"misclassified) it counts as {counts}."
         )
 
 

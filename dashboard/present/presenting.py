@@ -58,7 +58,7 @@ def percent(share: float) -> str:
         return "–"
     if 0 < share < 0.001 or 0.999 < share < 1:
         return ("< 0.1" if share < 0.5 else "> 99.9") + "\u00a0%"
-    exact = 0 < share < 0.005 or 0.995 <= share < 1
+    exact = 0 < share <= 0.005 or 0.995 <= share < 1
     return f"{100 * share:.{int(exact)}f}\u00a0%"
 
 

@@ -48,7 +48,7 @@ class Export:
 
 def show_export(export: Export) -> None:
     """Offer a figure in all formats; a file is made when its button is clicked."""
-    with st.popover("Take it", icon=":material/download:", help="As PNG, SVG or CSV"):
+    with st.popover("Download", icon=":material/download:", help="As PNG, SVG or CSV"):
         files: dict[str, Callable[[], bytes]] = {
             "PNG": lambda: export.picture("png"),
             "SVG": lambda: export.picture("svg"),

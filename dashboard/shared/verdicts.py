@@ -21,7 +21,7 @@ def show_training(run: Run) -> None:
     """Draw the loss and accuracy of a classifier in training."""
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
-        st.caption("Training begins …" if run.config["weights"] is None else "Taking it in …")
+        st.caption("Training begins …" if run.config["weights"] is None else "Loading it …")
         return
     of = run.config["training"]["epochs"]
     left, right = st.columns(2)
@@ -76,7 +76,7 @@ def _told_beginning(project: Project, run: Run) -> str:
     )
     afresh = run.summary["began_afresh"]
     more = f" and {len(afresh) - _SHOWN_LAYERS} more" if len(afresh) > _SHOWN_LAYERS else ""
-    suffix = f" Begun afresh: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
+    suffix = f" Trained from scratch: {', '.join(afresh[:_SHOWN_LAYERS])}{more}." if afresh else ""
     return plain(f"Training began with {name}.{suffix}")
 
 

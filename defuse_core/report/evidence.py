@@ -266,8 +266,8 @@ def tell_control(name: str, found: Evidence) -> str:
     control = scores_of(row)["region"]
     before, after = (found.models[i].scores["region"] for i in (0, -1))
     text = (
-        f"**{title}**: {does} It reads {control.estimate:.1%} of the failure regions' draws correctly; "
-        f"before it were {before.estimate:.1%}, with Defuse {after.estimate:.1%}. "
+        f"**{title}**: {does} It classifies {control.estimate:.1%} of the failure regions' draws correctly; "
+        f"before, {before.estimate:.1%} were correct; with Defuse, {after.estimate:.1%}. "
     )
     if drawn := row.get("drawn"):
         was, now = (drawn[when][0] for when in ("before", "after"))

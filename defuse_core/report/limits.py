@@ -29,7 +29,7 @@ def limits(content: ReportContent) -> list[Limit]:
 def _of_pictures(content: ReportContent) -> Iterator[Limit]:
     text = (
         "The pictures of weak spots come from a generator, not from a camera. What is shown to be repaired "
-        "is how the model reads such pictures; how often they occur in use is not known."
+        "is how the model classifies such pictures; how often they occur in use is not known."
     )
     nearest = content.results.get("nearest")
     if nearest and nearest["pooled"]["before"][3]:
@@ -92,16 +92,17 @@ def _of_generator(content: ReportContent) -> Iterator[Limit]:
     if still is not None and still < _SHARP:
         yield Limit(
             "The generator is blurry",
-            f"Only {percent(still, 1)} of the training pictures that the model reads correctly are still "
-            "classified correctly after the generator has merely copied them. A part of the mistakes is the "
-            "generator's, not the model's; train the generator further before you trust them.",
+            f"Of the training pictures that the model classifies correctly, only {percent(still, 1)} are "
+            "still classified correctly after the generator has merely copied them. A part of the "
+            "mistakes is the generator's, not the model's; train the generator further before you trust "
+            "them.",
         )
     elif own:
         yield Limit(
             "Some mistakes are the generator's",
-            f"{percent(own / n)} of the mistakes found are around pictures that the model reads correctly "
-            "but misclassifies once the generator has copied them. Of all pictures classified correctly, "
-            f"{percent(still, 1)} still are after copying.",
+            f"{percent(own / n)} of the mistakes found are around pictures that the model classifies "
+            "correctly, but misclassifies once the generator has copied them. Of all pictures classified "
+            f"correctly, {percent(still, 1)} still are after copying.",
         )
 
 

@@ -162,8 +162,8 @@ def tell_choice(run: Run, sweep: Sweep) -> str:
         return (
             f"{choice} by the rule *regions*: {len(allowed)} of {len(groups)} λ keep a {split} accuracy of "
             f"{before - loss:.4f} or more ({before:.4f} before, less the stated loss of {loss:g}); of "
-            f"those it reads most of the draws tuned on, {_mean(best, 'tuned'):.4f}{mean}. Ties go to the "
-            "smaller λ."
+            f"those it classifies the most draws tuned on correctly, {_mean(best, 'tuned'):.4f}{mean}. "
+            "Ties go to the smaller λ."
         )
     why = "the paper's rule"
     if rule == "regions":

@@ -100,7 +100,10 @@ def _compare_controls(content: ReportContent, controls: Mapping[str, Any]) -> st
             f" As many generated pictures from around random training pictures of the same classes reach "
             f"{percent(controls['random']['region'][0])}."
         )
-    rival = max((row["region"] for row in controls.values()), key=lambda row: float(row[0]))
+    measured = [row["region"] for row in controls.values() if row["region"][0] is not None]
+    if not measured:
+        return text
+    rival = max(measured, key=lambda row: float(row[0]))
     if rival[2] < after.low:
         return text + " So it is the weak spots that matter: the intervals do not meet."
     if rival[1] > after.high:

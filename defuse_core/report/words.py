@@ -175,7 +175,7 @@ def rule(content: ReportContent) -> str:
         return f"the one with the most {split} pictures classified correctly"
     if config.get("rule") == "regions":
         return (
-            "the one that reads the most of the pictures it was trained on as their weak spots' labels, of "
+            "the one that predicts the label of their weak spot for the most pictures it was trained on, of "
             f"those that lose at most {_points(config['max_loss'] * 100)} on the {split} pictures"
         )
     return str(content.results["rule"])

@@ -21,7 +21,7 @@ HEIGHTS = """plot => plot.calcdata
 
 def take(page: Page, card: Locator, kind: str) -> bytes:
     """Take the first figure of a card as a file."""
-    card.get_by_role("button", name="Take it").first.click()
+    card.get_by_role("button", name="Download", exact=True).first.click()
     with page.expect_download(timeout=30 * SECONDS) as download:
         page.get_by_test_id("stPopoverBody").get_by_role("button", name=kind).click()
     page.keyboard.press("Escape")
