@@ -21,7 +21,8 @@ from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.extensions import contract
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.method.classifier import Classifier, Preprocessing, train_classifier
-from defuse_core.method.vae import BetaVAE, train_vae
+from defuse_core.method.vae import BetaVAE
+from defuse_core.method.vae_training import train_vae
 
 if TYPE_CHECKING:
     from tests.workspaces import Place

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from defuse_core.jobs import launcher, runner
-from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace

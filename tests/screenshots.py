@@ -146,7 +146,7 @@ def main(out: Path) -> None:
     """Fill a workspace, serve it, take the pictures, and bring those of the documents up to date."""
     chromium = find_chromium()
     if chromium is None:
-        sys.exit("no Chromium: apt-get install chromium")
+        sys.exit("no Chromium: apt-get install chromium-headless-shell")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder) / "home")

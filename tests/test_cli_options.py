@@ -12,7 +12,8 @@ from typer.models import OptionInfo
 
 from defuse_core.base.config import PRESETS
 from defuse_core.cli.options import ConfigOption, config_options, given_config
-from defuse_core.workspace.configs import STEPS, ConfigError, StepName, StepSpec, check_config, preset_values
+from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.configs import STEPS, StepName, StepSpec, preset_values
 
 ALL = [(step, name) for step in STEPS for name in config_options(step)]
 

@@ -23,7 +23,8 @@ from defuse_core.base.config import (
 )
 from defuse_core.method.vae import vae_config_for
 from defuse_core.workspace import configs as step_configs
-from defuse_core.workspace.configs import ConfigError, StepName, check_config, preset_values
+from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.configs import StepName, preset_values
 from tests.properties import tried
 
 STEPS: tuple[type[BaseModel], ...] = (

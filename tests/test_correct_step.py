@@ -18,7 +18,8 @@ from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.steps import load_step
 from defuse_core.steps.correct import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import ConfigError, SweepConfig, check_growth
+from defuse_core.workspace.config_checks import ConfigError, check_growth
+from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
 from tests.in_process import done_here, run_here, runs_in_this_process

@@ -17,7 +17,8 @@ from defuse_core.base.machine import MODELS
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.reproduction import demo
-from defuse_core.workspace.configs import STEPS, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Resources, Run

@@ -21,13 +21,13 @@ from defuse_core.report.figures import (
     RegionPicture,
     TradeOff,
     draw_agreement,
-    draw_map,
     draw_novelty,
     draw_regions,
     draw_scores,
     draw_trade_off,
     figure_bytes,
 )
+from defuse_core.report.map_figures import draw_map
 
 BEFORE = Scores("before", Interval.wilson(95, 100), Interval.wilson(20, 100))
 BASELINE = Scores("identified mistakes", Interval.wilson(94, 100), Interval.wilson(60, 100))

@@ -31,7 +31,8 @@ from defuse_core.steps import load_step
 from defuse_core.steps.base import Progress
 from defuse_core.steps.networks import begin_with, make_network
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import ClassifierConfig, ConfigError, check_config
+from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.configs import ClassifierConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Run

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
-from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.config_checks import ConfigError
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.projects import new_project

@@ -21,7 +21,7 @@ from defuse_core.data.splits import Split
 from defuse_core.method.classifier import predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,

@@ -23,7 +23,7 @@ from defuse_core.exchange.checkpoint.export import corrected_checkpoint
 from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.jobs import launcher
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 from defuse_core.workspace.runs import Run
 from tests.apps import (

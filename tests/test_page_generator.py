@@ -17,7 +17,8 @@ from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.reproduction.demo import demo_project
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import GeneratorConfig, check_config, preset_values, walk_fields
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import GeneratorConfig, preset_values, walk_fields
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 from tests.apps import click, errors, figure, metrics, open_page, settle, tiles, told, words

@@ -22,7 +22,7 @@ from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, simulate_annotators
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.label_files import to_csv

@@ -33,9 +33,10 @@ from defuse_core.extensions.regions import select as select_core
 from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict, predict_logits
 from defuse_core.method.vae import decode_images, encode_means
-from defuse_core.report import figures
+from defuse_core.report import map_figures
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import MapConfig, StepName, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import MapConfig, StepName
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.runs import Run
 from tests.apps import (
@@ -972,13 +973,13 @@ def test_figure_2_is_offered_where_the_map_is_the_paper_s(
     inside = int((membership_of(place)[index] >= 0).sum()) if with_regions else n
     assert (0 < inside < n) is with_regions
     given: list[tuple[Any, ...]] = []
-    draw = figures.draw_map
+    draw = map_figures.draw_map
 
     def draw_and_tell(*parts: Any, **options: Any) -> Figure:
         given.append(parts)
         return draw(*parts, **options)
 
-    monkeypatch.setattr(figures, "draw_map", draw_and_tell)
+    monkeypatch.setattr(map_figures, "draw_map", draw_and_tell)
     texts = svg_texts(downloads[f"figure2-run{run.id}.svg"]())
     assert f"tsne, 300 training codes, {inside:,} mistakes, seed 7" in texts
     assert {*place.project.class_names} <= {*texts}

@@ -16,7 +16,8 @@ from dashboard.shared import new_project as new_project_form
 from dashboard.shell import store as cache
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.demo import demo_configs, demo_project
-from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.workspace import Project, Workspace
 from tests.apps import (

@@ -38,7 +38,8 @@ from defuse_core.reproduction.results import all_seeds, collect, paper_rule, rea
 from defuse_core.reproduction.run import find_data, more_annotator_data, open_project, run_reproduction
 from defuse_core.reproduction.tables import over_seeds, write_section
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import STEPS, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Resources, Run

@@ -19,16 +19,8 @@ from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import PRESETS, VaeConfig, VaeTraining
 from defuse_core.base.errors import CheckpointError
 from defuse_core.data.splits import ImageDataset, as_pixels
-from defuse_core.method.vae import (
-    BetaVAE,
-    decode_images,
-    elbo_loss,
-    encode_means,
-    kl_divergence,
-    kl_weight,
-    train_vae,
-    vae_config_for,
-)
+from defuse_core.method.vae import BetaVAE, decode_images, encode_means, vae_config_for
+from defuse_core.method.vae_training import elbo_loss, kl_divergence, kl_weight, train_vae
 
 TINY = VaeConfig(image_size=8, padding=0, hidden_channels=4, depth=2, hidden_units=16, latent_dim=3)
 TRAINING = VaeTraining(

@@ -17,7 +17,7 @@ from dashboard.shell.jobs_panel import duration
 from dashboard.shell.state import note, recall, refuse, remember
 from defuse_core.jobs import launcher
 from defuse_core.report.sweep import BEFORE, SETS, Measured, Sweep, read_sweep, task_name, tell_choice
-from defuse_core.workspace.configs import ConfigError
+from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run, Task
 

@@ -52,7 +52,8 @@ def show_figure2(project: Project, run: Run, ground: Ground) -> None:
 
 
 def _picture(project: Project, run: Run, ground: Ground, kind: str) -> bytes:
-    from defuse_core.report.figures import draw_map, figure_bytes
+    from defuse_core.report.figures import figure_bytes
+    from defuse_core.report.map_figures import draw_map
 
     method = run.summary["method"]
     latent_map = read_map(method, store.arrays(run.id, method))

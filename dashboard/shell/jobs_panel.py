@@ -12,7 +12,8 @@ from dashboard.shell import store
 from dashboard.shell.rerun import rerun
 from dashboard.shell.state import has_note, note, plain, refuse
 from defuse_core.jobs import launcher
-from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.config_checks import ConfigError
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.pipeline import PIPELINE, Stage, stage_of, stages
 from defuse_core.workspace.runs import Resources, Run

@@ -35,7 +35,8 @@ from defuse_core.cli.runs import cancel, extend, resume, runs
 from defuse_core.cli.suite import checkpoint, suite_app
 from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
-from defuse_core.workspace.configs import ConfigError, StepName
+from defuse_core.workspace.config_checks import ConfigError
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.runs import Resources
 from defuse_core.workspace.workspace import Project, Workspace
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from defuse_core.base.config import PRESETS
-from defuse_core.workspace.configs import STEPS, ConfigError, StepName, literals, preset_values, walk_fields
+from defuse_core.workspace.config_checks import ConfigError
+from defuse_core.workspace.configs import STEPS, StepName, literals, preset_values, walk_fields
 from defuse_core.workspace.runs import Resources
 
 LARGEST = 2**63 - 1

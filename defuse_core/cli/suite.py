@@ -17,7 +17,8 @@ from defuse_core.base.files import write_bytes
 from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project
 from defuse_core.cli.options import LARGEST, AsJson, ProjectName
-from defuse_core.workspace.configs import ConfigError, InspectConfig, check_config
+from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.configs import InspectConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Workspace
 

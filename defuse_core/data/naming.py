@@ -1,8 +1,81 @@
-"""Turns the source that a person types into that of a run or of a manifest. Imports no torch."""
+"""The kinds of data sets: how each is recognised, loaded and named. Imports no torch."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+
+def _same(source: str) -> str:
+    return source
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A kind of data set. A source is the text that a person types, such as "digits" or a path.
+
+    Attributes
+    ----------
+    matches : function of a source
+        Whether it is of this kind, as true or false.
+    loader : str
+        "module:function". It takes the source and the image size in pixels or None, and returns an
+        `ImageDataset`. It is imported when a data set is loaded, since that takes torch.
+    absolute : function of a source
+        Returns it with absolute paths, since a run starts in a folder of its own.
+    portable : function of a source
+        Returns it without the folders of this machine; None if it is only a path.
+    title : function of a source
+        Returns what results and tables call it.
+    """
+
+    matches: Callable[[str], object]
+    loader: str
+    absolute: Callable[[str], str] = _same
+    portable: Callable[[str], str | None] = _same
+    title: Callable[[str], str] = _same
+
+
+def _absolute_torchvision(source: str) -> str:
+    kind, name, root = [*source.split(":", 2), ""][:3]
+    return f"{kind}:{name}:{Path(root or 'data').resolve()}"
+
+
+def _without_root(source: str) -> str:
+    return ":".join(source.split(":")[:2])
+
+
+def _absolute_path(source: str) -> str:
+    return str(Path(source).expanduser().resolve())
+
+
+def _nothing(source: str) -> None:
+    del source
+
+
+def _file_name(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+SOURCES: list[DataSource] = [
+    DataSource("digits".__eq__, "defuse_core.data.sources:load_digits_source"),
+    DataSource(
+        re.compile("torchvision:").match, "defuse_core.data.sources:load_torchvision_source",
+        absolute=_absolute_torchvision, portable=_without_root, title=_without_root,
+    ),
+    DataSource(
+        lambda _: True, "defuse_core.data.sources:load_path",
+        absolute=_absolute_path, portable=_nothing, title=_file_name,
+    ),
+]  # fmt: skip
+"""All kinds; the first that matches a source is its kind."""
+
+
+def find_source(source: str) -> DataSource:
+    """Return the kind of data set that a source is of."""
+    return next(kind for kind in SOURCES if kind.matches(source))
 
 
 def absolute_source(source: str) -> str:
@@ -13,14 +86,9 @@ def absolute_source(source: str) -> str:
     >>> absolute_source("digits"), absolute_source("torchvision:SVHN:/data")
     ('digits', 'torchvision:SVHN:/data')
     """
-    if source.startswith("torchvision:"):
-        kind, name, root = [*source.split(":", 2), ""][:3]
-        return f"{kind}:{name}:{Path(root or 'data').resolve()}"
-    return source if source == "digits" else str(Path(source).expanduser().resolve())
+    return find_source(source).absolute(source)
 
 
 def without_path(source: str) -> str | None:
     """Remove the folder, which is of another machine, from a source; None if it is only a path."""
-    if source.startswith("torchvision:"):
-        return ":".join(source.split(":")[:2])
-    return source if source == "digits" else None
+    return find_source(source).portable(source)

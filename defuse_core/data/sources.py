@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from defuse_core.data.naming import find_source
 from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"})
@@ -39,16 +41,26 @@ def load_dataset(
     DataError
         If the data set cannot be used.
     """
-    dataset = _load(source, image_size)
+    module, _, function = find_source(source).loader.partition(":")
+    dataset: ImageDataset = getattr(import_module(module), function)(source, image_size)
     return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
 
 
-def _load(source: str, image_size: int | None) -> ImageDataset:
-    if source == "digits":
-        return load_digits()
-    if source.startswith("torchvision:"):
-        name, _, root = source.removeprefix("torchvision:").partition(":")
-        return load_torchvision(name, root or "data", image_size=image_size)
+def load_path(source: str, image_size: int | None) -> ImageDataset:
+    """Load an `.npz` file or a folder of images.
+
+    Parameters
+    ----------
+    source : str
+        Its path.
+    image_size : int, optional
+        Resize the images of a folder to this many pixels, square.
+
+    Raises
+    ------
+    DataError
+        If the path is neither, or the data set cannot be used.
+    """
     path = Path(source)
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be 1 or more pixels, got {image_size} for {source}")
@@ -62,6 +74,33 @@ def _load(source: str, image_size: int | None) -> ImageDataset:
         f"{source!r} is not a data set; give 'digits', 'torchvision:MNIST', "
         "the path of an existing .npz file, or a folder of images"
     )
+
+
+def load_digits_source(source: str, image_size: int | None) -> ImageDataset:
+    """`load_digits` by "digits".
+
+    Parameters
+    ----------
+    source : str
+    image_size : None
+        The digits keep their size.
+    """
+    if image_size is not None:
+        raise DataError(f"{source} are 28×28 pixels, and image_size does not resize them; leave it out")
+    return load_digits()
+
+
+def load_torchvision_source(source: str, image_size: int | None) -> ImageDataset:
+    """`load_torchvision` by "torchvision:<name>[:root]".
+
+    Parameters
+    ----------
+    source : str
+    image_size : int, optional
+        Of GTSRB's images, pixels.
+    """
+    _, name, root = [*source.split(":", 2), ""][:3]
+    return load_torchvision(name, root or "data", image_size=image_size)
 
 
 def load_digits() -> ImageDataset:

@@ -30,7 +30,8 @@ from defuse_core.base.runtime import Callback, derive_seed, keep_memory, set_thr
 from defuse_core.data.sources import load_dataset, load_digits
 from defuse_core.data.splits import ImageDataset, as_bytes
 from defuse_core.method.classifier import Classifier, Preprocessing, accuracy, predict, train_classifier
-from defuse_core.method.vae import BetaVAE, decode_images, encode_means, train_vae
+from defuse_core.method.vae import BetaVAE, decode_images, encode_means
+from defuse_core.method.vae_training import train_vae
 from defuse_core.networks.architectures import build_network
 
 CLASSIFIER, VAE = "demo-classifier", "demo-vae"

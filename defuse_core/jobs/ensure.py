@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from defuse_core.jobs import launcher
-from defuse_core.workspace.configs import STEPS, StepName, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import STEPS, StepName
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
 

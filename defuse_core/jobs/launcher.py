@@ -20,7 +20,8 @@ from typing import Any
 from defuse_core.base.files import write_bytes
 from defuse_core.base.machine import available_cores
 from defuse_core.jobs.spare import SpareKeeper, start_process
-from defuse_core.workspace.configs import STEPS, ConfigError, StepName, check_config, check_growth
+from defuse_core.workspace.config_checks import ConfigError, check_config, check_growth
+from defuse_core.workspace.configs import STEPS, StepName
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
 from defuse_core.workspace.runs import Resources, Run, is_alive, process_started
 from defuse_core.workspace.workspace import Workspace

@@ -212,14 +212,9 @@ def make_optimizer(
 
 
 def train_classifier(
-    classifier: Classifier,
-    split: Split,
-    *,
-    config: ClassifierTraining,
-    seed: int,
-    callback: Callback | None = None,
-    checkpoint: Path | None = None,
-) -> list[dict[str, float]]:
+    classifier: Classifier, split: Split, *, config: ClassifierTraining, seed: int,
+    callback: Callback | None = None, checkpoint: Path | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     """Train in place on cross-entropy; on the same device, equal seeds give equal weights.
 
     Parameters

@@ -77,16 +77,9 @@ def hold_out_regions(region_ids: Sequence[int], *, share: float, seed: int) -> t
 
 
 def tune(
-    classifier: Classifier,
-    train: Split,
-    failures: FailureInstances,
-    *,
-    lam: float,
-    config: CorrectionConfig,
-    seed: int,
-    selection: Split | None = None,
-    callback: Callback | None = None,
-) -> SweepPoint:
+    classifier: Classifier, train: Split, failures: FailureInstances, *, lam: float,
+    config: CorrectionConfig, seed: int, selection: Split | None = None, callback: Callback | None = None,
+) -> SweepPoint:  # fmt: skip
     """Fine-tune a copy of the classifier for one λ.
 
     Parameters

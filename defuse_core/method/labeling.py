@@ -296,12 +296,9 @@ def majority(votes: Sequence[_Label]) -> _Label | None:
 
 
 def reach_verdict(
-    region_id: int,
-    predictions: Tensor,
-    annotations: Iterable[Annotation],
-    *,
+    region_id: int, predictions: Tensor, annotations: Iterable[Annotation], *,
     disagreement_threshold: float = 0.5,
-) -> Verdict:
+) -> Verdict:  # fmt: skip
     """Decide whether a region is a failure, and its label; the order of annotators does not matter.
 
     Parameters

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
-from defuse_core.report import figures
+from defuse_core.report import figures, map_figures
 from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
 from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
 from defuse_core.reproduction.results import KINDS
@@ -48,10 +48,10 @@ def draw_map(
     class_names : sequence of str
         More than 12 classes have no legend; the caption says how many there are.
     """
-    figures.check_labels("labels", labels, points, class_names)
+    map_figures.check_labels("labels", labels, points, class_names)
     n_classes = len(class_names)
-    colours = figures.class_colours(max(n_classes, 9))[:n_classes]  # the shorter palette has a black
-    figure, axes = figures.draw_codes(points, colours[labels])
+    colours = map_figures.class_colours(max(n_classes, 9))[:n_classes]  # the shorter palette has a black
+    figure, axes = map_figures.draw_codes(points, colours[labels])
     figure.set_size_inches(6.4, 4.4)
     axes.collections[0].set(antialiased=False, alpha=1, sizes=[4])  # blended colours make a PNG large
     x, y = mistakes.T
@@ -61,7 +61,7 @@ def draw_map(
     n_named = n_classes if n_classes <= _NAMED else 0
     diamond = Line2D([], [], ls="", marker="D", mec="white", mfc="black", ms=6)
     names = [*(figures.clip(name) for name in class_names[:n_named]), f"mistakes (n = {len(mistakes):,})"]
-    figures.name_legend(axes, [*figures.class_marks(colours[:n_named]), diamond], names)
+    map_figures.name_legend(axes, [*map_figures.class_marks(colours[:n_named]), diamond], names)
     if not n_named:
         add_caption(figure, f"Dots are training codes, coloured by class: {n_classes} classes.")
     return figure

@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar
 
 from defuse_core.base.config import PRESETS, Config, CorrectionConfig, Preset, VaeConfig
 from defuse_core.reproduction.paper import DatasetName
+from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import (
     AnnotationConfig,
     AnnotatorsConfig,
     EvaluationConfig,
     MapConfig,
     StepName,
-    check_config,
     preset_values,
 )
 

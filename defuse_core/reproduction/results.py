@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from defuse_core.data.naming import find_source
 from defuse_core.reproduction.paper import DatasetName
 from defuse_core.reproduction.plans import Length
 from defuse_core.workspace.configs import StepName
@@ -47,15 +48,13 @@ def collect(
     """
     first = max(seeds, key=len)
     source = project.dataset["source"]
-    kind, _, rest = source.partition(":")
     blobs = {f"blob:{blob.sha256}": blob.name for blob in workspace.blobs(project.id)}
-    name = f"torchvision:{rest.partition(':')[0]}" if kind == "torchvision" else source.rpartition("/")[2]
     return {
         "format": FORMAT,
         "dataset": dataset,
         "length": length,
         "data": {
-            "name": blobs.get(source, name),
+            "name": blobs.get(source) or find_source(source).title(source),
             **{key: project.dataset[key] for key in ("sizes", "image_shape", "fingerprint")},
         },
         "annotators": first["annotators"].summary,

@@ -7,7 +7,8 @@ from typing import Any
 
 from defuse_core.steps.base import Step
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import StepName, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.workspace import Workspace
 
 STEP_CLASSES: dict[StepName, tuple[str, str]] = {

@@ -10,7 +10,8 @@ from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.config import VaeConfig
 from defuse_core.base.runtime import derive_seed
 from defuse_core.extensions.shipped import load_shipped_vae
-from defuse_core.method.vae import BetaVAE, vae_config_for, vae_epochs
+from defuse_core.method.vae import BetaVAE, vae_config_for
+from defuse_core.method.vae_training import vae_epochs
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
 from defuse_core.steps.networks import upload_of
 from defuse_core.steps.source import Source

@@ -48,7 +48,7 @@ def chromium() -> Iterator[Browser]:
     """Chromium, as the system's package installs it."""
     path = find_chromium()
     if path is None:
-        pytest.skip("no Chromium: apt-get install chromium, then run the tests again")
+        pytest.skip("no Chromium: apt-get install chromium-headless-shell, then run the tests again")
     with browsing(path) as browser:
         yield browser
 

@@ -164,8 +164,9 @@ def _answers(url: str) -> bool:
 
 
 def find_chromium() -> str | None:
-    """Where the system's package put Chromium; None where there is none."""
-    return shutil.which("chromium") or shutil.which("google-chrome")
+    """Where a Chromium is; None where there is none. The one without a window's code takes half the time."""
+    names = ("chromium-headless-shell", "chromium", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @contextmanager

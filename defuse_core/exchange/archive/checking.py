@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
-from defuse_core.workspace.configs import ConfigError, check_config
+from defuse_core.workspace.config_checks import ConfigError, check_config
 
 
 def check_rows(archive: Archive) -> tuple[int, int]:

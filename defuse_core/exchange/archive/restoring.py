@@ -31,7 +31,7 @@ from defuse_core.exchange.archive.rows import (
     TaskRow,
 )
 from defuse_core.networks.sniffing import PROGRAMS, sniff_format
-from defuse_core.workspace.configs import check_config
+from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
 from defuse_core.workspace.runs import Resources
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace

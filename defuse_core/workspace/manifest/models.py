@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from defuse_core.base.config import Config
-from defuse_core.workspace.configs import STEPS, check_config
+from defuse_core.workspace.config_checks import check_config
+from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.edits import EditKind
 
 FORMAT = "defuse-manifest"
