@@ -23,7 +23,7 @@ NAMING, ARCHITECTURES = "defuse_core/data/naming", "defuse_core/networks/archite
 def written(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the page says is written."""
     monkeypatch.setattr(naming, "SOURCES", [*naming.SOURCES])
-    monkeypatch.setattr(architectures, "ARCHITECTURES", {**architectures.ARCHITECTURES})
+    monkeypatch.delitem(architectures.ARCHITECTURES, "linear", raising=False)  # to be taken out again
     stripes = ModuleType("defuse_core.data.stripes")
     vars(stripes).update(torch=torch, Split=splits.Split, ImageDataset=splits.ImageDataset)
     monkeypatch.setitem(sys.modules, stripes.__name__, stripes)
@@ -50,7 +50,7 @@ def test_a_network_and_images_of_ones_own_are_trained_with_by_their_names(tmp_pa
     )
     training = {"optimizer": "adam", "learning_rate": 0.01, "epochs": 3, "batch_size": 16}
     run = done_here(place, "classifier", {"architecture": "linear", "training": training})
-    assert run.summary["accuracy"]["test"][0] == 1.0
+    assert run.summary["accuracy"]["test"] == 1.0
     uploaded = place.workspace.add_blob(
         place.project.id, "mine.safetensors",
         [place.workspace.artifact_path(run.id, "classifier.safetensors").read_bytes()],
