@@ -9,7 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from defuse_core.base.config import PRESETS
 from defuse_core.workspace.config_checks import ConfigError, check_config
-from defuse_core.workspace.configs import STEPS, literals, preset_values, walk_fields
+from defuse_core.workspace.config_fields import walk_fields
+from defuse_core.workspace.configs import STEPS, literals, preset_values
 
 
 def page(step: str, options: dict) -> None:  # a script knows no other names

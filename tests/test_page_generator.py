@@ -18,7 +18,8 @@ from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.reproduction.demo import demo_project
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
-from defuse_core.workspace.configs import GeneratorConfig, preset_values, walk_fields
+from defuse_core.workspace.config_fields import walk_fields
+from defuse_core.workspace.configs import GeneratorConfig, preset_values
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 from tests.apps import click, errors, figure, metrics, open_page, settle, tiles, told, words

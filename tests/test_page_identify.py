@@ -22,7 +22,7 @@ from defuse_core.data.splits import as_bytes
 from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
-from defuse_core.workspace.configs import walk_fields
+from defuse_core.workspace.config_fields import walk_fields
 from defuse_core.workspace.runs import Resources, Run
 from tests.apps import (
     NASTY,

@@ -23,7 +23,7 @@ from defuse_core.method.labeling import draw_images, draw_strip, suggest_tau
 from defuse_core.method.vae import decode_images
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
-from defuse_core.workspace.configs import walk_fields
+from defuse_core.workspace.config_fields import walk_fields
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run

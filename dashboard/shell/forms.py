@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 from dashboard.shell import store
 from dashboard.shell.state import recall, remember
 from defuse_core.base.config import PRESETS
-from defuse_core.workspace.configs import STEPS, StepName, literals, preset_values, walk_fields
+from defuse_core.workspace.config_fields import choices, walk_fields
+from defuse_core.workspace.configs import STEPS, StepName, preset_values
 
 PRESET_NAMES = {
     "demo": "the demo: digits on two cores",
@@ -114,8 +115,8 @@ def _widget(path: Path, field: FieldInfo, value: Any, key: str) -> Any:
         remember(key, _shown(field, value))
     if field.annotation is bool:
         return st.toggle(label, **common)
-    if "Literal" in kind and "tuple" not in kind:
-        return st.selectbox(label, literals(field.annotation), **common)
+    if choices(field):
+        return st.selectbox(label, choices(field), **common)
     if "tuple" in kind:
         typed = st.text_input(label, **common)
         return [part.strip() for part in typed.split(",") if part.strip()] if typed else None

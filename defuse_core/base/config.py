@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from defuse_core.base.named import check_name, named_field
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -124,13 +126,23 @@ class IdentificationConfig(Config):
     precision: Precision = Field("auto", description="bf16 finds the candidates, fp32 decides them")
 
 
+FITTERS: dict[str, str] = {"dirichlet_process": "defuse_core.method.distillation:mixture_iterations"}
+"""Fits of a mixture to codes: each takes latents, config and seed, and is a `Loop` of a `Mixture`."""
+
+
 class DistillationConfig(Config):
     """The Dirichlet-process Gaussian mixture (section 3.2)."""
 
+    method: str = named_field(FITTERS, "dirichlet_process", "How the codes are clustered")
     n_components: int = Field(100, ge=1, description="K, at most this many components")
     min_weight: float = Field(0.01, ge=0, lt=1, description="ε, regions weigh more than this")
     max_codes: int = Field(50_000, ge=2, description="A seeded sample of more codes than this")
     max_iter: int = Field(100, ge=1, description="Iterations of variational inference")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return check_name(name, FITTERS)
 
 
 class LabelingConfig(Config):

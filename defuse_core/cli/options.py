@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
 from defuse_core.base.config import PRESETS
 from defuse_core.workspace.config_checks import ConfigError
-from defuse_core.workspace.configs import STEPS, StepName, literals, preset_values, walk_fields
+from defuse_core.workspace.config_fields import choices, walk_fields
+from defuse_core.workspace.configs import STEPS, StepName, preset_values
 from defuse_core.workspace.runs import Resources
 
 LARGEST = 2**63 - 1
@@ -91,7 +93,7 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
         if field.annotation is bool:
             option = Annotated[bool | None, typer.Option(f"{flag}/--no{flag[1:]}", help=text)]
         else:
-            kind = _kind(field.annotation)
+            kind = _kind(field)
             option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]
         options[name] = ConfigOption(path, option, field.annotation)
     return options
@@ -130,11 +132,11 @@ def given_config(
     return config
 
 
-def _kind(annotation: Any) -> str:
+def _kind(field: FieldInfo) -> str:
     """What a field takes, in the words of a command line."""
-    text = str(annotation)
-    if "Literal" in text and "tuple" not in text:
-        return "|".join(str(value) for value in literals(annotation))
+    text = str(field.annotation)
+    if choices(field):
+        return "|".join(map(str, choices(field)))
     if "tuple" in text:
         return "N,N,…"
     if "float" in text:

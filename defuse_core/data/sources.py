@@ -6,7 +6,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from defuse_core.base.named import load_function
 from defuse_core.data.naming import find_source
 from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
 
@@ -41,8 +41,7 @@ def load_dataset(
     DataError
         If the data set cannot be used.
     """
-    module, _, function = find_source(source).loader.partition(":")
-    dataset: ImageDataset = getattr(import_module(module), function)(source, image_size)
+    dataset: ImageDataset = load_function(find_source(source).loader)(source, image_size)
     return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
 
 

@@ -7,16 +7,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defuse_core.base.named import load_function
 from defuse_core.base.runtime import Callback, Loop, derive_seed, follow
-
-Method = Literal["tsne", "umap", "pca"]
+from defuse_core.workspace.configs import PROJECTIONS, MapConfig
 
 _TSNE_PHASES = ((250, 12.0), (500, 1.0))  # iterations and exaggeration: openTSNE's defaults
 _TSNE_CHUNK = 50
@@ -31,20 +30,20 @@ class Projection:
     ----------
     points : (n, 2) float32
         Where the fitted codes lie.
-    method : {"tsne", "umap", "pca"}
+    method : str
     n_iter : int
         Iterations done; fewer if the callback stopped it. 0 for UMAP and PCA.
     """
 
     points: NDArray[np.float32]
-    method: Method
+    method: str
     n_iter: int
 
 
 def project(
     latents: Tensor,
     *,
-    method: Method = "tsne",
+    method: str = "tsne",
     seed: int,
     perplexity: float = 30.0,
     n_neighbors: int = 15,
@@ -56,8 +55,9 @@ def project(
     ----------
     latents : (n, latent_dim)
         At least four codes.
-    method : {"tsne", "umap", "pca"}
-        t-SNE by openTSNE (van der Maaten and Hinton 2008), UMAP by umap-learn (McInnes et al. 2018).
+    method : str
+        A name in `PROJECTIONS`: "tsne", by openTSNE (van der Maaten and Hinton 2008), "umap", by umap-learn
+        (McInnes et al. 2018), or "pca".
     seed : int
     perplexity : float
         Of t-SNE; 30 in figure 2. Lowered if there are fewer than 3 · perplexity + 1 codes.
@@ -67,58 +67,66 @@ def project(
         Of t-SNE: gets (iteration, iterations, {"kl"}) every 50 iterations; True stops and keeps the
         embedding so far.
     """
-    steps = projection_steps(
-        latents, method=method, seed=seed, perplexity=perplexity, n_neighbors=n_neighbors
-    )
-    return follow(steps, callback)
+    config = MapConfig(method=method, perplexity=perplexity, n_neighbors=n_neighbors)
+    return follow(projection_steps(latents, config=config, seed=seed), callback)
 
 
-def projection_steps(
-    latents: Tensor, *, method: Method, seed: int, perplexity: float = 30.0, n_neighbors: int = 15
-) -> Loop[Projection]:
-    """`project` as a `Loop`; UMAP and PCA do not yield.
+def projection_steps(latents: Tensor, *, config: MapConfig, seed: int) -> Loop[Projection]:
+    """`project` as a `Loop`, by the method of `PROJECTIONS` that the config names.
 
     Parameters
     ----------
     latents : (n, latent_dim)
         At least four codes.
-    method : {"tsne", "umap", "pca"}
+    config : MapConfig
     seed : int
-    perplexity : float
-        Of t-SNE.
-    n_neighbors : int
-        Of UMAP.
 
     Raises
     ------
     ValueError
-        If there are fewer than four codes or two dimensions, a code is not finite, or the method is unknown.
+        If there are fewer than four codes or two dimensions, or a code is not finite.
     """
-    codes = _array(latents)
+    codes = np.asarray(latents.cpu(), dtype=np.float64)
     if len(codes) < _MIN_CODES or codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise ValueError(
             f"projection needs at least {_MIN_CODES} finite codes of 2 or more dimensions, "
             f"got {codes.shape}; encode more images"
         )
-    if method == "tsne":
-        return (yield from _tsne(codes, seed, perplexity))
     state = derive_seed(seed, "projection") % 2**31
-    if method == "umap":
-        return _umap(codes, state, n_neighbors)
-    if method != "pca":
-        raise ValueError(f"method must be tsne, umap or pca, got {method!r}")
+    loop: Loop[Projection] = load_function(PROJECTIONS[config.method])(codes, state, config)
+    return (yield from loop)
+
+
+def pca_steps(codes: NDArray[np.float64], seed: int, config: MapConfig) -> Loop[Projection]:
+    """PCA; does not yield.
+
+    Parameters
+    ----------
+    codes : (n, latent_dim)
+    seed : int
+    config : MapConfig
+    """
+    yield from ()
     from sklearn.decomposition import PCA
 
-    model = PCA(n_components=2, random_state=state).fit(codes)
-    return Projection(np.asarray(model.transform(codes), dtype=np.float32), "pca", 0)
+    points = PCA(n_components=2, random_state=seed).fit_transform(codes)
+    return Projection(np.asarray(points, dtype=np.float32), config.method, 0)
 
 
-def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Projection]:
+def tsne_steps(codes: NDArray[np.float64], seed: int, config: MapConfig) -> Loop[Projection]:
+    """t-SNE by openTSNE, in chunks of iterations.
+
+    Parameters
+    ----------
+    codes : (n, latent_dim)
+    seed : int
+    config : MapConfig
+    """
     import openTSNE
 
     model = openTSNE.TSNE(
-        perplexity=min(perplexity, (len(codes) - 1) / 3),
-        random_state=derive_seed(seed, "projection") % 2**31,
+        perplexity=min(config.perplexity, (len(codes) - 1) / 3),
+        random_state=seed,
         n_jobs=torch.get_num_threads(),  # those of the run; more than there are cores only slow it down
     )
     with _without_pynndescent():
@@ -132,7 +140,7 @@ def _tsne(codes: NDArray[np.float64], seed: int, perplexity: float) -> Loop[Proj
             embedding.optimize(_TSNE_CHUNK, exaggeration=exaggeration, momentum=0.8, inplace=True)
             done += _TSNE_CHUNK
             stop = bool((yield done, total, {"kl": float(embedding.kl_divergence)}))
-    return Projection(np.asarray(embedding, dtype=np.float32), "tsne", done)
+    return Projection(np.asarray(embedding, dtype=np.float32), config.method, done)
 
 
 @contextmanager
@@ -152,15 +160,20 @@ def _without_pynndescent() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _umap(codes: NDArray[np.float64], state: int, n_neighbors: int) -> Projection:
+def umap_steps(codes: NDArray[np.float64], seed: int, config: MapConfig) -> Loop[Projection]:
+    """UMAP by umap-learn; does not yield.
+
+    Parameters
+    ----------
+    codes : (n, latent_dim)
+    seed : int
+    config : MapConfig
+    """
+    yield from ()
     import umap
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*n_jobs value.*overridden")  # seeded: one thread
-        model = umap.UMAP(n_neighbors=min(n_neighbors, len(codes) - 1), random_state=state)
+        model = umap.UMAP(n_neighbors=min(config.n_neighbors, len(codes) - 1), random_state=seed)
         points = model.fit_transform(codes)
-    return Projection(np.asarray(points, dtype=np.float32), "umap", 0)
-
-
-def _array(latents: Tensor) -> NDArray[np.float64]:
-    return np.asarray(latents.cpu(), dtype=np.float64)
+    return Projection(np.asarray(points, dtype=np.float32), config.method, 0)

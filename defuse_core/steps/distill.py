@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from defuse_core.base.config import DistillationConfig
-from defuse_core.method.distillation import membership, mixture_iterations
+from defuse_core.base.config import FITTERS, DistillationConfig
+from defuse_core.base.named import load_function
+from defuse_core.method.distillation import membership
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
 
@@ -26,11 +27,12 @@ class Distill(Step):
 
     def run(self, task: str) -> Iterator[Item]:
         """Fit the mixture, with a point for every iteration."""
-        loop = mixture_iterations(self.mistakes.latents, config=self.config, seed=self.seed)
+        fit = load_function(FITTERS[self.config.method])
+        loop = fit(self.mistakes.latents, config=self.config, seed=self.seed)
         mixture = yield from progress(loop, points=True)
         arrays = ("weights", "means", "covariances")
-        fit = {name: value for name, value in vars(mixture).items() if name not in (*arrays, "kept")}
-        yield tensors_file(task, {n: torch.from_numpy(getattr(mixture, n)) for n in arrays}, fit=fit)
+        about = {name: value for name, value in vars(mixture).items() if name not in (*arrays, "kept")}
+        yield tensors_file(task, {n: torch.from_numpy(getattr(mixture, n)) for n in arrays}, fit=about)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """The regions, each with its weight and its mistakes.

@@ -50,10 +50,7 @@ class Map(Step):
         drawn = numpy_rng(seed, "map-mistakes").choice(len(self.mistakes), n_mistakes, replace=False)
         chosen = torch.from_numpy(drawn).sort().values
         latents = torch.cat([train_latents[codes], self.mistakes.latents[chosen]])
-        loop = projection_steps(
-            latents, method=config.method, seed=seed,
-            perplexity=config.perplexity, n_neighbors=config.n_neighbors,
-        )  # fmt: skip
+        loop = projection_steps(latents, config=config, seed=seed)
         projection = yield from progress(_part(loop, _ENCODING, 100))
         region = torch.full((len(chosen),), -1)
         if self.mixture is not None:

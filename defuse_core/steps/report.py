@@ -78,44 +78,43 @@ class Report(Step):
         yield File("manifest.json", (json.dumps(self.manifest, indent=2) + "\n").encode())
         yield File("figure4.md", scores_table(self.scores).encode())
         embedded: dict[str, bytes] = {}
-        figures = self._figures()
-        for number, (name, draw) in enumerate(figures.items(), 1):
-            drawn = draw()
+        for number, (name, draw) in enumerate(FIGURES.items(), 1):
+            drawn = draw(self)
             png, svg = figure_bytes(drawn, "png"), figure_bytes(drawn, "svg")
             yield File(f"{name}.png", png)
             yield File(f"{name}.svg", svg)
             embedded[name] = min(svg, png, key=len)
-            yield Progress(number, len(figures) + 1)
+            yield Progress(number, len(FIGURES) + 1)
         yield File("report.html", render_report(self.content(embedded)).encode())
-        yield Progress(len(figures) + 1, len(figures) + 1)
+        yield Progress(len(FIGURES) + 1, len(FIGURES) + 1)
 
-    def _figures(self) -> dict[str, Callable[[], Figure]]:
-        scores = self.scores
-        agreed = Agreement(
-            self.tensors["agreement.share"].numpy(),
-            Interval(*self.metadata["agreement"][0]),
-            self.metadata["agreement"][1],
-        )
-        trade_off = [
+    def draw_trade_off(self) -> Figure:
+        """Figure 5."""
+        points = [
             TradeOff(p["lam"], Interval(*p["test"]), Interval(*p["region"]))
             for p in self.sweep["corrected"]["points"]
             if not p.get("repeat")
         ]
-        distances = {
-            name.removeprefix("novelty."): values.numpy()
-            for name, values in self.tensors.items()
-            if name.startswith("novelty.")
-        }
-        return {
-            "figure1-regions": lambda: draw_regions(self.pictures()),
-            "figure4-accuracy": lambda: draw_scores(scores),
-            "figure5-trade-off": lambda: draw_trade_off(
-                trade_off, before=scores[0], baseline=scores[1] if len(scores) == 3 else None,
-                chosen=self.sweep["corrected"]["chosen"]["lam"],
-            ),
-            "figure6-novelty": lambda: draw_novelty(distances),
-            "figure7-agreement": lambda: draw_agreement(agreed, n_annotators=len(self.annotators)),
-        }  # fmt: skip
+        return draw_trade_off(
+            points, before=self.scores[0], baseline=self.scores[1] if len(self.scores) == 3 else None,
+            chosen=self.sweep["corrected"]["chosen"]["lam"],
+        )  # fmt: skip
+
+    def draw_novelty(self) -> Figure:
+        """Figure 6."""
+        return draw_novelty(
+            {
+                name.removeprefix("novelty."): values.numpy()
+                for name, values in self.tensors.items()
+                if name.startswith("novelty.")
+            }
+        )
+
+    def draw_agreement(self) -> Figure:
+        """Figure 7."""
+        share, (unanimous, pairwise) = self.tensors["agreement.share"].numpy(), self.metadata["agreement"]
+        agreed = Agreement(share, Interval(*unanimous), pairwise)
+        return draw_agreement(agreed, n_annotators=len(self.annotators))
 
     @property
     def annotators(self) -> list[str]:
@@ -180,6 +179,16 @@ class Report(Step):
         """
         del done, read
         return Merged({"results": json.loads(self.results)})
+
+
+FIGURES: dict[str, Callable[[Report], Figure]] = {
+    "figure1-regions": lambda report: draw_regions(report.pictures()),
+    "figure4-accuracy": lambda report: draw_scores(report.scores),
+    "figure5-trade-off": Report.draw_trade_off,
+    "figure6-novelty": Report.draw_novelty,
+    "figure7-agreement": Report.draw_agreement,
+}
+"""What is drawn, as PNG and SVG beside the report."""
 
 
 def scores_table(scores: Sequence[Scores]) -> str:

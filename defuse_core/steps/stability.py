@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from defuse_core.base.config import DistillationConfig
+from defuse_core.base.config import FITTERS, DistillationConfig
+from defuse_core.base.named import load_function
 from defuse_core.base.runtime import derive_seed
-from defuse_core.method.distillation import membership, mixture_iterations
+from defuse_core.method.distillation import membership
 from defuse_core.method.evaluation import found_again
 from defuse_core.steps.base import Item, Merged, Point, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source, unpack_mixture
@@ -40,7 +41,8 @@ class Stability(Step):
     def run(self, task: str) -> Iterator[Item]:
         """Fit and assign all mistakes, with a point for how far both fits agree."""
         seed = derive_seed(self.seed, "stability", task)
-        loop = mixture_iterations(self.latents, config=self.distillation, seed=seed)
+        fit = load_function(FITTERS[self.distillation.method])
+        loop = fit(self.latents, config=self.distillation, seed=seed)
         mixture = yield from progress(loop)
         min_weight = self.distillation.min_weight
         other = membership(mixture, self.latents, min_weight=min_weight)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from defuse_core.workspace.configs import CORRECTED, PRETRAINED, STEPS, StepName, config_within, walk_fields
+from defuse_core.workspace.config_fields import config_within, walk_fields
+from defuse_core.workspace.configs import CORRECTED, PRETRAINED, STEPS, StepName
 
 
 class ConfigError(ValueError):

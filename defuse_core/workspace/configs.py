@@ -6,10 +6,9 @@ Imports no torch, so that checking a form or a command line takes no time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, field_validator, model_validator
 
 from defuse_core.base.config import (
     AnnotatorTraining,
@@ -22,6 +21,7 @@ from defuse_core.base.config import (
     Preset,
     VaeTraining,
 )
+from defuse_core.base.named import check_name, named_field
 
 WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
 """Where weights come from: a shipped model, or an upload of the project."""
@@ -129,14 +129,25 @@ class GeneratorConfig(Config):
     training: VaeTraining = VaeTraining()
 
 
+PROJECTIONS: dict[str, str] = {
+    name: f"defuse_core.extensions.projection:{name}_steps" for name in ("tsne", "umap", "pca")
+}
+"""Projections: each takes codes (n, latent_dim), seed and `MapConfig`, and is a `Loop` of a `Projection`."""
+
+
 class MapConfig(Config):
     """Training codes and mistakes in the plane (figure 2)."""
 
-    method: Literal["tsne", "umap", "pca"] = "tsne"
+    method: str = named_field(PROJECTIONS, "tsne", "How codes are projected to the plane")
     n_codes: int = Field(10_000, ge=4, description="Training codes, a sample stratified by class")
     n_mistakes: int = Field(10_000, ge=0, description="Mistakes, a seeded sample")
     perplexity: float = Field(30.0, gt=0, description="Of t-SNE")
     n_neighbors: int = Field(15, ge=2, description="Of UMAP")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return check_name(name, PROJECTIONS)
 
 
 class StabilityConfig(Config):
@@ -301,37 +312,3 @@ def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
         },
     }
     return values.get(step, {})
-
-
-def config_within(annotation: Any) -> type[BaseModel] | None:
-    """Return the config that a field of this type holds, if it holds one."""
-    options = get_args(annotation) or (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def walk_fields(
-    config: BaseModel, path: tuple[str, ...] = ()
-) -> list[tuple[tuple[str, ...], FieldInfo, Any]]:
-    """Return every field of a config and of the configs within it: path, field, value.
-
-    Parameters
-    ----------
-    config : BaseModel
-    path : tuple of str
-        Names of the fields that lead to `config`.
-    """
-    fields = []
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            fields += walk_fields(value, (*path, name))
-        else:
-            fields.append(((*path, name), field, value))
-    return fields
-
-
-def literals(annotation: Any) -> tuple[Any, ...]:
-    """Return the values that a field of literals takes."""
-    args = get_args(annotation)
-    nested = [a for a in args if get_origin(a) is not None]
-    return args if not nested else tuple(v for a in nested for v in literals(a))
