@@ -27,7 +27,7 @@ from tests.workspaces import SWEEP, Place, copy_place, verify
 
 LAMBDAS = [0.1, 1.0]
 QUICK = {
-    "correction": {**SWEEP["correction"], "lambdas": LAMBDAS, "epochs": 1},
+    "correction": {**SWEEP["correction"], "max_images": None, "lambdas": LAMBDAS, "epochs": 1},
     "baseline_lambdas": [1.0],
     "n_seeds": 2,
 }

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
 from defuse_core.report.evidence_figures import (
-    BeforeAfter,
     RealImage,
     add_caption,
     draw_before_after,
@@ -18,6 +17,7 @@ from defuse_core.report.evidence_figures import (
     draw_shares,
 )
 from defuse_core.report.figures import RED, figure_bytes
+from defuse_core.report.sweep import Change
 
 ROWS = [
     Scores("before", Interval.wilson(90, 100), Interval.wilson(10, 50)),
@@ -40,8 +40,8 @@ def test_controls_show_both_accuracies_with_their_intervals() -> None:
 
 def test_before_and_after_are_linked_and_regions_held_out_are_told_apart() -> None:
     changes = [
-        BeforeAfter("_a $b$", Interval.wilson(1, 10), Interval.wilson(9, 10)),
-        BeforeAfter("x" * 60, Interval.wilson(2, 10), Interval.wilson(5, 10), held_out=True),
+        Change("_a $b$", Interval.wilson(1, 10), Interval.wilson(9, 10)),
+        Change("x" * 60, Interval.wilson(2, 10), Interval.wilson(5, 10), held_out=True),
     ]
     axes = draw_before_after(changes).axes[0]
     links = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from defuse_core.base.config import PRESETS
 from defuse_core.workspace.config_checks import ConfigError, check_config
-from defuse_core.workspace.config_fields import walk_fields
-from defuse_core.workspace.configs import STEPS, literals, preset_values
+from defuse_core.workspace.config_fields import choices, walk_fields
+from defuse_core.workspace.configs import STEPS, preset_values
 
 
 def page(step: str, options: dict) -> None:  # a script knows no other names
@@ -66,7 +66,7 @@ def test_every_widget_is_explained_and_bounded_as_its_field(step: Any) -> None:
             assert least is None or widget.min == least
             assert most is None or widget.max == most
         if widget.type == "selectbox":
-            assert widget.options == list(literals(field.annotation))
+            assert widget.options == list(choices(field))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -119,7 +119,8 @@ def test_a_command_with_ray_gives_the_same_points_as_locally(place: Place, tmp_p
     sweep = {**SWEEP, "correction": {**SWEEP["correction"], "lambdas": [0.1, 1.0], "epochs": 1}}
     expected = done_here(place, "correct", sweep)
     words = [
-        "--lambdas", "0.1,1", "--baseline-lambdas", "1", "--epochs", "1", "--instances-per-region", "16",
+        "--lambdas", "0.1,1", "--baseline-lambdas", "1", "--epochs", "1", "--max-images", "480",
+        "--instances-per-region", "16",
         "--precision", "fp32", "--engine", "ray", "--address", "local", "--cpus", "1", "--device", "cpu",
     ]  # fmt: skip
     env = {"DEFUSE_HOME": str(place.workspace.home)}

@@ -87,7 +87,7 @@ def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
         Interval.wilson(successes, n)
 
 
-@pytest.mark.parametrize("confidence", [-0.1, 1.5])
+@pytest.mark.parametrize("confidence", [-0.1, 0.0, 1.0, 1.5])
 def test_wilson_refuses_an_impossible_confidence(confidence: float) -> None:
     with pytest.raises(ValueError, match="confidence"):
         Interval.wilson(1, 2, confidence=confidence)

@@ -246,6 +246,7 @@ import safetensors.torch, torch
 from defuse_core.base.checkpoints import save_tensors
 from defuse_core.method.classifier import accuracy
 from defuse_core.base.config import CorrectionConfig
+from defuse_core.data.splits import sample_training
 from defuse_core.method.correction import apply_point, sweep_lambdas
 from defuse_core.method.evaluation import score_failures
 from defuse_core.base.records import FailureInstances
@@ -261,11 +262,9 @@ tune, test = (
     for name in ("tune", "test")
 )
 classifier, dataset = source.classifier(), source.dataset
-rows = []
-for point in sweep_lambdas(
-    classifier, dataset.train, tune, config=CorrectionConfig(**json.loads(config)), seed=0,
-    selection=dataset.selection,
-):
+config, rows = CorrectionConfig(**json.loads(config)), []
+train = dataset.train[sample_training(dataset.train.labels, config.max_images, seed=0)]
+for point in sweep_lambdas(classifier, train, tune, config=config, seed=0, selection=dataset.selection):
     tuned = apply_point(classifier, point)
     save_tensors(f"{out}/{point.lam}.safetensors", point.state)
     rows.append([

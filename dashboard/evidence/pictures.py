@@ -41,10 +41,9 @@ def _rows(evidence: Evidence, *, controls: bool) -> list[Scores]:
 
 def changes_picture(changes: Sequence[Change]) -> Figure:
     """Draw accuracies before and after, for a file."""
-    from defuse_core.report.evidence_figures import BeforeAfter, draw_before_after
+    from defuse_core.report.evidence_figures import draw_before_after
 
-    rows: list[BeforeAfter] = [BeforeAfter(c.name, c.before, c.after, c.held_out) for c in changes]
-    return draw_before_after(rows)
+    return draw_before_after(changes)
 
 
 def novelty_picture(distances: Distances, x: str) -> Figure:

@@ -32,7 +32,7 @@ class Interval:
         Raises
         ------
         ValueError
-            If successes is not in [0, n].
+            If successes is not in [0, n], or confidence not in (0, 1).
 
         Examples
         --------
@@ -41,6 +41,8 @@ class Interval:
         """
         if not 0 <= successes <= n:
             raise ValueError(f"successes must be in [0, n = {n}], got {successes}")
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be in (0, 1), got {confidence}")
         if n == 0:
             return Interval(float("nan"), 0.0, 1.0, 0)
         estimate, z = successes / n, NormalDist().inv_cdf((1 + confidence) / 2)

@@ -162,10 +162,9 @@ class _Look:
 
     def __init__(self, weights: Weights, n_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.n_classes, self.image_shape = n_classes, image_shape
-        parts = weights.prefix.split(".")[:-1]
-        prefixes = ["".join(f"{part}." for part in parts[index:]) for index in range(len(parts), -1, -1)]
         self.tensors = {  # by the part of the prefix that is put back, the shortest first
-            prefix: {prefix + key: t.to("meta") for key, t in weights.tensors.items()} for prefix in prefixes
+            prefix: {prefix + key: t.to("meta") for key, t in weights.tensors.items()}
+            for prefix in weights.own_prefixes()
         }
         self.shapes = {
             prefix: {key: tuple(t.shape) for key, t in named.items()}

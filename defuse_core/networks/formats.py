@@ -9,7 +9,7 @@ import mmap
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,27 @@ class Weights:
     prefix: str
     nested_under: str | None
     format: CheckpointFormat
+
+    def own_prefixes(self) -> list[str]:
+        """Return what a network's own names may keep of the prefix, the shortest first: "", …, all of it."""
+        parts = self.prefix.split(".")[:-1]
+        return ["".join(f"{part}." for part in parts[n:]) for n in range(len(parts), -1, -1)]
+
+    def own_prefix(self, names: Collection[str]) -> str | None:
+        """Return the first of `own_prefixes` under which all tensors have one of these names, or None.
+
+        Examples
+        --------
+        >>> weights = Weights({"weight": torch.zeros(1)}, "module.conv.", None, "safetensors")
+        >>> weights.own_prefix({"conv.weight"}), weights.own_prefix({"fc.weight"})
+        ('conv.', None)
+        """
+        return next((p for p in self.own_prefixes() if {p + key for key in self.tensors} <= {*names}), None)
+
+    def under_names(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Return the tensors with as much of the prefix as these names have."""
+        prefix = self.own_prefix(names) or ""
+        return {prefix + key: tensor for key, tensor in self.tensors.items()}
 
 
 def read_weights(path: str | Path) -> Weights:

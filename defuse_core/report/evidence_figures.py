@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
 from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, clip, error_bars, new_figure
+from defuse_core.report.sweep import Change
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 MODEL_COLOURS = {
@@ -29,16 +30,6 @@ _CLIP = 32  # letters of a name
 _LETTERS = 15  # of a caption, per inch
 _CELL = 0.95  # inches per image
 _A_ROW = 10  # images
-
-
-@dataclass(frozen=True)
-class BeforeAfter:
-    """Accuracy on a part of the images, such as a region or a class, before and after correction."""
-
-    name: str
-    before: Interval
-    after: Interval
-    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ def draw_controls(rows: Sequence[Scores]) -> Figure:
 _TITLES = ("accuracy on the failure regions", "accuracy on the test images (axis cut)")
 
 
-def draw_before_after(changes: Sequence[BeforeAfter]) -> Figure:
+def draw_before_after(changes: Sequence[Change]) -> Figure:
     """Accuracy before (grey squares) and after (dots) with intervals, the first row on top.
 
     Regions held out are triangles.

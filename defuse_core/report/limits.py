@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from defuse_core.report.content import ReportContent
+from defuse_core.report.evidence import SHARP
 from defuse_core.report.words import count, percent
-
-_SHARP = 0.95  # share still correct after reconstruction; below it the generator is called blurry
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _of_generator(content: ReportContent) -> Iterator[Limit]:
     results = content.results
     still, kinds = results["still_correct_after_reconstruction"], results["mistakes"]
     own, n = kinds["reconstruction"], max(sum(kinds.values()), 1)
-    if still is not None and still < _SHARP:
+    if still is not None and still < SHARP:
         yield Limit(
             "The generator is blurry",
             f"Of the training pictures that the model classifies correctly, only {percent(still, 1)} are "

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent, Tile
-
-_SURE = 0.05  # p-value below which a change is more than chance
+from defuse_core.report.evidence import SURE
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -129,7 +128,7 @@ def change_of_test(content: ReportContent) -> str:
         return f"{accuracies} (no picture fixed, none broken)"
     if flips["fixed"] == flips["broken"]:
         return f"{accuracies} ({fixed}: no difference in all)"
-    sure = "could be chance" if flips["p"] >= _SURE else "is more than chance would explain"
+    sure = "could be chance" if flips["p"] >= SURE else "is more than chance would explain"
     return f"{accuracies} ({fixed}; that difference {sure}, {chance(flips['p'])})"
 
 

@@ -281,20 +281,9 @@ def _own_class(
     channels = _first_channels(weights.tensors) or dataset.image_shape[0]
     name = config.architecture or ""
     network = import_network(name, code_path, n_classes=dataset.n_classes, channels=channels)
-    load_weights(network, _under_the_names_of(network, weights.tensors, weights.prefix), source=path)
+    load_weights(network, weights.under_names(network.state_dict().keys()), source=path)
     facts = {"code_path": code_path, "nested_under": weights.nested_under}
     return Network(name, network, stated_preprocessing(config, dataset, channels=channels), facts)
-
-
-def _under_the_names_of(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Put back as much of the prefix as the network's own names have."""
-    own = network.state_dict().keys()
-    parts = prefix.split(".")[:-1]
-    for length in range(len(parts) + 1):
-        tail = "".join(f"{part}." for part in parts[len(parts) - length :])
-        if {tail + key for key in tensors} == own:
-            return {tail + key: tensor for key, tensor in tensors.items()}
-    return tensors
 
 
 def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:

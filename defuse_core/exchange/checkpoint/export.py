@@ -139,16 +139,13 @@ def _upload_of(workspace: Workspace, run: Run) -> Weights | None:
 
 def _stripped(tensors: Mapping[str, Tensor], upload: Weights) -> str:
     """The prefix of the upload's names that the network's own names do not have."""
-    parts = upload.prefix.split(".")[:-1]
-    prefixes = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts), -1, -1)]
-    for prefix in prefixes:
-        own_prefix = upload.prefix.removeprefix(prefix)
-        if {own_prefix + key for key in upload.tensors} <= tensors.keys():
-            return prefix
-    raise WorkspaceError(
-        "the weights do not have the names of the upload that they were tuned from; bring it again, and "
-        "correct that"
-    )
+    own_prefix = upload.own_prefix(tensors.keys())
+    if own_prefix is None:
+        raise WorkspaceError(
+            "the weights do not have the names of the upload that they were tuned from; bring it again, and "
+            "correct that"
+        )
+    return upload.prefix.removesuffix(own_prefix)
 
 
 def _as_uploaded(tensors: Mapping[str, Tensor], upload: Weights, prefix: str) -> dict[str, Tensor]:

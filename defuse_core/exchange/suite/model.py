@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
@@ -20,7 +20,7 @@ from defuse_core.exchange.suite.suite import Feeding, Suite
 from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.detection import Fit, detect
-from defuse_core.networks.formats import Weights, load_program, read_weights, sniff_format
+from defuse_core.networks.formats import load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.networks import choose_fit
@@ -137,7 +137,7 @@ def _of_weights(
         if config.code_path is None:
             raise CheckpointError(f"{path} is of {name}, a class of your own; name its folder: --code-path")
         network = import_network(name or "", config.code_path, n_classes=n_classes, channels=len(fed.mean))
-        load_weights(network, _under_own_names(network, weights), source=path)
+        load_weights(network, weights.under_names(network.state_dict().keys()), source=path)
         return name or "", network, fed
     fits = detect(weights, n_classes=n_classes, image_shape=suite.manifest.image_shape)
     fit = _choose(fits, name, path, suite)
@@ -163,16 +163,6 @@ def _choose(fits: list[Fit], name: str | None, path: Path, suite: Suite) -> Fit:
         return choose_fit(fits, name)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _under_own_names(network: nn.Module, weights: Weights) -> dict[str, Tensor]:
-    """The weights with as much of their common prefix as the network's own names have."""
-    own, parts = network.state_dict().keys(), weights.prefix.split(".")[:-1]
-    for n in range(len(parts), -1, -1):
-        prefix = "".join(f"{part}." for part in parts[n:])
-        if {prefix + key for key in weights.tensors} <= own:
-            return {prefix + key: tensor for key, tensor in weights.tensors.items()}
-    return weights.tensors
 
 
 def _check_answers(classifier: Classifier, path: Path, suite: Suite) -> None:
