@@ -25,12 +25,12 @@ def scores_table(models: Sequence[Model]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def accuracies_table(found: Evidence) -> pd.DataFrame:
+def accuracies_table(evidence: Evidence) -> pd.DataFrame:
     """Figure 4 as a table, with rows for the held-out regions, and columns for the flips and their p."""
-    flips, held = found.results["flips"], held_out_scores(found)
-    table = scores_table(found.models)
+    flips, held = evidence.results["flips"], held_out_scores(evidence)
+    table = scores_table(evidence.models)
     if held:
-        names = found.models[0].name, found.models[-1].name
+        names = evidence.models[0].name, evidence.models[-1].name
         rows = [
             {"model": name, "measured_on": "regions held out", **_interval(score)}
             for name, score in zip(names, held, strict=True)
@@ -39,10 +39,10 @@ def accuracies_table(found: Evidence) -> pd.DataFrame:
     return table.assign(test_fixed=flips["fixed"], test_broken=flips["broken"], mcnemar_p=flips["p"])
 
 
-def held_out_scores(found: Evidence) -> tuple[Interval, Interval] | None:
+def held_out_scores(evidence: Evidence) -> tuple[Interval, Interval] | None:
     """Accuracy on the held-out regions, before and after; None if no region was held out."""
-    row = found.results.get("held_out")
-    rows = [r for r in found.results.get("by_region", ()) if r["held_out"]]
+    row = evidence.results.get("held_out")
+    rows = [r for r in evidence.results.get("by_region", ()) if r["held_out"]]
     if row is None or not rows:
         return None
     n = sum(r["before"][3] for r in rows)
@@ -66,7 +66,7 @@ def changes_table(changes: Sequence[Change], what: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def regions_table(found: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
+def regions_table(evidence: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
     """Accuracy of every measured model on every failure region."""
     rows = [
         {
@@ -79,7 +79,7 @@ def regions_table(found: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
                 for part, value in zip(_PARTS, row[model], strict=True)
             },
         }
-        for row in found.results.get("by_region", ())
+        for row in evidence.results.get("by_region", ())
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -95,14 +95,14 @@ def novelty_table(distances: Distances) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def agreement_table(found: Evidence) -> pd.DataFrame:
+def agreement_table(evidence: Evidence) -> pd.DataFrame:
     """The bars of figure 7, and how often all annotators, and any two, agree."""
-    assert found.unanimous is not None  # without answers, the page shows no figure
-    values, counts = np.unique(np.round(found.share[~np.isnan(found.share)], 3), return_counts=True)
+    assert evidence.unanimous is not None  # without answers, the page shows no figure
+    values, counts = np.unique(np.round(evidence.share[~np.isnan(evidence.share)], 3), return_counts=True)
     return pd.DataFrame(
         {
             "share_of_annotators": values, "draws": counts, "n": counts.sum(),
-            **_interval(found.unanimous, "unanimous_"), "pairs_alike": found.pairwise,
+            **_interval(evidence.unanimous, "unanimous_"), "pairs_alike": evidence.pairwise,
         }
     )  # fmt: skip
 

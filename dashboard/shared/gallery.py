@@ -51,20 +51,20 @@ def spread_out(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def show_gallery(
-    project: Project, run: Run, found: Found, shown: NDArray[np.int64], *, key: str = "mistakes"
+    project: Project, run: Run, mistakes: Found, indices: NDArray[np.int64], *, key: str = "mistakes"
 ) -> None:
     """Show mistakes, given by index, as tiles of three images."""
-    triples = _triples(project, run, found, shown)
+    triples = _triples(project, run, mistakes, indices)
     if triples is None:
         return
     names = project.class_names
     tiles = [
         Tile(
-            list(images), names[found.predictions[i]], True,
-            f"{names[found.labels[i]]} → {names[found.predictions[i]]}\n{KINDS[found.kind[i]]}",
-            [names[found.labels[i]], "reconstruction", f"predicted as {names[found.predictions[i]]}"],
+            list(images), names[mistakes.predictions[i]], True,
+            f"{names[mistakes.labels[i]]} → {names[mistakes.predictions[i]]}\n{KINDS[mistakes.kind[i]]}",
+            [names[mistakes.labels[i]], "reconstruction", f"predicted as {names[mistakes.predictions[i]]}"],
         )
-        for i, images in zip(shown.tolist(), triples, strict=True)
+        for i, images in zip(indices.tolist(), triples, strict=True)
     ]  # fmt: skip
     image_grid(tiles, key=key, headings=_IMAGES)
 
@@ -94,17 +94,17 @@ def _triples(
     return np.stack([originals, reconstructions, perturbed], axis=1)
 
 
-def mistakes_table(project: Project, found: Found, chosen: NDArray[np.int64]) -> pd.DataFrame:
+def mistakes_table(project: Project, mistakes: Found, chosen: NDArray[np.int64]) -> pd.DataFrame:
     """Return mistakes, given by index, as a table."""
     names = np.array(project.class_names)
     return pd.DataFrame(
         {
             "mistake": chosen,
-            "source_image": found.source_index[chosen],
-            "label": names[found.labels[chosen]],
-            "prediction": names[found.predictions[chosen]],
-            "kind": np.array(KINDS)[found.kind[chosen]],
-            "noise_norm": found.noise_norm[chosen],
+            "source_image": mistakes.source_index[chosen],
+            "label": names[mistakes.labels[chosen]],
+            "prediction": names[mistakes.predictions[chosen]],
+            "kind": np.array(KINDS)[mistakes.kind[chosen]],
+            "noise_norm": mistakes.noise_norm[chosen],
         }
     )
 
@@ -119,17 +119,17 @@ def mistakes_npz(table: pd.DataFrame, triples: NDArray[np.uint8]) -> bytes:
 
 
 def export(
-    project: Project, run: Run, found: Found, chosen: NDArray[np.int64], shown: NDArray[np.int64]
+    project: Project, run: Run, mistakes: Found, chosen: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> None:
     """Offer the chosen mistakes as a table, and the shown ones with their images."""
 
     def table() -> bytes:
-        return mistakes_table(project, found, chosen).to_csv(index=False).encode()
+        return mistakes_table(project, mistakes, chosen).to_csv(index=False).encode()
 
     def images() -> bytes:
-        triples = _triples(project, run, found, shown)
+        triples = _triples(project, run, mistakes, indices)
         assert triples is not None  # the page shows the same images
-        return mistakes_npz(mistakes_table(project, found, shown), triples)
+        return mistakes_npz(mistakes_table(project, mistakes, indices), triples)
 
     row = st.container(horizontal=True)
     row.download_button(
@@ -137,7 +137,7 @@ def export(
         mime="text/csv", on_click="ignore", icon=":material/download:",
     )  # fmt: skip
     row.download_button(
-        f"The {len(shown)} images shown as npz", images, file_name=f"mistakes-run{run.id}.npz",
+        f"The {len(indices)} images shown as npz", images, file_name=f"mistakes-run{run.id}.npz",
         mime="application/octet-stream", on_click="ignore", icon=":material/download:",
-        disabled=not len(shown),
+        disabled=not len(indices),
     )  # fmt: skip

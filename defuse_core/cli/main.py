@@ -223,9 +223,7 @@ def demo(
         again, digits, suffix = "defuse demo --quick", "a few hundred", "-quick"
     out = out or Path(f"defuse-demo{suffix}")
     _make_folder(out)
-    console.print(
-        f"Defuse on {digits} handwritten digits: what does its classifier get wrong that no test shows?\n"
-    )
+    console.print(f"Defuse on {digits} handwritten digits: which mistakes does the test split not show?\n")
     resources = Resources(device=device)
     launcher.probe(resources)
     workspace = Workspace()

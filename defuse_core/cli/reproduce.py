@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -57,9 +57,7 @@ def reproduce(
     if cpu and quick:
         raise typer.BadParameter("leave one of --cpu and --quick out", param_hint="--quick")
     length: Length = "quick" if quick else "cpu" if cpu else "paper"
-    folder = out or Path("defuse-reproduction" + ("" if length == "paper" else f"-{length}"))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out must be a folder, {folder} is a file; give another name")
+    folder = _folder(out, length)
     _check_earlier(folder / f"results-{dataset}.json", length, seeds)
     console = output.make_console(quiet=as_json)
     resources = Resources(device=device, threads=threads)
@@ -86,11 +84,22 @@ def reproduce(
     if as_json:
         typer.echo(json.dumps(results))
         return
+    _print_results(console, results)
+    console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _folder(out: Path | None, length: Length) -> Path:
+    folder = out or Path("defuse-reproduction" + ("" if length == "paper" else f"-{length}"))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder, {folder} is a file; give another name")
+    return folder
+
+
+def _print_results(console: Console, results: dict[str, Any]) -> None:
     console.print(write_differences(results), soft_wrap=True, markup=False)
     console.print(write_comparison(results), soft_wrap=True, markup=False)
     for goal in goals(results):
         console.print(f"{goal.answer:7}  {goal.told}: {goal.measured}")
-    console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
 
 
 def _run_all(

@@ -233,8 +233,7 @@ def wait_for_run() -> int:
         home, run_id, forks = json.loads(line)
         if not forks or _is_forked():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            with suppress(OSError):  # without its folder a run fails, and says so
-                _stand_in(Path(home) / "runs" / str(run_id))
+            _stand_in(Path(home) / "runs" / str(run_id))
             if forks and torch.cuda._is_in_bad_fork():  # an import has asked CUDA something: begin anew
                 os.execv(sys.executable, [sys.executable, "-P", "-m", runner.__name__, home, str(run_id)])
             return runner.main(Path(home), run_id)
@@ -268,13 +267,18 @@ def _is_forked() -> bool:
 
 
 def _stand_in(folder: Path) -> None:
-    """Be in the folder of a run, and write to its log, as a runner started for it."""
-    os.chdir(folder)
-    nothing, log = os.open(os.devnull, os.O_RDONLY), os.open("log.txt", os.O_WRONLY | os.O_APPEND)
+    """Be in the folder of a run, and write to its log, as a runner started for it.
+
+    Without its folder a run fails, and says so. Nothing goes to the keeper, who reads process ids there.
+    """
+    nothing = log = os.open(os.devnull, os.O_RDWR)
+    with suppress(OSError):
+        os.chdir(folder)
+        log = os.open("log.txt", os.O_WRONLY | os.O_APPEND)
     for source, target in ((nothing, sys.stdin), (log, sys.stdout), (log, sys.stderr)):
         os.dup2(source, target.fileno())
-    os.close(nothing)
-    os.close(log)
+    for file in {nothing, log}:
+        os.close(file)
 
 
 def _step_modules() -> list[str]:

@@ -128,12 +128,9 @@ def _batched_logits(
 
 
 def predict_logits(
-    classifier: Classifier,
-    images: Tensor,
-    *,
-    batch_size: int = EVALUATION_BATCH,
+    classifier: Classifier, images: Tensor, *, batch_size: int = EVALUATION_BATCH,
     precision: Precision = "fp32",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return logits (n, n_classes) float32 on the CPU, dropout and batch-norm in evaluation mode.
 
     Parameters
@@ -150,12 +147,9 @@ def predict_logits(
 
 
 def predict(
-    classifier: Classifier,
-    images: Tensor,
-    *,
-    batch_size: int = EVALUATION_BATCH,
+    classifier: Classifier, images: Tensor, *, batch_size: int = EVALUATION_BATCH,
     precision: Precision = "fp32",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return the most likely class of each image, (n,) int64 on the CPU.
 
     Parameters
@@ -242,13 +236,9 @@ def train_classifier(
 
 
 def classifier_epochs(
-    classifier: Classifier,
-    split: Split,
-    *,
-    config: ClassifierTraining,
-    seed: int,
+    classifier: Classifier, split: Split, *, config: ClassifierTraining, seed: int,
     checkpoint: Path | None = None,
-) -> Loop[list[dict[str, float]]]:
+) -> Loop[list[dict[str, float]]]:  # fmt: skip
     """`train_classifier` as a `Loop` over epochs.
 
     Parameters
@@ -262,7 +252,7 @@ def classifier_epochs(
         Where the training is stored after every epoch, and resumed from.
     """
     device = classifier.mean.device
-    images, labels = split.images.to(device), split.labels.to(device)
+    data = Split(split.images.to(device), split.labels.to(device))
     optimizer = make_optimizer(classifier, config.optimizer, config.learning_rate)
     identity = {
         "config": config.model_dump(),
@@ -274,34 +264,8 @@ def classifier_epochs(
     history: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history, _ = resume_training(checkpoint, classifier, optimizer, identity=identity)
-    steps_per_epoch = math.ceil(len(labels) / config.batch_size)
-    n_steps = config.epochs * steps_per_epoch
     for epoch in range(len(history) + 1, config.epochs + 1):
-        generator = torch_rng(seed, "classifier", epoch)
-        classifier.train()
-        loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-        seen, first = 0, (epoch - 1) * steps_per_epoch
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, "dropout", epoch))
-            batches = shuffled_batches(len(labels), config.batch_size, generator)
-            for step, index in enumerate(batches, first):
-                if len(index) == 1 < min(config.batch_size, len(labels)):
-                    continue  # the last: batch-norm could learn nothing from it
-                if config.final_learning_rate is not None:
-                    optimizer.param_groups[0]["lr"] = _cosine(config, step / n_steps)
-                x, y = as_pixels(images[index.to(device)]), labels[index.to(device)]
-                x = augment(x, config.augmentation, generator)
-                with autocast(device, config.precision):
-                    logits = classifier(x).float()
-                loss = F.cross_entropy(logits, y)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(y)
-                hits += (logits.argmax(1) == y).sum()
-                seen += len(y)
-        classifier.eval()
-        history.append({"loss": float(loss_sum) / seen, "accuracy": float(hits) / seen})
+        history.append(_train_epoch(classifier, optimizer, data, config, seed, epoch))
         try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
             stop = yield epoch, config.epochs, history[-1]
         finally:
@@ -311,6 +275,41 @@ def classifier_epochs(
             break
     classifier.eval()
     return history
+
+
+def _train_epoch(
+    classifier: Classifier, optimizer: torch.optim.Optimizer, data: Split, config: ClassifierTraining,
+    seed: int, epoch: int,
+) -> dict[str, float]:  # fmt: skip
+    """One pass over the data; returns mean loss and accuracy in training mode."""
+    device = data.labels.device
+    generator = torch_rng(seed, "classifier", epoch)
+    steps_per_epoch = math.ceil(len(data) / config.batch_size)
+    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
+    seen = 0
+    classifier.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "dropout", epoch))
+        batches = shuffled_batches(len(data), config.batch_size, generator)
+        for step, index in enumerate(batches, (epoch - 1) * steps_per_epoch):
+            if len(index) == 1 < min(config.batch_size, len(data)):
+                continue  # the last: batch-norm could learn nothing from it
+            if config.final_learning_rate is not None:
+                progress = step / (config.epochs * steps_per_epoch)
+                optimizer.param_groups[0]["lr"] = _cosine(config, progress)
+            x, y = as_pixels(data.images[index.to(device)]), data.labels[index.to(device)]
+            x = augment(x, config.augmentation, generator)
+            with autocast(device, config.precision):
+                logits = classifier(x).float()
+            loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach() * len(y)
+            hits += (logits.argmax(1) == y).sum()
+            seen += len(y)
+    classifier.eval()
+    return {"loss": float(loss_sum) / seen, "accuracy": float(hits) / seen}
 
 
 def _cosine(config: ClassifierTraining, progress: float) -> float:

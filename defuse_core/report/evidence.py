@@ -117,7 +117,7 @@ def read_evidence(store: Workspace, run_id: int) -> Evidence:
     return Evidence(results, models, novelty, share, score(metadata["agreement"][0]))
 
 
-def score(found: Sequence[float | None] | None) -> Interval | None:
+def score(row: Sequence[float | None] | None) -> Interval | None:
     """Read an interval from JSON; None if it is of no image.
 
     Examples
@@ -125,9 +125,9 @@ def score(found: Sequence[float | None] | None) -> Interval | None:
     >>> str(score([0.5, 0.25, 0.75, 8])), score([None, 0.0, 1.0, 0])
     ('0.500 [0.250, 0.750], n = 8', None)
     """
-    if found is None or not found[3]:
+    if row is None or not row[3]:
         return None
-    estimate, low, high, n = (float(part or 0.0) for part in found)
+    estimate, low, high, n = (float(part or 0.0) for part in row)
     return Interval(estimate, low, high, int(n))
 
 
@@ -136,52 +136,52 @@ def scores_of(row: Mapping[str, Any]) -> dict[str, Interval]:
     return {name: value for name in SETS if (value := score(row.get(name))) is not None}
 
 
-def control_rows(found: Evidence) -> list[Model]:
+def control_rows(evidence: Evidence) -> list[Model]:
     """The models of figure 4, with the controls after "before"."""
-    before, *baseline, defuse = found.models
+    before, *baseline, defuse = evidence.models
     controls = [
         Model(CONTROLS[name], scores_of(row))
-        for name, row in found.results.get("controls", {}).items()
+        for name, row in evidence.results.get("controls", {}).items()
         if name in CONTROLS
     ]
     return [before, *controls, *baseline, defuse]
 
 
-def region_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
+def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Change]:
     """Accuracy of every failure region before and after, the worst before first.
 
     Parameters
     ----------
-    found : Evidence
+    evidence : Evidence
     class_names : sequence of str
     """
-    rows = found.results.get("by_region", ())
+    rows = evidence.results.get("by_region", ())
     return _changes([(region_called(row, class_names), row) for row in rows])
 
 
-def class_changes(found: Evidence) -> list[Change]:
+def class_changes(evidence: Evidence) -> list[Change]:
     """Accuracy of every class of the test split before and after, the worst before first."""
-    changes = _changes([(row["class"], row) for row in found.results.get("by_class", ())])
+    changes = _changes([(row["class"], row) for row in evidence.results.get("by_class", ())])
     return sorted(changes, key=lambda change: change.before.estimate)
 
 
-def nearest_rows(found: Evidence) -> list[dict[str, Any]]:
+def nearest_rows(evidence: Evidence) -> list[dict[str, Any]]:
     """What was measured on the real images nearest to each region, the worst region first."""
-    near = {row["region_id"]: row for row in found.results["nearest"]["regions"]}
-    known = {row["region_id"]: row for row in found.results.get("by_region", ())}
+    near = {row["region_id"]: row for row in evidence.results["nearest"]["regions"]}
+    known = {row["region_id"]: row for row in evidence.results.get("by_region", ())}
     return [{**known.get(i, {}), **near[i]} for i in dict.fromkeys([*known, *near]) if i in near]
 
 
-def nearest_changes(found: Evidence, class_names: Sequence[str]) -> list[Change]:
+def nearest_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Change]:
     """Accuracy on the real images nearest to each region, on all of them, and on the whole test split.
 
     Parameters
     ----------
-    found : Evidence
+    evidence : Evidence
     class_names : sequence of str
     """
-    near = found.results["nearest"]
-    rows = [(region_called(row, class_names), row) for row in nearest_rows(found)]
+    near = evidence.results["nearest"]
+    rows = [(region_called(row, class_names), row) for row in nearest_rows(evidence)]
     return _changes([*rows, ("all of these", near["pooled"]), ("whole test split", near["test"])])
 
 
@@ -251,20 +251,20 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def tell_control(name: str, found: Evidence) -> str:
+def tell_control(name: str, evidence: Evidence) -> str:
     """Say what a control does, its accuracy on the failure regions, and what that rules out.
 
     Parameters
     ----------
     name : {"lam=0", "random"}
-    found : Evidence
+    evidence : Evidence
     """
     title, does, if_less, if_not = _MEANING[name]
-    row = found.results.get("controls", {}).get(name)
+    row = evidence.results.get("controls", {}).get(name)
     if row is None:
         return f"**{title}**: not measured."
     control = scores_of(row)["region"]
-    before, after = (found.models[i].scores["region"] for i in (0, -1))
+    before, after = (evidence.models[i].scores["region"] for i in (0, -1))
     text = (
         f"**{title}**: {does} It classifies {control.estimate:.1%} of the failure regions' draws correctly; "
         f"before, {before.estimate:.1%} were correct; with Defuse, {after.estimate:.1%}. "
@@ -331,10 +331,10 @@ def tell_taus(results: Mapping[str, Any]) -> str:
     return f"τ = {', '.join(f'{tau:g}' for tau in taus)}" if taus else ""
 
 
-def tell_sizes(found: Evidence) -> str:
+def tell_sizes(evidence: Evidence) -> str:
     """Say the number of images of every set of figure 4."""
-    scores = found.models[0].scores
-    per_region = found.results["settings"]["correct"]["correction"]["instances_per_region"]
+    scores = evidence.models[0].scores
+    per_region = evidence.results["settings"]["correct"]["correction"]["instances_per_region"]
     parts = [
         f"n = {scores[name].n:,} {SETS[name]} images" for name in ("validation", "test") if name in scores
     ]
