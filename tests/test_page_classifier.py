@@ -39,7 +39,7 @@ from tests.apps import (
 )
 from tests.conftest import TinyNetwork, bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, run_here, store_run
-from tests.workspaces import Place
+from tests.workspaces import Place, computing_elsewhere
 
 
 @pytest.fixture
@@ -424,8 +424,10 @@ def test_a_checkpoint_is_uploaded_inspected_and_taken_in(
     assert f"{rows[0]['accuracy'][0]:.1%}" in app.warning[0].value
     chosen = next(i for i, row in enumerate(rows) if row["name"] == "data set's mean and std")
     app.selectbox(key=f"feed-{run.id}").set_value(chosen).run()
-    app = click(app, "Use this classifier")
-    taken = latest(place, "classifier")
+    with computing_elsewhere(place.workspace):
+        app = click(app, "Use this classifier")
+        taken = latest(place, "classifier")
+        assert taken.live
     given = {name: rows[chosen][name] for name in ("mean", "std", "image_size", "channel_order")}
     values = {**given, "architecture": "resnet_small", "weights": f"blob:{blob.sha256}"}
     assert taken.config == check_config("classifier", values).model_dump(mode="json")

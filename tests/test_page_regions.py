@@ -155,8 +155,9 @@ def searched(tmp_path: Path, template: Path) -> Iterator[Place]:
 
 def fields(app: AppTest) -> dict[str, Any]:
     """Values of the form's widgets by field."""
-    found = {w.key: w.value for w in app.number_input if w.key and w.key.startswith("distill-1-")}
-    return {key.removeprefix("distill-1-"): value for key, value in found.items()}
+    widgets = [w for w in (*app.number_input, *app.selectbox) if (w.key or "").startswith("distill-1-")]
+    values = {str(widget.key).removeprefix("distill-1-"): widget.value for widget in widgets}
+    return {name: value for name, value in values.items() if name != "preset"}
 
 
 def test_start_submits_what_is_shown(searched: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +175,7 @@ def test_start_submits_what_is_shown(searched: Place, monkeypatch: pytest.Monkey
     assert run.config == check_config("distill", values).model_dump(mode="json")
     assert (run.seed, run.resources.device) == (11, "auto")
     assert "It is waiting for another run …" in told(app)
-    assert fields(app) == values  # they stay as they were set
+    assert fields(app) == {"method": "dirichlet_process", **values}  # they stay as they were set
     app = click(app, "Start")
     assert len(errors(app)) == 1
     assert f"run {run.id}" in errors(app)[0]

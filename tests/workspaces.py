@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,14 @@ def stop_between_writes(home: Path, pid: int) -> None:
         return True
 
     eventually(stopped, seconds=30)
+
+
+@contextmanager
+def computing_elsewhere(workspace: Workspace) -> Iterator[None]:
+    """Let runs wait for the machine, as if another computed."""
+    with (workspace.home / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def copy_place(template: Path, home: Path) -> Place:

@@ -32,7 +32,7 @@ def show_losses(run: Run) -> None:
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
         if run.live:
-            st.caption("Training begins …" if run.config["weights"] is None else "Loading it …")
+            st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
         return
     beta = run.config["training"]["beta"]
     losses = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]

@@ -21,7 +21,7 @@ def show_training(run: Run) -> None:
     """Draw the loss and accuracy of a classifier in training."""
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
-        st.caption("Training begins …" if run.config["weights"] is None else "Loading it …")
+        st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
         return
     of = run.config["training"]["epochs"]
     left, right = st.columns(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -81,14 +80,6 @@ class Site:
         run = self.workspace.runs.latest(self.project.id, step, done=done)
         assert run is not None
         return run
-
-
-@contextmanager
-def computing_elsewhere(site: Site) -> Iterator[None]:
-    """Let runs wait for the machine, as if another computed."""
-    with (site.workspace.home / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

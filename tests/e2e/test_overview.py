@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from defuse_core.jobs import launcher
-from tests.e2e.serving import SECONDS, Server, Site, computing_elsewhere, fill, held
+from tests.e2e.serving import SECONDS, Server, Site, fill, held
 from tests.spares import is_spare
-from tests.workspaces import Place, eventually
+from tests.workspaces import Place, computing_elsewhere, eventually
 
 IMAGES, PERTURBATIONS = 640, 20  # ten shards, of a fraction of a second each
 
@@ -38,7 +38,7 @@ def test_a_search_is_reloaded_cancelled_and_resumed_by_page_and_terminal(page: P
         cancel.click()
         expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=30 * SECONDS)
     expect(main.get_by_text("What it had done is kept")).to_be_visible(timeout=30 * SECONDS)
-    with computing_elsewhere(labelled):
+    with computing_elsewhere(labelled.workspace):
         sidebar.get_by_role("button", name="Resume").click()
         expect(sidebar.get_by_text("Mistakes · cancelled")).to_have_count(0, timeout=30 * SECONDS)
     run = labelled.newest("identify")
@@ -94,7 +94,7 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
         cancel.click()
         expect(sidebar.get_by_text("Mistakes · cancelled")).to_be_visible(timeout=30 * SECONDS)
     expect(main.get_by_text("What it had done is kept")).to_be_visible(timeout=30 * SECONDS)
-    with computing_elsewhere(site):
+    with computing_elsewhere(site.workspace):
         sidebar.get_by_role("button", name="Resume").click()
         expect(sidebar.get_by_text("Mistakes · cancelled")).to_have_count(0, timeout=30 * SECONDS)
     with held(site, "identify"):
