@@ -31,7 +31,7 @@ SPARE_RUNNER = "DEFUSE_SPARE_RUNNER"
 """Set to 0 in the environment, no spare is kept."""
 
 FREE_MEMORY = 2 * 2**30
-"""Bytes that have to be available for a spare to be started; idle, it holds about a sixth of that."""
+"""Bytes that have to be available for a spare to be started; idle, it holds about a quarter of that."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
@@ -40,14 +40,14 @@ _COMPUTE = ("torch", "torchvision", "numpy", "scipy", "sklearn")
 _NOT_COMPARED = ("KMP_", "MPLBACKEND", "TORCHINDUCTOR_")
 """So begin variables that make no other runner; packages set them where they are imported, in any process."""
 
-_WITH_THREADS = ("numpy", "scipy.linalg", "pyarrow")
-"""Packages whose threads survive a fork: OpenBLAS and jemalloc begin them anew in the new process.
+_WITH_THREADS = ("numpy", "scipy.linalg")
+"""Packages that bring OpenBLAS, whose threads end before a fork and begin anew in both processes.
 
-A process that has any other does not fork: what OpenMP waits for in the new one would never come.
+A process that has any other thread does not fork: what OpenMP waits for in the new one would never come.
 """
 
-_IMPORTED_LATE = ("torch._dynamo", "sklearn.mixture")
-"""What steps import only as they compute: every first optimiser, and every distillation, seconds each."""
+_IMPORTED_LATE = ("torch._dynamo",)
+"""What steps import only as they compute: every first optimiser imports it, for seconds."""
 
 _FORKS = b"forks\n"
 _READY = b"ready\n"
@@ -214,8 +214,7 @@ def _state(path: Path) -> tuple[str, int, int]:
 def wait_for_run() -> int:
     """Import, and wait for runs; return the exit code of the run that this process does, 0 without one."""
     for name in _WITH_THREADS:
-        with suppress(ImportError):
-            import_module(name)
+        import_module(name)
     threads = _count_threads()
     import torch
 
