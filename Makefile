@@ -36,10 +36,11 @@ verify: .venv/developer browser  ## Run what guards a release: the whole demo, k
 	$(BIN)/python -m tests.mutation || failed=1; \
 	exit $$failed
 
+APT := [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && apt-get install -y -qq
+
 browser:
-	@command -v chromium-headless-shell > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
-	  && apt-get update -qq && { apt-get install -y -qq chromium-headless-shell || apt-get install -y -qq chromium; } > /dev/null; } \
-	  || command -v chromium google-chrome > /dev/null \
+	@command -v chromium-headless-shell > /dev/null || { $(APT) chromium-headless-shell > /dev/null; } \
+	  || command -v chromium google-chrome > /dev/null || { $(APT) chromium > /dev/null; } \
 	  || echo "no Chromium: its tests are skipped; to have them run: apt-get install chromium-headless-shell"
 
 screenshots: .venv/developer browser  ## Picture every page, light and dark, into screenshots/

@@ -7,7 +7,6 @@ at once.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import signal
@@ -41,7 +40,7 @@ from defuse_core.workspace.workspace import Workspace
 from tests.in_process import add_run, compute_here, done_here, run_here, runs_in_this_process
 from tests.spares import is_spare, keeping_spare, without_spare
 from tests.templates import label
-from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, copy_place, eventually
+from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, computing_elsewhere, copy_place, eventually
 
 SHORT_SEARCH = {**SEARCH, "n_perturbations": 3}
 LONG_SEARCH = {**SEARCH, "n_perturbations": 300}
@@ -155,7 +154,7 @@ def test_a_run_killed_in_the_middle_is_resumed_to_the_same_result(
     assert expected is not None
     run = submit(place, way, step, config)
     moments = (lambda _: True, lambda run: works(place, run), lambda run: bool(done_tasks(place, run)))
-    for moment in moments if way == "spare runner" else moments[-1:]:  # a new runner takes seconds to start
+    for moment in moments:
         eventually(partial(moment, run), seconds=30)
         os.kill(place.get(run).pid, signal.SIGKILL)
         assert _state_after_death(place, run) == "interrupted"
@@ -283,8 +282,7 @@ def await_beats(place: Place, run: Run) -> None:
 
 
 def test_a_queued_run_is_cancelled_and_never_starts(place: Place) -> None:
-    with (place.workspace.home / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run computes
+    with computing_elsewhere(place.workspace):
         run = place.submit("identify", SEARCH)
         await_beats(place, run)
         assert place.get(run).status == "queued"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from defuse_core.jobs import launcher, spare
 from defuse_core.jobs.spare import SPARE_RUNNER
 from defuse_core.workspace.runs import Resources, Run
 from tests.spares import spares_of_this_process as spares
-from tests.workspaces import ONE_THREAD, SEARCH, Place, eventually
+from tests.workspaces import ONE_THREAD, SEARCH, Place, computing_elsewhere, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +34,7 @@ def _none_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def start_and_cancel(place: Place, resources: Resources = ONE_THREAD) -> Run:
     """Submit a run while another computes, and cancel it: who would have run it?"""
-    with (place.workspace.home / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with computing_elsewhere(place.workspace):
         run = place.submit("identify", SEARCH, resources=resources)
         launcher.cancel(place.workspace, run.id)
     assert place.get(run).status == "cancelled"
@@ -49,8 +47,7 @@ def test_a_ready_spare_forks_for_every_run_and_where_it_does_not_answer_runs_sta
     launcher.keep_spare(ONE_THREAD)
     kept = launcher.await_spare()
     assert kept is not None
-    with (place.workspace.home / "machine.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with computing_elsewhere(place.workspace):
         runs = [place.submit("identify", SEARCH), place.submit("map", {"method": "pca"})]
         pids = [run.pid for run in runs]
         assert {process.pid for process in psutil.Process(kept).children()} == set(pids)

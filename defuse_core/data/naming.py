@@ -73,7 +73,7 @@ SOURCES: list[DataSource] = [
 """All kinds; the first that matches a source is its kind."""
 
 
-def find_source(source: str) -> DataSource:
+def source_kind(source: str) -> DataSource:
     """Return the kind of data set that a source is of."""
     return next(kind for kind in SOURCES if kind.matches(source))
 
@@ -86,9 +86,9 @@ def absolute_source(source: str) -> str:
     >>> absolute_source("digits"), absolute_source("torchvision:SVHN:/data")
     ('digits', 'torchvision:SVHN:/data')
     """
-    return find_source(source).absolute(source)
+    return source_kind(source).absolute(source)
 
 
 def without_path(source: str) -> str | None:
     """Remove the folder, which is of another machine, from a source; None if it is only a path."""
-    return find_source(source).portable(source)
+    return source_kind(source).portable(source)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from defuse_core.base.named import load_function
-from defuse_core.data.naming import find_source
+from defuse_core.data.naming import source_kind
 from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"})
@@ -41,7 +41,7 @@ def load_dataset(
     DataError
         If the data set cannot be used.
     """
-    dataset: ImageDataset = load_function(find_source(source).loader)(source, image_size)
+    dataset: ImageDataset = load_function(source_kind(source).loader)(source, image_size)
     return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
 
 

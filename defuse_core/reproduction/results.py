@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from defuse_core.data.naming import find_source
+from defuse_core.data.naming import source_kind
 from defuse_core.reproduction.paper import DatasetName
 from defuse_core.reproduction.plans import Length
 from defuse_core.workspace.configs import StepName
@@ -54,7 +54,7 @@ def collect(
         "dataset": dataset,
         "length": length,
         "data": {
-            "name": blobs.get(source) or find_source(source).title(source),
+            "name": blobs.get(source) or source_kind(source).title(source),
             **{key: project.dataset[key] for key in ("sizes", "image_shape", "fingerprint")},
         },
         "annotators": first["annotators"].summary,
