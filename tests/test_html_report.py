@@ -21,7 +21,7 @@ from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
 from defuse_core.report.content import Nearest, RegionEntry, ReportContent, Tile
 from defuse_core.report.figures import figure_bytes
-from defuse_core.report.html import MAX_BYTES, render_report
+from defuse_core.report.html import MAX_BYTES, _data, render_report
 from defuse_core.report.limits import limits
 from defuse_core.report.sprites import make_plot, make_sprite
 from defuse_core.report.tables import class_table, control_table, sweep_table
@@ -400,3 +400,15 @@ def test_controls_that_do_as_well_are_called_so(content: ReportContent) -> None:
     assert "The intervals meet" in made["told"]
     assert len(made["rows"]) == 4
     assert control_table(content)["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("digits", "digits"), ("torchvision:SVHN:/home/ada", "SVHN"), ("/home/ada/signs.npz", "signs.npz"),
+        ("/home/ada/signs", "signs"), (f"blob:{'0' * 64}", "uploaded data"),
+    ],
+)  # fmt: skip
+def test_the_data_set_is_named_without_the_folders_of_this_machine(source: str, name: str) -> None:
+    about = {"source": source, "sizes": {"train": 3}, "image_shape": [1, 8, 8], "class_names": ["a", "b"]}
+    assert _data(about) == f"{name}: 3 train pictures of 2 classes, 8×8, grey"

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from defuse_core.base.intervals import Interval
+from defuse_core.data.naming import source_kind
 from defuse_core.report.content import ReportContent, Tile
 from defuse_core.report.limits import limits
 from defuse_core.report.sprites import data_url, make_plot, make_sprite
@@ -134,8 +134,9 @@ def _four(share: Interval | None) -> list[float | None]:
 
 def _data(dataset: Mapping[str, Any]) -> str:
     """Say which data set it is; of a path only the file name."""
-    kind, _, name = str(dataset["source"]).partition(":")
-    name = "uploaded data" if kind == "blob" else name or Path(kind).name
+    source = str(dataset["source"])
+    name = source_kind(source).title(source).removeprefix("torchvision:")
+    name = "uploaded data" if source.startswith("blob:") else name
     channels, height, width = dataset["image_shape"]
     sizes = listed([f"{n:,} {split}" for split, n in dataset["sizes"].items()])
     colour = "grey" if channels == 1 else "colour"

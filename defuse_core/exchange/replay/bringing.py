@@ -82,7 +82,7 @@ def check_consent(manifest: Manifest, bring: Bring) -> None:
         )
 
 
-class DataSource(NamedTuple):
+class ReplayData(NamedTuple):
     """Where a data set is read, and how: as `projects.new_project` takes it."""
 
     source: str
@@ -90,7 +90,7 @@ class DataSource(NamedTuple):
     validation_share: float | None
 
 
-def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> DataSource:
+def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> ReplayData:
     """Return where the data set will be read, with the size of its images and its validation share.
 
     Parameters
@@ -108,13 +108,13 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
     dataset = manifest.dataset
     size, share = dataset.image_size, dataset.validation_share
     if data is not None:  # an .npz holds images of one size, which cannot be changed
-        return DataSource(data, None if data.endswith(".npz") else size, share)
+        return ReplayData(data, None if data.endswith(".npz") else size, share)
     for project in workspace.projects():
         stored = project.dataset
         if stored.get("fingerprint") == dataset.fingerprint:
-            return DataSource(stored["source"], stored.get("image_size"), stored.get("validation_share"))
+            return ReplayData(stored["source"], stored.get("image_size"), stored.get("validation_share"))
     if (source := without_path(dataset.source)) is not None:
-        return DataSource(source, None if source == "digits" else size, share)
+        return ReplayData(source, None if source == "digits" else size, share)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
     raise WorkspaceError(
         f"the data set was {named} where the manifest was made; say where it is here by --data"
