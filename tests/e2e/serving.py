@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, expect, sync_playwright
 
 from defuse_core.jobs import launcher
 from defuse_core.jobs.spare import SPARE_RUNNER
@@ -180,3 +180,14 @@ def fill(page: Page, role: Any, name: str | re.Pattern[str], value: str) -> None
     field = page.get_by_role(role, name=name, exact=True)
     field.fill(value, timeout=60 * SECONDS)
     field.press("Enter")
+
+
+def choose(page: Page, name: str, option: str) -> None:
+    """Choose from a list, opened again where a page that runs again has closed it."""
+    item = page.get_by_role("option", name=option)
+    for _ in range(10):
+        page.get_by_role("combobox", name=name).click(timeout=60 * SECONDS)
+        with suppress(TimeoutError):
+            item.click(timeout=3 * SECONDS)
+            return
+    raise AssertionError(f"{name} does not stay open, or does not offer {option}")

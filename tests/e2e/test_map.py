@@ -16,7 +16,7 @@ from defuse_core.method.classifier import predict_logits
 from defuse_core.method.vae import decode_images
 from defuse_core.steps.source import Source
 from tests.apps import decode
-from tests.e2e.serving import SECONDS, Site, settle
+from tests.e2e.serving import SECONDS, Site, choose, settle
 from tests.in_process import done_here
 from tests.workspaces import Place
 
@@ -111,8 +111,7 @@ def test_a_lasso_selects_what_lies_within_it_after_a_filter_and_after_a_sort(
     page.locator(".updatemenu-button", has_text="prediction").click()  # colours change nothing else
     marked = page.evaluate("() => document.querySelector('.js-plotly-plot').data[1].selectedpoints.length")
     assert marked == len(found)
-    page.get_by_role("combobox", name="True class").click()  # a filter takes from the selection, alone
-    page.get_by_role("option", name="row").click()
+    choose(page, "True class", "row")  # a filter takes from the selection, alone
     left = [i for i in found if source.mistakes().labels[i] == 0]
     expect(page.get_by_text(re.compile(rf"^{len(left):,} of"))).to_be_visible(timeout=30 * SECONDS)
     settle(page)

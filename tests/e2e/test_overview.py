@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from defuse_core.jobs import launcher
-from tests.e2e.serving import SECONDS, Server, Site, fill, held
+from tests.e2e.serving import SECONDS, Server, Site, choose, fill, held
 from tests.spares import is_spare
 from tests.workspaces import Place, computing_elsewhere, eventually
 
@@ -71,8 +71,7 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
     sidebar, main = page.get_by_test_id("stSidebar"), page.get_by_test_id("stMain")
     expect(sidebar.get_by_text("Reconstruction")).to_have_count(0, timeout=60 * SECONDS)  # measured
     page.get_by_role("link", name="Identify").click()
-    page.get_by_role("combobox", name="Start from").click(timeout=30 * SECONDS)
-    page.get_by_role("option", name="the demo: digits on two cores").click()
+    choose(page, "Start from", "the demo: digits on two cores")
     expect(page.get_by_role("spinbutton", name="n perturbations")).to_have_value("100")
     fill(page, "spinbutton", "n perturbations", f"{PERTURBATIONS}")
     fill(page, "spinbutton", "max images", f"{IMAGES}")
@@ -117,8 +116,7 @@ def test_the_demo_is_searched_reloaded_cancelled_resumed_and_outlives_the_server
 def filter_and_download(page: Page, second: Page, kind: str, n: int, *, size: int) -> None:
     """Show the n mistakes of a kind, in another tab by the link, and as files."""
     main = page.get_by_test_id("stMain")
-    main.get_by_role("combobox", name="Kind").click()
-    page.get_by_role("option", name=kind).click()
+    choose(page, "Kind", kind)
     told = f"of {n:,}, in mixed order"
     expect(main.get_by_text(told)).to_be_visible(timeout=30 * SECONDS)
     assert f"kind={kind}" in page.url
