@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -38,6 +41,29 @@ def test_neighbours_stay_neighbours(method: str, clusters: Tensor) -> None:
 def test_equal_seeds_agree(method: str, clusters: Tensor) -> None:
     first, second = (project(clusters, method=method, seed=3).points for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+UNCOMPILED = """
+import numpy as np
+import torch
+from defuse_core.extensions.projection import project
+rng = torch.Generator().manual_seed(0)
+codes = (torch.eye(6)[:2] * 12).repeat_interleave(15, 0) + torch.randn(30, 6, generator=rng)
+points = project(codes, method="umap", seed=3, n_neighbors=4).points
+assert points.dtype == np.float32
+centres = np.stack([points[:15].mean(0), points[15:].mean(0)])
+nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
+assert nearest.tolist() == [0] * 15 + [1] * 15
+"""
+
+
+def test_umap_uncompiled_keeps_two_clusters_apart() -> None:
+    """What `make test` has of UMAP: 30 codes need no compiler."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNCOMPILED], capture_output=True, text=True, check=False,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.verify
