@@ -21,6 +21,7 @@ from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 
 from dashboard.shell import store as cache
+from defuse_core.workspace.runs import Run
 from tests.in_process import fresh_place
 from tests.workspaces import Place, eventually
 
@@ -37,6 +38,20 @@ def open_page(home: Path, monkeypatch: pytest.MonkeyPatch, page: str, /, **query
         app.query_params[name] = value
     app.switch_page(f"../pages/{page}.py").run()
     return settle(app)
+
+
+def opener(page: str) -> Callable[..., AppTest]:
+    """What opens this page on the project of a place, by its link with more of a query."""
+
+    def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
+        return open_page(place.workspace.home, monkeypatch, page, project=place.project.name, **query)
+
+    return opened
+
+
+def latest(place: Place, step: str) -> Run:
+    """The newest run of a step, whatever became of it."""
+    return place.workspace.runs.of_project(place.project.id, step)[-1]
 
 
 def settle(app: AppTest) -> AppTest:

@@ -210,11 +210,22 @@ def corrected_template(template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def place(template: Path, tmp_path: Path) -> Place:
-    """A workspace of one's own with all that the labelled one holds."""
+def place(template: Path, tmp_path: Path) -> Iterator[Place]:
+    """A workspace of one's own with all that the labelled one holds, whose runs end with the test."""
+    from tests.in_process import end_all
     from tests.workspaces import copy_place
 
-    return copy_place(template, tmp_path / "home")
+    copied = copy_place(template, tmp_path / "home")
+    yield copied
+    end_all(copied)
+
+
+@pytest.fixture
+def runs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs that a page submits wait in the queue: nothing computes beside the tests."""
+    from defuse_core.jobs import launcher
+
+    monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 
 @pytest.fixture

@@ -22,15 +22,16 @@ from defuse_core.method.classifier import predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
-from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,
     errors,
     figure,
     has_markup,
+    latest,
     metrics,
     open_page,
+    opener,
     settle,
     tiles,
     toasts,
@@ -41,12 +42,7 @@ from tests.conftest import TinyNetwork, bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, run_here, store_run
 from tests.workspaces import Place, computing_elsewhere
 
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
+opened = opener("classifier")
 
 
 @pytest.fixture
@@ -55,14 +51,6 @@ def empty(tmp_path: Path, template: Path) -> Iterator[Place]:
     found = fresh_place(tmp_path / "home", template.parent / "shapes.npz", name="shapes")
     yield found
     end_all(found)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "classifier", project=place.project.name, **query)
 
 
 def answers(place: Place, part: str) -> tuple[Split, torch.Tensor, torch.Tensor]:
@@ -81,15 +69,6 @@ def shown_of(app: AppTest) -> tuple[int, int]:
 
 
 # Empty
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "classifier")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.title
-    assert [link.proto.page for link in app.page_link] == ["overview"] or app.page_link[0].label == "Overview"
 
 
 @pytest.mark.parametrize("project", ["no such project", NASTY])

@@ -21,11 +21,9 @@ from defuse_core.base.config import PAPER_LAMBDAS
 from defuse_core.base.intervals import Interval
 from defuse_core.exchange.checkpoint.export import corrected_checkpoint
 from defuse_core.extensions.answers import answers_by_region, judge
-from defuse_core.jobs import launcher
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
-from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,
@@ -36,8 +34,9 @@ from tests.apps import (
     give_nasty_names,
     has_markup,
     keep_downloads,
+    latest,
     metrics,
-    open_page,
+    opener,
     send,
     settle,
     tiles,
@@ -47,6 +46,9 @@ from tests.apps import (
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
 from tests.workspaces import SWEEP, Place, copy_place, eventually
 
+pytestmark = pytest.mark.usefixtures("runs_wait")
+opened = opener("correct")
+
 LAMBDAS = [0.0, 0.1, 1.0]
 CONFIG: dict[str, Any] = {
     "correction": {**SWEEP["correction"], "lambdas": LAMBDAS, "epochs": 1, "held_out_share": 0.3},
@@ -54,19 +56,6 @@ CONFIG: dict[str, Any] = {
 }
 TASKS = ["lam=0", "lam=0.1", "lam=1", "baseline/lam=1"]
 FORM = "correct-1"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    monkeypatch.setattr(launcher, "_start", lambda *_: None)
-
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +74,6 @@ def mine(there: Place, tmp_path: Path) -> Iterator[Place]:
     end_all(found)
 
 
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "correct", project=place.project.name, **query)
-
-
-def latest(place: Place, step: str = "correct") -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
 def failures(place: Place) -> list[int]:
     """Ids of the failure regions, judged here."""
     source = Source(place.workspace, latest(place, "distill").id)
@@ -102,7 +83,7 @@ def failures(place: Place) -> list[int]:
 
 
 def points(place: Place) -> dict[str, dict[str, Any]]:
-    events = place.workspace.runs.events(latest(place).id, kind="point")
+    events = place.workspace.runs.events(latest(place, "correct").id, kind="point")
     return {event.task: event.data for event in events}
 
 
@@ -159,7 +140,7 @@ def test_the_failures_are_listed_and_all_go_in(place: Place, monkeypatch: pytest
     if len(labelled) > len(ids):
         assert f"{len(labelled) - len(ids)} more regions are labelled, and stay out" in told(app)
     app = click(app, "Start")
-    run = latest(place)
+    run = latest(place, "correct")
     expected = check_config("correct", {"correction": {"lambdas": PAPER_LAMBDAS}})
     assert run.config == expected.model_dump(mode="json")
     assert (run.config["regions"], run.seed, run.resources.device) == (None, 0, "auto")
@@ -190,7 +171,7 @@ def test_start_submits_what_is_chosen(place: Place, monkeypatch: pytest.MonkeyPa
     edits = {"edited_rows": {"0": {"goes in": False}}, "added_rows": [], "deleted_rows": []}
     app = settle(send(app, str(app.dataframe[0].key), **edits))
     app = click(app, "Start")
-    run = latest(place)
+    run = latest(place, "correct")
     assert run.seed == 7
     assert run.config["regions"] == ids[1:]
     assert run.config["baseline_lambdas"] == [3.0]
@@ -203,8 +184,8 @@ def test_start_submits_what_is_chosen(place: Place, monkeypatch: pytest.MonkeyPa
     app.toggle(key=f"{FORM}-baseline-True").set_value(False).run()
     click(app, "The paper's 17")
     click(app, "Start")
-    assert latest(place).config["baseline_lambdas"] == []
-    assert latest(place).config["correction"]["lambdas"] == list(PAPER_LAMBDAS)
+    assert latest(place, "correct").config["baseline_lambdas"] == []
+    assert latest(place, "correct").config["correction"]["lambdas"] == list(PAPER_LAMBDAS)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +232,7 @@ def test_without_labelled_mistakes_there_is_no_baseline(
     assert (baseline.value, baseline.disabled) == (False, True)
     assert "single mistakes, of which none is labelled" in told(app)
     click(app, "Start")
-    assert latest(place).config["baseline_lambdas"] == []
+    assert latest(place, "correct").config["baseline_lambdas"] == []
 
 
 def test_the_time_is_estimated_from_the_probe(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +308,7 @@ def test_a_sweep_that_did_not_end_well_is_told_and_shows_what_it_has(
 
 
 def test_the_charts_points_are_the_stored_ones(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, run = points(there), latest(there)
+    stored, run = points(there), latest(there, "correct")
     app = opened(there, monkeypatch)
     by_name = {trace["name"]: trace for trace in figure(app, f"tradeoff-{run.id}")["data"]}
     for name, x, y in (
@@ -347,7 +328,7 @@ def test_the_charts_points_are_the_stored_ones(there: Place, monkeypatch: pytest
 def test_the_chosen_lambda_is_open_with_the_rule_that_chose_it(
     there: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, before = latest(there).summary["corrected"]["chosen"], points(there)["before"]
+    chosen, before = latest(there, "correct").summary["corrected"]["chosen"], points(there)["before"]
     app = opened(there, monkeypatch)
     assert f"**λ = {chosen['lam']:g}** is chosen" in told(app)
     assert f"{before['selection']:.4f} before" in told(app)
@@ -369,7 +350,10 @@ def test_a_link_opens_a_lambda(there: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_was_fixed_and_broken_is_shown_as_it_is(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, files = Source(there.workspace, latest(there).id), there.tensors(latest(there))
+    source, files = (
+        Source(there.workspace, latest(there, "correct").id),
+        there.tensors(latest(there, "correct")),
+    )
     test = source.dataset.test
     was, now = (files[f"{task}.said.safetensors"]["test"] for task in ("before", "lam=0.1"))
     app = opened(there, monkeypatch, point="λ = 0.1")
@@ -395,7 +379,7 @@ def test_what_was_fixed_and_broken_is_shown_as_it_is(there: Place, monkeypatch: 
 
 
 def test_the_regions_draws_are_shown_too(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = there.tensors(latest(there))
+    files = there.tensors(latest(there, "correct"))
     drawn = files["failures.safetensors"]
     app = opened(there, monkeypatch, point="λ = 1", **{"images-of": "Draws of the regions"})
     n_fixed = 0
@@ -416,7 +400,10 @@ def test_the_regions_draws_are_shown_too(there: Place, monkeypatch: pytest.Monke
 def test_regions_and_classes_are_counted_before_and_after(
     there: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, files = Source(there.workspace, latest(there).id), there.tensors(latest(there))
+    source, files = (
+        Source(there.workspace, latest(there, "correct").id),
+        there.tensors(latest(there, "correct")),
+    )
     app = opened(there, monkeypatch, point="λ = 1")
     by_class = {t.get("name"): t for t in figure(app, "by-class")["data"]}
     labels = source.dataset.test.labels
@@ -444,7 +431,7 @@ def test_points_flips_checkpoint_and_card_can_be_downloaded(
 ) -> None:
     kept = keep_downloads(monkeypatch)
     opened(there, monkeypatch, point="λ = 0.1")
-    run, stored = latest(there), points(there)
+    run, stored = latest(there, "correct"), points(there)
     rows = list(csv.DictReader(io.StringIO(kept[f"sweep-run{run.id}.csv"]().decode())))
     assert [row["task"] for row in rows] == ["before", *TASKS]
     for row in rows:
@@ -469,12 +456,12 @@ def test_points_flips_checkpoint_and_card_can_be_downloaded(
 
 
 def test_more_lambdas_and_seeds_go_into_the_same_run(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = latest(mine)
+    run = latest(mine, "correct")
     app = opened(mine, monkeypatch)
     app.text_input(key=f"more-{run.id}").set_value("0.5, 5")
     app.number_input(key=f"more-seeds-{run.id}").set_value(2).run()
     app = click(app, "Compute them")
-    grown = latest(mine)
+    grown = latest(mine, "correct")
     assert (grown.id, grown.status) == (run.id, "queued")
     assert grown.config["correction"] == {**run.config["correction"], "lambdas": [*LAMBDAS, 0.5, 5.0]}
     assert grown.config["n_seeds"] == 2
@@ -484,22 +471,22 @@ def test_more_lambdas_and_seeds_go_into_the_same_run(mine: Place, monkeypatch: p
 def test_another_rule_is_taken_and_a_wrong_lambda_refused(
     mine: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = latest(mine)
+    run = latest(mine, "correct")
     app = opened(mine, monkeypatch)
     app.text_input(key=f"more-{run.id}").set_value("0.1").run()
     app = click(app, "Compute them")
     (error,) = errors(app)
     assert "lambdas must be distinct" in error
-    assert latest(mine).status == "done"
+    assert latest(mine, "correct").status == "done"
     (choose,) = [button for button in app.button if button.label == "Choose"]
     assert choose.disabled  # nothing would change
     app.radio(key=f"rule-{run.id}").set_value("paper").run()
     click(app, "Choose")
-    assert (latest(mine).status, latest(mine).config["rule"]) == ("queued", "paper")
+    assert (latest(mine, "correct").status, latest(mine, "correct").config["rule"]) == ("queued", "paper")
 
 
 def test_what_was_cancelled_is_resumed(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = latest(mine)
+    run = latest(mine, "correct")
     with closing(sqlite3.connect(mine.workspace.home / "defuse.sqlite")) as connection, connection:
         connection.execute("UPDATE tasks SET status = 'cancelled' WHERE name = 'lam=0'")
     app = opened(mine, monkeypatch)
@@ -508,7 +495,7 @@ def test_what_was_cancelled_is_resumed(mine: Place, monkeypatch: pytest.MonkeyPa
         points(mine)[task]["test"][0] for task in ("lam=0.1", "lam=1")
     ]
     click(app, "Resume what was cancelled")
-    assert latest(mine).status == "queued"
+    assert latest(mine, "correct").status == "queued"
 
 
 # Others
@@ -549,7 +536,7 @@ def test_labels_given_since_make_it_stale(mine: Place, monkeypatch: pytest.Monke
 
 
 def test_an_earlier_round_can_be_chosen(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = latest(mine)
+    first = latest(mine, "correct")
     app = opened(mine, monkeypatch)
     assert "Correction" not in [box.label for box in app.selectbox]
     second = add_run(mine, "correct", {**CONFIG, "n_seeds": 2})

@@ -15,11 +15,9 @@ from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.evidence.form import why_stale
-from defuse_core.jobs import launcher
 from defuse_core.report.evidence import read_evidence
 from defuse_core.steps.source import Source
 from defuse_core.workspace.labels import LabelEvent
-from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,
@@ -27,8 +25,9 @@ from tests.apps import (
     figure,
     has_markup,
     keep_downloads,
+    latest,
     metrics,
-    open_page,
+    opener,
     settle,
     tiles,
     told,
@@ -36,6 +35,9 @@ from tests.apps import (
 )
 from tests.in_process import add_run, begin, done_here, end_all, store_run
 from tests.workspaces import Place, copy_place
+
+pytestmark = pytest.mark.usefixtures("runs_wait")
+opened = opener("evidence")
 
 SWEEP: dict[str, Any] = {
     "correction": {
@@ -58,12 +60,6 @@ def measured(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place.workspace.home
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    monkeypatch.setattr(launcher, "_start", lambda *_: None)
-
-
 @pytest.fixture
 def bare(place: Place) -> Iterator[Place]:
     """A workspace without a correction, whose runs end with the test."""
@@ -77,14 +73,6 @@ def full(measured: Path, tmp_path: Path) -> Iterator[Place]:
     place = copy_place(measured, tmp_path / "full")
     yield place
     end_all(place)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "evidence", project=place.project.name, **query)
 
 
 def results_of(place: Place) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,17 @@ from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.config_fields import walk_fields
 from defuse_core.workspace.configs import GeneratorConfig, preset_values
-from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
-from tests.apps import click, errors, figure, metrics, open_page, settle, tiles, told, words
+from tests.apps import click, errors, figure, latest, metrics, open_page, opener, settle, tiles, told, words
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place
 
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "generator", project=place.project.name, **query)
+opened = opener("generator")
 
 
 def as_images(pixels: torch.Tensor) -> np.ndarray[Any, Any]:
     return as_bytes(pixels).permute(0, 2, 3, 1).numpy()
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "generator")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.title
-    assert not app.button
 
 
 def test_without_runs_the_page_offers_to_train(

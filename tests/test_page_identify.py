@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +22,15 @@ from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.config_fields import walk_fields
-from defuse_core.workspace.runs import Resources, Run
-from tests.apps import (
-    NASTY,
-    click,
-    errors,
-    figure,
-    has_markup,
-    metrics,
-    open_page,
-    settle,
-    tiles,
-    told,
-)
+from defuse_core.workspace.runs import Resources
+from tests.apps import NASTY, click, errors, figure, has_markup, latest, metrics, opener, settle, tiles, told
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place, eventually
 
+opened = opener("identify")
+
 KINDS = [kind.name.lower() for kind in MistakeKind]
-
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "identify", project=place.project.name, **query)
 
 
 def mistakes_of(place: Place) -> Mistakes:
@@ -70,14 +45,6 @@ def count(app: AppTest) -> int:
 
 def as_images(pixels: torch.Tensor) -> np.ndarray[Any, Any]:
     return as_bytes(pixels).permute(0, 2, 3, 1).numpy()
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "identify")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.title
 
 
 def test_without_runs_the_page_says_what_it_needs(

@@ -18,7 +18,6 @@ from dashboard.shared.region_data import SEED
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.extensions.regions import merge
 from defuse_core.extensions.shipped import load_annotators
-from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, simulate_annotators
 from defuse_core.steps.source import Source
@@ -28,7 +27,6 @@ from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.label_files import to_csv
 from defuse_core.workspace.label_studio import label_studio_config
 from defuse_core.workspace.labels import Annotations, LabelEvent
-from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
     click,
@@ -40,6 +38,7 @@ from tests.apps import (
     give_nasty_names,
     has_markup,
     keep_downloads,
+    latest,
     metrics,
     open_page,
     send,
@@ -52,13 +51,9 @@ from tests.apps import (
 from tests.in_process import add_run, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place, copy_place
 
+pytestmark = pytest.mark.usefixtures("runs_wait")
+
 ME = "Grace"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    monkeypatch.setattr(launcher, "_start", lambda *_: None)
 
 
 @pytest.fixture
@@ -68,14 +63,9 @@ def labelled(place: Place) -> Place:
 
 
 @pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose regions nobody has labelled, and whose runs end with the test."""
-    yield forget_answers(place)
-    end_all(place)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
+def place(place: Place) -> Place:
+    """A workspace whose regions nobody has labelled."""
+    return forget_answers(place)
 
 
 def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
@@ -130,14 +120,6 @@ def progress(app: AppTest) -> str:
 
 
 # Before there is anything to label
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "label")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.title
 
 
 def test_without_regions_the_page_says_what_it_needs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -30,7 +30,6 @@ from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.records import MistakeKind, Mistakes
 from defuse_core.data.splits import as_bytes
 from defuse_core.extensions.regions import select as select_core
-from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict, predict_logits
 from defuse_core.method.vae import decode_images, encode_means
 from defuse_core.report import map_figures
@@ -47,17 +46,22 @@ from tests.apps import (
     give_nasty_names,
     has_markup,
     keep_downloads,
+    latest,
     open_page,
+    opener,
     settle,
     tiles,
     toasts,
     told,
     words,
 )
-from tests.in_process import add_run, begin, done_here, end_all, fresh_place
+from tests.in_process import add_run, begin, done_here, fresh_place
 from tests.test_charts import all_text
 from tests.test_map_chart import colours_of, restyled
 from tests.workspaces import Place
+
+pytestmark = pytest.mark.usefixtures("runs_wait")
+opened = opener("map")
 
 KINDS = [kind.name.lower() for kind in MistakeKind]
 PER_PAGE = 12
@@ -67,29 +71,12 @@ Downloads = dict[str, Callable[[], bytes]]
 
 
 @pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    monkeypatch.setattr(launcher, "_start", lambda *_: None)
-
-
-@pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
     """What makes each download, by file name."""
     return keep_downloads(monkeypatch)
 
 
 # What is stored
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
 
 
 def mistakes_of(place: Place) -> Mistakes:
@@ -169,10 +156,6 @@ def only_heavy(place: Place) -> None:
 # What is shown
 
 
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "map", project=place.project.name, **query)
-
-
 def select(app: AppTest, key: str, *, codes: Sequence[int] = (), mistakes: Sequence[int] = ()) -> AppTest:
     """Select points, by number, as the callback of the chart stores them; AppTest cannot draw a lasso."""
     chosen = Selection(*(np.array(sorted(numbers), dtype=np.int64) for numbers in (codes, mistakes)))
@@ -223,12 +206,6 @@ def as_images(pixels: Tensor) -> NDArray[np.uint8]:
 
 
 # Empty
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "map")
-    assert "No project is open" in app.info[0].value
-    assert not app.title
 
 
 def test_without_mistakes_the_page_says_what_it_needs(

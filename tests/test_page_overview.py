@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,13 +37,6 @@ from tests.commands import Completed, defuse_here
 from tests.conftest import bars
 from tests.in_process import add_run, compute_here, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place, eventually
-
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
 
 
 def opened(home: Path, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:

@@ -18,20 +18,22 @@ from defuse_core.method.labeling import draw_images
 from defuse_core.steps.source import Source
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
-from defuse_core.workspace.runs import Run
-from tests.apps import (
+from tests.apps import (  # fmt: skip
     NASTY,
     component,
     decode,
     forget_answers,
     give_nasty_names,
     has_markup,
-    open_page,
+    latest,
+    opener,
     told,
     words,
-)  # fmt: skip
+)
 from tests.in_process import done_here, fresh_place, store_run
 from tests.workspaces import Place, copy_place
+
+opened = opener("present")
 
 SWEEP = {
     "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 8, "precision": "fp32"},
@@ -46,14 +48,6 @@ def corrected(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done_here(place, "correct", SWEEP)
     place.workspace.close()
     return place.workspace.home
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "present", project=place.project.name)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
 
 
 def deck(app: AppTest, place: Place) -> dict[str, dict[str, Any]]:
@@ -102,14 +96,6 @@ def test_a_further_round_leaves_the_labelled_one_to_present(
     store_run(place, "distill", {"regions": [], "converged": True, "iterations": 1})
     app = opened(place, monkeypatch)
     assert component(app, f"show-{labelled.id}")["slides"]
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "present")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.get("bidi_component")
 
 
 def test_without_regions_or_labels_the_page_leads_there(

@@ -17,7 +17,6 @@ from dashboard.shared.region_data import SEED, TAUS, find_regions
 from defuse_core.base.config import DistillationConfig
 from defuse_core.data.splits import as_bytes
 from defuse_core.extensions.regions import merge, select, split
-from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images, draw_strip, suggest_tau
 from defuse_core.method.vae import decode_images
@@ -37,8 +36,9 @@ from tests.apps import (
     forget_answers,
     give_nasty_names,
     has_markup,
+    latest,
     metrics,
-    open_page,
+    opener,
     send,
     settle,
     tiles,
@@ -49,26 +49,8 @@ from tests.apps import (
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
 from tests.workspaces import Place
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that the page submits wait in the queue: nothing computes beside the tests."""
-    monkeypatch.setattr(launcher, "_start", lambda *_: None)
-
-
-@pytest.fixture
-def place(place: Place) -> Iterator[Place]:
-    """A workspace whose runs end with the test."""
-    yield place
-    end_all(place)
-
-
-def latest(place: Place, step: str) -> Run:
-    return place.workspace.runs.of_project(place.project.id, step)[-1]
-
-
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    return open_page(place.workspace.home, monkeypatch, "regions", project=place.project.name, **query)
+pytestmark = pytest.mark.usefixtures("runs_wait")
+opened = opener("regions")
 
 
 def source_of(place: Place) -> Source:
@@ -121,15 +103,6 @@ def labels(app: AppTest) -> list[str]:
 
 
 # Before there are regions
-
-
-def test_without_a_project_the_page_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_page(tmp_path / "home", monkeypatch, "regions")
-    assert [info.value for info in app.info] == [
-        "No project is open. Choose one in the sidebar, or create one on the overview."
-    ]
-    assert not app.title
-    assert not app.button
 
 
 def test_without_mistakes_the_page_says_what_it_needs(
