@@ -32,6 +32,7 @@ from defuse_core.method.classifier import (
 )
 from defuse_core.networks.architectures import (
     ARCHITECTURES,
+    SIZED,
     ByteDropout,
     MnistCnn,
     build_network,
@@ -475,6 +476,17 @@ def test_mnist_cnn_is_that_of_pytorchs_example() -> None:
         torch.testing.assert_close(network(x), example(x), rtol=1e-4, atol=1e-5)
 
 
+def test_paper_cnn_is_that_of_figure_8() -> None:
+    network = build_network("paper_cnn", n_classes=10, channels=1)
+    assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
+        (64, 1, 4, 4), (256, 64 * 13 * 13), (256, 256), (10, 256)
+    ]  # fmt: skip
+    assert [type(m).__name__ for m in network.children()] == [
+        "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"
+    ]  # fmt: skip
+    assert network(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_an_unknown_architecture_is_told_what_there_is() -> None:
     with pytest.raises(ValueError, match=r"must be one of mnist_cnn, .*resnet18, got 'resnet999'"):
         build_network("resnet999", n_classes=10, channels=1)
@@ -486,11 +498,21 @@ def test_networks_that_take_their_sizes_from_weights_need_them(name: str) -> Non
         build_network(name, n_classes=10, channels=1)
 
 
-@pytest.mark.parametrize(("image_size", "width"), [(28, 9216), (32, 12544), (29, 9216)])
-def test_mnist_cnn_takes_its_image_size_from_weights(image_size: int, width: int) -> None:
-    like = MnistCnn(image_size=image_size).state_dict()
-    assert like["fc1.weight"].shape == (128, width)
-    network = build_network("mnist_cnn", n_classes=10, channels=1, like=like)
+@pytest.mark.parametrize(
+    ("name", "image_size", "width"),
+    [
+        ("mnist_cnn", 28, 9216),
+        ("mnist_cnn", 32, 12544),
+        ("mnist_cnn", 29, 9216),
+        ("paper_cnn", 28, 10816),
+        ("paper_cnn", 32, 14400),
+        ("paper_cnn", 29, 10816),
+    ],
+)
+def test_networks_of_one_image_size_take_it_from_weights(name: str, image_size: int, width: int) -> None:
+    like = ARCHITECTURES[name](image_size=image_size).state_dict()
+    assert like[SIZED[name]].shape[1] == width
+    network = build_network(name, n_classes=10, channels=1, like=like)
     network.load_state_dict(like)
     assert network(torch.rand(2, 1, image_size, image_size)).shape == (2, 10)
 
@@ -647,6 +669,44 @@ def test_training_with_a_last_batch_of_one_goes_on_where_it_was(shapes: ImageDat
     train_classifier(Classifier(resumed, PLAIN), split, config=config, seed=0, checkpoint=path)
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stop_after", [None, 2, 5])
+def test_a_training_that_selects_ends_with_its_best_epoch(
+    shapes: ImageDataset, tmp_path: Path, stop_after: int | None
+) -> None:
+    """The first of equals, on labels that cannot be learned; also where it stopped before or after it."""
+    assert shapes.validation is not None
+    labels = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))
+    selection = Split(shapes.validation.images, labels)
+    config = ClassifierTraining(optimizer="sgd", learning_rate=0.01, epochs=6, batch_size=32)
+    path = tmp_path / "training.safetensors"
+    reached: list[float] = []
+    weights: list[Mapping[str, Tensor]] = []
+
+    def train(*, stop: int | None) -> Classifier:
+        torch.manual_seed(0)
+        classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, shapes.n_classes)), PLAIN)
+
+        def keep(epoch: int, _: int, metrics: Mapping[str, float]) -> bool:
+            reached.append(metrics["selection"])
+            weights.append(copy.deepcopy(classifier.state_dict()))
+            return epoch == stop
+
+        train_classifier(
+            classifier, shapes.train, config=config, seed=0, selection=selection, callback=keep,
+            checkpoint=path,
+        )  # fmt: skip
+        return classifier
+
+    if stop_after is not None:
+        train(stop=stop_after)
+    classifier = train(stop=None)
+    best = reached.index(max(reached))
+    assert (best, reached.count(reached[best])) == (3, 2)
+    assert accuracy(classifier, selection) == reached[best]
+    for name, tensor in weights[best].items():
+        assert torch.equal(tensor, classifier.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])

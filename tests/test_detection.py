@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from defuse_core.base.checkpoints import load_weights
-from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.architectures import ARCHITECTURES, SIZED, build_network
 from defuse_core.networks.detection import Fit, describe_misfit, detect
 from defuse_core.networks.formats import Weights, read_weights
 from tests.tutorial_networks import (
@@ -181,7 +181,7 @@ def test_layers_of_any_names_are_chained(widths: list[int], names: list[str], se
 def test_networks_of_ours_are_told_apart(
     tmp_path: Path, name: str, n_classes: int, shape: tuple[int, int, int]
 ) -> None:
-    options = {"image_size": shape[1]} if name == "mnist_cnn" else {}
+    options = {"image_size": shape[1]} if name in SIZED else {}
     theirs = ARCHITECTURES[name](n_classes=n_classes, channels=shape[0], **options)
     weights, fits = detect_in(tmp_path, theirs, n_classes=n_classes, shape=shape)
     assert [fit.architecture for fit in fits if fit.exact] == [name]

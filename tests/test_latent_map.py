@@ -26,6 +26,7 @@ from defuse_core.data.splits import stratified_sample
 from defuse_core.extensions import manifold
 from defuse_core.extensions.manifold import Manifold
 from defuse_core.extensions.projection import project
+from defuse_core.method.distillation import membership
 from defuse_core.method.vae import encode_means
 from defuse_core.steps.source import Source
 from tests.in_process import done_here
@@ -76,6 +77,23 @@ def test_a_stored_map_comes_apart_into_codes_and_mistakes(place: Place) -> None:
     places = np.concatenate([found.codes, found.mistakes]).astype(np.float64)
     axes = np.linalg.lstsq(latents - latents.mean(0), places, rcond=None)[0]
     np.testing.assert_allclose((latents - latents.mean(0)) @ axes, places, atol=1e-4)
+
+
+def test_figure_2_leaves_out_mistakes_that_lie_in_no_region(place: Place) -> None:
+    before = place.workspace.runs.latest(place.project.id, "distill")
+    assert before is not None
+    weights = sorted(Source(place.workspace, before.id).mixture().weights, reverse=True)
+    least = float(weights[2] + weights[3]) / 2  # three regions
+    distilled = done_here(place, "distill", {**before.config, "min_weight": least}, seed=before.seed)
+    run = done_here(place, "map", {"method": "pca", "n_codes": 50, "n_mistakes": 40, "in_regions": True})
+    stored = place.tensors(run)["pca.safetensors"]
+    source = Source(place.workspace, run.id)
+    assert place.workspace.runs.ancestry(run.id)["distill"].id == distilled.id
+    of = membership(source.mixture(), source.mistakes().latents, min_weight=least)
+    assert (of < 0).any()
+    assert len(stored["mistake_index"]) == 40
+    assert (stored["mistake_region"] >= 0).all()
+    assert torch.equal(stored["mistake_region"], of[stored["mistake_index"]])
 
 
 def test_a_map_may_hold_no_mistake(place: Place) -> None:

@@ -117,21 +117,48 @@ def test_shapes_of_the_presets(name: str) -> None:
 
 
 def figure(channels: int, width: int, depth: int, side: int, latent: int) -> list[tuple[int, ...]]:
-    """Shapes of the weights in figures 9–14, and of the layer from 256 units to a feature map."""
-    flat = width * side * side
+    """Shapes of the weights in figures 9 to 14: 256 units are the map that the decoder enlarges to `side`."""
+    flat = width * (side // 2**depth) ** 2
+    first = 256 // (side // 2 ** (depth + 1)) ** 2
     convolutions = [(width, channels, 4, 4)] + [(width, width, 4, 4)] * (depth - 1)
     encoder = [*convolutions, (256, flat), (256, 256), (2 * latent, 256)]
-    decoder = [(256, latent), (256, 256), (256, 256), (flat, 256)]
-    transposed = [(width, width, 4, 4)] * (depth - 1) + [(width, channels, 4, 4)]
+    decoder = [(256, latent), (256, 256), (256, 256)]
+    transposed = [(first, width, 4, 4), *[(width, width, 4, 4)] * (depth - 1), (width, channels, 4, 4)]
     return [*encoder, *decoder, *transposed]
+
+
+def with_linear_layer(channels: int, width: int, depth: int, side: int) -> list[tuple[int, ...]]:
+    """Shapes of the decoder of the demo: a layer from 256 units to a map of the encoder's last size."""
+    transposed = [(width, width, 4, 4)] * (depth - 1) + [(width, channels, 4, 4)]
+    return [(256, 10), (256, 256), (256, 256), (width * side * side, 256), *transposed]
+
+
+def test_the_decoder_of_the_demo_has_a_linear_layer_before_its_convolutions() -> None:
+    vae = tiny(config=PRESETS["demo"].vae)
+    shapes = [tuple(p.shape) for name, p in vae.decoder.named_parameters() if name.endswith("weight")]
+    assert shapes == with_linear_layer(1, 32, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"image_size": 24, "padding": 0}, "256 hidden units cannot be reshaped .* enlarge to 24 pixels"),
+        ({"image_size": 96, "padding": 0}, "set decoder=linear"),
+        ({"hidden_units": 250}, "250 hidden units cannot be reshaped"),
+        ({"image_size": 8, "padding": 0}, "4 transposed convolutions enlarge to 8 pixels"),
+    ],
+)
+def test_units_that_are_no_map_of_the_images_are_told_the_remedy(changes: dict[str, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        VaeConfig(**{**PRESETS["mnist"].vae.model_dump(), **changes})
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("mnist", figure(1, 32, 3, 4, 10)),
-        ("svhn", figure(3, 64, 3, 4, 10)),
-        ("gtsrb", figure(3, 64, 4, 8, 15)),
+        ("mnist", figure(1, 32, 3, 32, 10)),
+        ("svhn", figure(3, 64, 3, 32, 10)),
+        ("gtsrb", figure(3, 64, 4, 128, 15)),
     ],
 )
 def test_layers_of_the_presets_are_those_of_the_figures(name: str, expected: list[tuple[int, ...]]) -> None:

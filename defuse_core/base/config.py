@@ -15,12 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from defuse_core.base.named import check_name, named_field
 
 Precision = Literal["auto", "fp32", "bf16"]
+Decoder = Literal["linear", "reshape"]
+
+DECODER = (
+    "How hidden units become a feature map: reshape is the paper's, and needs one transposed convolution "
+    "more; linear puts a layer between them, for images of any size"
+)
 
 PAPER_LAMBDAS: tuple[float, ...] = (
     *(1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 100.0, 1000.0),
 )
-"""The sweep of section B.4: 17 values."""
+"""The sweep of sections B.2 to B.4: 17 values."""
 
 
 class Config(BaseModel):
@@ -39,11 +45,21 @@ class VaeConfig(Config):
     depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
     latent_dim: int = Field(10, ge=1, description="Dimensions of z")
+    decoder: Decoder = Field("linear", description=DECODER)
 
     @property
     def padded_size(self) -> int:
         """Height and width after padding, pixels."""
         return self.image_size + 2 * self.padding
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the feature map that the decoder's convolutions begin with."""
+        if self.decoder == "linear":
+            side = self.padded_size // 2**self.depth
+            return self.hidden_channels, side, side
+        side = self.padded_size // 2 ** (self.depth + 1)
+        return self.hidden_units // max(side * side, 1), side, side
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -55,11 +71,21 @@ class VaeConfig(Config):
                 f"image_size + 2·padding must be a multiple of 2^depth = {multiple}, "
                 f"got {self.image_size} + 2·{self.padding} = {self.padded_size}; {remedy}"
             )
+        channels, side, _ = self.map_shape
+        if self.decoder == "reshape" and (
+            self.padded_size != side * 2 ** (self.depth + 1)
+            or not channels
+            or channels * side * side != self.hidden_units
+        ):
+            raise ValueError(
+                f"{self.hidden_units} hidden units cannot be reshaped to a map that {self.depth + 1} "
+                f"transposed convolutions enlarge to {self.padded_size} pixels; set decoder=linear"
+            )
         return self
 
 
 class VaeTraining(Config):
-    """How a β-VAE is trained (section B.3)."""
+    """How a β-VAE is trained (sections B.2 to B.4)."""
 
     beta: float = Field(0.4, ge=0, description="β, weight of the KL term")
     kl_anneal_steps: int = Field(10_000, ge=0, description="Steps over which the KL weight rises to β")
@@ -70,8 +96,8 @@ class VaeTraining(Config):
     precision: Precision = Field("auto", description="auto takes bf16 where the processor multiplies it")
 
 
-class ClassifierTraining(Config):
-    """How a classifier is trained (section B.2)."""
+class NetworkTraining(Config):
+    """How a network that classifies is trained."""
 
     optimizer: Literal["adadelta", "adam", "sgd"] = Field(
         "adadelta", description="sgd has Nesterov momentum .9 and weight decay 5e-4"
@@ -88,7 +114,17 @@ class ClassifierTraining(Config):
     )
 
 
-class AnnotatorTraining(ClassifierTraining):
+class ClassifierTraining(NetworkTraining):
+    """How the classifier is trained (sections B.2 to B.4)."""
+
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Weights of the last epoch, or of the one of best accuracy on the validation images "
+        "(on the training images where there are none)",
+    )
+
+
+class AnnotatorTraining(NetworkTraining):
     """How simulated annotators are trained; the paper's were people."""
 
     optimizer: Literal["adadelta", "adam", "sgd"] = Field(
@@ -191,37 +227,51 @@ class Preset(Config):
 
 PRESETS: dict[str, Preset] = {
     "mnist": Preset(
-        vae=VaeConfig(),  # figures 9, 10; 28×28 padded to 32×32
-        vae_training=VaeTraining(epochs=800, beta=0.4),  # B.3; stated as 4 and .4: digits blur at 4
-        classifier_training=ClassifierTraining(),  # B.2: Adadelta, 5 epochs
-        identification=IdentificationConfig(),  # B.4: a = b = 50, Q = 500, cap 100
-        distillation=DistillationConfig(),  # 4.1: K = 100, weight > .01
+        vae=VaeConfig(decoder="reshape"),  # figures 9, 10; 28×28 padded to 32×32
+        vae_training=VaeTraining(  # B.2; β is printed as 4, too: digits blur at 4
+            epochs=800, batch_size=2048, beta=0.4, kl_anneal_steps=500
+        ),
+        classifier_training=ClassifierTraining(),  # B.2: Adadelta at 1, 5 epochs, batch 64
+        identification=IdentificationConfig(),  # B.2: a = b = 50, Q = 500, at most 100
+        distillation=DistillationConfig(),  # 4.1: K = 100, weight > .01, 50,000 codes
         labeling=LabelingConfig(),  # 4.1: τ = .5, ρ = .5, ten images
-        correction=CorrectionConfig(),  # 4.3: 17 λ, 3 epochs, 256 + 256 draws
+        correction=CorrectionConfig(batch_size=256),  # B.2: 17 λ, 3 epochs, 256 + 256 draws
     ),
     "svhn": Preset(
-        vae=VaeConfig(channels=3, image_size=32, padding=0, hidden_channels=64),  # figures 11, 12
-        vae_training=VaeTraining(epochs=800, beta=4.0),
-        classifier_training=ClassifierTraining(optimizer="adam", learning_rate=1e-3),
-        identification=IdentificationConfig(
+        vae=VaeConfig(
+            channels=3, image_size=32, padding=0, hidden_channels=64, decoder="reshape"
+        ),  # figures 13, 14
+        vae_training=VaeTraining(epochs=400, batch_size=2048, beta=4.0, kl_anneal_steps=5_000),  # B.4
+        classifier_training=ClassifierTraining(  # B.4
+            optimizer="adam", learning_rate=1e-3, epochs=10, batch_size=2048, keep="best"
+        ),
+        identification=IdentificationConfig(  # B.4
             n_perturbations=100, noise_a=75, noise_b=75, max_mistakes_per_image=10
         ),
-        distillation=DistillationConfig(),
-        labeling=LabelingConfig(tau=0.01),
-        correction=CorrectionConfig(epochs=5),
+        distillation=DistillationConfig(),  # B.4
+        labeling=LabelingConfig(tau=0.01),  # B.4
+        correction=CorrectionConfig(epochs=5, batch_size=2048),  # B.4
     ),
     "gtsrb": Preset(
         vae=VaeConfig(
-            channels=3, image_size=128, padding=0, hidden_channels=64, depth=4, latent_dim=15
-        ),  # figures 13, 14: one more transposed convolution; load the signs with image_size=128
-        vae_training=VaeTraining(epochs=800, beta=4.0),
-        classifier_training=ClassifierTraining(optimizer="adam", learning_rate=1e-3),
-        identification=IdentificationConfig(
+            channels=3,
+            image_size=128,
+            padding=0,
+            hidden_channels=64,
+            depth=4,
+            latent_dim=15,
+            decoder="reshape",
+        ),  # figures 11, 12; figure 11 prints one convolution, figure 12 five: load with image_size=128
+        vae_training=VaeTraining(epochs=800, batch_size=2048, beta=4.0, kl_anneal_steps=500),  # B.3
+        classifier_training=ClassifierTraining(  # B.3
+            optimizer="adam", learning_rate=1e-3, epochs=20, batch_size=256, keep="best"
+        ),
+        identification=IdentificationConfig(  # B.3, which names no cap
             n_perturbations=100, noise_a=75, noise_b=75, max_mistakes_per_image=None
         ),
-        distillation=DistillationConfig(),
-        labeling=LabelingConfig(tau=0.01),
-        correction=CorrectionConfig(epochs=5),
+        distillation=DistillationConfig(),  # B.3
+        labeling=LabelingConfig(tau=0.01),  # B.3
+        correction=CorrectionConfig(epochs=5, batch_size=256),  # B.3
     ),
     "demo": Preset(  # MNIST's, shortened for 4,000 digits on two cores
         vae=VaeConfig(),

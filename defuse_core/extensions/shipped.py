@@ -22,7 +22,7 @@ import typer
 from torch import nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights, save_tensors
-from defuse_core.base.config import PRESETS, ClassifierTraining, VaeConfig
+from defuse_core.base.config import PRESETS, NetworkTraining, VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
 from defuse_core.base.machine import MODELS
@@ -35,10 +35,10 @@ from defuse_core.method.vae_training import train_vae
 from defuse_core.networks.architectures import build_network
 
 CLASSIFIER, VAE = "demo-classifier", "demo-vae"
-ANNOTATORS: dict[str, tuple[str, ClassifierTraining]] = {
+ANNOTATORS: dict[str, tuple[str, NetworkTraining]] = {
     f"annotator-{architecture}": (
         architecture,
-        ClassifierTraining(
+        NetworkTraining(
             optimizer="sgd", learning_rate=0.1, final_learning_rate=1e-4, epochs=6, batch_size=128,
             precision="auto", augmentation=augmentation,
         ),
@@ -137,7 +137,7 @@ def _fill(module: nn.Module, name: str, models: Path) -> None:
 
 
 def make_classifier(
-    name: str, dataset: ImageDataset, architecture: str, config: ClassifierTraining, *,
+    name: str, dataset: ImageDataset, architecture: str, config: NetworkTraining, *,
     seed: int, models: Path = MODELS, callback: Callback | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a classifier, write it with its card, and return the card.
@@ -148,7 +148,7 @@ def make_classifier(
         Of the files, without their endings.
     dataset : ImageDataset
     architecture : str
-    config : ClassifierTraining
+    config : NetworkTraining
     seed : int
         Of the initial weights, together with the name, and of the training.
     models : Path
@@ -270,10 +270,10 @@ def make_models(
         if name == VAE:
             card = make_vae(name, digits, seed=seed, models=models, callback=show)
         elif name == CLASSIFIER:
-            training = PRESETS["demo"].classifier_training
             card = make_classifier(
-                name, digits, "mnist_cnn", training, seed=seed, models=models, callback=show
-            )
+                name, digits, "mnist_cnn", PRESETS["demo"].classifier_training, seed=seed, models=models,
+                callback=show,
+            )  # fmt: skip
         else:
             architecture, training = ANNOTATORS[name]
             card = make_classifier(

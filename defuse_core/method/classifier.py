@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import resume_training, save_training, tensor_sha256
-from defuse_core.base.config import ClassifierTraining, Precision
+from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
+from defuse_core.base.config import NetworkTraining, Precision
 from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
 from defuse_core.data.splits import Split, as_pixels, shuffled_batches
 
@@ -206,8 +206,8 @@ def make_optimizer(
 
 
 def train_classifier(
-    classifier: Classifier, split: Split, *, config: ClassifierTraining, seed: int,
-    callback: Callback | None = None, checkpoint: Path | None = None,
+    classifier: Classifier, split: Split, *, config: NetworkTraining, seed: int,
+    selection: Split | None = None, callback: Callback | None = None, checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train in place on cross-entropy; on the same device, equal seeds give equal weights.
 
@@ -216,11 +216,15 @@ def train_classifier(
     classifier : Classifier
         Initialised by the caller; left in evaluation mode.
     split : Split
-    config : ClassifierTraining
+    config : NetworkTraining
     seed : int
         Of shuffling, dropout and augmentation.
+    selection : Split, optional
+        Images whose accuracy is measured after every epoch: the classifier ends with the weights of the best,
+        the first of equals; by default with those of the last epoch.
     callback : Callback, optional
-        Gets (epoch, epochs, {"loss", "accuracy"}); True stops after that epoch.
+        Gets (epoch, epochs, {"loss", "accuracy"}), and "selection" where there are such images; True stops
+        after that epoch.
     checkpoint : Path, optional
         Written after every epoch; where it exists, training goes on from it and ends with the
         weights of an undisturbed training.
@@ -230,14 +234,15 @@ def train_classifier(
     list of dict
         Loss and training accuracy (while training, so with dropout) of every epoch.
     """
-    return follow(
-        classifier_epochs(classifier, split, config=config, seed=seed, checkpoint=checkpoint), callback
+    epochs = classifier_epochs(
+        classifier, split, config=config, seed=seed, selection=selection, checkpoint=checkpoint
     )
+    return follow(epochs, callback)
 
 
 def classifier_epochs(
-    classifier: Classifier, split: Split, *, config: ClassifierTraining, seed: int,
-    checkpoint: Path | None = None,
+    classifier: Classifier, split: Split, *, config: NetworkTraining, seed: int,
+    selection: Split | None = None, checkpoint: Path | None = None,
 ) -> Loop[list[dict[str, float]]]:  # fmt: skip
     """`train_classifier` as a `Loop` over epochs.
 
@@ -246,8 +251,10 @@ def classifier_epochs(
     classifier : Classifier
         Trained in place.
     split : Split
-    config : ClassifierTraining
+    config : NetworkTraining
     seed : int
+    selection : Split, optional
+        As in `train_classifier`.
     checkpoint : path, optional
         Where the training is stored after every epoch, and resumed from.
     """
@@ -261,24 +268,36 @@ def classifier_epochs(
         "images": tensor_sha256(split.images),
         "labels": tensor_sha256(split.labels),
     }
+    if selection is not None:
+        identity["selection"] = tensor_sha256(selection.images)
     history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
     if checkpoint is not None and checkpoint.exists():
-        history, _ = resume_training(checkpoint, classifier, optimizer, identity=identity)
+        history, best = resume_training(checkpoint, classifier, optimizer, identity=identity)
     for epoch in range(len(history) + 1, config.epochs + 1):
         history.append(_train_epoch(classifier, optimizer, data, config, seed, epoch))
+        if selection is not None:
+            reached = accuracy(classifier, selection)
+            if reached > max((each["selection"] for each in history[:-1]), default=-1.0):
+                best = copy_state(classifier)
+            history[-1]["selection"] = reached
         try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
             stop = yield epoch, config.epochs, history[-1]
         finally:
             if checkpoint is not None:
-                save_training(checkpoint, classifier, optimizer, identity=identity, history=history)
+                save_training(
+                    checkpoint, classifier, optimizer, identity=identity, history=history, best=best
+                )
         if stop:
             break
+    if best:
+        classifier.load_state_dict(best)
     classifier.eval()
     return history
 
 
 def _train_epoch(
-    classifier: Classifier, optimizer: torch.optim.Optimizer, data: Split, config: ClassifierTraining,
+    classifier: Classifier, optimizer: torch.optim.Optimizer, data: Split, config: NetworkTraining,
     seed: int, epoch: int,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the data; returns mean loss and accuracy in training mode."""
@@ -312,7 +331,7 @@ def _train_epoch(
     return {"loss": float(loss_sum) / seen, "accuracy": float(hits) / seen}
 
 
-def _cosine(config: ClassifierTraining, progress: float) -> float:
+def _cosine(config: NetworkTraining, progress: float) -> float:
     final = config.final_learning_rate or 0.0
     return final + (config.learning_rate - final) * (1 + math.cos(math.pi * progress)) / 2
 

@@ -246,6 +246,26 @@ def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:
     return Agreement(np.array(share), Interval.wilson(same, len(answered)), pairwise)
 
 
+def majority_share(shares: NDArray[np.float64]) -> tuple[float, float, int]:
+    """Return figure 7's numbers: mean, standard error and count of the shares on images with an answer.
+
+    Parameters
+    ----------
+    shares : (n_images,) float64
+        `Agreement.share`; NaN where nobody answered.
+
+    Returns
+    -------
+    mean, standard_error : float
+        NaN without an image; the error is NaN with only one.
+    n : int
+    """
+    answered = shares[~np.isnan(shares)]
+    n = len(answered)
+    mean = float(answered.mean()) if n else float("nan")
+    return mean, float(answered.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"), n
+
+
 def found_again(base: Tensor, other: Tensor) -> dict[int, float]:
     """Measure how well each region of one fit is found again by another fit to the same mistakes.
 

@@ -2,8 +2,10 @@
 
 Loss per image: Bernoulli reconstruction summed over pixels + w·β·KL(q(z|x) ‖ N(0, I)), where w rises
 linearly from 0 to 1 over `kl_anneal_steps` (Higgins et al. 2017; annealing after Bowman et al.
-2016). The figures name three fully connected layers of 256 for the decoder and leave open how 256
-units become a feature map; here a linear layer onto (hidden_channels, side, side) follows them.
+2016). The figures name three fully connected layers of 256 for the decoder and one transposed convolution
+more than the encoder has convolutions: 256 units are a map of (64, 2, 2), or of (16, 4, 4) for the signs,
+and end at 32 or 128 pixels. So decodes `decoder="reshape"`; "linear" puts a layer onto
+(hidden_channels, side, side) after them instead, which images of other sizes need.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defuse_core.base.config import VaeConfig
+from defuse_core.base.config import Decoder, VaeConfig
 from defuse_core.data.splits import as_pixels
 
 EVALUATION_BATCH = 512
@@ -49,10 +51,13 @@ class BetaVAE(nn.Module):
             *_stack(nn.Linear, [flat, units, units]),
             nn.Linear(units, 2 * config.latent_dim),
         )
-        up = [width] * config.depth
+        map_shape = config.map_shape
+        linear = config.decoder == "linear"
+        up = [map_shape[0]] + [width] * (config.depth - linear)
+        hidden = [units] * 3 + ([flat] if linear else [])
         self.decoder = nn.Sequential(
-            *_stack(nn.Linear, [config.latent_dim, units, units, units, flat]),
-            nn.Unflatten(1, (width, side, side)),
+            *_stack(nn.Linear, [config.latent_dim, *hidden]),
+            nn.Unflatten(1, map_shape),
             *_stack(lambda a, b: nn.ConvTranspose2d(a, b, 4, 2, 1), up),
             nn.ConvTranspose2d(width, config.channels, 4, 2, 1),
         )
@@ -120,6 +125,7 @@ def vae_config_for(
     hidden_channels: int = 32,
     hidden_units: int = 256,
     depth: int = 3,
+    decoder: Decoder = "linear",
 ) -> VaeConfig:
     """Return the config for square images of (channels, size, size), with the padding they need.
 
@@ -131,13 +137,15 @@ def vae_config_for(
         1 or more.
     depth : int
         Convolutions of stride 2, from 1 to 6.
+    decoder : {"linear", "reshape"}
     """
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"the VAE takes square images, got {height}×{width}; load the data with image_size")
+    multiple = 2 ** (depth + (decoder == "reshape"))
     return VaeConfig(
-        channels=channels, image_size=height, padding=-height % 2**depth // 2, depth=depth,
-        hidden_channels=hidden_channels, hidden_units=hidden_units, latent_dim=latent_dim,
+        channels=channels, image_size=height, padding=-height % multiple // 2, depth=depth,
+        hidden_channels=hidden_channels, hidden_units=hidden_units, latent_dim=latent_dim, decoder=decoder,
     )  # fmt: skip
 
 

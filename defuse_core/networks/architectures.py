@@ -1,7 +1,8 @@
 """The classifier networks that Defuse ships: each takes normalised images and returns logits.
 
-`MnistCnn` is figure 8's network. The others are small networks of deliberately different design: the
-demo's simulated annotators.
+The paper names two networks for MNIST: figure 8 prints `PaperCnn`, section 4.1 names that of PyTorch's MNIST
+example, `MnistCnn`. The others are small networks of deliberately different design: the demo's simulated
+annotators.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class ByteDropout(nn.Dropout):
 
 
 class MnistCnn(nn.Module):
-    """Figure 8: two 3×3 convolutions, one max-pool, two fully connected layers, dropout.
+    """PyTorch's MNIST example, which section 4.1 names: two convolutions, one max-pool, dropout.
 
-    Shape and names are those of PyTorch's MNIST example, so that its checkpoints load as they are.
+    Shape and names are those of the example, so that its checkpoints load as they are.
     """
 
     def __init__(self, n_classes: int = 10, channels: int = 1, image_size: int = 28) -> None:
@@ -62,6 +63,18 @@ class MnistCnn(nn.Module):
         x = F.relu(F.max_pool2d(self.conv2(x), 2), inplace=True)  # relu and max commute
         x = self.dropout1(x.flatten(1))
         return self.fc2(self.dropout2(F.relu(self.fc1(x), inplace=True)))  # type: ignore[no-any-return]
+
+
+class PaperCnn(nn.Sequential):
+    """Figure 8: one 4×4 convolution of stride 2 and 64 channels, two hidden layers of 256."""
+
+    def __init__(self, n_classes: int = 10, channels: int = 1, image_size: int = 28) -> None:
+        side = (image_size - 4) // 2 + 1
+        super().__init__(
+            nn.Conv2d(channels, 64, 4, 2), nn.ReLU(inplace=True), nn.Flatten(),
+            nn.Linear(64 * side * side, 256), nn.ReLU(inplace=True),
+            nn.Linear(256, 256), nn.ReLU(inplace=True), nn.Linear(256, n_classes),
+        )  # fmt: skip
 
 
 def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -141,6 +154,7 @@ class AllConvolutional(nn.Sequential):
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mnist_cnn": MnistCnn,
+    "paper_cnn": PaperCnn,
     "vgg_small": VggSmall,
     "wide_kernel": WideKernel,
     "resnet_small": ResNetSmall,
@@ -148,6 +162,23 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "all_convolutional": AllConvolutional,
 }
 """Networks by the name a card gives them; each takes n_classes and channels."""
+
+SIZED = {"mnist_cnn": "fc1.weight", "paper_cnn": "3.weight"}
+"""Networks of one image size, and the weights that tell it: of the first layer after 64 feature maps."""
+
+
+def image_size_of(name: str, like: Mapping[str, Tensor]) -> int:
+    """Return the height and width of the images that a network of `SIZED` takes, by its weights, pixels.
+
+    Parameters
+    ----------
+    name : str
+    like : mapping of str to Tensor
+        Weights; only the shape of `SIZED[name]` is used.
+    """
+    shape = like[SIZED[name]].shape
+    side = math.isqrt(max((shape[-1] if shape else 0) // 64, 1))  # of the last feature maps
+    return 2 * side + (4 if name == "mnist_cnn" else 2)
 
 
 def build_network(
@@ -164,8 +195,9 @@ def build_network(
     channels : int
         Of the images that the network takes.
     like : mapping of str to Tensor, optional
-        Weights; only their names and shapes are used. `LENETS` and `MLPS` need them, "mnist_cnn" takes
-        its image size from them, "googlenet" and "inception_v3" whether they have auxiliary classifiers.
+        Weights; only their names and shapes are used. `LENETS` and `MLPS` need them, "mnist_cnn" and
+        "paper_cnn" take their image size from them, "googlenet" and "inception_v3" whether they have
+        auxiliary classifiers.
 
     Raises
     ------
@@ -177,9 +209,8 @@ def build_network(
 
 
 def _build(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor] | None) -> nn.Module:
-    if name == "mnist_cnn" and like is not None and "fc1.weight" in like:
-        width = like["fc1.weight"].shape[-1] if like["fc1.weight"].ndim else 0
-        return MnistCnn(n_classes, channels, 2 * math.isqrt(max(width // 64, 1)) + 4)
+    if name in SIZED and like is not None and SIZED[name] in like:
+        return ARCHITECTURES[name](n_classes, channels, image_size_of(name, like))
     if name in ARCHITECTURES:
         return ARCHITECTURES[name](n_classes=n_classes, channels=channels)
     if name in LENETS or name in MLPS:

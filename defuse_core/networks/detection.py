@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.architectures import ARCHITECTURES, SIZED, build_network
 from defuse_core.networks.formats import Weights
 from defuse_core.networks.tutorials import LENETS, MLPS, torchvision_families
 
@@ -256,7 +256,7 @@ def _on_meta(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor
 
 def _shapes_of(name: str, like: Mapping[str, Tensor]) -> Shapes:
     """Names and shapes of a network, with primes for the numbers of classes and channels."""
-    if name in LENETS or name in MLPS or name == "mnist_cnn":
+    if name in LENETS or name in MLPS or name in SIZED:
         return _shapes(_on_meta(name, _CLASSES, _CHANNELS, like))
     return _fixed_shapes(name, any(key.lower().startswith("aux") for key in like))
 

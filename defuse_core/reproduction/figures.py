@@ -20,6 +20,7 @@ from defuse_core.base.intervals import Interval
 from defuse_core.report import figures, map_figures
 from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
 from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
+from defuse_core.reproduction.paper import Model
 from defuse_core.reproduction.results import KINDS
 from defuse_core.reproduction.tables import MODELS
 
@@ -93,7 +94,8 @@ def draw_trade_off_over_seeds(seeds: Sequence[Seed]) -> Figure:
     chosen = [seed["defuse"]["lam"] for seed in seeds]
     figure, axes = new_figure(6.4, 4.4)
     _cross(axes, points, "o-", BLUE, 5, "Defuse, one λ a point")
-    for model, marker in (("before", "s"), ("baseline", "D")):
+    markers: dict[Model, str] = {"before": "s", "baseline": "D"}
+    for model, marker in markers.items():
         if rows := [seed[model] for seed in seeds if seed[model] is not None]:
             test, region = (_spread([row[key] for row in rows]) for key in _PLANE)
             colour = MODEL_COLOURS[MODELS[model]]

@@ -1,12 +1,13 @@
 """The plan of a reproduction: every step with its config, in the paper's length, for two cores, or quick.
 
-`paper` follows sections 4.1 and B.2–B.4. `cpu` shortens what a core cannot do in one to three hours, and
+`paper` follows sections 4.1 and B.2 to B.5. `cpu` shortens what a core cannot do in one to three hours, and
 lowers β where pictures vanish at the paper's after so few steps. `quick` shows within minutes that
 everything works, and nothing else. `changes` lists what a plan changes, field by field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from defuse_core.base.config import PRESETS, Config, CorrectionConfig, Preset, VaeConfig
@@ -99,13 +100,13 @@ def _paper(dataset: DatasetName) -> Plan:
         min_probability=AnnotationConfig().min_probability,
         baseline_lambdas=PRESETS[dataset].correction.lambdas,
         evaluation=EvaluationConfig(),
-        map=MapConfig(),  # figure 2: t-SNE, perplexity 30, 10,000 training codes
+        map=MapConfig(n_mistakes=516, in_regions=True),  # B.5: t-SNE, perplexity 30, 10,000 training codes
     )
 
 
 _ON_CPU: dict[DatasetName, dict[str, dict[str, Any]]] = {
     "mnist": {
-        "vae_training": {"epochs": 30},
+        "vae_training": {"epochs": 30, "batch_size": 64},  # 28,000 steps, where the paper has 23,000
         "identification": {"n_perturbations": 50, "max_mistakes_per_image": 10, "max_images": 10_000},
         "correction": {"max_images": 10_000},
     },
@@ -146,7 +147,7 @@ def _cpu(dataset: DatasetName) -> Plan:
         ),
         annotators=_changed(plan.annotators, training=training),
         baseline_lambdas=_FEW_LAMBDAS,
-        map=_changed(plan.map, n_codes=5_000, n_mistakes=2_000),
+        map=_changed(plan.map, n_codes=5_000),
     )
 
 
@@ -184,21 +185,37 @@ def _quick(dataset: DatasetName) -> Plan:
     )
 
 
-def changes(dataset: DatasetName, length: Length) -> list[tuple[str, Any, Any]]:
-    """Return what a plan changes: field, the paper's value, the plan's.
+def changes(
+    dataset: DatasetName, length: Length, ran: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[tuple[str, Any, Any]]:
+    """Return what a plan, or what really ran, changes: field, the paper's value, the other.
 
     Parameters
     ----------
     dataset : {"mnist", "svhn", "gtsrb"}
     length : {"paper", "cpu", "quick"}
+    ran : mapping of str to mapping, optional
+        Configs by step, as results-<dataset>.json has them; by default those of the plan.
 
     Examples
     --------
     >>> [row for row in changes("mnist", "cpu") if row[0] == "vae.training.epochs"]
     [('vae.training.epochs', 800, 30)]
     """
-    was, now = (_flat_steps(make_plan(dataset, each)) for each in ("paper", length))
-    return [(name, was.get(name), value) for name, value in now.items() if was.get(name) != value]
+    was = _flat_steps(make_plan(dataset, "paper"))
+    if ran is None:
+        now = _flat_steps(make_plan(dataset, length))
+    else:
+        now = {name: value for step, config in ran.items() for name, value in _flat(step, config).items()}
+    return [
+        (name, was.get(name), value)
+        for name, value in now.items()
+        if _as_json(was.get(name)) != _as_json(value)
+    ]
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _flat_steps(plan: Plan) -> dict[str, Any]:

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from defuse_core.reproduction.goals import goals
-from defuse_core.reproduction.paper import DECISIONS, PAPER, PaperResult
+from defuse_core.reproduction.paper import DECISIONS, PAPER, Model, PaperResult, Part
 from defuse_core.reproduction.plans import changes
 from defuse_core.reproduction.results import KINDS, all_seeds
 
-MODELS = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
+MODELS: dict[Model, str] = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
 """Rows of figure 4, by their key in results.json."""
 
-_OURS = ("annotators.", "evaluate.")  # steps that have no settings in the paper
+_PARTS: dict[Part, str] = {"validation": "validation", "test": "test", "region": "failure regions"}
+
+_OURS = ("annotators.", "evaluate.", "classifier.pretrained")  # without settings in the paper, or told above
 
 Results = Mapping[str, Any]
 
@@ -34,7 +36,8 @@ def write_section(results: Results, notes: str = "") -> str:
     paper, seeds = PAPER[results["dataset"]], results["seeds"]
     corrected = {
         "Null controls": _controls,
-        "Choice of λ, baseline, novelty (figure 6), agreement (figure 7)": _rest,
+        "Figure 7: agreement of the annotators": lambda seeds: _figure7(seeds, paper),
+        "Choice of λ, baseline, novelty (figure 6)": _rest,
     }
     parts = [
         f"## {paper.title}",
@@ -72,7 +75,7 @@ def write_differences(results: Results) -> str:
     parts = ["### What differs from the paper\n\n" + _differences(results, PAPER[results["dataset"]])]
     rows = [
         (f"`{name}`", _short(name, was), _short(name, now))
-        for name, was, now in changes(results["dataset"], results["length"])
+        for name, was, now in changes(results["dataset"], results["length"], results["configs"])
         if not name.startswith(_OURS)
     ]
     if rows:
@@ -123,6 +126,7 @@ def _differences(results: Results, paper: PaperResult) -> str:
         ("annotators", "five people", "five networks"),
         *(("choice of λ", "best validation accuracy", seed["rule"]) for seed in results["seeds"][:1]),
         ("classifier", paper.classifier, _classifier(results)),
+        ("decoder", "256 units, then transposed convolutions, one more than the encoder has", _decoder(results)),
     ]  # fmt: skip
     rows += [(what, was, now) for sets, what, was, now in DECISIONS if results["dataset"] in sets]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
@@ -138,17 +142,39 @@ def _classifier(results: Results) -> str:
     return f"{config['architecture']}, from part of ImageNet's weights; began afresh: {afresh}"
 
 
+def _decoder(results: Results) -> str:
+    if results["configs"]["vae"].get("decoder", "linear") == "linear":
+        return "a linear layer between them, which makes the feature map, and as many as the encoder has"
+    return "the same: the units are reshaped, (64, 2, 2) for 32 pixels, (16, 4, 4) for 128"
+
+
 def _figure4(results: Results) -> str:
     """Of the seeds with failure regions; where no seed has any, the accuracies before correction."""
-    seeds = results["seeds"] or results["without_failures"]
+    seeds, paper = results["seeds"] or results["without_failures"], PAPER[results["dataset"]]
     rows = []
-    for part, words in (("validation", "validation"), ("test", "test"), ("region", "failure regions")):
-        cells = [
-            over_seeds([model[part] for seed in seeds if (model := seed.get(key)) and part in model])
-            for key in MODELS
-        ]
-        rows.append((words, *cells, "figure 4"))
-    return _table(("accuracy on", *MODELS.values(), "the paper"), rows)
+    for part, words in _PARTS.items():
+        cells = []
+        for key in MODELS:
+            ours = [model[part] for seed in seeds if (model := seed.get(key)) and part in model]
+            cells += [over_seeds(ours), over_seeds([paper.accuracy.get(key, {}).get(part)])]
+        rows.append((words, *cells))
+    head = [cell for name in MODELS.values() for cell in (name, "the paper")]
+    return _table(("accuracy on", *head), rows)
+
+
+def _figure7(seeds: Sequence[Results], paper: PaperResult) -> str:
+    """Share of the annotators who voted for the majority label, mean ± standard error."""
+    rows = []
+    for key, words in (("failure", "of failure regions"), ("other", "of others"), ("all", "of both")):
+        ours = [shares[key] for seed in seeds if (shares := seed["agreement"].get("majority"))]
+        cells = [_plus_minus(mean, error) for mean, error, n in ours if n]
+        theirs = _plus_minus(*paper.agreement[key]) if paper.agreement else "–"
+        rows.append((f"draws {words}", "; ".join(cells) or "–", theirs))
+    return _table(("votes for the majority label", "a seed", "the paper"), rows)
+
+
+def _plus_minus(mean: float, error: float | None) -> str:
+    return f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _regions(seeds: Sequence[Results], paper: PaperResult) -> str:

@@ -37,8 +37,10 @@ class TrainClassifier(Step):
         """Train, with a point for every epoch, and measure."""
         if self.config.weights is None:
             checkpoint = self.work / "training.safetensors" if self.work else None
+            training = self.config.training
             epochs = classifier_epochs(
-                self.classifier, self.dataset.train, config=self.config.training, seed=self.seed,
+                self.classifier, self.dataset.train, config=training, seed=self.seed,
+                selection=self.dataset.selection if training.keep == "best" else None,
                 checkpoint=checkpoint,
             )  # fmt: skip
             yield from progress(epochs, points=True)

@@ -27,6 +27,7 @@ from defuse_core.method.correction import apply_point, tuning_epochs
 from defuse_core.method.evaluation import (
     agreement,
     latent_novelty,
+    majority_share,
     misclassified,
     nearest_to_region,
     novelty,
@@ -85,7 +86,7 @@ class Evaluate(Step):
         distill = source.upstream("distill")
         edits = source.workspace.annotations.edits(distill.id, up_to=done.run.last_annotation)
         self.names, mixture = names(edits), distill.summary
-        self.votes = list(chain.from_iterable(answers.votes for answers in done.answers.values()))
+        self.votes = {i: answers.votes for i, answers in done.answers.items()}
         annotators = {a.annotator for answers in done.answers.values() for a in answers.annotations}
         self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
         self.annotators = _who_labelled(source) if self.simulated else {}
@@ -125,10 +126,10 @@ class Evaluate(Step):
         measured["nearest"] = self._nearest(codes, right)
         yield Progress(3, 4)
         curves, measured["novelty"] = self._novelty(codes, ~right[BEFORE]["test"])
-        agreed = agreement(self.votes)
+        agreed = agreement(list(chain.from_iterable(self.votes.values())))
         measured["agreement"] = {
             "unanimous": number(agreed.unanimous.estimate), "pairwise": number(agreed.pairwise),
-            "images": agreed.unanimous.n,
+            "images": agreed.unanimous.n, "majority": self._majority_shares(),
         }  # fmt: skip
         metadata = {
             "scores": [results.scores_json(row) for row in results.score_rows(right)],
@@ -137,6 +138,19 @@ class Evaluate(Step):
         }
         yield Progress(4, 4)
         return {**curves, "agreement.share": torch.from_numpy(agreed.share)}, metadata
+
+    def _majority_shares(self) -> dict[str, list[float | int | None]]:
+        """Figure 7: mean, standard error and count of the draws of failure regions, of others, of all."""
+        parts = {
+            "failure": [i for i in self.votes if i in self.labels],
+            "other": [i for i in self.votes if i not in self.labels],
+            "all": list(self.votes),
+        }
+        shares = {
+            name: majority_share(agreement([votes for i in ids for votes in self.votes[i]]).share)
+            for name, ids in parts.items()
+        }
+        return {name: [number(mean), number(error), n] for name, (mean, error, n) in shares.items()}
 
     def _right(self, classifier: Classifier) -> dict[str, Tensor]:
         """Which images are correctly classified, by set, (n,) bool each."""

@@ -46,25 +46,34 @@ class Map(Step):
         train_latents = yield from progress(_part(encoding, 0, _ENCODING))
         yield tensors_file("codes", {"latents": train_latents})
         codes = stratified_sample(self.train.labels, config.n_codes, seed=seed)
-        n_mistakes = min(config.n_mistakes, len(self.mistakes))
-        drawn = numpy_rng(seed, "map-mistakes").choice(len(self.mistakes), n_mistakes, replace=False)
-        chosen = torch.from_numpy(drawn).sort().values
+        regions = self._regions()
+        chosen = self._choose(regions)
         latents = torch.cat([train_latents[codes], self.mistakes.latents[chosen]])
         loop = projection_steps(latents, config=config, seed=seed)
         projection = yield from progress(_part(loop, _ENCODING, 100))
-        region = torch.full((len(chosen),), -1)
-        if self.mixture is not None:
-            region = membership(self.mixture, self.mistakes.latents[chosen], min_weight=self.min_weight)
         yield tensors_file(
             task,
             {
                 "points": torch.from_numpy(projection.points.copy()),  # (n_codes + n_mistakes, 2)
                 "train_index": codes,
                 "mistake_index": chosen,
-                "mistake_region": region,
+                "mistake_region": regions[chosen],
             },
             method=config.method,
         )
+
+    def _regions(self) -> Tensor:
+        """The region of every mistake, (n_mistakes,) int64; -1 for none."""
+        if self.mixture is None:
+            return torch.full((len(self.mistakes),), -1)
+        return membership(self.mixture, self.mistakes.latents, min_weight=self.min_weight)
+
+    def _choose(self, regions: Tensor) -> Tensor:
+        """Numbers of the mistakes on the map, ascending; all lie in regions where the config says so."""
+        offered = (regions >= 0).nonzero()[:, 0] if self.config.in_regions else torch.arange(len(regions))
+        n = min(self.config.n_mistakes, len(offered))
+        drawn = numpy_rng(self.seed, "map-mistakes").choice(len(offered), n, replace=False)
+        return offered[torch.from_numpy(drawn).sort().values]
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """How many codes and mistakes are on the map, and of how many.

@@ -44,7 +44,7 @@ class TrainVae(Step):
         config = self.config
         return vae_config_for(
             self.dataset.image_shape, latent_dim=config.latent_dim, depth=config.depth,
-            hidden_channels=config.hidden_channels, hidden_units=config.hidden_units,
+            hidden_channels=config.hidden_channels, hidden_units=config.hidden_units, decoder=config.decoder,
         )  # fmt: skip
 
     def tasks(self) -> list[str]:

@@ -11,14 +11,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from defuse_core.base.config import (
+    DECODER,
     AnnotatorTraining,
     ClassifierTraining,
     Config,
     CorrectionConfig,
+    Decoder,
     DistillationConfig,
     IdentificationConfig,
     LabelingConfig,
     Preset,
+    VaeConfig,
     VaeTraining,
 )
 from defuse_core.base.named import check_name, named_field
@@ -38,9 +41,10 @@ class NetworkConfig(Config):
 
     architecture: str | None = Field(
         None,
-        description="mnist_cnn (28×28 only), vgg_small, wide_kernel, resnet_small, mobile_small, "
-        "all_convolutional, any of torchvision's such as resnet18, or module:Class of your own; by default "
-        "what the weights tell, or, to train, mnist_cnn for 28×28 images and resnet_small for others",
+        description="mnist_cnn or paper_cnn (28×28 only), vgg_small, wide_kernel, resnet_small, "
+        "mobile_small, all_convolutional, any of torchvision's such as resnet18, or module:Class of your "
+        "own; by default what the weights tell, or, to train, mnist_cnn for 28×28 images and resnet_small "
+        "for others",
     )
     weights: str | None = Field(
         None,
@@ -126,6 +130,7 @@ class GeneratorConfig(Config):
     hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
     depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
+    decoder: Decoder = Field("linear", description=DECODER)
     training: VaeTraining = VaeTraining()
 
 
@@ -141,6 +146,7 @@ class MapConfig(Config):
     method: str = named_field(PROJECTIONS, "tsne", "How codes are projected to the plane")
     n_codes: int = Field(10_000, ge=4, description="Training codes, a sample stratified by class")
     n_mistakes: int = Field(10_000, ge=0, description="Mistakes, a seeded sample")
+    in_regions: bool = Field(False, description="Leave out mistakes that lie in no region, as figure 2 does")
     perplexity: float = Field(30.0, gt=0, description="Of t-SNE")
     n_neighbors: int = Field(15, ge=2, description="Of UMAP")
 
@@ -300,7 +306,7 @@ def preset_values(preset: Preset, step: StepName) -> dict[str, Any]:
     values: dict[StepName, dict[str, Any]] = {
         "classifier": {"training": preset.classifier_training.model_dump()},
         "vae": {
-            **preset.vae.model_dump(include={"latent_dim", "hidden_channels", "hidden_units", "depth"}),
+            **preset.vae.model_dump(include=set(GeneratorConfig.model_fields) & set(VaeConfig.model_fields)),
             "training": preset.vae_training.model_dump(),
         },
         "identify": preset.identification.model_dump(),

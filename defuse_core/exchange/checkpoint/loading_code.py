@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from defuse_core.method.classifier import Preprocessing
-from defuse_core.networks.architectures import ARCHITECTURES, build_network
+from defuse_core.networks.architectures import ARCHITECTURES, SIZED, build_network, image_size_of
 from defuse_core.networks.tutorials import LENETS, MLPS
 
 _CLASSIFY = '''
@@ -85,8 +84,8 @@ def _network(
     arguments = f"n_classes={n_classes}, channels={channels}"
     if architecture in ARCHITECTURES:
         name = ARCHITECTURES[architecture].__name__
-        if architecture == "mnist_cnn":
-            arguments += f", image_size={2 * math.isqrt(tensors['fc1.weight'].shape[1] // 64) + 4}"
+        if architecture in SIZED:
+            arguments += f", image_size={image_size_of(architecture, tensors)}"
         return [f"from defuse_core.networks.architectures import {name}"], [f"model = {name}({arguments})"]
     if architecture in LENETS or architecture in MLPS:
         build = f"model = build_network({architecture!r}, {arguments}, like=weights)  # or your own class"
