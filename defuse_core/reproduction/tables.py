@@ -126,7 +126,7 @@ def _differences(results: Results, paper: PaperResult) -> str:
         ("annotators", "five people", "five networks"),
         *(("choice of λ", "best validation accuracy", seed["rule"]) for seed in results["seeds"][:1]),
         ("classifier", paper.classifier, _classifier(results)),
-        ("decoder", "256 units, then one transposed convolution more than the encoder has", _decoder(results)),
+        ("decoder", "256 units, one transposed convolution more than the encoder has", _decoder(results)),
     ]  # fmt: skip
     rows += [(what, was, now) for sets, what, was, now in DECISIONS if results["dataset"] in sets]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
