@@ -63,7 +63,8 @@ class RunReader:
                 (project_id,),
             )
         }
-        runs = [read_run(*observe(self._database, row), tuple(inputs.get(row["id"], ()))) for row in rows]
+        with self._database.explained():
+            runs = [read_run(*observe(self._database, row), tuple(inputs.get(row["id"], ()))) for row in rows]
         marked = mark_stale(runs, newest_labels)
         return [run for run in marked if step in (None, run.step)]
 

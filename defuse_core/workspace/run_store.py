@@ -223,7 +223,7 @@ class RunStore(RunReader, TaskStore):
         labels_of : int
             The distill run of `labels`.
         """
-        with self._database.write() as connection:
+        with self._database.write(on_reserve=True) as connection:
             row = connection.execute(
                 "SELECT attempt_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
                 (run_id,),
@@ -271,7 +271,7 @@ class RunStore(RunReader, TaskStore):
         if task is not None and task not in names:
             known = ", ".join(names[:20]) or "none yet"
             raise WorkspaceError(f"run {run_id} has no task {task!r}; it has: {known}")
-        with self._database.write() as connection:
+        with self._database.write(on_reserve=True) as connection:
             self._settle(connection, run.project_id)
             if task is None:
                 sql, what = "UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run_id,)

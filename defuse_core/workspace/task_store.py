@@ -43,14 +43,15 @@ class TaskStore:
             not run or observe(self._database, run[0])[1] != "running"
         )  # before the tasks: they may end meanwhile
         rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
-        return [
-            Task(
-                row["name"],
-                "queued" if dead and row["status"] == "running" else row["status"],
-                row["step"], row["steps"], json.loads(row["metrics"]), row["error"],
-            )
-            for row in rows
-        ]  # fmt: skip
+        with self._database.explained():
+            return [
+                Task(
+                    row["name"],
+                    "queued" if dead and row["status"] == "running" else row["status"],
+                    row["step"], row["steps"], json.loads(row["metrics"]), row["error"],
+                )
+                for row in rows
+            ]  # fmt: skip
 
     def report_progress(
         self, run_id: int, task: str, step: int, steps: int, metrics: Mapping[str, float]
@@ -126,7 +127,10 @@ class TaskStore:
             "SELECT * FROM events WHERE run_id = ? AND id > ? AND kind = COALESCE(?, kind) ORDER BY id",
             (run_id, after, kind),
         )
-        return [Event(r["id"], r["kind"], r["task"], r["key"], json.loads(r["data"]), r["at"]) for r in rows]
+        with self._database.explained():
+            return [
+                Event(r["id"], r["kind"], r["task"], r["key"], json.loads(r["data"]), r["at"]) for r in rows
+            ]
 
     def name_artifact(self, run_id: int, artifact: Artifact) -> None:
         """Add a row for an artifact whose file is written already.
