@@ -69,7 +69,7 @@ def _there(source: str) -> str:
 
 SOURCES: list[DataSource] = [
     DataSource(
-        re.compile(ELSEWHERE).match, "defuse_core.data.sources:refuse_elsewhere",
+        re.compile(ELSEWHERE).match, "defuse_core.data.elsewhere:refuse_elsewhere",
         portable=_nothing, title=lambda source: _file_name(_there(source)),
     ),
     DataSource("digits".__eq__, "defuse_core.data.sources:load_digits_source"),

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -73,27 +72,6 @@ def load_path(source: str, image_size: int | None) -> ImageDataset:
     raise DataError(
         f"{source!r} is not a data set; give 'digits', 'torchvision:MNIST', "
         "the path of an existing .npz file, or a folder of images"
-    )
-
-
-def refuse_elsewhere(source: str, image_size: int | None) -> NoReturn:
-    """Refuse data that are on the machine that a project was imported from.
-
-    Parameters
-    ----------
-    source : str
-        "elsewhere:<path there>".
-    image_size : int, optional
-
-    Raises
-    ------
-    DataError
-        Always.
-    """
-    del image_size
-    raise DataError(
-        f"{source.partition(':')[2]} is a path of the machine that the project came from, and is not opened "
-        "here; import it again and say where that is: --data PATH, --more-data for more_data"
     )
 
 
