@@ -28,6 +28,8 @@ MODULES = {
     "method.evaluation": ("tests/test_evaluation.py",),
     "workspace.labels": ("tests/test_annotations.py",),
     "workspace.run_store": ("tests/test_run_store.py",),
+    "workspace.run_reading": ("tests/test_run_store.py",),
+    "workspace.task_store": ("tests/test_run_store.py",),
 }
 """Modules of defuse_core and the test files that are their own."""
 

@@ -24,13 +24,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.limits import MOST_ERROR, MOST_ROW_BYTES
 from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder
 from defuse_core.steps import load_step
-from defuse_core.steps.source import open_dataset
+from defuse_core.steps.source import Source, open_dataset
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
@@ -273,7 +275,7 @@ def test_real_runs_go_on_after_the_import(place: Place, tmp_path: Path) -> None:
     done_here(place, "identify", FEW)
     stopped = interrupt(place)
     path = exported(place, tmp_path / "shapes.zip")
-    there = imported(tmp_path / "there", path)
+    there = imported(tmp_path / "there", path, data=place.project.dataset["source"])
     assert numbered(there) | {"times": 0} == numbered(place) | {"times": 0}
     assert runs_of(there)[-1].finished_at == 1  # its last heartbeat, as the next look here would settle it
     assert [run.status for run in runs_of(there)] == ["done"] * 5 + ["interrupted"]
@@ -400,6 +402,71 @@ def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset,
     told = missing_data(there.project.dataset)
     assert told is not None
     assert "--data" in told
+
+
+FAR = "/home/stranger/shapes.npz"
+
+
+@pytest.mark.parametrize(
+    ("source", "here"),
+    [
+        (FAR, f"elsewhere:{FAR}"),
+        (f"elsewhere:{FAR}", f"elsewhere:{FAR}"),
+        ("torchvision:MNIST:/etc", f"torchvision:MNIST:{Path('data').resolve()}"),
+        ("digits", "digits"),
+    ],
+)
+def test_no_path_of_another_machine_is_opened(tmp_path: Path, source: str, here: str) -> None:
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, workspace.create_project("far", dataset=dataset(source)))
+    store_run(place, "inspect", {}, {"architecture": "nets:Net", "code_path": "/home/stranger"})
+    store_run(place, "annotators", {}, {"more_data": source})
+    path = exported(place, tmp_path / "a.zip")
+    there = imported(tmp_path / "there", path)
+    inspected, annotators = runs_of(there)
+    assert there.project.dataset["source"] == annotators.config["more_data"] == here
+    assert inspected.config["code_path"] is None
+    again = json.loads((there.workspace.run_folder(inspected.id) / "config.json").read_text())
+    assert again["config"]["code_path"] is None
+    if here.startswith("elsewhere:"):
+        assert "import again with --data PATH" in str(missing_data(there.project.dataset))
+        with pytest.raises(DataError, match=rf"^{FAR} is a path of the machine that the project came from"):
+            open_dataset(there.workspace, there.project)
+    named = imported(tmp_path / "named", path, code_path=str(tmp_path), more_data=str(tmp_path))
+    inspected, annotators = runs_of(named)
+    assert (inspected.config["code_path"], annotators.config["more_data"]) == (str(tmp_path),) * 2
+
+
+def test_data_that_a_project_here_has_are_found(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, workspace.create_project("far", dataset=dataset(FAR)))
+    path = exported(place, tmp_path / "a.zip")
+    there = Workspace(tmp_path / "there")
+    there.create_project("blob", dataset=dataset(f"blob:{'0' * 64}"))
+    there.create_project("of another size", dataset=dataset("/other") | {"image_size": 9})
+    there.create_project("same", dataset=dataset("/here/shapes.npz"))
+    assert import_project(there, path).dataset["source"] == "/here/shapes.npz"
+
+
+def test_the_folder_that_a_file_names_is_not_imported_from(tmp_path: Path) -> None:
+    """The metadata of a classifier say where its author's code was; the config says where it is here."""
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, workspace.create_project("far", dataset=dataset("digits")))
+    run = store_run(place, "classifier", {}, {"architecture": "nets_of_e:Net", "code_path": None})
+    (tmp_path / "nets_of_e.py").write_text("raise SystemExit('it ran')")
+    preprocessing = {"mean": [0.5], "std": [0.5], "image_size": None, "channel_order": "rgb"}
+    about = {"architecture": "nets_of_e:Net", "n_classes": 2, "preprocessing": preprocessing}
+    with pytest.raises(CheckpointError, match="name a folder that you trust: --code-path FOLDER"):
+        Source(workspace, run.id).build({}, about | {"code_path": str(tmp_path)})
+
+
+def test_control_characters_in_errors_are_taken_out(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    run = add_run(place, "stability")
+    begin(place, run)
+    place.workspace.runs.finish(run.id, "failed", error="\x1b[31mred" + "d" * 200_000)
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    assert str(runs_of(there)[-1].error) == ("\ufffd[31mred" + "d" * 200_000)[:MOST_ERROR]
 
 
 def test_a_share_set_apart_for_validation_is_so_after_the_import(tmp_path: Path) -> None:
@@ -616,6 +683,26 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
     "a share of nothing": (project(dataset={"validation_share": 0.0}), "share: Input should be greater"),
     "a share of all": (project(dataset={"validation_share": 1.0}), "share: Input should be less than 1"),
+    "a class that a terminal obeys": (project(dataset={"class_names": ["a\x1b[2J"]}), "control characters"),
+    "an annotator that one obeys": (row("annotations", 0, annotator="a\x9b2J"), "has control characters"),
+    "a point that one obeys": (row("events", 0, key="\r"), "has control characters"),
+    "a long annotator": (row("annotations", 0, annotator="a" * 100_000), "annotator: String should have at"),
+    "a long class": (project(dataset={"class_names": ["a" * 100_000]}), "class_names.0: String should have"),
+    "a long source": (project(dataset={"source": "a" * 100_000}), "source: String should have at most 4096"),
+    "a long network": (row("runs", 0, config={"architecture": "a" * 100_000}), "config has a text of over"),
+    "a long error": (row("runs", 0, error="a" * 100_001), "error: String should have at most 100000"),
+    "a large image": (project(dataset={"image_shape": [1, 2**40, 8]}), "image_shape.1: Input should be less"),
+    "threads without end": (
+        row("runs", 0, resources={"device": "cpu", "threads": 10**9, "cpus": 1.0, "gpus": 0.0}),
+        "resources.threads: Input should be less than or equal to 4096",
+    ),
+    "runs without end": (
+        lambda m: m.update({"rows/runs.jsonl": m["rows/runs.jsonl"].splitlines(keepends=True)[0] * 10_001}),
+        "it has over 10,000 runs",
+    ),
+    "a row without end": (
+        lambda m: m.update({"rows/tasks.jsonl": b"[" * (MOST_ROW_BYTES + 1) + b"\n"}), "line 1 has over",
+    ),
     "a newer format": (lambda m: change_manifest(m, version=2, new=1), "newer Defuse .format 2.*upgrade"),
     "another format": (lambda m: change_manifest(m, format="zip"), "no project that Defuse exported"),
     "more in the manifest": (lambda m: change_manifest(m, more=1), "more: Extra inputs"),
@@ -724,6 +811,22 @@ def test_other_files_are_refused(victim: Workspace, tmp_path: Path, content: byt
         import_project(victim, tmp_path / "a.zip")
     with pytest.raises(WorkspaceError, match="is no file"):
         import_project(victim, tmp_path / "none.zip")
+
+
+def test_names_that_are_no_text_are_refused(victim: Workspace, archive: Path, tmp_path: Path) -> None:
+    content = archive.read_bytes()
+    assert content.count(b"runs/1/log.txt") == 2  # where it lies, and in the directory
+    strange = content.replace(b"runs/1/log.txt", b"runs/1/log.t\xff\xfe")
+    flags = strange.index(b"PK\x01\x02") + 8
+    utf8 = bytearray(strange)
+    while (flags := utf8.find(b"PK\x01\x02", flags)) >= 0:
+        utf8[flags + 9] |= 0x08  # the bit that says that the name is UTF-8
+        flags += 4
+    for number, each in enumerate((strange, bytes(utf8))):
+        path = tmp_path / f"{number}.zip"
+        path.write_bytes(each)
+        with pytest.raises(WorkspaceError, match="copy it again"):
+            import_project(victim, path, name="bad")
 
 
 def imports_or_refuses(workspace: Workspace, path: Path) -> None:

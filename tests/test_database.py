@@ -567,3 +567,39 @@ def test_opening_a_workspace_twice_in_a_process_loses_nothing_that_another_write
         names += [f"ours {number}", f"theirs {number}"]
         assert told.strip() == ",".join(names)
         assert [project.name for project in ours.projects()] == names
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("name", "CAST(x'ff41' AS TEXT)", "a text is not UTF-8"),
+        ("dataset", "CAST(x'7b22ff' AS TEXT)", "a text is not UTF-8"),
+        ("dataset", "'{\"sizes\": '", "a text is not JSON"),
+    ],
+)
+def test_a_row_that_was_damaged_is_told_with_its_remedy(
+    tmp_path: Path, column: str, value: str, reason: str
+) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.create_project("a", dataset={})
+    workspace.close()
+    with closing(sqlite3.connect(tmp_path / "defuse.sqlite")) as connection:
+        connection.execute(f"UPDATE projects SET {column} = {value}")
+        connection.commit()
+    told = rf"is damaged \({reason}\) and was left as it is; restore it from a copy, or recover it with"
+    with pytest.raises(WorkspaceError, match=told):
+        Workspace(tmp_path).projects()
+
+
+def test_names_of_the_schema_that_are_no_text_are_damage(filled: Path) -> None:
+    """SQLite quotes them in its errors, which Python then cannot decode."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = CAST(x'ff' AS TEXT) || sql WHERE name = 'projects'"
+        )
+        connection.commit()
+    content = filled.read_bytes()
+    with pytest.raises(WorkspaceError, match=r"is damaged .* restore it from a copy"):
+        Database(filled)
+    assert filled.read_bytes() == content

@@ -390,7 +390,6 @@ def test_code_of_ones_own_is_imported_only_where_that_is_allowed(
     )
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv("DEFUSE_ALLOW_LOCAL_CODE", "1")
-    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
     found = done_here(place, "inspect", config).summary
     assert (tmp_path / "ran").exists()
     assert found["contract"][0]["architecture"] == "nets_to_inspect:Net"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from defuse_core.base import user_modules
 from defuse_core.base.errors import CheckpointError
 from defuse_core.networks.local_code import import_network
 
@@ -61,13 +66,11 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "broken_of_mine.py").write_text("import a_library_that_is_not_here\n")
     (tmp_path / "leaving_of_mine.py").write_text("import sys; sys.exit('bye')\n")
     (tmp_path / "json.py").write_text(CODE)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("DEFUSE_ALLOW_LOCAL_CODE", "1")
-    before = set(sys.modules)
+    path, before = [*sys.path], {name for name in sys.modules if not name.startswith("_user_code_")}
     yield str(tmp_path)
-    for name in set(sys.modules) - before:
-        if "of_mine" in name:
-            del sys.modules[name]
+    assert sys.path == path
+    assert not [name for name in set(sys.modules) - before if name.partition(".")[0].endswith("of_mine")]
 
 
 @pytest.mark.parametrize("module", ["net_of_mine", "models_of_mine.nets"])
@@ -112,8 +115,7 @@ def test_code_does_not_run_unless_allowed(
         ("net_of_mine:leaves", r"could not be built \(SystemExit: 3\); it is called with no arguments"),
         ("net_of_mine:needs", r"TypeError: needs\(\) missing .*'depth'.*give its other parameters defaults"),
         ("net_of_mine:text", "gave a str, not an nn.Module"),
-        ("json:Net", "a module json is loaded already, .*rename the one in"),
-        ("sys:exit", r"a module sys is loaded already, from built in; rename"),
+        ("sys:exit", r"sys could not be imported .*ModuleNotFoundError: No module named 'sys'"),
     ],
 )
 def test_errors_of_the_code_are_told(code: str, spec: str, told: str) -> None:
@@ -121,12 +123,13 @@ def test_errors_of_the_code_are_told(code: str, spec: str, told: str) -> None:
         import_network(spec, code, n_classes=7, channels=3)
 
 
-def test_the_folder_comes_before_others(code: str, tmp_path: Path) -> None:
+def test_the_folder_comes_before_others(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "net_of_mine.py").write_text("Net = None\n")
-    sys.path.insert(0, str(other))
-    network = import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "path", [str(other), *sys.path])
+        network = import_network("net_of_mine:Net", code, n_classes=7, channels=3)
     assert network(torch.rand(2, 3, 2, 2)).shape == (2, 7)
 
 
@@ -135,10 +138,84 @@ def test_a_missing_folder_is_told(code: str) -> None:
         import_network("net_of_mine:Net", f"{code}/gone", n_classes=7, channels=3)
 
 
-def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_it(code: str, tmp_path: Path) -> None:
-    import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+def test_modules_of_the_same_name_do_not_meet(code: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    (other / "net_of_mine.py").write_text(CODE)
-    with pytest.raises(CheckpointError, match="a module net_of_mine is loaded already"):
-        import_network("net_of_mine:Net", str(other), n_classes=7, channels=3)
+    (other / "net_of_mine.py").write_text("from torch import nn\nclass Net(nn.Identity): pass\n")
+    first, second, third = (
+        type(import_network("net_of_mine:Net", folder, n_classes=7, channels=3))
+        for folder in (code, str(other), code)
+    )
+    assert first is third
+    assert [kind.__base__ for kind in (first, second)] == [nn.Module, nn.Identity]
+
+
+SHADOWS = """
+import json, random, yaml
+from torch import nn
+
+class Net(nn.Identity):
+    own = (json.OWN, random.OWN, yaml.OWN)
+
+    def forward(self, x):
+        import late_of_mine
+        from models_of_mine import late
+        import models_of_mine.late as same
+        import math
+        assert late is same
+        return late_of_mine.VALUE, late.VALUE, math.pi
+"""
+
+
+def test_names_of_the_folder_are_for_its_own_code_alone(code: str) -> None:
+    """Even in functions that are called when the folder is long forgotten."""
+    import random
+
+    folder = Path(code)
+    for name in ("json", "random", "yaml", "torch_of_mine"):
+        (folder / f"{name}.py").write_text("OWN = 'mine'\n")
+    (folder / "torch").mkdir()  # no package, only a folder of data
+    (folder / "late_of_mine.py").write_text("VALUE = 1\n")
+    (folder / "models_of_mine" / "late.py").write_text("from .later import VALUE\n")
+    (folder / "models_of_mine" / "later.py").write_text(
+        "import late_of_mine\nVALUE = late_of_mine.VALUE + 1\n"
+    )
+    (folder / "shadows_of_mine.py").write_text(SHADOWS)
+    network = import_network("shadows_of_mine:Net", code, n_classes=7, channels=3)
+    assert vars(type(network))["own"] == ("mine",) * 3
+    assert network(None) == (1, 2, math.pi)
+    assert sys.modules["random"] is random
+    assert "OWN" not in vars(importlib.import_module("json"))
+    for name in ("late_of_mine", "torch_of_mine"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(name)
+
+
+def test_code_that_was_edited_is_imported_anew(code: str) -> None:
+    """Its neighbours, too; a network that was built before stays as it was."""
+    before = import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+    assert type(import_network("net_of_mine:Net", code, n_classes=7, channels=3)) is type(before)
+    helper = Path(code) / "helper_of_mine.py"
+    then = helper.stat()
+    helper.write_text("WIDTH = 9\n")  # as long as it was
+    os.utime(helper, ns=(then.st_atime_ns, then.st_mtime_ns + 1))
+    after = import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+    assert [network.fc.in_features for network in (before, after)] == [12, 27]
+    assert before(torch.rand(2, 3, 2, 2)).shape == (2, 7)
+    assert not list(Path(code).rglob("__pycache__"))
+    helper.unlink()
+    with pytest.raises(CheckpointError, match="No module named 'helper_of_mine'"):
+        import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+
+
+def test_a_network_travels_to_another_process(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = import_network("net_of_mine:Net", code, n_classes=7, channels=3)
+    pickled, folders = pickle.dumps(network), user_modules.known_folders()
+    for name in [name for name in sys.modules if name.startswith("_user_code_")]:  # as it is there
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(user_modules, "_FINDER", user_modules._Finder())
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if "_Finder" not in repr(f)])
+    with pytest.raises(ModuleNotFoundError, match="_user_code_"):
+        pickle.loads(pickled)
+    user_modules.adopt_folders(folders)
+    assert pickle.loads(pickled)(torch.rand(2, 3, 2, 2)).shape == (2, 7)

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.checkpoints import dump_tensors
+from defuse_core.base.limits import MOST_MANIFEST_BYTES
 from defuse_core.cli.replay import furthest_run
 from defuse_core.exchange.replay.relabeling import store_log
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.manifest.models import Answer, Edit, Log, UndoneEdit
-from defuse_core.workspace.manifest.reading import MAX_BYTES, ManifestError, parse_manifest, read_manifest
+from defuse_core.workspace.manifest.reading import ManifestError, parse_manifest, read_manifest
 from defuse_core.workspace.manifest.writing import make_manifest, read_log, tensors_digest
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
@@ -310,7 +311,7 @@ def test_garbage_is_refused(told: Any) -> None:
         (b"[" * 100_000, "is no JSON"),
         (b'{"format": "defuse-manifest", "version": 1' + b"0" * 10_000 + b"}", "is no JSON"),
         (b"[]", "is no manifest of Defuse; write one with: defuse manifest"),
-        (b" " * (MAX_BYTES + 1), "is over 64 MB, too large for a manifest"),
+        (b" " * (MOST_MANIFEST_BYTES + 1), "is over 16 MB, too large for a manifest"),
     ],
     ids=["empty", "binary", "deep", "long number", "list", "large"],
 )

@@ -31,7 +31,9 @@ def test_a_project_comes_back_whole_in_another_workspace(
     packed: bytes, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
-    app = bring(open_page(elsewhere, monkeypatch, "overview"), "shapes.zip", packed)
+    app = open_page(elsewhere, monkeypatch, "overview")
+    app.text_input(key="import-data").set_value(place.project.dataset["source"]).run()
+    app = bring(app, "shapes.zip", packed)
     assert not errors(app)
     assert toasts(app) == ["Project shapes is here"]
     workspace = Workspace(elsewhere)
@@ -43,6 +45,16 @@ def test_a_project_comes_back_whole_in_another_workspace(
     )
     assert after == before
     assert not list(elsewhere.glob("tmp*"))  # nothing is left of the upload
+
+
+def test_data_of_another_machine_are_asked_for(
+    packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = bring(open_page(tmp_path / "elsewhere", monkeypatch, "overview"), "shapes.zip", packed)
+    assert not errors(app)
+    (toast,) = toasts(app)
+    assert toast.startswith("Project shapes is here; its data set was ")
+    assert toast.endswith("delete the project, and import it again: Its images")
 
 
 def test_a_name_that_is_taken_asks_for_another(

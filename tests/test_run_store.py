@@ -997,3 +997,20 @@ def test_a_queued_run_that_nobody_took_over_is_interrupted_after_half_a_minute(w
     write(workspace, "UPDATE runs SET heartbeat_at = heartbeat_at - 2")
     assert workspace.runs.status(run.id) == "interrupted"
     assert add(workspace).live, "the next one is not kept out by it"
+
+
+def test_a_run_that_fails_says_why_though_its_log_is_on_a_full_disk(workspace: Workspace) -> None:
+    failed = end(workspace, start(workspace, add(workspace, "classifier")), "failed")
+    run = add(workspace, "identify", upstream=[failed.id])
+    with Path("/dev/full").open("wb") as log:
+        runner = subprocess.Popen(
+            [sys.executable, "-m", "defuse_core.jobs.runner", str(workspace.home), str(run.id)],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        workspace.runs.hand_over(run.id, runner.pid)
+        assert runner.wait(60) == 1
+    ended = workspace.runs.get(run.id)
+    assert (ended.status, ended.error) == (
+        "failed",
+        f"classifier (run {failed.id}) is failed; resume it, then resume this run: defuse resume {failed.id}",
+    )

@@ -555,7 +555,6 @@ def test_an_own_class_needs_its_folder_and_leave(
     code = "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
     code += "        super().__init__(nn.Flatten(), nn.Linear(64, 3))\n"
     (tmp_path / "suite_net_of_mine.py").write_text(code)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     linear = nn.Linear(64, 3)
     tensors = {f"module.1.{name}": tensor for name, tensor in linear.state_dict().items()}
     about = {"architecture": "suite_net_of_mine:Net"}
@@ -574,7 +573,6 @@ def test_an_own_class_needs_its_folder_and_leave(
     with torch.inference_mode():
         expected = linear((images.flatten(1) - fed.mean[0]) / fed.std[0])
     assert torch.allclose(found.classifier(made.instances.images), expected, atol=1e-5)
-    sys.modules.pop("suite_net_of_mine", None)
 
 
 def test_of_variants_with_equal_weights_the_suites_is_taken(made: Suite, tmp_path: Path) -> None:

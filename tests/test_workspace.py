@@ -11,13 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.base.limits import RESERVE_BYTES, RESERVE_LEAST_FREE_BYTES
+from defuse_core.workspace import garbage
+from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
 from defuse_core.workspace.runs import Artifact, Resources, Run, RunStatus
 from defuse_core.workspace.workspace import Blob, Workspace, default_home
@@ -428,9 +430,8 @@ def test_the_age_of_garbage_can_be_chosen(workspace: Workspace) -> None:
 
 
 def test_there_is_no_garbage_in_a_new_workspace(workspace: Workspace) -> None:
-    before = files(workspace.home)
     assert workspace.collect_garbage(min_age=0) == (0, 0)
-    assert files(workspace.home) == before
+    assert kept_files(workspace) == set()
 
 
 def test_what_a_killed_deletion_left_behind_is_garbage(workspace: Workspace) -> None:
@@ -511,29 +512,56 @@ def test_garbage_is_collected_while_runs_are_deleted(workspace: Workspace) -> No
     assert broken == []
 
 
-def test_no_run_begins_while_garbage_is_collected(
+def test_a_run_that_begins_while_garbage_is_collected_keeps_its_files(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the folders of a run that is not seen to live would go while it writes into them."""
+    """It is queued after its files were found, and before the lock; under the lock none can begin."""
     project = workspace.create_project("a", dataset={})
-    again = add(workspace, project.id, "identify", "failed")
-    look, beginners = workspace.blobs, []
+    again, other = (add(workspace, project.id, step, "failed") for step in ("identify", "vae"))
+    for run in (again, other):
+        workspace.store_artifact(run.id, "unnamed.bin", b"x")
+    set_aside, waiting = garbage._set_aside, []
 
-    def begin(project_id: int) -> list[Blob]:
-        if not beginners:
-            beginners.append(threading.Thread(target=workspace.runs.requeue, args=(again.id,)))
-            beginners[0].start()
-            beginners[0].join(0.3)
-            assert beginners[0].is_alive()
-        return look(project_id)
+    def found_before(*_: object, **__: object) -> Iterator[Path]:
+        yield from [Path(f"runs/{run.id}/unnamed.bin") for run in (again, other)]
+        workspace.runs.requeue(again.id)
 
-    monkeypatch.setattr(workspace, "blobs", begin)
-    workspace.collect_garbage(min_age=0)
-    beginners[0].join(10)
-    assert workspace.runs.get(again.id).status == "queued"
+    def locked(path: Path, *, min_age: float) -> Path | None:
+        waiting.append(threading.Thread(target=workspace.runs.requeue, args=(other.id,)))
+        waiting[0].start()
+        waiting[0].join(0.2)
+        assert waiting[0].is_alive()
+        return set_aside(path, min_age=min_age)
+
+    monkeypatch.setattr(garbage, "_old_files", found_before)
+    monkeypatch.setattr(garbage, "_set_aside", locked)
+    assert workspace.collect_garbage(min_age=0) == (1, 1)
+    waiting[0].join(10)
+    assert kept_files(workspace) == {f"runs/{again.id}/unnamed.bin"}
+    assert workspace.runs.get(other.id).status == "queued"
 
 
-# The folder
+def test_files_are_deleted_while_nobody_waits_for_the_database(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection that is killed before it deletes leaves garbage, which the next one finds."""
+    project = workspace.create_project("a", dataset={})
+    run = add(workspace, project.id, "vae")
+    for number in range(3):
+        workspace.store_artifact(run.id, f"{number}.bin", b"x")
+    delete = garbage._delete
+
+    def killed(_: Iterable[Path]) -> list[int]:
+        with Database(workspace.home / "defuse.sqlite").write():  # would wait for the lock, and fail
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(garbage, "_delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workspace.collect_garbage(min_age=0)
+    assert kept_files(workspace) == {f"runs/{run.id}/.gone.{number}.bin" for number in range(3)}
+    monkeypatch.setattr(garbage, "_delete", delete)
+    assert workspace.collect_garbage(min_age=0) == (3, 3)
+    assert kept_files(workspace) == set()
 
 
 def test_the_home_is_what_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,3 +644,63 @@ def test_one_workspace_serves_many_threads(workspace: Workspace) -> None:
     assert len(set(blobs)) == 1
     assert workspace.blobs(project.id) == [blobs[0]]
     assert workspace.blob_path(project.id, blobs[0].sha256).read_bytes() == b"same"
+
+
+# A full disk
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace on a disk in memory with not a byte left, where this user may mount one; it is closed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = RESERVE_LEAST_FREE_BYTES + 8 * 2**20
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "defuse-test", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    workspace = Workspace(folder / "home")
+    workspace.keep_reserve()
+    project = workspace.create_project("a", dataset={})
+    ended = add(workspace, project.id, "identify")
+    store(workspace, ended, "mistakes.safetensors", bytes(6 * 2**20))
+    workspace.store_artifact(ended.id, "unnamed.bin", bytes(2**19))
+    for number in range(100):  # rows of twice the reserve
+        workspace.runs.add_point(ended.id, "task", str(number), {"x": "x" * (RESERVE_BYTES // 50)})
+    add(workspace, project.id, "vae", "running")
+    workspace.close()
+    with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    yield workspace
+    workspace.close()
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_runs_are_listed_cancelled_ended_and_deleted(full: Workspace) -> None:
+    workspace = Workspace(full.home)
+    (project,) = workspace.projects()
+    ended, live = workspace.runs.of_project(project.id)
+    with pytest.raises(DiskFullError, match="No space left on device; free disk space, then resume"):
+        workspace.store_artifact(live.id, "big.bin", bytes(2 * RESERVE_BYTES))
+    assert workspace.runs.ask_to_cancel(live.id)
+    workspace.runs.finish(live.id, "failed", error="No space left on device")
+    assert workspace.runs.get(live.id).error == "No space left on device"
+    workspace.delete_project(project.id)
+    assert workspace.projects() == []
+    assert not workspace.run_folder(ended.id).exists()
+    workspace.close()
+
+
+def test_on_a_full_disk_garbage_is_collected(full: Workspace) -> None:
+    workspace = Workspace(full.home)
+    assert workspace.collect_garbage(min_age=0) == (1, 2**19)
+    verify(workspace, 1)
+    workspace.close()
+
+
+def test_without_the_reserve_a_full_disk_is_an_error_with_its_remedy(full: Workspace) -> None:
+    reserve = full.home / "defuse.sqlite-reserve"
+    assert reserve.stat().st_blocks * 512 == RESERVE_BYTES
+    reserve.rename(full.home.parent / "kept from it")
+    with pytest.raises(DiskFullError, match="free disk space, then resume; what was stored before is kept"):
+        Workspace(full.home)

@@ -17,7 +17,7 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Project
 
 _MOST = 2**30  # bytes of a download, which Streamlit holds in memory
-_NAME, _TRUST = "import-name", "import-trust"
+_NAME, _DATA, _TRUST = "import-name", "import-data", "import-trust"
 
 
 def show_export(project: Project) -> None:
@@ -59,6 +59,11 @@ def _file_name(name: str) -> str:
 def import_form() -> None:
     """Ask for an exported project, and import it."""
     st.text_input("Call it", key=_NAME, placeholder="as it was called", max_chars=80)
+    st.text_input(
+        "Its images", key=_DATA, placeholder="as in a project here", max_chars=4096,
+        help="Where they are on this machine, if the file does not hold them: an .npz, a folder of images, "
+        "or torchvision:NAME:FOLDER. No path in the file is opened.",
+    )  # fmt: skip
     st.checkbox(
         "I trust the programs in it", key=_TRUST,
         help="TorchScript and torch.export files are programs that run here; without such files this "
@@ -79,16 +84,22 @@ def _take(name: str, content: Iterator[bytes]) -> None:
             with path.open("wb") as file:
                 file.writelines(content)
             new_name = str(recall(_NAME) or "").strip() or None
-            project = import_project(workspace, path, name=new_name, trust_programs=bool(recall(_TRUST)))
+            data = str(recall(_DATA) or "").strip() or None
+            project = import_project(
+                workspace, path, name=new_name, data=data, trust_programs=bool(recall(_TRUST))
+            )
     except (WorkspaceError, ValueError, OSError) as error:
         refuse(f"{name}: {_in_the_page(str(error).replace(str(path), 'the file'))}")
         return
     open_project(project.name)
     missing = missing_data(project.dataset)
-    note(f"Project {project.name} is here" + (f"; {missing}" if missing else ""))
+    note(f"Project {project.name} is here" + (f"; {_in_the_page(missing)}" if missing else ""))
 
 
 def _in_the_page(message: str) -> str:
     """Put the remedy in an error into the words of the page."""
     message = message.replace("give another name: --name NAME", "give another one: Call it")
+    message = message.replace("import again with --data PATH", "import it again: Its images")
+    message = message.replace("import with --data ", "import with Its images: ")
+    message = message.replace("leave --data out", "leave Its images empty")
     return message.replace("import with --trust-programs", "tick the box, and upload it again")

@@ -50,7 +50,14 @@ def project_import(
         str | None, typer.Option(help="What to call the project; by default as it was called")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Where its data set is here: an .npz, or a folder of images")
+        str | None,
+        typer.Option(help="Where its data set is here; by default where a project here has the same"),
+    ] = None,
+    code_path: Annotated[
+        str | None, typer.Option(help="Folder here that networks of your own code are imported from")
+    ] = None,
+    more_data: Annotated[
+        str | None, typer.Option(help="Where the additional data of the annotators are here")
     ] = None,
     trust_programs: Annotated[
         bool,
@@ -62,7 +69,10 @@ def project_import(
 ) -> None:
     """Import a project from its file: all of it, or nothing."""
     workspace = Workspace()
-    project = import_project(workspace, file, name=name, data=data, trust_programs=trust_programs)
+    project = import_project(
+        workspace, file, name=name, data=data, trust_programs=trust_programs, code_path=code_path,
+        more_data=more_data,
+    )  # fmt: skip
     runs = workspace.runs.of_project(project.id)
     missing = missing_data(project.dataset)
     if as_json:

@@ -59,7 +59,19 @@ def _file_name(source: str) -> str:
     return source.rpartition("/")[2]
 
 
+ELSEWHERE = "elsewhere:"
+"""Begins the source of data that are on another machine, by a path of that machine; none of it is opened."""
+
+
+def _there(source: str) -> str:
+    return source.removeprefix(ELSEWHERE)
+
+
 SOURCES: list[DataSource] = [
+    DataSource(
+        re.compile(ELSEWHERE).match, "defuse_core.data.elsewhere:refuse_elsewhere",
+        portable=_nothing, title=lambda source: _file_name(_there(source)),
+    ),
     DataSource("digits".__eq__, "defuse_core.data.sources:load_digits_source"),
     DataSource(
         re.compile("torchvision:").match, "defuse_core.data.sources:load_torchvision_source",
@@ -92,3 +104,15 @@ def absolute_source(source: str) -> str:
 def without_path(source: str) -> str | None:
     """Remove the folder, which is of another machine, from a source; None if it is only a path."""
     return source_kind(source).portable(source)
+
+
+def from_elsewhere(source: str) -> str:
+    """Return a source of another machine as one of this machine; a path there is marked, not opened here.
+
+    Examples
+    --------
+    >>> from_elsewhere("/home/ada/signs.npz"), from_elsewhere("digits")
+    ('elsewhere:/home/ada/signs.npz', 'digits')
+    """
+    here = without_path(source)
+    return f"{ELSEWHERE}{_there(source)}" if here is None else absolute_source(here)

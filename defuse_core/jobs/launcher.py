@@ -255,6 +255,7 @@ def spare_runner(resources: Resources | None = None) -> Iterator[None]:
 def _start(workspace: Workspace, run: Run) -> None:
     """Start the runner of a queued run, or take the spare one, and hand the run over to it."""
     environment = _environment(run.resources)
+    workspace.keep_reserve()  # the run may fill the disk
     try:
         prepare_folder(workspace, run)
         pid = _SPARES.give(environment, workspace.home, run.id) or _start_runner(workspace, run, environment)

@@ -11,13 +11,14 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from defuse_core.base.user_modules import adopt_folders, known_folders
 from defuse_core.workspace.runs import Resources
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def drive(pipe: Connection, resources: Resources) -> None:
             return
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray has installed its own handler
         pipe.send(Ready())
-        step, tasks = pickle.loads(pipe.recv_bytes())  # safe: from the runner, our parent
+        folders, pickled = pickle.loads(pipe.recv_bytes())  # safe: from the runner, our parent
+        adopt_folders(folders)
+        step, tasks = pickle.loads(pickled)
         _run(pipe, step, tasks, resources)
         ray.shutdown()
 
@@ -90,7 +93,8 @@ def _run(pipe: Connection, step: Step, tasks: list[str], resources: Resources) -
     )
     work: Any = stream_of(work_on)
     reference = ray.put(step)
-    streams = {task: work.remote([reference], task, resources) for task in tasks}
+    folders = known_folders()
+    streams = {task: work.remote([reference], task, resources, folders) for task in tasks}
     names = {stream: task for task, stream in streams.items()}
     lock = threading.Lock()  # of the pipe, which two threads write to
 
@@ -146,7 +150,9 @@ def _explain(error: Exception) -> Ended:
     return Ended("failed", f"its worker or node was lost ({reason}); resume the run")
 
 
-def work_on(references: list[Any], task: str, resources: Resources) -> Iterator[Item | Started | Ended]:
+def work_on(
+    references: list[Any], task: str, resources: Resources, folders: Mapping[str, str]
+) -> Iterator[Item | Started | Ended]:
     """Run one task in a worker, which keeps the step for its next task.
 
     Parameters
@@ -155,6 +161,8 @@ def work_on(references: list[Any], task: str, resources: Resources) -> Iterator[
         Of the step; in a list, since Ray would load a bare one for every task.
     task : str
     resources : Resources
+    folders : mapping of str to str
+        Of the user's own code, as `known_folders` returns them.
     """
     import ray
 
@@ -166,6 +174,7 @@ def work_on(references: list[Any], task: str, resources: Resources) -> Iterator[
     (reference,) = references
     if reference.hex() not in _held:
         _held.clear()
+        adopt_folders(folders)
         step: Step = ray.get(reference)
         step.to(resolve_device(resources.device))
         _held[reference.hex()] = step

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
+from defuse_core.base.user_modules import known_folders
 from defuse_core.jobs.engine import Cancelled, Ended, TaskEvent
 from defuse_core.jobs.launcher import probe
 from defuse_core.jobs.ray_driver import Asking, Ready, drive
@@ -61,7 +62,7 @@ class RayEngine:
         try:
             self._await_ready(ours)
             # Not send(): torch would put tensors into shared memory, one file handle each.
-            ours.send_bytes(pickle.dumps((step, list(tasks))))
+            ours.send_bytes(pickle.dumps((known_folders(), pickle.dumps((step, list(tasks))))))
             yield from self._receive(ours, tasks, cancelled)
             child.join(10)
         finally:

@@ -19,14 +19,15 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defuse_core.workspace.configs import STEPS
-from defuse_core.workspace.database import BUSY_SECONDS, WorkspaceError
+from defuse_core.workspace.database import BUSY_SECONDS, WorkspaceError, explain_os_error
+from defuse_core.workspace.reserve import DISK_FULL
 from defuse_core.workspace.runs import HEARTBEAT_SECONDS, Artifact, Run, RunStatus
 from defuse_core.workspace.workspace import Workspace
 
@@ -91,7 +92,8 @@ class Guard:
             try:
                 self._cancel_run, self.cancelled = self._workspace.runs.beat(self._run_id)
             except WorkspaceError as error:  # a full disk: the main thread will raise it, too
-                print(f"heartbeat: {error}", file=sys.stderr)
+                with suppress(OSError):  # the log is on that disk
+                    print(f"heartbeat: {error}", file=sys.stderr)
             if signals or self._cancel_run:
                 break
         self._stop.set()
@@ -123,8 +125,9 @@ def main(home: Path, run_id: int) -> int:
         guard.end(guard.status_when_stopped)
         return 1
     except Exception as error:
-        traceback.print_exc()
-        guard.end("failed", error=f"{error}" or type(error).__name__)
+        guard.end("failed", error=_told(workspace, run_id, error))
+        with suppress(OSError):  # the log may be on a full disk
+            traceback.print_exc()
         return 1
     if merged is None:
         guard.end("cancelled")
@@ -133,6 +136,13 @@ def main(home: Path, run_id: int) -> int:
     guard.end("done", **result)
     _remove_files(workspace, run_id, result["forget"])
     return 0
+
+
+def _told(workspace: Workspace, run_id: int, error: Exception) -> str:
+    """What a person reads of an error that ended the run."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return str(explain_os_error(Path(error.filename or workspace.run_folder(run_id)), error))
+    return str(error) or type(error).__name__
 
 
 def _told_at_end(workspace: Workspace, run_id: int, merged: Merged, done: list[str]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
+from defuse_core.base.user_modules import user_folder
 
 _ALIASES = {"n_classes": ("n_classes", "num_classes"), "channels": ("channels", "in_channels")}
 
@@ -62,15 +61,13 @@ def _import(spec: str, code_path: str) -> Callable[..., Any]:
     folder = Path(code_path).expanduser().resolve()
     if not folder.is_dir():
         raise CheckpointError(f"{code_path} is no folder; give the one that the module {module_name} is in")
-    _refuse_other(module_name.partition(".")[0], folder)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # for good: the code may import its neighbours later
-    importlib.invalidate_caches()
+    modules = user_folder(folder)
     try:
-        module = importlib.import_module(module_name)
+        module = modules.load(module_name)
     except (Exception, SystemExit) as error:
+        reason = _reason(error).replace(f"{modules.package}.", "")
         raise CheckpointError(
-            f"{module_name} could not be imported from {folder} ({_reason(error)}); mend it, or install what "
+            f"{module_name} could not be imported from {folder} ({reason}); mend it, or install what "
             "it needs beside defuse"
         ) from error
     make = getattr(module, name, None)
@@ -82,18 +79,6 @@ def _import(spec: str, code_path: str) -> Callable[..., Any]:
             f"{module_name} in {folder} has no class or function {name}; it has {', '.join(names) or 'none'}"
         )
     return make  # type: ignore[no-any-return]
-
-
-def _refuse_other(package: str, folder: Path) -> None:
-    """Refuse the name of a module that is loaded from elsewhere: the import would return that one."""
-    loaded = sys.modules.get(package)
-    if loaded is None:
-        return
-    places = [*getattr(loaded, "__path__", []), getattr(loaded, "__file__", None) or "built in"]
-    if not any(Path(place).resolve().is_relative_to(folder) for place in places):
-        raise CheckpointError(
-            f"a module {package} is loaded already, from {places[0]}; rename the one in {folder}"
-        )
 
 
 def _arguments(make: Callable[..., Any], **values: int) -> dict[str, int]:

@@ -64,7 +64,7 @@ def make_network(source: Source, config: ClassifierConfig, seed: int) -> Network
     dataset = source.dataset
     preprocessing = stated_preprocessing(config, dataset)
     size = preprocessing.image_size or dataset.image_shape[1]
-    name = config.architecture or ("mnist_cnn" if size == 28 else "resnet_small")
+    name = _named(config) or ("mnist_cnn" if size == 28 else "resnet_small")
     channels, n_classes = len(preprocessing.mean), dataset.n_classes
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "classifier"))
@@ -79,6 +79,13 @@ def make_network(source: Source, config: ClassifierConfig, seed: int) -> Network
         with upload_of(source, config.pretrained) as path:
             facts["began_afresh"] = begin_with(network, read_weights(path).tensors, source=str(path))
     return Network(name, network, preprocessing, facts)
+
+
+def _named(config: NetworkConfig) -> str | None:
+    """The architecture of a config, which needs a folder if it is a class of the user's own."""
+    if config.code_path is None and ":" in (config.architecture or ""):
+        raise CheckpointError(f"{config.architecture} is a class of your own; name its folder: code_path")
+    return config.architecture
 
 
 def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> list[str]:
@@ -240,7 +247,7 @@ def _plain(path: Path, dataset: ImageDataset, config: NetworkConfig) -> Network:
     if config.code_path is not None:
         return _own_class(weights, path, dataset, config.code_path, config)
     fits = detect(weights, n_classes=dataset.n_classes, image_shape=dataset.image_shape)
-    return build_fit(weights, choose_fit(fits, config.architecture), path, dataset, config)
+    return build_fit(weights, choose_fit(fits, _named(config)), path, dataset, config)
 
 
 def build_fit(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.config import VaeConfig
+from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
@@ -22,7 +23,7 @@ from defuse_core.networks.local_code import import_network
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent
-from defuse_core.workspace.runs import Run
+from defuse_core.workspace.runs import Run, corrected_by
 from defuse_core.workspace.workspace import Project, Workspace
 
 
@@ -90,12 +91,25 @@ class Source:
         if metadata.get("program"):
             network = load_program(self.workspace.blob_path(self.run.project_id, metadata["program"]))
         elif metadata.get("code_path"):
-            code_path, n_classes = metadata["code_path"], metadata["n_classes"]
-            network = import_network(name, code_path, n_classes=n_classes, channels=channels)
+            n_classes, folder = metadata["n_classes"], self._code_path(name)
+            network = import_network(name, folder, n_classes=n_classes, channels=channels)
         else:
             network = build_network(name, n_classes=metadata["n_classes"], channels=channels, like=tensors)
         load_weights(network, tensors, source="classifier.safetensors")
         return Classifier(network, preprocessing).eval()
+
+    def _code_path(self, name: str) -> str:
+        """The folder of the user's own code: from the config, since a file may come from another machine."""
+        runs = {run.id: run for run in self.workspace.runs.of_project(self.run.project_id)}
+        run = self.upstream("classifier")
+        while (number := corrected_by(run)) in runs and number < run.id:  # a further round
+            run = self.workspace.runs.ancestry(number)["classifier"]
+        if not run.config.get("code_path"):
+            raise CheckpointError(
+                f"the classifier is {name}, of code on the machine that the project came from; import it "
+                "again, and name a folder that you trust: --code-path FOLDER"
+            )
+        return str(run.config["code_path"])
 
     def vae(self) -> BetaVAE:
         """The generator."""

@@ -10,6 +10,7 @@ the process's POSIX locks, and the next process then believes that nobody uses t
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -19,7 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from defuse_core.workspace.reserve import DISK_FULL, Reserve
+
 _SMALLEST = 512  # bytes; SQLite treats a smaller file as empty, and would overwrite it
+
+_FREE_SPACE = "free disk space, then resume; what was stored before is kept"
 
 BUSY_SECONDS = 20.0
 """How long a writer waits for another one."""
@@ -130,6 +135,10 @@ class WorkspaceError(RuntimeError):
     """A workspace that cannot be used or changed; the message names the remedy."""
 
 
+class DiskFullError(WorkspaceError):
+    """The disk is full; nothing that was stored before is lost."""
+
+
 class Database:
     """Connections to one file, one a thread.
 
@@ -148,23 +157,49 @@ class Database:
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
+        self.reserve = Reserve(path.with_name(f"{path.name}-reserve"))
         self._durable = durable
         self._local = threading.local()
-        with self._explained():
-            if path.is_dir():
-                raise WorkspaceError(f"{path} is a folder; move it away, or set DEFUSE_HOME to another one")
-            size = path.stat().st_size if path.exists() else 0
-            if 0 < size < _SMALLEST:
-                raise sqlite3.DatabaseError("file is not a database")
-            if size:
-                self._refuse_unusable()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._migrate()
+        with self.explained():
+            try:
+                self._open()
+            except sqlite3.OperationalError:
+                self.close()
+                if not self.reserve.make_room():
+                    raise
+                self._open()  # the log and its index are files that take space
+
+    def _open(self) -> None:
+        path = self.path
+        if path.is_dir():
+            raise WorkspaceError(f"{path} is a folder; move it away, or set DEFUSE_HOME to another one")
+        size = path.stat().st_size if path.exists() else 0
+        if 0 < size < _SMALLEST:
+            raise sqlite3.DatabaseError("file is not a database")
+        if size:
+            self._refuse_unusable()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._migrate()
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that holds the write lock from its start; roll back on an exception."""
-        with self._explained():
+    def write(self, *, on_reserve: bool = False) -> Iterator[sqlite3.Connection]:
+        """Open a transaction that holds the write lock from its start; roll back on an exception.
+
+        Parameters
+        ----------
+        on_reserve : bool
+            Whether it may use the disk space that is kept back: for what ends runs or frees space.
+
+        Raises
+        ------
+        DiskFullError
+            If the disk is full.
+        WorkspaceError
+            If the file is damaged or locked.
+        """
+        if on_reserve:
+            self.reserve.make_room()
+        with self.explained():
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -187,7 +222,7 @@ class Database:
         parameters : sequence
             Values for the placeholders of `sql`.
         """
-        with self._explained():
+        with self.explained():
             return self._connection().execute(sql, parameters).fetchall()
 
     def close(self) -> None:
@@ -234,21 +269,29 @@ class Database:
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of SQLite and of the system into those that name the remedy."""
+    def explained(self) -> Iterator[None]:
+        """Turn errors of SQLite, of the system and of damaged rows into those that name the remedy."""
         try:
             yield
         except sqlite3.IntegrityError:
             raise  # a constraint of the schema, for the caller to explain
         except sqlite3.OperationalError as error:
-            raise WorkspaceError(f"{self.path}: {error}; {_remedy(str(error))}") from error
+            if str(error).startswith("Could not decode"):
+                raise self._damaged("a text is not UTF-8") from error
+            raise _full_or_other(self.path, str(error)) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            kind = "JSON" if isinstance(error, json.JSONDecodeError) else "UTF-8"
+            raise self._damaged(f"a text is not {kind}") from error
         except sqlite3.DatabaseError as error:
-            raise WorkspaceError(
-                f"{self.path} is damaged ({' '.join(str(error).split())}) and was left as it is; restore it "
-                "from a copy, or recover it with: sqlite3 defuse.sqlite .recover"
-            ) from error
+            raise self._damaged(" ".join(str(error).split())) from error
         except OSError as error:
             raise explain_os_error(self.path, error) from error
+
+    def _damaged(self, reason: str) -> WorkspaceError:
+        return WorkspaceError(
+            f"{self.path} is damaged ({reason}) and was left as it is; restore it "
+            "from a copy, or recover it with: sqlite3 defuse.sqlite .recover"
+        )
 
 
 def explain_os_error(path: Path, error: OSError) -> WorkspaceError:
@@ -260,6 +303,15 @@ def explain_os_error(path: Path, error: OSError) -> WorkspaceError:
     error : OSError
     """
     message = error.strerror or type(error).__name__
+    if error.errno in DISK_FULL:
+        return DiskFullError(f"{path}: {message}; {_FREE_SPACE}")
+    return WorkspaceError(f"{path}: {message}; {_remedy(message)}")
+
+
+def _full_or_other(path: Path, message: str) -> WorkspaceError:
+    text = message.lower()
+    if "full" in text or "disk i/o" in text:
+        return DiskFullError(f"{path}: {message}; {_FREE_SPACE}")
     return WorkspaceError(f"{path}: {message}; {_remedy(message)}")
 
 
@@ -282,8 +334,6 @@ def _remedy(message: str) -> str:
     text = message.lower()
     if "is a directory" in text:
         return "move that folder away"
-    if "full" in text or "disk i/o" in text or "no space" in text or "too large" in text:
-        return "free disk space, then resume; what was stored before is kept"
     if "locked" in text:
         return "another process is writing; try again, or end it (see: defuse runs)"
     if "readonly" in text or "read-only" in text or "unable to open" in text or "permission" in text:

@@ -190,7 +190,8 @@ class Annotations:
             Id of the last event that counts; by default all do.
         """
         rows = self._database.read(_SELECT_EDITS, (run_id, up_to))
-        return _read_edits(rows)
+        with self._database.explained():
+            return _read_edits(rows)
 
     @staticmethod
     def _refuse_overtaken(

@@ -1,4 +1,6 @@
-"""Store the rows of runs: queue, start, heartbeat, finish, and all that runs leave behind.
+"""Store the rows of runs: queue, start, heartbeat, finish.
+
+`run_reading` reads them; `task_store` has their tasks, events and artifacts.
 
 While its runner lives, only the runner writes a run's rows, except requests to cancel. An index of
 the database allows one live run per project and step. Imports no torch.
@@ -13,32 +15,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from defuse_core.workspace.database import Database, WorkspaceError
+from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent, store_events
-from defuse_core.workspace.runs import (
-    Artifact,
-    Event,
-    Resources,
-    Run,
-    RunStatus,
-    Task,
-    TaskStatus,
-    mark_stale,
-    observed_status,
-    process_started,
-    read_run,
-)
+from defuse_core.workspace.run_reading import RunReader
+from defuse_core.workspace.runs import Resources, Run, RunStatus, observed_status, process_started
+from defuse_core.workspace.task_store import TaskStore
 
 
 class LiveRunError(WorkspaceError):
     """The step already has a run that is queued or running."""
 
 
-class RunStore:
-    """All runs of a workspace."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class RunStore(RunReader, TaskStore):
+    """All runs of a workspace, with their tasks, events and artifacts."""
 
     def add(
         self, project_id: int, step: str, config: Mapping[str, Any], *, seed: int,
@@ -162,97 +151,6 @@ class RunStore:
                 (pid, process_started(pid) or 0.0, time.time(), run_id),
             )
 
-    def get(self, run_id: int) -> Run:
-        """Return a run.
-
-        Raises
-        ------
-        WorkspaceError
-            If there is none of this number.
-        """
-        rows = self._database.read("SELECT project_id FROM runs WHERE id = ?", (run_id,))
-        runs = [run for row in rows for run in self.of_project(row["project_id"]) if run.id == run_id]
-        if not runs:
-            raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
-        return runs[0]
-
-    def status(self, run_id: int) -> RunStatus:
-        """Return the status of a run; faster than `get`, for polling."""
-        rows = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
-        if not rows:
-            raise WorkspaceError(f"there is no run {run_id}; see: defuse runs")
-        return self._observe(rows[0])[1]
-
-    def of_project(self, project_id: int, step: str | None = None) -> list[Run]:
-        """Return the runs of a project, in order of their numbers.
-
-        Parameters
-        ----------
-        project_id : int
-        step : str, optional
-            By default all steps.
-        """
-        rows = self._database.read("SELECT * FROM runs WHERE project_id = ? ORDER BY id", (project_id,))
-        inputs: dict[int, list[int]] = {}
-        for row in self._database.read(
-            "SELECT i.* FROM run_inputs i JOIN runs r ON r.id = i.run_id WHERE r.project_id = ?"
-            " ORDER BY upstream_id",
-            (project_id,),
-        ):
-            inputs.setdefault(row["run_id"], []).append(row["upstream_id"])
-        newest_labels = {
-            row["run_id"]: row["newest"]
-            for row in self._database.read(
-                # a name, a choice of τ and a second pass change no verdict
-                "SELECT a.run_id, MAX(a.id) AS newest FROM annotations a JOIN runs r ON r.id = a.run_id"
-                " WHERE r.project_id = ? AND a.round = 1"
-                " AND COALESCE(json_extract(a.edit, '$.kind'), '') NOT IN ('rename', 'tau')"
-                " GROUP BY a.run_id",
-                (project_id,),
-            )
-        }
-        runs = [read_run(*self._observe(row), tuple(inputs.get(row["id"], ()))) for row in rows]
-        marked = mark_stale(runs, newest_labels)
-        return [run for run in marked if step in (None, run.step)]
-
-    def _observe(self, row: sqlite3.Row) -> tuple[sqlite3.Row, RunStatus]:
-        """The row of a run and its status; the row is read again if the process is gone.
-
-        The runner may have written to the row after it was read, and then ended.
-        """
-        while (status := observed_status(row)) != row["status"]:
-            again = self._database.read("SELECT * FROM runs WHERE id = ?", (row["id"],))
-            if not again or tuple(again[0]) == tuple(row):
-                break
-            row = again[0]
-        return row, status
-
-    def latest(self, project_id: int, step: str, *, done: bool = False) -> Run | None:
-        """Return the newest run of a step that is done or live; None where there is none.
-
-        Parameters
-        ----------
-        project_id : int
-        step : str
-        done : bool
-            Whether only a run that is done counts.
-        """
-        runs = self.of_project(project_id, step)
-        usable = [run for run in runs if run.status == "done" or (run.live and not done)]
-        return usable[-1] if usable else None
-
-    def ancestry(self, run_id: int) -> dict[str, Run]:
-        """Return the run and all it stands on, by step."""
-        run = self.get(run_id)
-        by_id = {other.id: other for other in self.of_project(run.project_id)}
-        by_step: dict[str, Run] = {}
-        waiting = [by_id[run_id]]
-        while waiting:
-            current = waiting.pop()
-            by_step[current.step] = current
-            waiting += [by_id[i] for i in current.upstream]
-        return by_step
-
     def start(self, run_id: int, record: Mapping[str, Any]) -> None:
         """Mark a queued run of this process as running.
 
@@ -325,7 +223,7 @@ class RunStore:
         labels_of : int
             The distill run of `labels`.
         """
-        with self._database.write() as connection:
+        with self._database.write(on_reserve=True) as connection:
             row = connection.execute(
                 "SELECT attempt_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
                 (run_id,),
@@ -373,7 +271,7 @@ class RunStore:
         if task is not None and task not in names:
             known = ", ".join(names[:20]) or "none yet"
             raise WorkspaceError(f"run {run_id} has no task {task!r}; it has: {known}")
-        with self._database.write() as connection:
+        with self._database.write(on_reserve=True) as connection:
             self._settle(connection, run.project_id)
             if task is None:
                 sql, what = "UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run_id,)
@@ -388,129 +286,6 @@ class RunStore:
                 ).rowcount
                 > 0
             )
-
-    def plan_tasks(self, run_id: int, names: Sequence[str]) -> list[Task]:
-        """Store the tasks of a run in order; those of earlier attempts keep their state.
-
-        Parameters
-        ----------
-        run_id : int
-        names : sequence of str
-            Of all tasks.
-        """
-        with self._database.write() as connection:
-            connection.executemany(
-                "INSERT INTO tasks (run_id, name, position) VALUES (?, ?, ?)"
-                " ON CONFLICT (run_id, name) DO UPDATE SET position = excluded.position",
-                [(run_id, name, position) for position, name in enumerate(names)],
-            )
-        return self.tasks(run_id)
-
-    def tasks(self, run_id: int) -> list[Task]:
-        """Return the tasks of a run in order."""
-        run = self._database.read("SELECT * FROM runs WHERE id = ?", (run_id,))
-        dead = not run or self._observe(run[0])[1] != "running"  # before the tasks: they may end meanwhile
-        rows = self._database.read("SELECT * FROM tasks WHERE run_id = ? ORDER BY position", (run_id,))
-        return [
-            Task(
-                row["name"],
-                "queued" if dead and row["status"] == "running" else row["status"],
-                row["step"], row["steps"], json.loads(row["metrics"]), row["error"],
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    def report_progress(
-        self, run_id: int, task: str, step: int, steps: int, metrics: Mapping[str, float]
-    ) -> None:
-        """Overwrite the progress of a task that is running.
-
-        Parameters
-        ----------
-        run_id : int
-        task : str
-        step, steps : int
-            Steps that are done, and all.
-        metrics : mapping of str to float
-        """
-        with self._database.write() as connection:
-            connection.execute(
-                "UPDATE tasks SET status = 'running', step = ?, steps = ?, metrics = ?"
-                " WHERE run_id = ? AND name = ?",
-                (step, steps, json.dumps(metrics), run_id, task),
-            )
-
-    def finish_task(
-        self, run_id: int, task: str, status: TaskStatus, *, artifacts: Sequence[Artifact] = (),
-        error: str | None = None,
-    ) -> None:  # fmt: skip
-        """Write how a task ended, and name its files in the same transaction.
-
-        Parameters
-        ----------
-        run_id : int
-        task : str
-        status : TaskStatus
-        artifacts : sequence of Artifact
-            Whose files are written already.
-        error : str, optional
-        """
-        with self._database.write() as connection:
-            for artifact in artifacts:
-                _name_artifact(connection, run_id, artifact)
-            connection.execute(
-                "UPDATE tasks SET status = ?, error = ? WHERE run_id = ? AND name = ?",
-                (status, error, run_id, task),
-            )
-
-    def add_point(self, run_id: int, task: str, key: str, data: Mapping[str, Any]) -> None:
-        """Store a point of a chart; it replaces one of the same task and key.
-
-        Parameters
-        ----------
-        run_id : int
-        task, key : str
-        data : mapping
-            Values for JSON.
-        """
-        with self._database.write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO events (run_id, kind, task, key, data, at)"
-                " VALUES (?, 'point', ?, ?, ?, ?)",
-                (run_id, task, key, json.dumps(data), time.time()),
-            )
-
-    def events(self, run_id: int, *, after: int = 0, kind: str | None = None) -> list[Event]:
-        """Return the events of a run whose id is above `after`, in order.
-
-        Parameters
-        ----------
-        run_id : int
-        after : int
-        kind : {"status", "point"}, optional
-            By default both.
-        """
-        rows = self._database.read(
-            "SELECT * FROM events WHERE run_id = ? AND id > ? AND kind = COALESCE(?, kind) ORDER BY id",
-            (run_id, after, kind),
-        )
-        return [Event(r["id"], r["kind"], r["task"], r["key"], json.loads(r["data"]), r["at"]) for r in rows]
-
-    def name_artifact(self, run_id: int, artifact: Artifact) -> None:
-        """Add a row for an artifact whose file is written already.
-
-        Parameters
-        ----------
-        run_id : int
-        artifact : Artifact
-        """
-        with self._database.write() as connection:
-            _name_artifact(connection, run_id, artifact)
-
-    def artifacts(self, run_id: int) -> dict[str, Artifact]:
-        """Return the artifacts of a run by name."""
-        rows = self._database.read("SELECT * FROM artifacts WHERE run_id = ? ORDER BY name", (run_id,))
-        return {row["name"]: Artifact(row["name"], row["sha256"], row["size"]) for row in rows}
 
     @staticmethod
     def _settle(connection: sqlite3.Connection, project_id: int) -> None:
@@ -528,13 +303,6 @@ class RunStore:
                     (status, max(spent, 0.0), row["id"]),
                 )
                 _log(connection, row["id"], status)
-
-
-def _name_artifact(connection: sqlite3.Connection, run_id: int, artifact: Artifact) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO artifacts VALUES (?, ?, ?, ?)",
-        (run_id, artifact.name, artifact.sha256, artifact.size),
-    )
 
 
 def _log(connection: sqlite3.Connection, run_id: int, status: str) -> None:

@@ -14,14 +14,15 @@ import os
 import shutil
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from defuse_core.base.files import store_chunks, write_bytes
-from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
-from defuse_core.workspace.garbage import Kept, remove_unnamed
+from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError, explain_os_error
+from defuse_core.workspace.garbage import Kept, Named, remove_garbage, remove_unnamed
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations
 from defuse_core.workspace.run_store import RunStore
 from defuse_core.workspace.runs import Artifact, Run
@@ -143,7 +144,8 @@ class Workspace:
     def projects(self) -> list[Project]:
         """Return all projects, the oldest first."""
         rows = self._database.read("SELECT * FROM projects ORDER BY id")
-        return [Project(r["id"], r["name"], json.loads(r["dataset"]), r["created_at"]) for r in rows]
+        with self._database.explained():
+            return [Project(r["id"], r["name"], json.loads(r["dataset"]), r["created_at"]) for r in rows]
 
     def project(self, name: str | int) -> Project:
         """Return a project by name or by number.
@@ -162,7 +164,7 @@ class Workspace:
         raise WorkspaceError(f"there is no project {name!r}; {hint}")
 
     def delete_project(self, project_id: int) -> None:
-        """Delete a project, its rows and its files.
+        """Delete a project, its rows and its files; on a full disk the files first.
 
         Raises
         ------
@@ -170,16 +172,29 @@ class Workspace:
             If one of its runs is live.
         """
         self.project(project_id)
-        with self._database.write() as connection:
-            runs = self.runs.of_project(project_id)
+        try:
+            runs, blobs = self._delete_rows(project_id)
+        except DiskFullError:  # what the files took is enough for the rows
+            runs, blobs = self._delete_rows(project_id, files_first=True)
+        # Rows first: a file without a row is garbage, but a row must not name a file that is gone.
+        self._remove_run_folders(runs)
+        uploads = [Path("blobs", blob.sha256) for blob in blobs]
+        remove_unnamed(self.home, self._database, self._named, uploads)
+
+    def _delete_rows(self, project_id: int, *, files_first: bool = False) -> tuple[list[Run], list[Blob]]:
+        """Delete the rows of a project; return the runs and uploads that it had."""
+        with self._database.write(on_reserve=True) as connection:
+            runs, blobs = self.runs.of_project(project_id), self.blobs(project_id)
             if live := [run.id for run in runs if run.live]:
                 raise WorkspaceError(f"run {live[0]} is live; cancel it first: defuse cancel {live[0]}")
-            blobs = self.blobs(project_id)
+            if files_first:
+                self._remove_run_folders(runs)
             connection.execute("DELETE FROM projects WHERE id = ?", (project_id,))
-        # Rows first: a file without a row is garbage, but a row must not name a file that is gone.
+        return runs, blobs
+
+    def _remove_run_folders(self, runs: Iterable[Run]) -> None:
         for run in runs:
             shutil.rmtree(self.run_folder(run.id), ignore_errors=True)
-        self._remove_blobs(blob.sha256 for blob in blobs)
 
     def add_blob(self, project_id: int, name: str, chunks: Iterable[bytes]) -> Blob:
         """Store an upload of a project under its SHA-256; equal content is stored once.
@@ -216,6 +231,7 @@ class Workspace:
                 sender_failed = True
                 raise
 
+        self.keep_reserve()  # an upload may fill the disk
         try:
             sha256, size = store_chunks(self.home / "blobs", sent())
         except OSError as error:
@@ -310,25 +326,25 @@ class Workspace:
         files, size : int
             How many were removed, and their bytes.
         """
-        with self._database.write():  # no run is queued and no upload named meanwhile
-            projects = self.projects()
-            runs = [run for project in projects for run in self.runs.of_project(project.id)]
-            return remove_unnamed(
-                self.home,
-                blobs={blob.sha256 for project in projects for blob in self.blobs(project.id)},
-                runs={run.id: self._kept(run) for run in runs},
-                min_age=min_age,
+        removed = remove_garbage(self.home, self._database, self._named, min_age=min_age)
+        self.keep_reserve()
+        return removed
+
+    def keep_reserve(self) -> None:
+        """Keep disk space back for `collect_garbage` and its like, where there is enough of it."""
+        self._database.reserve.keep()
+
+    def _named(self) -> Named:
+        artifacts: defaultdict[int, set[str]] = defaultdict(set)
+        for row in self._database.read("SELECT run_id, name FROM artifacts"):
+            artifacts[row["run_id"]].add(row["name"])
+        kept = {
+            run.id: Kept(
+                frozenset(artifacts[run.id] | _KEPT_FILES),
+                work=run.status != "done" or "missing" in run.summary,
+                everything=run.live,
             )
-
-    def _kept(self, run: Run) -> Kept:
-        names = frozenset({*self.runs.artifacts(run.id), *_KEPT_FILES})
-        resumable = run.status != "done" or "missing" in run.summary
-        return Kept(names, work=resumable, everything=run.live)
-
-    def _remove_blobs(self, names: Iterable[str]) -> None:
-        """Remove the files of these blobs that no project names; nobody can name one meanwhile."""
-        with self._database.write() as connection:
-            named = {row[0] for row in connection.execute("SELECT sha256 FROM blobs")}
-            for name in names:
-                if name not in named:
-                    (self.home / "blobs" / name).unlink(missing_ok=True)
+            for project in self.projects()
+            for run in self.runs.of_project(project.id)
+        }
+        return Named({row["sha256"] for row in self._database.read("SELECT sha256 FROM blobs")}, kept)

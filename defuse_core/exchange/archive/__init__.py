@@ -6,7 +6,8 @@ and the log of a run. In the file, runs and label events are numbered 1, 2, … 
 gives them the next free numbers everywhere, so that a run is as stale, and a label as undone, as before.
 
 Not in the file: data sets that are a path or torchvision's (`data_note` says so), and the checkpoints of
-interrupted trainings, which start again from zero. An archive is untrusted. Imports no torch.
+interrupted trainings, which start again from zero. An archive is untrusted: no path in it is opened, and
+`base.limits` bounds what it may hold. Imports no torch.
 """
 
 from __future__ import annotations

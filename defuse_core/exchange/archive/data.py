@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from defuse_core.data.naming import ELSEWHERE, absolute_source, from_elsewhere
 from defuse_core.exchange.archive.rows import DatasetRow
 from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.workspace import Workspace
 
 
 def data_note(dataset: Mapping[str, Any]) -> str | None:
@@ -16,7 +18,7 @@ def data_note(dataset: Mapping[str, Any]) -> str | None:
     if source == "digits" or source.startswith("blob:"):
         return None
     return (
-        f"the images of {source} are not in the file; where that does not exist, take them along and import "
+        f"the images of {source.removeprefix(ELSEWHERE)} are not in the file; take them along, and import it "
         "with --data"
     )
 
@@ -26,8 +28,19 @@ def missing_data(dataset: Mapping[str, Any]) -> str | None:
     source = str(dataset["source"])
     kind, _, rest = source.partition(":")
     if kind == "torchvision":
-        root = Path(rest.partition(":")[2] or "data")
-        return None if root.is_dir() else f"{root} does not exist: torchvision will download to it"
+        name, _, root = rest.partition(":")
+        if Path(root or "data").is_dir():
+            return None
+        return (
+            f"{root or 'data'} does not exist: torchvision will download to it; if the data are here "
+            f"elsewhere, import with --data torchvision:{name}:FOLDER"
+        )
+    if source.startswith(ELSEWHERE):
+        return (
+            f"its data set was {source.removeprefix(ELSEWHERE)} where it was exported: what is stored can be "
+            "looked at, but steps that read images will fail; delete the project, and import again with "
+            "--data PATH"
+        )
     if data_note(dataset) is None or Path(source).exists():
         return None
     return (
@@ -44,15 +57,37 @@ def find_data(dataset: DatasetRow, data: str) -> str:
     dataset : DatasetRow
         The data set in the archive.
     data : str
-        A folder or an .npz file on this machine.
+        As `data.sources.load_dataset` takes it.
     """
     from defuse_core.data.sources import load_dataset
     from defuse_core.data.splits import DataError  # torch
 
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
-    source = str(Path(data).expanduser().resolve())
+    source = absolute_source(data)
     loaded = load_dataset(source, image_size=dataset.image_size, validation_share=dataset.validation_share)
     if loaded.fingerprint != dataset.fingerprint:
         raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
     return source
+
+
+def known_data(workspace: Workspace, dataset: DatasetRow) -> str:
+    """Return where a project's data set is read here where the user does not say; no path of it is opened.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        A project here that has the same data tells where they are.
+    dataset : DatasetRow
+    """
+    source = dataset.source
+    if source.startswith("blob:"):
+        return source
+    for project in workspace.projects():
+        stored = project.dataset
+        same = ("fingerprint", "image_size", "validation_share")
+        if stored["source"].startswith(("blob:", ELSEWHERE)):
+            continue
+        if all(stored.get(name) == getattr(dataset, name) for name in same):
+            return str(stored["source"])
+    return from_elsewhere(source)

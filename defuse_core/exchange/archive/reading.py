@@ -21,23 +21,28 @@ from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row
+from defuse_core.base.limits import (
+    IMPORT_SPARE_BYTES,
+    MOST_DIRECTORY_BYTES,
+    MOST_MANIFEST_BYTES,
+    MOST_ROW_BYTES,
+    UNPACK_FREE_BYTES,
+    UNPACK_RATIO,
+)
+from defuse_core.base.texts import find_control
+from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row, Whole
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
 
 CHUNK = 2**20
 MANIFEST = "manifest.json"
 
-FREE_BYTES = 64 * 2**20
-MOST_RATIO = 100
-"""An archive may unpack to `FREE_BYTES` plus this many times its own size; exports keep to that."""
-
-_MOST_DIRECTORY = 16 * 2**20  # bytes, some 150,000 members
-_MOST_LINE = 64 * 2**20  # bytes of one row, or of the manifest
-_SPARE = 64 * 2**20  # bytes of disk that an import leaves
 _END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _MEMBER = re.compile(r"rows/[a-z]+\.jsonl|blobs/[0-9a-f]{64}|runs/[1-9][0-9]{0,17}/[A-Za-z0-9=_+./-]{1,400}")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
 """All that zipfile raises on a file that is damaged, cut off, encrypted or packed in an unknown way."""
+
+_MAY_HAVE_CONTROL = re.compile(rb"\\[bfru]|\x7f|\xc2")
+"""In the bytes of JSON: an escape, DEL, or the first byte of U+0080 to U+00BF."""
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -85,13 +90,21 @@ class Archive:
         name, number, rest = f"rows/{table}.jsonl", 0, b""
         for chunk in self.chunks(name):
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _MOST_LINE:
-                raise self.error(f"{name}, line {number + 1} has over {_MOST_LINE:,} bytes")
             for line in lines:
                 number += 1
-                yield parse(model, line, where=f"{self.path}: {name}, line {number}")
+                yield self._row(model, line, f"{name}, line {number}")
+            if len(rest) > MOST_ROW_BYTES:
+                raise self.error(f"{name}, line {number + 1} has over {MOST_ROW_BYTES:,} bytes")
         if rest:
             raise self.error(f"{name} ends within a line; export the project again")
+
+    def _row(self, model: type[AnyRow], line: bytes, where: str) -> AnyRow:
+        if len(line) > MOST_ROW_BYTES:
+            raise self.error(f"{where} has over {MOST_ROW_BYTES:,} bytes")
+        row = parse(model, line, where=f"{self.path}: {where}")
+        if _MAY_HAVE_CONTROL.search(line):
+            _refuse_control(row, f"{self.path}: {where}")
+        return row
 
     def error(self, told: str) -> WorkspaceError:
         """Return an error about this archive."""
@@ -123,11 +136,17 @@ def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
         raise WorkspaceError(f"{where}: {field + ': ' if field else ''}{first['msg'][:300]}") from None
 
 
+def _refuse_control(row: Row, where: str) -> None:
+    """Refuse control characters everywhere but in an error, which is cleaned."""
+    if bad := find_control(row.model_dump(exclude={"error"})):
+        raise WorkspaceError(f"{where} has control characters in {bad[:60]!r}, which a terminal would obey")
+
+
 class _Head(BaseModel):
     """What every version of the manifest begins with."""
 
     format: str
-    version: int
+    version: Whole
 
 
 @contextmanager
@@ -173,7 +192,7 @@ def _bound_directory(path: Path, file: IO[bytes]) -> int:
     length = _END.unpack(tail[-_END.size :])[5]
     if len(tail) == tail_size and tail[_END64.size :][:4] == b"PK\x06\x07":  # zip64 has its own record
         length = _END64.unpack(tail[: _END64.size])[8]
-    if length > _MOST_DIRECTORY:
+    if length > MOST_DIRECTORY_BYTES:
         raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has")
     return size
 
@@ -181,12 +200,12 @@ def _bound_directory(path: Path, file: IO[bytes]) -> int:
 def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], home: Path) -> None:
     """Refuse an archive that would unpack to more than exports do, or than the disk has free."""
     total = sum(info.file_size for info in infos.values())
-    if total > FREE_BYTES + MOST_RATIO * size or infos[MANIFEST].file_size > _MOST_LINE:
+    if total > UNPACK_FREE_BYTES + UNPACK_RATIO * size or infos[MANIFEST].file_size > MOST_MANIFEST_BYTES:
         raise WorkspaceError(
             f"{path}: its {size:,} bytes would unpack to {total:,}, which no export does; ask for the file "
             "anew, of somebody whom you trust"
         )
-    if total + _SPARE > (free := shutil.disk_usage(home).free):
+    if total + IMPORT_SPARE_BYTES > (free := shutil.disk_usage(home).free):
         raise WorkspaceError(
             f"{path}: unpacked it takes {total / 2**20:,.0f} MB, and {free / 2**20:,.0f} MB are free on the "
             f"disk of {home}; free disk space, then import again"
@@ -195,7 +214,7 @@ def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], ho
 
 def _read_manifest(path: Path, zipped: zipfile.ZipFile) -> Manifest:
     with zipped.open(MANIFEST) as file:
-        text = file.read(_MOST_LINE)
+        text = file.read(MOST_MANIFEST_BYTES)
     try:
         head = _Head.model_validate_json(text)
     except ValidationError:
@@ -207,7 +226,9 @@ def _read_manifest(path: Path, zipped: zipfile.ZipFile) -> Manifest:
             f"{path} was exported by a newer Defuse (format {head.version}, this one knows {VERSION}); "
             "upgrade Defuse"
         )
-    return parse(Manifest, text, where=f"{path}: {MANIFEST}")
+    manifest = parse(Manifest, text, where=f"{path}: {MANIFEST}")
+    _refuse_control(manifest.project, f"{path}: {MANIFEST}")
+    return manifest
 
 
 def _check_members(path: Path, manifest: Manifest, infos: dict[str, zipfile.ZipInfo]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,13 @@ from typing import Any
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
+from defuse_core.base.texts import without_control
+from defuse_core.data.naming import absolute_source, from_elsewhere
 from defuse_core.exchange.archive.checking import check_rows
-from defuse_core.exchange.archive.data import find_data
+from defuse_core.exchange.archive.data import find_data, known_data
 from defuse_core.exchange.archive.reading import Archive, open_archive
 from defuse_core.exchange.archive.rows import (
+    NO_RUN,
     AnnotationRow,
     ArtifactRow,
     BlobRow,
@@ -39,9 +42,11 @@ from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
 def import_project(
     workspace: Workspace, path: Path, *, name: str | None = None, data: str | None = None,
-    trust_programs: bool = False,
+    trust_programs: bool = False, code_path: str | None = None, more_data: str | None = None,
 ) -> Project:  # fmt: skip
     """Import a project that `export_project` wrote: all of it, or nothing.
+
+    The paths in an archive are of another machine. None is opened: data and code are where the user says.
 
     Parameters
     ----------
@@ -50,9 +55,13 @@ def import_project(
     name : str, optional
         Of the new project; by default the one in the archive.
     data : str, optional
-        Where its data set is on this machine, if that is a folder or an `.npz`; it must be the same.
+        Where its data set is on this machine; it must be the same. By default where a project here has it.
     trust_programs : bool
         Import TorchScript and torch.export files, too: they are programs of whoever made the archive.
+    code_path : str, optional
+        The folder on this machine that networks of the user's own code are imported from.
+    more_data : str, optional
+        Where the additional training data of the annotators are on this machine.
 
     Raises
     ------
@@ -68,10 +77,14 @@ def import_project(
         dataset = archive.manifest.project.dataset.model_dump()
         if dataset["validation_share"] is None:  # a project says so only where one was set apart
             del dataset["validation_share"]
-        if data is not None:
-            dataset["source"] = find_data(archive.manifest.project.dataset, data)
+        row = archive.manifest.project.dataset
+        dataset["source"] = known_data(workspace, row) if data is None else find_data(row, data)
+        paths = {
+            "code_path": None if code_path is None else str(Path(code_path).expanduser().resolve()),
+            "more_data": None if more_data is None else absolute_source(more_data),
+        }
         with closing(Database(workspace.home / DATABASE)) as database:
-            restore = _Restore(workspace, database, archive, n_runs=n_runs, n_labels=n_labels)
+            restore = _Restore(workspace, database, archive, paths, n_runs=n_runs, n_labels=n_labels)
             try:
                 restore.place_files(trust_programs=trust_programs)
                 restore.store_rows(name, dataset)
@@ -121,13 +134,16 @@ class _Restore:
     """One import: files, then rows."""
 
     def __init__(
-        self, workspace: Workspace, database: Database, archive: Archive, *, n_runs: int, n_labels: int
-    ) -> None:
-        self._workspace, self._database, self._archive = workspace, database, archive
+        self, workspace: Workspace, database: Database, archive: Archive, paths: Mapping[str, str | None],
+        *, n_runs: int, n_labels: int,
+    ) -> None:  # fmt: skip
+        self._workspace, self._database, self._archive, self._paths = workspace, database, archive, paths
         before = self._before = _reserve(database, n_runs, n_labels)
         self._folders = [workspace.run_folder(before.run + n) for n in range(1, n_runs + 1)]
         self._new = Renumbering(
-            lambda run: before.run + run if run <= n_runs else None, lambda label: before.label + label
+            lambda run: before.run + run if run <= n_runs else None,
+            lambda label: before.label + label,
+            unknown=NO_RUN,
         )
 
     def place_files(self, *, trust_programs: bool) -> None:
@@ -160,9 +176,13 @@ class _Restore:
                 yield member, self._folders[int(number) - 1] / name
 
     def _config(self, run: RunRow) -> dict[str, Any]:
-        """The config as it was, without fields that were added since."""
-        config = check_config(run.step, self._new.value(run.config))
-        return config.model_dump(mode="json", exclude_unset=True)
+        """The config as it was, without fields that were added since, and with the paths of this machine."""
+        config = self._new.value(run.config)
+        if config.get("code_path"):
+            config["code_path"] = self._paths["code_path"]
+        if more := config.get("more_data"):
+            config["more_data"] = self._paths["more_data"] or from_elsewhere(more)
+        return check_config(run.step, config).model_dump(mode="json", exclude_unset=True)
 
     def take_back(self) -> None:
         """Remove the folders of the runs unless rows name them; unused uploads are left to `defuse gc`."""
@@ -203,7 +223,10 @@ class _Restore:
             for above in run.inputs:
                 _insert(connection, "run_inputs", {"run_id": number, "upstream_id": self._before.run + above})
         for task in self._archive.rows("tasks", TaskRow):
-            changed = {"metrics": json.dumps(task.metrics), "error": self._new.text(task.error)}
+            changed = {
+                "metrics": json.dumps(task.metrics),
+                "error": without_control(self._new.text(task.error)),
+            }
             _insert(connection, "tasks", self._of_run(task) | changed)
         for event in self._archive.rows("events", EventRow):
             _insert(connection, "events", self._of_run(event) | {"data": json.dumps(event.data)})
@@ -225,7 +248,7 @@ class _Restore:
             "config": json.dumps(self._config(run)),
             "record": json.dumps(self._new.value(run.record)),
             "resources": json.dumps(vars(Resources(**run.resources.model_dump()))),
-            "error": self._new.text(run.error),
+            "error": without_control(self._new.text(run.error)),
             "last_annotation": None if last is None else self._before.label + last,
             "pid": 0,
             "pid_started": 0.0,

@@ -12,6 +12,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from defuse_core.base.limits import (
+    MOST_ERROR,
+    MOST_NAME,
+    MOST_SAMPLES,
+    MOST_SIDE,
+    MOST_SOURCE,
+    MOST_THREADS,
+)
 from defuse_core.workspace.edits import EditKind
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE
 
@@ -24,8 +32,12 @@ Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
-MOST_SAMPLES = 100_000
-"""Most draws that one label event may have: they are drawn again in memory."""
+Name = Annotated[str, Field(max_length=MOST_NAME)]
+Told = Annotated[str, Field(max_length=MOST_ERROR)]
+Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+
+NO_RUN = 10**18 - 1
+"""Stands for a run of another project: no run will have this number."""
 
 _CORRECTED = re.compile(r"corrected:([1-9][0-9]{0,17})")
 _RUN_IN_TEXT = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
@@ -43,13 +55,13 @@ class Row(BaseModel):
 class DatasetRow(Row):
     """What a project remembers of its data set."""
 
-    source: str = Field(min_length=1)
-    image_size: int | None = Field(ge=1)
+    source: str = Field(min_length=1, max_length=MOST_SOURCE)
+    image_size: Side | None
     validation_share: float | None = Field(None, gt=0, lt=1)
     fingerprint: Sha256
-    class_names: list[str] = Field(min_length=1)
-    image_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
-    sizes: dict[str, Whole]
+    class_names: list[Name] = Field(min_length=1)
+    image_shape: list[Side] = Field(min_length=3, max_length=3)
+    sizes: dict[Name, Whole]
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
@@ -61,7 +73,7 @@ class DatasetRow(Row):
 class ProjectRow(Row):
     """The project."""
 
-    name: str
+    name: Name
     dataset: DatasetRow
     created_at: float
 
@@ -78,7 +90,7 @@ class Manifest(Row):
 
     format: Literal["defuse project"]
     version: Literal[1]
-    defuse: str
+    defuse: Name
     project: ProjectRow
     members: dict[str, Member]
 
@@ -96,7 +108,7 @@ class ResourcesRow(Row):
     """Where a run computed, without engine and address: they name another machine's cluster."""
 
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    threads: Whole
+    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)]
     cpus: float = Field(ge=0)
     gpus: float = Field(ge=0)
 
@@ -109,7 +121,7 @@ class RunRow(Row):
     seed: Whole
     resources: ResourcesRow
     status: Literal["done", "failed", "cancelled", "interrupted"]
-    error: str | None
+    error: Told | None
     record: dict[str, JsonValue]
     created_at: float
     started_at: float | None
@@ -130,13 +142,13 @@ class TaskRow(Row):
     """A task of a run."""
 
     run: Number
-    name: str
+    name: Name
     position: Whole
     status: Literal["queued", "done", "failed", "cancelled"]
     step: Whole
     steps: Whole
     metrics: dict[str, JsonValue]
-    error: str | None
+    error: Told | None
 
 
 class EventRow(Row):
@@ -144,8 +156,8 @@ class EventRow(Row):
 
     run: Number
     kind: Literal["status", "point"]
-    task: str
-    key: str
+    task: Name
+    key: Name
     data: dict[str, JsonValue]
     at: float
 
@@ -187,7 +199,7 @@ class EditRow(Row):
     regions: list[Whole]
     into: list[GaussianRow]
     mistakes: list[Whole]
-    name: str
+    name: Name
     tau: float | None
 
     @model_validator(mode="after")
@@ -204,7 +216,7 @@ class AnnotationRow(Row):
     run: Number
     region_id: Signed
     sample_id: Signed | None
-    annotator: str
+    annotator: Name
     label: Signed | None
     tau: float
     seed: Whole
@@ -213,7 +225,7 @@ class AnnotationRow(Row):
     at: float
     round: Number
     seconds: float | None
-    key: str | None
+    key: Name | None
     edit: EditRow | None
 
 
@@ -275,4 +287,4 @@ class Renumbering:
             new = self.run(int(match[2]))
             return match[0] if new is None else f"{match[1]} {new}"
 
-        return None if text is None else _RUN_IN_TEXT.sub(renumbered, text)
+        return None if text is None else _RUN_IN_TEXT.sub(renumbered, text)[:MOST_ERROR]

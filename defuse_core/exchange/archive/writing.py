@@ -22,13 +22,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from defuse_core.exchange.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
-from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
+from defuse_core.base.limits import MOST_MANIFEST_BYTES, MOST_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
+from defuse_core.base.texts import without_control
+from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
+from defuse_core.exchange.archive.rows import (
+    FORMAT,
+    NO_RUN,
+    TABLES,
+    VERSION,
+    Manifest,
+    Renumbering,
+    ResourcesRow,
+)
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
-_NO_RUN = 10**18 - 1  # stands for a run of another project: no run will have this number
 _SAMPLE = 2**16  # bytes of a file that are packed to see if that pays
 _WORTH = 0.9  # packing pays below this share of their size
 _DEFLATE_RATIO = 1032  # deflate packs no better than this
@@ -124,7 +133,7 @@ class _Rows:
             )
         self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
         self.labels = self._ids(f"SELECT id FROM ({_QUERIES['annotations']})")
-        self._new = Renumbering(self._number, self._label, unknown=_NO_RUN)
+        self._new = Renumbering(self._number, self._label, unknown=NO_RUN)
         self.files: list[tuple[str, Path, str | None]] = []
         self.n_named = 0
 
@@ -229,8 +238,11 @@ class _Writer:
 
         def lines() -> Iterator[bytes]:
             for number, row in enumerate(rows, 1):
-                line = json.dumps(row, separators=(",", ":"))
-                parse(TABLES[table], line, where=f"the project cannot be exported: {name}, line {number}")
+                line = json.dumps(without_control(row), separators=(",", ":"))
+                where = f"the project cannot be exported: {name}, line {number}"
+                if len(line) > MOST_ROW_BYTES:
+                    raise WorkspaceError(f"{where} has over {MOST_ROW_BYTES:,} bytes")
+                parse(TABLES[table], line, where=where)
                 yield line.encode() + b"\n"
 
         self._add(name, lines(), packed=True)
@@ -244,7 +256,7 @@ class _Writer:
             file.seek(max(size // 2 - _SAMPLE, 0))
             sample = file.read(_SAMPLE)
             file.seek(0)
-            limit = FREE_BYTES + MOST_RATIO * (self._zip.fp.tell() + size / _DEFLATE_RATIO)  # type: ignore[union-attr]
+            limit = UNPACK_FREE_BYTES + UNPACK_RATIO * (self._zip.fp.tell() + size / _DEFLATE_RATIO)  # type: ignore[union-attr]
             pays = len(zlib.compress(sample, 1)) < _WORTH * len(sample)
             written = self._add(
                 name, iter(lambda: file.read(CHUNK), b""), packed=pays and self._unpacked + size < limit
@@ -256,12 +268,15 @@ class _Writer:
         """Write the project, and size and checksum of every other member."""
         dataset = {"image_size": None, **project.dataset}
         about = {"name": project.name, "dataset": dataset, "created_at": project.created_at}
+        about = without_control(about)
         text = json.dumps(
             {
                 "format": FORMAT, "version": VERSION, "defuse": version("defuse"), "project": about,
                 "members": self._members,
             }
         )  # fmt: skip
+        if len(text) > MOST_MANIFEST_BYTES:
+            raise WorkspaceError(f"the project has {len(self._members):,} files, too many for one archive")
         parse(Manifest, text, where=f"the project cannot be exported: {MANIFEST}")
         self._add(MANIFEST, [text.encode()], packed=True)
 

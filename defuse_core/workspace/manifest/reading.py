@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from defuse_core.base.limits import MOST_MANIFEST_BYTES
+from defuse_core.base.texts import find_control
 from defuse_core.workspace.manifest.models import FORMAT, VERSION, Manifest
-
-MAX_BYTES = 64 * 2**20
-"""The largest manifest that is read, 64 MB; that of the demo has less than 1 MB."""
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
 
 
 class ManifestError(ValueError):
@@ -32,11 +27,11 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(MOST_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    if len(content) > MAX_BYTES:
-        raise ManifestError(f"{path} is over {MAX_BYTES // 2**20} MB, too large for a manifest")
+    if len(content) > MOST_MANIFEST_BYTES:
+        raise ManifestError(f"{path} is over {MOST_MANIFEST_BYTES // 2**20} MB, too large for a manifest")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -69,7 +64,7 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
         raise ManifestError(f"{source} is no manifest of Defuse; write one with: defuse manifest")
     if isinstance(version := told.get("version"), int) and version > VERSION:
         raise ManifestError(f"{source} has version {version}, this Defuse reads {VERSION}; upgrade")
-    if bad := next((text for text in _texts(told) if _CONTROL.search(text)), None):
+    if bad := find_control(told):
         raise ManifestError(f"{source} has control characters in {bad[:60]!r}, which a terminal would obey")
     try:
         return Manifest.model_validate(told)
@@ -77,19 +72,6 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
         raise ManifestError(
             f"{source} is malformed: {_first(error)}; write it again with: defuse manifest"
         ) from error
-
-
-def _texts(document: Any) -> Iterator[str]:
-    """Every text of a value of JSON, keys included."""
-    waiting = [document]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            waiting += [*value, *value.values()]
-        elif isinstance(value, list):
-            waiting += value
 
 
 def _first(error: ValidationError | RecursionError) -> str:

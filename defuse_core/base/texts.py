@@ -1,0 +1,44 @@
+"""Control characters in texts from outside, which a terminal would obey. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
+
+
+def texts(document: Any) -> Iterator[str]:
+    """Return every text of a value of JSON, keys included."""
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
+def find_control(document: Any) -> str | None:
+    """Return a text of a value of JSON that has control characters; None where none has."""
+    return next((text for text in texts(document) if _CONTROL.search(text)), None)
+
+
+def without_control(value: Any) -> Any:
+    """Replace the control characters in all texts of a value of JSON by the sign for an unknown one.
+
+    Examples
+    --------
+    >>> without_control({"error": "red:\\x1b[31m", "n": 3})
+    {'error': 'red:�[31m', 'n': 3}
+    """
+    if isinstance(value, str):
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {without_control(key): without_control(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_control(inner) for inner in value]
+    return value
