@@ -27,10 +27,6 @@ from defuse_core.workspace.workspace import Blob, Project
 _PATH = "Path on this machine"
 _WAYS = ("Upload", "From models/", _PATH, "Earlier upload")
 _PENDING, _PROBLEM = "bring-pending", "bring-problem"
-_FORMATS = (
-    "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
-    f"torch.export. Up to {MAX_UPLOAD_MB} MB; for a larger file give its path."
-)
 
 
 def bring_classifier(project: Project) -> None:
@@ -60,6 +56,14 @@ def bring_classifier(project: Project) -> None:
                 _offer_local_code(project, run)
 
 
+def _formats() -> str:
+    larger = "" if is_shared() else "; for a larger file give its path"
+    return (
+        "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
+        f"torch.export. Up to {MAX_UPLOAD_MB} MB{larger}."
+    )
+
+
 def _key(name: str, project: Project) -> str:
     return f"{name}-{project.id}"
 
@@ -77,8 +81,8 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
             inspect(project, {**stated, "weights": f"shipped:{name}"})
             st.rerun()
     elif way == "Upload":
-        upload_box("Checkpoint", take, key="bring-upload", told=_FORMATS)
-        st.caption(_FORMATS)
+        upload_box("Checkpoint", take, key="bring-upload", told=_formats())
+        st.caption(_formats())
     elif way == _PATH:
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
