@@ -69,6 +69,9 @@ class ForbiddenNameError(PickleError):
 class Placeholder:
     """Stands for a value that is not needed."""
 
+    def __str__(self) -> str:
+        return "…"
+
 
 @dataclass(frozen=True)
 class Global:
