@@ -10,13 +10,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from defuse_core.base.errors import CheckpointError
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a file for reading, unless it is a folder, a pipe or a device: those may never end.
 
     Parameters
@@ -45,13 +45,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def printable_name(path: str | Path) -> str:
-    """Return a file's name with a question mark for every byte that is not UTF-8.
-
-    Examples
-    --------
-    >>> printable_name("signs\udcff.pt")
-    'signs?.pt'
-    """
+    """Return a file's name with a question mark for every byte that is not UTF-8."""
     return str(path).encode("utf-8", "replace").decode()
 
 
