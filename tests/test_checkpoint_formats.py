@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import pickle
 import struct
 import tarfile
 import warnings
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import load_weights
+from defuse_core.base.checkpoints import load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
+from defuse_core.base.limits import MAX_HEADER_BYTES, MAX_PICKLE_OPCODES, MAX_TENSORS, MAX_ZIP_DIRECTORY
 from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
+from defuse_core.networks import conversion, formats
+from defuse_core.networks.conversion import rewrite
 from defuse_core.networks.formats import (
     Program,
     Weights,
@@ -37,6 +42,14 @@ from tests.tutorial_networks import SmallCnn
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"
 BATCH = {0: torch.export.Dim("batch")}
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of many files: a process for each costs a tenth of a second."""
+    monkeypatch.setattr(formats, "convert", rewrite)
+
+
 each_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -156,12 +169,35 @@ def test_other_files_are_told_apart_with_a_remedy(
         read(path)
 
 
-@pytest.mark.parametrize("read", [sniff_format, read_weights, load_program])
-def test_a_missing_file_is_named(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"gone\.pt does not exist; check the path"):
-        read(tmp_path / "gone.pt")
-    with pytest.raises(CheckpointError, match="does not exist"):
-        read(tmp_path)
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def loop(path: Path) -> Path:
+    path.symlink_to(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path, "does not exist"),
+        (lambda path: path.parent, "is a folder, not a file"),
+        (pipe, "is a pipe or a device, not a file"),
+        (lambda _: Path("/dev/zero"), "is a pipe or a device, not a file"),
+        (loop, r"cannot be read \(Too many levels of symbolic links\)"),
+        (lambda path: path / "a\0b", r"cannot be read \(embedded null byte\)"),
+        (lambda path: path.parent / os.fsdecode(b"\xff.pt"), r"\?\.pt does not exist"),
+    ],
+    ids=range(7),
+)
+@pytest.mark.parametrize("read", [sniff_format, read_weights, load_program, load_tensors])
+def test_what_is_no_file_is_told(
+    tmp_path: Path, make: Callable[[Path], Path], told: str, read: Callable[[Path], Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=f"{told}; check the path"):
+        read(make(tmp_path / "gone.pt"))
 
 
 # Weights
@@ -269,6 +305,20 @@ def test_a_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
         read_weights(save(tmp_path / "x.pt", content))
 
 
+@pytest.mark.parametrize(
+    ("n_tensors", "told"),
+    [(MAX_TENSORS + 1, "holds 10,001 tensors, more than the 10,000"), (0, "header of 16,777,217 bytes")],
+)
+def test_safetensors_of_many_tensors_are_refused(tmp_path: Path, n_tensors: int, told: str) -> None:
+    names = (f'"{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(n_tensors))
+    header = f"{{{','.join(names)}}}".encode()
+    header += b" " * (0 if n_tensors else MAX_HEADER_BYTES + 1 - len(header))
+    path = tmp_path / "x"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match=told):
+        read_weights(path)
+
+
 def test_safetensors_without_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no weights"):
         read_weights(save(tmp_path / "x", {}, "safetensors"))
@@ -303,6 +353,56 @@ def test_numbers_too_large_for_the_network_are_not_finite() -> None:
             source="x",
         )
     assert torch.equal(target.weight, before)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("how", ["zip", "legacy"])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(24.0).view(2, 3, 4).permute(2, 0, 1),
+        torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
+        torch.arange(24, dtype=torch.int16)[4:9],
+        torch.tensor([True, False, True])[1:],
+        torch.tensor(3.5, dtype=torch.float64),
+        torch.zeros(0, 3),
+        nn.Parameter(torch.ones(2).bfloat16()),
+    ],
+    ids=range(7),
+)
+def test_tensors_of_any_layout_come_back(tmp_path: Path, how: str, tensor: Tensor) -> None:
+    content = {"a": torch.ones(3), "b": tensor, "c": tensor}
+    found = read_weights(save(tmp_path / "x", content, how)).tensors
+    assert_same(found, {name: value.detach() for name, value in content.items()})
+
+
+def test_another_layout_is_gathered_within_the_limits(tmp_path: Path) -> None:
+    """Only such tensors need numpy, in the process that reads them."""
+    tensor = torch.arange(6.0).view(2, 3).T
+    assert_same(read_weights(save(tmp_path / "x", {"a": tensor})).tensors, {"a": tensor})
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_tensors_with_attributes_are_tensors(tmp_path: Path) -> None:
+    tensor, parameter = torch.ones(2), nn.Parameter(torch.ones(3))
+    tensor.__dict__["numel"] = parameter.__dict__["shape_of"] = 3
+    found = read_weights(save(tmp_path / "x", {"a": tensor, "b": parameter}))
+    assert_same(found.tensors, {"a": torch.ones(2), "b": torch.ones(3)})
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_numbers_of_numpy_may_stand_beside_the_weights(tmp_path: Path) -> None:
+    content = {"model": {"w": torch.ones(2)}, "best": np.float64(0.9), "epoch": np.int64(3)}
+    assert_same(read_weights(save(tmp_path / "x", content)).tensors, {"w": torch.ones(2)})
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_file_of_a_big_endian_machine_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}" + named("a") + ONE + b"s.")
+        archive.writestr("x/data/0", struct.pack(">f", 1.5))
+        archive.writestr("x/byteorder", "big")
+    assert_same(read_weights(tmp_path / "x").tensors, {"a": torch.tensor([1.5])})
 
 
 # Nothing is run
@@ -401,17 +501,115 @@ def test_an_archive_that_claims_more_than_its_size_is_refused(tmp_path: Path) ->
         read_weights(path)
 
 
-class ManyBytes:
-    """A pickle of a few bytes that torch's safe unpickler would build at any size."""
+class Calls:
+    """A pickle of a call, which unpickling would make."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return bytearray, (10**13,)
+        return self.call
+
+
+HUGE = torch.zeros(1).expand(10**9)
+"""A thousand million numbers in a file of a few hundred bytes."""
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        Calls(set, HUGE),
+        Calls(Counter, HUGE),
+        Calls(torch._utils._rebuild_device_tensor_from_cpu_tensor, HUGE, torch.float32, "cpu", False),
+        Calls(torch._utils._rebuild_parameter, HUGE, False, OrderedDict()),
+        Calls(torch.Size, HUGE),
+    ],
+)
+def test_what_stands_beside_the_weights_is_not_made(tmp_path: Path, how: str, call: Calls) -> None:
+    path = save(tmp_path / "x.pt", {"state_dict": {"w": torch.ones(2)}, "scheduler": {"at": call}}, how)
+    assert path.stat().st_size < 4000
+    assert_same(read_weights(path).tensors, {"w": torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"claims|of another kind of device|holds no weights"):
+        read_weights(save(tmp_path / "y.pt", {"w": call}, how))
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy"])
 def test_byte_arrays_are_refused_before_they_are_made(tmp_path: Path, how: str) -> None:
-    with pytest.raises(CheckpointError, match="holds byte arrays, which no weights are"):
-        read_weights(save(tmp_path / "x.pt", {"w": ManyBytes()}, how))
+    with pytest.raises(CheckpointError, match=r"holds other Python objects \(\w+\.bytearray\)"):
+        read_weights(save(tmp_path / "x.pt", {"w": Calls(bytearray, 10**13)}, how))
+
+
+def zip_of(path: Path, content: bytes) -> Path:
+    """A file as torch.save writes it, around any pickle, with two storages of four bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", content)
+        archive.writestr("x/data/0", bytes(4))
+        archive.writestr("x/data/1", bytes(4))
+    return path
+
+
+TUPLES = b")q\x00" + b"h\x00\x86q\x00" * 60
+"""A tuple of two tuples of two tuples of …: 2^60 of them, if all are looked at."""
+
+ONE = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+    b"X\x03\x00\x00\x00cpuK\x01tQK\x00K\x01\x85K\x01\x85\x89}tRq\x01"
+)
+"""A tensor of one number, as the first storage of such a zip holds it."""
+
+
+def named(name: str) -> bytes:
+    return b"X" + struct.pack("<I", len(name)) + name.encode()
+
+
+def test_a_pickle_by_hand_is_read(tmp_path: Path) -> None:
+    content = b"\x80\x02}" + named("a") + ONE + b"s" + named("b") + b"h\x01s."
+    assert_same(read_weights(zip_of(tmp_path / "x", content)).tensors, dict.fromkeys("ab", torch.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x80\x02}" + TUPLES + b"K\x01s.", "holds no weights"),
+        (b"\x80\x02}" + TUPLES + b"0" + ONE + b"s.", "holds POP, an instruction"),
+        (b"\x80\x02}r\xff\xff\xff\xff.", "holds an empty dict"),
+        (b"\x80\x02}" + named("a") + b"\x8b\xff\xff\xff\x7f.", "damaged|LONG4"),
+        (b"\x80\x02}\x8a\xff" + b"\xff" * 254 + b"\x7fK\x01s.", "holds no weights"),
+        (b"\x80\x02" + b"(" * 100_000 + b".", "damaged at STOP"),
+        (b"\x80\x02" + b"}q\x00" + b"h\x00\x85" * 50_000 + b".", "holds a tuple"),
+        (b"\x80\x02" + b"N" * (MAX_PICKLE_OPCODES + 1) + b".", "more than 500,000 instructions"),
+        (b"\x80\x02}", "is damaged"),
+        (b"\x80\x02h\x05.", "damaged at BINGET"),
+        (b"\x80\x02}" + named("a" * 501) + ONE + b"s.", "a name that no layer has .*501 characters"),
+        (b"\x80\x02}" + named("__metadata__") + ONE + b"s.", "a name that no layer has"),
+        (b"\x80\x02}" + named("a") + ONE.replace(b"K\x01tQ", b"K\x02tQ") + b"s.", "lacks the content of"),
+        (b"\x80\x02}" + named("a") + ONE.replace(b"K\x00K\x01\x85", b"K\x01K\x01\x85") + b"s.", "beyond"),
+        (b"\x80\x02}" + named("a") + ONE.replace(b"tQK\x00", b"tQG" + bytes(8)) + b"s.", "a shape that no"),
+        (
+            b"\x80\x02}" + named("a") + ONE + b"s"
+            + b"".join(named(str(n)) + b"h\x01s" for n in range(MAX_TENSORS)) + b".",
+            "10,001 tensors, more than the 10,000",
+        ),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_hostile_pickles_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    path = zip_of(tmp_path / "x.pt", content)
+    with pytest.raises(CheckpointError, match=rf"x\.pt.*({told})"):
+        rewrite(path, tmp_path / "y")
+
+
+@pytest.mark.parametrize(("limit", "value"), [("CONVERSION_SECONDS", 0), ("CONVERSION_MEMORY", 2**20)])
+def test_a_file_that_reaches_a_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    """The process that reads it is ended, or finds no memory."""
+    path = save(tmp_path / "x.pt", network().state_dict())
+    monkeypatch.setattr(conversion, limit, value)
+    told = rf"x\.pt takes more than {0 if value == 0 else 30} s or .* GB to read"
+    with pytest.raises(CheckpointError, match=rf"{told}.*{REMEDY}"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -431,6 +629,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, tensor: T
 # Damage
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("how", ["zip", "legacy", "safetensors"])
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, how: str) -> None:
     whole = save(tmp_path / "whole", network().state_dict(), how).read_bytes()
@@ -444,6 +643,34 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, how: str) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=r"half\.pt"):
             read_weights(path)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_flipped_bit_in_a_zip_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pt", {"w": torch.ones(10_000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"damaged \(Bad CRC-32 for file 'x/data/0'\); copy or download"
+    ):
+        read_weights(path)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_legacy_file_may_end_as_a_zip_does(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pt", {"w": torch.ones(2)}, "legacy")
+    path.write_bytes(path.read_bytes() + b"PK\x05\x06" + b"\xff" * 18)
+    assert_same(read_weights(path).tensors, {"w": torch.ones(2)})
+
+
+def test_the_directory_of_a_zip_is_not_read_at_any_length(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    entries, length = 2**16 - 1, MAX_ZIP_DIRECTORY + 1
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, entries, entries, length, 0, 0)
+    path.write_bytes(b"PK" + bytes(length) + end)
+    with pytest.raises(CheckpointError, match=r"its directory takes more than 4,194,304 bytes"):
+        sniff_format(path)
 
 
 @pytest.mark.parametrize("how", ["script", "exported"])
@@ -468,6 +695,7 @@ def test_a_damaged_program_is_refused(tmp_path: Path, how: str) -> None:
         load_program(path)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("how", ["zip", "legacy", "safetensors"])
 @each_file
 @given(data=st.data())
@@ -480,6 +708,37 @@ def test_damaged_bytes_give_weights_or_a_refusal(tmp_path: Path, how: str, data:
     with contextlib.suppress(CheckpointError):
         found = read_weights(path)
         assert sum(tensor.nbytes for tensor in found.tensors.values()) <= 4 * len(content)
+
+
+def pickled(content: object) -> bytes:
+    """The pickle in a file of torch.save."""
+    written = io.BytesIO()
+    torch.save(content, written)
+    with zipfile.ZipFile(written) as archive:
+        return archive.read("archive/data.pkl")
+
+
+WHOLE = pickled({"epoch": 3, "state_dict": {"a": torch.zeros(1), "b": nn.Parameter(torch.ones(1))}})
+
+
+@each_file
+@given(
+    changes=st.dictionaries(st.integers(0, len(WHOLE) - 1), st.integers(0, 255), min_size=1, max_size=4),
+    added=st.binary(max_size=20),
+    place=st.integers(0, len(WHOLE)),
+)
+def test_damaged_pickles_give_weights_or_a_refusal(
+    tmp_path: Path, changes: dict[int, int], added: bytes, place: int
+) -> None:
+    """In an archive whose checksums are right."""
+    content = bytearray(WHOLE)
+    for at, value in changes.items():
+        content[at] = value
+    path, target = zip_of(tmp_path / "x", bytes(content[:place] + added + content[place:])), tmp_path / "y"
+    target.unlink(missing_ok=True)
+    with contextlib.suppress(CheckpointError):
+        rewrite(path, target)
+        load_tensors(target)
 
 
 @each_file

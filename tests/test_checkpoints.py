@@ -74,6 +74,13 @@ def test_a_file_of_another_program_keeps_its_plain_metadata(tmp_path: Path) -> N
     assert metadata == {"format": "pt"}
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000, "{'single': 'quotes'}"])
+def test_metadata_that_cannot_be_parsed_are_text(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2)}, path, metadata={"note": value})
+    assert load_tensors(path)[1] == {"note": value}
+
+
 def test_weights_that_share_memory_are_saved(tmp_path: Path) -> None:
     """Networks with tied weights have two names for one tensor."""
     shared = torch.randn(3, 3)

@@ -328,6 +328,26 @@ def test_weights_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path:
     assert "weights must be shipped:<name> or blob:<sha256>, got 'nowhere.pt'" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("folder", "is a folder"),
+        ("pipe", "is a pipe or a device"),
+        ("loop", "Too many levels of symbolic links"),
+    ],
+)
+def test_weights_that_are_no_file_are_told(
+    defuse: Defuse, place: Place, tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    error = defuse("train-classifier", "--weights", name, code=1).stderr
+    assert told in error
+    assert "check the path" in error
+    assert not place.workspace.blobs(place.project.id)
+
+
 def test_weights_to_begin_with_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path: Path) -> None:
     path = place.workspace.artifact_path(newest(place, "classifier").id, "classifier.safetensors")
     (tmp_path / "mine.safetensors").write_bytes(path.read_bytes())

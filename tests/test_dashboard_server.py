@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.shell.server import has_login, is_loopback, server_command
+from dashboard.shell.server import LOGIN, has_login, is_loopback, is_shared, server_command
 from defuse_core.jobs import launcher
 from defuse_core.workspace.runs import Resources
 
@@ -35,6 +35,13 @@ def test_others_are_refused_without_a_login(address: str, tmp_path: Path) -> Non
     assert not has_login()
     (tmp_path / ".streamlit" / "secrets.toml").write_text('[auth]\nclient_id = "x"\n')
     assert f"--server.address={address}" in server_command(address, 8501, browser=True)
+
+
+def test_a_server_with_a_login_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LOGIN, raising=False)
+    assert not is_shared()
+    monkeypatch.setenv(LOGIN, "1")
+    assert is_shared()
 
 
 def test_what_its_safety_rests_on_is_set_by_flags() -> None:

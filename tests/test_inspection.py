@@ -18,7 +18,7 @@ from sklearn.metrics import recall_score
 from torch import Tensor, nn
 from torchvision import models
 
-from defuse_core.base.checkpoints import load_tensors
+from defuse_core.base.checkpoints import dump_tensors, load_tensors
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import supports_bf16
@@ -286,6 +286,23 @@ def test_a_generator_that_cannot_be_used_says_so_by_the_users_name(there: Place)
     assert run.status == "failed"
     assert "mine.safetensors" in str(run.error)
     assert str(there.workspace.home) not in str(run.error)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"latent_dim": 10**12}, "big.safetensors does not fit BetaVAE"),
+        ({"hidden_units": 10**18}, "big.safetensors states the shape of no generator"),
+        ({"latent_dim": "many"}, "big.safetensors states the shape of no generator"),
+    ],
+)
+def test_a_generator_that_states_a_shape_without_end_is_refused(
+    there: Place, config: dict[str, Any], told: str
+) -> None:
+    content = dump_tensors({"a": torch.zeros(2)}, metadata={"config": config})
+    run = run_here(there, "vae", {"weights": bring(there, "big.safetensors", content)})
+    assert run.status == "failed"
+    assert told in str(run.error)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
+from dashboard.classifier import bring as bring_page
 from defuse_core.base.config import PRESETS
 from defuse_core.data.splits import Split
 from defuse_core.method.classifier import predict_logits
@@ -508,7 +509,9 @@ def test_a_path_on_this_machine_is_inspected(
     assert latest(empty, "inspect").config["weights"] == f"blob:{blob.sha256}"
 
 
-@pytest.mark.parametrize("path", ["/nowhere/at/all.pt", "/", "relative.pt", "~nobody-of-this-name/x", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/at/all.pt", "/", "/dev/zero", "relative.pt", "~nobody-of-this-name/x", "a\0b"]
+)
 def test_a_path_that_cannot_be_read_is_told_in_one_message(
     empty: Place, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -518,6 +521,26 @@ def test_a_path_that_cannot_be_read_is_told_in_one_message(
     (error,) = errors(app)
     assert "check the path" in error
     assert not empty.workspace.runs.of_project(empty.project.id)
+    assert not empty.workspace.blobs(empty.project.id)
+
+
+def test_a_path_to_no_checkpoint_is_told_before_it_is_copied(
+    empty: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no weights")
+    app = opened(empty, monkeypatch, **{"from": "Path on this machine"})
+    app.text_input(key="bring-path").set_value(str(tmp_path / "notes.txt")).run()
+    (error,) = errors(click(settle(app), "Inspect"))
+    assert "is no checkpoint of a kind that is known" in error
+    assert not empty.workspace.blobs(empty.project.id)
+
+
+def test_who_logs_in_names_no_path_of_the_server(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bring_page, "is_shared", lambda: True)
+    app = opened(empty, monkeypatch, **{"from": "Path on this machine"})
+    (ways,) = [control for control in app.segmented_control if control.key == "from"]
+    assert ways.options == ["Upload", "From models/", "Earlier upload"]
+    assert not any(box.key == "bring-path" for box in app.text_input)
 
 
 def test_an_earlier_upload_is_inspected_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,3 +376,9 @@ def test_a_data_set_that_is_gone_is_told_as_plain_text(
     settle(app.run())
     assert "gone.npz" in words(app.error[0].value)
     assert not any("![" in e.value for e in [*app.error, *app.markdown, *app.caption, *app.warning])
+
+
+def test_who_logs_in_names_no_data_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_project_form, "is_shared", lambda: True)
+    app = open_page(tmp_path / "home", monkeypatch, "overview")
+    assert app.segmented_control(key="new-way").options == ["Digits", "torchvision", "Upload"]

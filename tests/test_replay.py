@@ -300,8 +300,10 @@ def test_uploads_are_taken_by_their_checksum(made: Place, elsewhere: Workspace, 
         WorkspaceError, match=r"wrong\.pt is none of the uploads that the manifest names \(mine"
     ):
         find_uploads(elsewhere, manifest, [tmp_path / "wrong.pt"])
-    with pytest.raises(WorkspaceError, match=r"none\.pt cannot be read"):
+    with pytest.raises(WorkspaceError, match=r"none\.pt does not exist; check the path"):
         find_uploads(elsewhere, manifest, [tmp_path / "none.pt"])
+    with pytest.raises(WorkspaceError, match="is a pipe or a device, not a file; check the path"):
+        find_uploads(elsewhere, manifest, [Path("/dev/zero")])
     assert elsewhere.projects() == []
     assert [path.read_bytes() for path in find_uploads(place.workspace, manifest, []).values()] == [weights]
 

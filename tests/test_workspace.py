@@ -251,7 +251,13 @@ def test_an_upload_lies_under_its_checksum_and_is_stored_once(workspace: Workspa
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("../../etc/passwd", "passwd"), ("/etc/passwd", "passwd"), ("a/b.pt", "b.pt"), ("x" * 300, "x" * 200)],
+    [
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        ("a/b.pt", "b.pt"),
+        ("x" * 300, "x" * 200),
+        (os.fsdecode(b"\xff.pt"), "?.pt"),
+    ],
 )
 def test_the_users_name_of_an_upload_is_no_path(workspace: Workspace, given: str, name: str) -> None:
     project = workspace.create_project("a", dataset={})

@@ -12,7 +12,7 @@ from dashboard.classifier.inspection import STATED, show_inspection, show_progre
 from dashboard.shell import store
 from dashboard.shell.forms import config_form
 from dashboard.shell.jobs_panel import follow, newest, start
-from dashboard.shell.server import MAX_UPLOAD_MB
+from dashboard.shell.server import MAX_UPLOAD_MB, is_shared
 from dashboard.shell.state import forget, linked_way, plain, recall, remember
 from dashboard.shell.uploads import Take, pieces_of, upload_box
 from defuse_core.base.errors import CheckpointError
@@ -24,17 +24,15 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Blob, Project
 
-_WAYS = ("Upload", "From models/", "Path on this machine", "Earlier upload")
+_PATH = "Path on this machine"
+_WAYS = ("Upload", "From models/", _PATH, "Earlier upload")
 _PENDING, _PROBLEM = "bring-pending", "bring-problem"
-_FORMATS = (
-    "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
-    f"torch.export. Up to {MAX_UPLOAD_MB} MB; for a larger file give its path."
-)
 
 
 def bring_classifier(project: Project) -> None:
     """Ask for weights, inspect them, and show the result."""
-    way = linked_way("Where from", _WAYS, key="from")
+    ways = tuple(way for way in _WAYS if way != _PATH or not is_shared())
+    way = linked_way("Where from", ways, key="from")
     with st.expander("Its preprocessing, if you know it"):
         stated = config_form(
             "inspect", key=f"stated-{project.id}", main=STATED, presets=False,
@@ -58,6 +56,14 @@ def bring_classifier(project: Project) -> None:
                 _offer_local_code(project, run)
 
 
+def _formats() -> str:
+    larger = "" if is_shared() else "; for a larger file give its path"
+    return (
+        "safetensors; .pt or .pth with the weights alone, also inside a training checkpoint; TorchScript; "
+        f"torch.export. Up to {MAX_UPLOAD_MB} MB{larger}."
+    )
+
+
 def _key(name: str, project: Project) -> str:
     return f"{name}-{project.id}"
 
@@ -75,9 +81,9 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
             inspect(project, {**stated, "weights": f"shipped:{name}"})
             st.rerun()
     elif way == "Upload":
-        upload_box("Checkpoint", take, key="bring-upload", told=_FORMATS)
-        st.caption(_FORMATS)
-    elif way == "Path on this machine":
+        upload_box("Checkpoint", take, key="bring-upload", told=_formats())
+        st.caption(_formats())
+    elif way == _PATH:
         typed = st.text_input("Path", key="bring-path", placeholder="/models/signs.safetensors")
         if st.button("Inspect", key="inspect-path", disabled=not typed.strip()):
             _take_path(project, typed.strip(), take)
@@ -91,10 +97,14 @@ def _choose_weights(project: Project, way: str, stated: dict[str, Any]) -> None:
 
 
 def _take_path(project: Project, typed: str, take: Take) -> None:
+    """Store a file of this machine, once it is known to be a checkpoint."""
     try:
         path = Path(typed).expanduser()
+        sniff_format(path)
         take(path.name, pieces_of(path))
-    except (RuntimeError, ValueError) as error:  # an unknown home, or a byte that no path can have
+    except CheckpointError as error:
+        remember(_key(_PROBLEM, project), str(error))
+    except RuntimeError as error:  # an unknown home
         remember(_key(_PROBLEM, project), f"{typed} is not a path ({error}); check the path")
 
 

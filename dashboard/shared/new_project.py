@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.shell import store
+from dashboard.shell.server import is_shared
 from dashboard.shell.state import forget, note, open_soon, plain, recall, remember
 from dashboard.shell.uploads import upload_box
 from defuse_core.workspace.database import WorkspaceError
@@ -24,7 +25,8 @@ _READING, _UPLOADED = "_reading", "_uploaded"
 def new_project_form() -> None:
     """Ask for a name and a data set, and start to create the project."""
     name = st.text_input("Name", key="new-name", placeholder="signs")
-    way = st.segmented_control("Data set", _WAYS, default=_WAYS[0], required=True, key="new-way")
+    ways = [way for way in _WAYS if way != "Path" or not is_shared()]
+    way = st.segmented_control("Data set", ways, default=ways[0], required=True, key="new-way")
     source, size = _choose_source(way or _WAYS[0])
     share = st.number_input(
         "Set apart for validation",

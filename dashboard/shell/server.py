@@ -37,6 +37,11 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def is_shared() -> bool:
+    """Tell whether others reach this server: they log in, and may not name files of this machine."""
+    return LOGIN in os.environ
+
+
 def has_login(folders: tuple[Path, ...] = (Path(".streamlit"), Path.home() / ".streamlit")) -> bool:
     """Tell whether a secrets.toml that Streamlit reads configures a login."""
     for path in (folder / "secrets.toml" for folder in folders):

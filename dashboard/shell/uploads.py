@@ -15,6 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dashboard.shell.server import MAX_UPLOAD_MB
 from dashboard.shell.state import forget, recall, remember
+from defuse_core.base.files import open_file
 
 _CHUNK = 2**20
 
@@ -53,7 +54,7 @@ def pieces(file: UploadedFile) -> Iterator[bytes]:
 
 
 def pieces_of(path: Path) -> Iterator[bytes]:
-    """Read a file of this machine a megabyte at a time."""
-    with path.open("rb") as file:
+    """Read a file of this machine a megabyte at a time; raises `CheckpointError` if it is none."""
+    with open_file(path) as file:
         while piece := file.read(_CHUNK):
             yield piece

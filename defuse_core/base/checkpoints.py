@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from defuse_core.base.errors import CheckpointError
-from defuse_core.base.files import write_bytes
+from defuse_core.base.files import open_file, write_bytes
 
 
 def save_tensors(
@@ -59,8 +59,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
         If the file is missing or not whole.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; check the path")
+    open_file(path).close()  # raises for what is no file
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: _parse(text) for key, text in (file.metadata() or {}).items()}
@@ -72,10 +71,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
 
 
 def _parse(text: str) -> object:
-    """Parse metadata: ours is JSON, that of other programs plain text."""
+    """Parse metadata: ours is JSON, that of other programs plain text, or JSON of any length and depth."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -96,9 +95,35 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     CheckpointError
         If names or shapes differ, or a weight is not finite in the module's type; nothing is copied then.
     """
+    check_shapes(module, tensors, source=source)
     own = module.state_dict()
-    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - tensors.keys() - counters.keys())
+    converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    bad = [name for name, t in converted.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{source} has weights that are not finite: {', '.join(bad[:4])}; training diverged, "
+            "use an earlier checkpoint"
+        )
+    module.load_state_dict({**_counters(own), **converted})
+
+
+def check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Compare every name and shape of weights with those of a module, which may be on the meta device.
+
+    Parameters
+    ----------
+    module : Module
+    tensors : mapping of str to Tensor
+    source : str or Path
+        Name of the weights in messages.
+
+    Raises
+    ------
+    CheckpointError
+        If names or shapes differ.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys() - _counters(own).keys())
     unexpected = sorted(tensors.keys() - own.keys())
     shapes = [
         f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
@@ -112,14 +137,11 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             f"{source} does not fit {type(module).__name__}: {problems}. Choose the architecture and "
             "number of classes that the weights were trained with"
         )
-    converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
-    bad = [name for name, t in converted.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad:
-        raise CheckpointError(
-            f"{source} has weights that are not finite: {', '.join(bad[:4])}; training diverged, "
-            "use an earlier checkpoint"
-        )
-    module.load_state_dict({**counters, **converted})
+
+
+def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of batch-norm among the weights of a module."""
+    return {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
 
 
 def copy_state(module: nn.Module) -> dict[str, Tensor]:

@@ -7,9 +7,46 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
+
+from defuse_core.base.errors import CheckpointError
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file for reading, unless it is a folder, a pipe or a device: those may never end.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        If it is none, does not exist or cannot be read; the message is printable whatever the name.
+    """
+    name = printable_name(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe would wait for its writer
+    except FileNotFoundError:
+        raise CheckpointError(f"{name} does not exist; check the path") from None
+    except (OSError, ValueError) as error:  # a ValueError for a byte that no path can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{name} cannot be read ({reason}); check the path") from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    raise CheckpointError(f"{name} is {kind}, not a file; check the path")
+
+
+def printable_name(path: str | Path) -> str:
+    """Return a file's name with a question mark for every byte that is not UTF-8."""
+    return str(path).encode("utf-8", "replace").decode()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core.base.config import PRESETS
+from defuse_core.base.files import open_file
 from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli.labels import label_app
@@ -94,10 +96,10 @@ def _add_step(to: typer.Typer, name: str, step: StepName, help_text: str) -> Non
 
 
 def _bring(workspace: Workspace, project: Project, weights: str | None) -> str | None:
-    """Store a file of weights as an upload of the project; anything but a file's path passes unchanged."""
-    if weights is None or not Path(weights).is_file():
+    """Store a file of weights as an upload of the project; what is no path here passes unchanged."""
+    if weights is None or not os.path.lexists(weights):
         return weights
-    with Path(weights).open("rb") as file:
+    with open_file(Path(weights)) as file:
         blob = workspace.add_blob(project.id, weights, iter(lambda: file.read(_CHUNK), b""))
     return f"blob:{blob.sha256}"
 

@@ -5,11 +5,18 @@ Imports no torch, so that the answer comes at once.
 
 from __future__ import annotations
 
+import errno
+import io
+import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import open_file
+from defuse_core.base.limits import MAX_HEADER_BYTES, MAX_ZIP_DIRECTORY
 
 CheckpointFormat = Literal["safetensors", "state_dict", "torchscript", "exported"]
 
@@ -34,6 +41,47 @@ _FOREIGN = {
 _TAR_MAGIC = slice(257, 262)
 
 
+_OF_ZIPFILE = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error)
+
+
+class _BoundedFile(io.FileIO):
+    """A file of which no more than the directory of a zip archive may be read at once, until `free`."""
+
+    free = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `MAX_ZIP_DIRECTORY` bytes."""
+        if self.free or (size is not None and 0 <= size <= MAX_ZIP_DIRECTORY):
+            return super().read(size) or b""
+        if size is not None and size > MAX_ZIP_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory takes more than {MAX_ZIP_DIRECTORY:,} bytes")
+        return super().read(MAX_ZIP_DIRECTORY) or b""  # the last 64 KB, where zipfile looks for the directory
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive with a directory of at most `MAX_ZIP_DIRECTORY` bytes.
+
+    Raises
+    ------
+    CheckpointError
+        If it is cut off or damaged; also for damage that is met inside the context.
+    """
+    try:
+        with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+            file.free = True
+            yield archive
+    except CheckpointError:
+        raise
+    except (*_OF_ZIPFILE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the disk; the others are of an offset that no file has
+        raise CheckpointError(
+            f"{path} is a zip archive (as torch.save writes) that is cut off or damaged ({error}); copy or "
+            "download it again"
+        ) from error
+
+
 def sniff_format(path: str | Path) -> CheckpointFormat:
     """Tell the format of a checkpoint from its first bytes, or from the directory of its zip archive.
 
@@ -48,13 +96,11 @@ def sniff_format(path: str | Path) -> CheckpointFormat:
         If the file is missing, empty, cut off or of another kind; the message says which.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; check the path")
-    size = path.stat().st_size
-    if not size:
-        raise CheckpointError(f"{path} is empty; copy or download it again")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(512)
+    size = path.stat().st_size
+    if not head:
+        raise CheckpointError(f"{path} is empty; copy or download it again")
     if head.startswith(b"PK"):
         return _sniff_zip(path)
     if head.startswith(b"\x80") and _LEGACY_MAGIC in head[:32]:
@@ -89,18 +135,17 @@ def _sniff_safetensors(path: Path, header_size: int, size: int) -> CheckpointFor
             f"{path} looks like safetensors, but its header of {header_size} bytes is cut off at {size} "
             "bytes; copy or download it again"
         )
+    if header_size > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path} has a safetensors header of {header_size:,} bytes, more than the {MAX_HEADER_BYTES:,} "
+            "that are read; bring one network's weights alone"
+        )
     return "safetensors"
 
 
 def _sniff_zip(path: Path) -> CheckpointFormat:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # all that zipfile raises
-        raise CheckpointError(
-            f"{path} is a zip archive (as torch.save writes) that is cut off or damaged ({error}); copy or "
-            "download it again"
-        ) from error
+    with open_zip(path) as archive:
+        names = archive.namelist()
     inside = {name.partition("/")[2] for name in names}  # below the one folder that torch writes
     exported = any(name.startswith("models/") and name.endswith(".json") for name in inside)
     if "serialized_exported_program.json" in names or ("archive_format" in inside and exported):

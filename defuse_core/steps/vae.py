@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.checkpoints import check_shapes, load_tensors, load_weights
 from defuse_core.base.config import VaeConfig
+from defuse_core.base.errors import CheckpointError
 from defuse_core.base.runtime import derive_seed
 from defuse_core.extensions.shipped import load_shipped_vae
 from defuse_core.method.vae import BetaVAE, vae_config_for
 from defuse_core.method.vae_training import vae_epochs
+from defuse_core.networks.sniffing import sniff_format
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
 from defuse_core.steps.networks import upload_of
 from defuse_core.steps.source import Source
@@ -29,16 +33,31 @@ class TrainVae(Step):
             self.vae = load_shipped_vae(config.weights.removeprefix("shipped:"))
         elif config.weights is not None:
             with upload_of(source, config.weights) as path:
-                tensors, metadata = load_tensors(path)
-                shape = metadata.get("config")  # our own files hold it
-                self.vae = BetaVAE(VaeConfig(**shape) if isinstance(shape, dict) else self._shape())
-                load_weights(self.vae, tensors, source=path)
+                self.vae = self._read(path)
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed(seed, "vae"))
                 self.vae = BetaVAE(self._shape())
         with torch.inference_mode():
             self.vae.encode(self.dataset.train.images[:1])  # raises if their size is wrong
+
+    def _read(self, path: Path) -> BetaVAE:
+        """The generator of a file: our own say which shape it has, which is believed if the weights fit."""
+        sniff_format(path)  # raises for what is no checkpoint, or has a header without end
+        tensors, metadata = load_tensors(path)
+        stated = metadata.get("config")
+        try:
+            shape = VaeConfig(**stated) if isinstance(stated, dict) else self._shape()
+            with torch.device("meta"):  # takes no memory, whatever sizes the file states
+                blank = BetaVAE(shape)
+        except (ValidationError, RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} states the shape of no generator; export the generator again, or train one"
+            ) from error
+        check_shapes(blank, tensors, source=path)
+        vae = BetaVAE(shape)
+        load_weights(vae, tensors, source=path)
+        return vae
 
     def _shape(self) -> VaeConfig:
         config = self.config

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from defuse_core.base.files import store_chunks, write_bytes
+from defuse_core.base.files import printable_name, store_chunks, write_bytes
 from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError, explain_os_error
 from defuse_core.workspace.garbage import Kept, Named, remove_garbage, remove_unnamed
 from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations
@@ -238,7 +238,7 @@ class Workspace:
             if sender_failed:
                 raise
             raise explain_os_error(self.home / "blobs", error) from error
-        return Blob(sha256, Path(name).name[:200], size)
+        return Blob(sha256, printable_name(Path(name).name)[:200], size)
 
     def _name_blob(self, connection: sqlite3.Connection, project_id: int, blob: Blob) -> None:
         if not (self.home / "blobs" / blob.sha256).is_file():  # deleted with another project just now

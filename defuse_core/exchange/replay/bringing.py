@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from defuse_core.base.files import file_sha256
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.files import file_sha256, open_file
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
 from defuse_core.data.naming import absolute_source, without_path
 from defuse_core.workspace.database import WorkspaceError
@@ -184,9 +185,10 @@ def find_uploads(workspace: Workspace, manifest: Manifest, files: Sequence[Path]
 
 def _sha256(path: Path) -> str:
     try:
+        open_file(path).close()  # raises for a pipe or a device, which may never end
         return file_sha256(path)
-    except OSError as error:
-        raise WorkspaceError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except CheckpointError as error:
+        raise WorkspaceError(str(error)) from error
 
 
 def _told(upload: Upload) -> str:
