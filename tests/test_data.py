@@ -647,7 +647,7 @@ def test_image_size_is_refused_where_it_cannot_be_used(tmp_path: Path) -> None:
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(DataError, match="resize them before saving"):
         load_dataset(str(path), image_size=16)
-    with pytest.raises(DataError, match="image_size must be 1 or more pixels, got 0"):
+    with pytest.raises(DataError, match="image_size must be 1 to 4096 pixels, got 0"):
         load_dataset(str(tmp_path), image_size=0)
 
 

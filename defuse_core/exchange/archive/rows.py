@@ -50,6 +50,7 @@ class DatasetRow(Row):
     class_names: list[str] = Field(min_length=1)
     image_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
     sizes: dict[str, Whole]
+    notes: list[str] | None = None
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
