@@ -458,13 +458,16 @@ def test_an_array_that_is_there_twice_is_refused(tmp_path: Path, second: str) ->
         load_npz(path)
 
 
-def test_memory_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_array(*_: object, **__: object) -> None:
+@pytest.mark.parametrize("failing", ["numpy.lib.format.read_array", "numpy.ascontiguousarray"])
+def test_memory_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def allocate(*_: object, **__: object) -> None:
         raise MemoryError
 
     path = save(tmp_path / "toys.npz", arrays())
-    monkeypatch.setattr("numpy.lib.format.read_array", read_array)
-    with pytest.raises(DataError, match=r"toys\.npz does not fit into memory; save fewer"):
+    monkeypatch.setattr(failing, allocate)
+    with pytest.raises(DataError, match=r"toys\.npz does not fit into memory; give fewer"):
         load_npz(path)
 
 
@@ -758,6 +761,18 @@ def test_gtsrb_without_its_table_is_told_the_remedy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["MNIST", "SVHN", "GTSRB"])
 def test_absent_files_are_told_the_remedy(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"{name} is not under .*check the network, or .*\.npz"):
+        load_torchvision(name, tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("MNIST", "MNIST/raw/train-images-idx3-ubyte"), ("SVHN", "train_32x32.mat"),
+     ("GTSRB", "gtsrb/GT-final_test.csv")],
+)  # fmt: skip
+def test_a_pipe_among_the_files_of_torchvision_is_not_opened(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(DataError, match=rf"{file} is no regular file; remove it"):
         load_torchvision(name, tmp_path, download=False)
 
 

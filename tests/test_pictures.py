@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.base.limits import MAX_IMAGE_PIXELS
-from defuse_core.data import pictures
+from defuse_core.data import pictures, splits
 from defuse_core.data.notes import dataset_notes
 from defuse_core.data.sources import load_image_folder
 from defuse_core.data.splits import DataError, ImageDataset
@@ -302,6 +302,17 @@ def test_images_that_exceed_the_memory_together_are_refused(
     load_image_folder(folder)
     monkeypatch.setattr(pictures, "MAX_DATASET_BYTES", 6 * GREY.nbytes - 1)
     with pytest.raises(DataError, match=r"take over 0 GB in memory; give a smaller image_size"):
+        load_image_folder(folder)
+
+
+def test_grey_images_count_as_the_colour_images_that_they_become(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path, *[Image.fromarray(GREY)] * 3, Image.fromarray(COLOUR))
+    monkeypatch.setattr(splits, "MAX_DATASET_BYTES", 8 * COLOUR.nbytes)
+    assert load_image_folder(folder).image_shape == (3, 6, 8)
+    monkeypatch.setattr(splits, "MAX_DATASET_BYTES", 8 * COLOUR.nbytes - 1)
+    with pytest.raises(DataError, match=r"has 8 images of 0\.0 GB, at most .* are allowed; save fewer"):
         load_image_folder(folder)
 
 

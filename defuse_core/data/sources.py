@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defuse_core.base.limits import MAX_CLASSES, MAX_IMAGE_SIZE
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
 from defuse_core.data.folders import class_folders, passed_over, read_classes
 from defuse_core.data.naming import source_kind
-from defuse_core.data.npz import Headers, read_npz
+from defuse_core.data.npz import read_npz
 from defuse_core.data.pictures import ImageFiles, Rules, plain
-from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
+from defuse_core.data.splits import (
+    DataError,
+    ImageDataset,
+    Split,
+    check_size,
+    set_validation_apart,
+    split_by_class,
+)
 
-_NPZ_ARRAYS = ("class_names", "y_train", "x_train", "y_test", "x_test", "y_val", "x_val")
 _GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
 
 
@@ -126,9 +131,11 @@ def load_digits() -> ImageDataset:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the path in front of a `DataError` that is raised inside."""
+    """Put the path in front of a `DataError` that is raised inside; want of memory is one, too."""
     try:
         yield
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory; give fewer or smaller images") from error
     except DataError as error:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
 
@@ -150,12 +157,13 @@ def load_npz(path: str | Path) -> ImageDataset:
     path = Path(path)
     arrays: dict[str, NDArray[Any]] = {}
     splits: dict[str, Split] = {}
-    for name, array in read_npz(path, _NPZ_ARRAYS, partial(_check_npz, path)):
-        arrays[name] = array
-        part = name.partition("_")[2]
-        if {f"x_{part}", f"y_{part}"} <= arrays.keys():  # images are dropped once a split holds them
-            splits[part] = _to_split(arrays.pop(f"x_{part}"), arrays[f"y_{part}"])
-        del array
+    with _naming(path):
+        for name, array in read_npz(path):
+            arrays[name] = array
+            part = name.partition("_")[2]
+            if {f"x_{part}", f"y_{part}"} <= arrays.keys():  # images are dropped once a split holds them
+                splits[part] = _to_split(arrays.pop(f"x_{part}"), arrays[f"y_{part}"])
+            del array
     train, test, validation = splits["train"], splits["test"], splits.get("val")
     n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
     if n_classes > len(train) and "class_names" not in arrays:
@@ -205,8 +213,8 @@ def load_image_folder(
         raise DataError(f"{root} has both validation/ and val/; remove one of them")
     if divided and root / "test" not in folders:
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
-    splits, conversions = _read_folders(root, folders, names, image_size, channels)
     with _naming(root):
+        splits, conversions = _read_folders(root, folders, names, image_size, channels)
         train, test, *rest = splits if divided else split_by_class(splits[0], 0.2)
         validation = rest[0] if rest else None
         return ImageDataset(root.resolve().name, train, test, names, validation, conversions)
@@ -226,6 +234,8 @@ def _read_folders(
     everything = [picture for pictures, _ in read for picture in pictures]
     if channels is None:
         channels = 3 if any(picture.pixels.ndim == 3 for picture in everything) else 1
+    n_pixels = sum(picture.pixels.shape[0] * picture.pixels.shape[1] for picture in everything)
+    check_size(str(root), len(everything), n_pixels * channels)
     rules = Rules.of(everything)
     del everything
     splits = [_to_split(rules.stack(pictures, channels), np.array(labels)) for pictures, labels in read]
@@ -255,6 +265,9 @@ def load_torchvision(
 
     if name not in ("MNIST", "SVHN", "SVHN-extra", "GTSRB"):
         raise DataError(f"torchvision data set must be MNIST, SVHN, SVHN-extra or GTSRB, got {name!r}")
+    for path in [*Path(root).glob("*.mat"), *Path(root).glob("MNIST/raw/*"), *Path(root).glob("gtsrb/*")]:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is no regular file; remove it, and torchvision downloads it")
     try:
         if name == "MNIST":
             parts = [datasets.MNIST(str(root), train=t, download=download) for t in (True, False)]
@@ -298,47 +311,3 @@ def _to_split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
         images = images[..., None]
     planar = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, channels, height, width)
     return Split(torch.from_numpy(planar), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _check_npz(path: Path, arrays: Headers, names: list[str]) -> None:
-    """Check what an `.npz` says of its arrays before any is read."""
-    required = ("x_train", "y_train", "x_test", "y_test")
-    if missing := [name for name in required if name not in arrays]:
-        held = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {held or 'nothing'}. "
-            "Save the arrays under these names"
-        )
-    for part in ("train", "test", "val") if {"x_val", "y_val"} & arrays.keys() else ("train", "test"):
-        _check_npz_split(path, arrays, part)
-    if "class_names" not in arrays:
-        return
-    shape = arrays["class_names"].shape
-    if len(shape) != 1:
-        raise DataError(f"{path}: class_names must be a list of names, got shape {shape}; save a list")
-    if shape[0] > MAX_CLASSES:
-        raise DataError(f"{path}: class_names has {shape[0]:,} names, at most {MAX_CLASSES:,} are allowed")
-
-
-def _check_npz_split(path: Path, arrays: Headers, part: str) -> None:
-    images, labels = arrays.get(f"x_{part}"), arrays.get(f"y_{part}")
-    if images is None or labels is None:
-        raise DataError(f"{path} has one of x_{part} and y_{part} but not the other; add it")
-    if images.dtype != np.uint8:
-        raise DataError(
-            f"{path}: x_{part} must be uint8, got {images.dtype}; "
-            "scale it to 0 … 255 and save it with .astype('uint8')"
-        )
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise DataError(
-            f"{path}: x_{part} must be (n, height, width) or (n, height, width, 1 or 3), "
-            f"got {images.shape}; move the channels last"
-        )
-    n_images = images.shape[0]
-    if labels.shape != (n_images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: y_{part} must be {n_images} integers, got {labels.dtype} {labels.shape}; "
-            "give one class index an image"
-        )
-    if not n_images:
-        raise DataError(f"{path}: x_{part} is empty; add images")

@@ -79,7 +79,8 @@ class ImageDataset:
                     f"{self.name}: {name} images are {tuple(split.images.shape[1:])}, train images "
                     f"{tuple(self.train.images.shape[1:])}; resize one of them"
                 )
-        _check_total(self.name, list(self.splits().values()))
+        splits = self.splits().values()
+        check_size(self.name, sum(map(len, splits)), sum(split.images.nbytes for split in splits))
         present = torch.bincount(self.train.labels, minlength=len(self.class_names))
         if empty := [self.class_names[i] for i in torch.nonzero(present == 0).flatten()]:
             raise DataError(
@@ -201,8 +202,22 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
         )
 
 
-def _check_total(where: str, splits: list[Split]) -> None:
-    n_images, n_bytes = sum(map(len, splits)), sum(split.images.nbytes for split in splits)
+def check_size(where: str, n_images: int, n_bytes: int) -> None:
+    """Check the size of a data set against the limits.
+
+    Parameters
+    ----------
+    where : str
+        Its name, for the message.
+    n_images : int
+    n_bytes : int
+        Of all images in memory.
+
+    Raises
+    ------
+    DataError
+        If there are too many images, or they take too much memory.
+    """
     if n_images > MAX_IMAGES or n_bytes > MAX_DATASET_BYTES:
         raise DataError(
             f"{where} has {n_images:,} images of {n_bytes / 2**30:.1f} GB, at most {MAX_IMAGES:,} of "
