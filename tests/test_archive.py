@@ -469,6 +469,17 @@ def test_control_characters_in_errors_are_taken_out(tmp_path: Path) -> None:
     assert str(runs_of(there)[-1].error) == ("\ufffd[31mred" + "d" * 200_000)[:MOST_ERROR]
 
 
+def test_notes_on_the_data_set_are_there_after_the_import(tmp_path: Path) -> None:
+    split = bars(60, 0)
+    images, labels = (split.images[:, 0] // 255).numpy(), split.labels.numpy()
+    np.savez(tmp_path / "dark.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    workspace = Workspace(tmp_path / "home")
+    place = Place(workspace, new_project(workspace, "dark", str(tmp_path / "dark.npz")))
+    assert place.project.notes
+    there = imported(tmp_path / "there", exported(place, tmp_path / "dark.zip"))
+    assert there.project.dataset == place.project.dataset
+
+
 def test_a_share_set_apart_for_validation_is_so_after_the_import(tmp_path: Path) -> None:
     train, test = bars(60, 0), bars(9, 1)
     np.savez(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -293,6 +294,19 @@ def test_a_preset_sets_what_is_not_given(defuse: Defuse) -> None:
     words = ("identify", "--preset", "svhn", "--n-perturbations", "2", "--detach", "--json")
     told: dict[str, Any] = json.loads(defuse(*words).stdout)
     assert (told["config"]["noise_a"], told["config"]["n_perturbations"]) == (75, 2)
+
+
+def test_notes_on_a_data_set_stand_beside_the_answer(defuse: Defuse, tmp_path: Path) -> None:
+    images, labels = np.eye(8, dtype=np.uint8)[None].repeat(4, 0), np.arange(4) % 2
+    np.savez(tmp_path / "dark.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    done = defuse("new", "dark", "--data", "dark.npz")
+    assert done.stdout.splitlines() == ["project dark: 4 train, 4 test images of 1×8×8, 2 classes"]
+    notes = done.stderr.splitlines()
+    assert [note.partition(",")[0] for note in notes] == [
+        f"note: the brightest pixel of the {part} split is 1 of 255" for part in ("train", "test")
+    ]
+    told = json.loads(defuse("new", "again", "--data", "dark.npz", "--json").stdout)
+    assert [f"note: {note}" for note in told["notes"]] == notes
 
 
 def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import os
+import re
 import struct
+import tracemalloc
+import warnings
+import zipfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.data import npz, splits
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -192,11 +199,35 @@ GOOD = split_of([0, 1])
             r"toys, test split: labels must be int64 .*got torch\.float32.*give one",
         ),
         (GOOD, GOOD[:0], r"toys, test split is empty; add images"),
+        (
+            split_of([0, 1], size=0),
+            split_of([0], size=0),
+            r"toys, train split: images are 0×0, they must have",
+        ),
     ],
 )
 def test_a_bad_dataset_is_told_the_split_and_the_remedy(train: Split, test: Split, told: str) -> None:
     with pytest.raises(DataError, match=told):
         ImageDataset("toys", train, test, ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "told"),
+    [
+        ("MAX_CLASSES", 1, "toys has 2 classes, at most 1 are allowed; leave some out"),
+        ("MAX_IMAGES", 3, "toys has 4 images of 0.0 GB, at most 3 of 4 GB are allowed; save fewer"),
+        ("MAX_DATASET_BYTES", 63, "toys has 4 images of 0.0 GB, at most 5,000,000 of 0 GB are allowed"),
+        ("MAX_IMAGE_PIXELS", 15, "toys, train split: images are 4×4, they must have 1 to 15 pixels; save"),
+    ],
+)
+def test_a_dataset_above_a_limit_is_refused_wherever_it_is_from(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, told: str
+) -> None:
+    monkeypatch.setattr(splits, limit, value + 1)
+    ImageDataset("toys", GOOD, GOOD, ("cat", "dog"))
+    monkeypatch.setattr(splits, limit, value)
+    with pytest.raises(DataError, match=told):
+        ImageDataset("toys", GOOD, GOOD, ("cat", "dog"))
 
 
 def test_a_bad_validation_split_is_named() -> None:
@@ -310,6 +341,151 @@ def test_pickled_objects_in_an_npz_are_refused(tmp_path: Path) -> None:
     content = {**arrays(), "class_names": np.array(["a", None, 3], dtype=object)}
     with pytest.raises(DataError, match=r"toys\.npz is not .*no object arrays"):
         load_npz(save(tmp_path / "toys.npz", content))
+
+
+def npy_of(shape: str, kind: str = "|u1", content: bytes = b"") -> bytes:
+    """An array as its file, whose header says whatever it likes."""
+    header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + content
+
+
+def zip_of(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def members(**changed: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(zip_bytes())) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    return found | {f"{name}.npy": content for name, content in changed.items()}
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (npy_of("(2**40, 28, 28)"), "SyntaxError|malformed|Cannot parse"),
+        (npy_of(f"({2**40}, 28, 28)", content=bytes(99)), "x_train.npy has 99 bytes, not those of uint8"),
+        (npy_of(f"({2**62}, {2**62}, 9)", content=bytes(99)), "x_train.npy has 99 bytes, not those of uint8"),
+        (npy_of("(10, 4, 5)", content=bytes(201)), "x_train.npy has 201 bytes, not those of"),
+        (npy_of("(-1, 4, 5)"), r"x_train.npy holds uint8 of shape \(-1, 4, 5\)"),
+        (npy_of("(10, 4, 5)", "|O", bytes(1600)), "x_train.npy holds object of shape"),
+        (b"\x93NUMPY\1\0\x10\0{'descr': '''(((", "array header|multi-line string"),
+        (b"\x93NUMPY\2\0\xff\xff\xff\xff", r"is of the format \(2, 0\), which is none of plain"),
+        (b"\x93NUMPY\1", "magic string"),
+        (b"", "magic string"),
+    ],
+)
+def test_an_array_that_is_not_as_its_header_says_is_refused(tmp_path: Path, header: bytes, told: str) -> None:
+    path = zip_of(tmp_path / "toys.npz", members(x_train=header))
+    with pytest.raises(DataError, match=rf"toys\.npz is not a readable .*({told}).*write it again"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+def test_images_that_are_refused_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """8 MB of zeros, whose type or expansion is told by a look at the header."""
+    monkeypatch.setattr(npz, "SMALL_BYTES", 2**22)
+    changed = np.zeros((4, 1000, 2000 // np.dtype(dtype).itemsize), dtype)
+    np.savez_compressed(tmp_path / "toys.npz", **{**arrays(), "x_train": changed, "y_train": np.arange(4)})
+    tracemalloc.start()
+    told = r"x_train.*(must be uint8|unpacks 0\.0 MB to 8 MB, more than 500-fold)"
+    with pytest.raises(DataError, match=told):
+        load_npz(tmp_path / "toys.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_what_is_not_wanted_of_an_npz_is_not_read(tmp_path: Path) -> None:
+    broken = members() | {"more.npy": npy_of(f"({2**40},)"), "notes.txt": b"no array"}
+    assert len(load_npz(zip_of(tmp_path / "toys.npz", broken)).train) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("bytes", r"unpacks to 0.0 GB, at most 0 GB are read; save fewer or"),
+        ("pixels", "4×5, they must have"),
+    ],
+)
+def test_an_npz_above_a_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, told: str
+) -> None:
+    path = save(tmp_path / "toys.npz", arrays())
+    if change == "bytes":
+        monkeypatch.setattr(npz, "MAX_DATASET_BYTES", sum(map(len, members().values())) - 1)
+    else:
+        monkeypatch.setattr(splits, "MAX_IMAGE_PIXELS", 19)
+    with pytest.raises(DataError, match=told):
+        load_npz(path)
+
+
+def patched(content: bytes, *, local: int, central: int, value: int) -> bytes:
+    """Write a byte into every member's own header and its entry in the directory."""
+    changed = bytearray(content)
+    for magic, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        for match in re.finditer(re.escape(magic), content):
+            changed[match.start() + offset] = value
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (patched(zip_bytes(), local=6, central=8, value=1), "y_train.npy is encrypted"),
+        (patched(zip_bytes(), local=8, central=10, value=97), "y_train.npy is compressed in another way"),
+        (zip_bytes().replace(arrays()["x_train"].tobytes(), bytes(200)), "Bad CRC-32 for file 'x_train.npy'"),
+    ],
+    ids=["encrypted", "method", "checksum"],
+)
+def test_a_zip_that_numpy_does_not_write_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "toys.npz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"toys\.npz is not a readable .*{told}.*write it again"):
+        load_npz(tmp_path / "toys.npz")
+
+
+@pytest.mark.parametrize("second", ["x_train.npy", "x_train"])
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path, second: str) -> None:
+    path = zip_of(tmp_path / "toys.npz", members())
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr(second, members()["x_test.npy"])
+    with pytest.raises(DataError, match="it holds x_train twice"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize("failing", ["numpy.lib.format.read_array", "numpy.ascontiguousarray"])
+def test_memory_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def allocate(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = save(tmp_path / "toys.npz", arrays())
+    monkeypatch.setattr(failing, allocate)
+    with pytest.raises(DataError, match=r"toys\.npz does not fit into memory; give fewer"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_an_npz_that_is_no_regular_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "toys.npz")
+    with pytest.raises(DataError, match=r"toys\.npz is no regular file; give an \.npz file"):
+        load_npz(tmp_path / "toys.npz")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ""])
+def test_a_path_that_links_to_itself_or_is_not_utf_8_is_refused(tmp_path: Path, suffix: str) -> None:
+    loop, odd = tmp_path / f"loop{suffix}", tmp_path / f"{os.fsdecode(bytes([255]))}{suffix}"
+    loop.symlink_to(loop.name)
+    with pytest.raises(DataError, match=r"does not exist; check the path|is not a data set; give 'digits'"):
+        load_dataset(str(loop))
+    with pytest.raises(DataError, match="has a name that is not UTF-8; rename it"):
+        load_dataset(str(odd))
 
 
 def test_an_absent_npz_is_named(tmp_path: Path) -> None:
@@ -588,6 +764,18 @@ def test_absent_files_are_told_the_remedy(name: str, tmp_path: Path) -> None:
         load_torchvision(name, tmp_path, download=False)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("MNIST", "MNIST/raw/train-images-idx3-ubyte"), ("SVHN", "train_32x32.mat"),
+     ("GTSRB", "gtsrb/GT-final_test.csv")],
+)  # fmt: skip
+def test_a_pipe_among_the_files_of_torchvision_is_not_opened(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(DataError, match=rf"{file} is no regular file; remove it"):
+        load_torchvision(name, tmp_path, download=False)
+
+
 @pytest.mark.parametrize("name", ["CIFAR10", "mnist", ""])
 def test_other_torchvision_sets_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"must be MNIST, SVHN, SVHN-extra or GTSRB, got '{name}'"):
@@ -647,7 +835,7 @@ def test_image_size_is_refused_where_it_cannot_be_used(tmp_path: Path) -> None:
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(DataError, match="resize them before saving"):
         load_dataset(str(path), image_size=16)
-    with pytest.raises(DataError, match="image_size must be 1 or more pixels, got 0"):
+    with pytest.raises(DataError, match="image_size must be 1 to 4096 pixels, got 0"):
         load_dataset(str(tmp_path), image_size=0)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dashboard.shared import new_project as new_project_form
@@ -382,3 +383,24 @@ def test_who_logs_in_names_no_data_of_the_server(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(new_project_form, "is_shared", lambda: True)
     app = open_page(tmp_path / "home", monkeypatch, "overview")
     assert app.segmented_control(key="new-way").options == ["Digits", "torchvision", "Upload"]
+
+
+def test_notes_on_the_data_set_stand_beside_it_as_plain_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suffix of a file that was passed over is text of the user's."""
+    folder = tmp_path / "data"
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / part / name).mkdir(parents=True)
+            Image.fromarray(bars(1, 0).images[0, 0].numpy() // 255).save(folder / part / name / "0.png")
+    (folder / "train" / "a" / "x.![a](b)").touch()
+    noted = fresh_place(tmp_path / "home", folder)
+    app = open_page(noted.workspace.home, monkeypatch, "classifier", project=noted.project.name)
+    (caption,) = [c.value for c in app.caption if c.value.startswith(":material/info:")]
+    first, *others = words(caption).removeprefix(":material/info: ").split(" · ")
+    assert first == "1 file passed over, no image (.![a](b))"
+    assert [other.split(";")[0] for other in others] == [
+        f"every pixel of the {part} split is 0" for part in ("train", "test")
+    ]
+    assert not has_markup(app)

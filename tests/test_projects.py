@@ -108,3 +108,21 @@ def test_data_with_a_validation_split_are_not_divided(
         with pytest.raises(DataError, match=r"has a validation split of its own; leave validation_share out"):
             new_project(workspace, "divided", source, validation_share=0.1)
     assert workspace.projects() == []
+
+
+def test_what_was_converted_and_what_looks_wrong_is_remembered(workspace: Workspace, tmp_path: Path) -> None:
+    source = source_of("folder", workspace, tmp_path)
+    assert "notes" not in new_project(workspace, "plain", source).dataset
+    for path in sorted((tmp_path / "data" / "test").glob("*/*.png")):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 16).save(path)
+    (tmp_path / "data" / "test" / "row" / "notes.txt").touch()
+    assert new_project(workspace, "noted", source, validation_share=0.2).notes == [
+        "9 images scaled from 12 to 8 bits",
+        "1 file passed over, no image (.txt)",
+    ]
+    arrays = np.load(source_of("path", workspace, tmp_path))
+    dark = {name: array // 255 if name.startswith("x_") else array for name, array in arrays.items()}
+    np.savez(tmp_path / "dark.npz", **dark)
+    (first, second) = new_project(workspace, "dark", str(tmp_path / "dark.npz")).notes
+    assert first.startswith("every pixel of the train split is 0; check how")
+    assert second.startswith("every pixel of the test split is 0; check how")

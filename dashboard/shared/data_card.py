@@ -24,6 +24,8 @@ def data_card(project: Project) -> None:
         f"**{plain(source_of(project))}** · {sizes} images · {height}×{width}, {colour} · "
         f"{len(project.class_names)} classes"
     )
+    if project.notes:
+        st.caption(":material/info: " + " · ".join(map(plain, project.notes)))
     left, right = st.columns(2)
     images = left.popover("Look at the images", icon=":material/image:", on_change="rerun", key="look")
     if images.open:  # not before: loading them needs torch and takes time

@@ -15,6 +15,7 @@ from dashboard.shell import store
 from dashboard.shell.server import is_shared
 from dashboard.shell.state import forget, note, open_soon, plain, recall, remember
 from dashboard.shell.uploads import upload_box
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Blob
 
@@ -76,7 +77,14 @@ def _choose_source(way: str) -> tuple[str | Blob | None, int | None]:
 
 def _size(hint: str) -> int | None:
     return st.number_input(
-        "Resize to, pixels", 1, 4096, value=None, step=1, key="new-size", help=hint, placeholder="as they are"
+        "Resize to, pixels",
+        1,
+        MAX_IMAGE_SIZE,
+        value=None,
+        step=1,
+        key="new-size",
+        help=hint,
+        placeholder="as they are",
     )
 
 

@@ -17,6 +17,7 @@ import typer
 
 from defuse_core.base.config import PRESETS
 from defuse_core.base.files import open_file
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli.labels import label_app
@@ -113,7 +114,7 @@ def new(
     ] = "digits",
     upload_name: Annotated[str, typer.Option(hidden=True, help="Of data blob:<sha256>")] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Resize folder and GTSRB images, pixels")
+        int | None, typer.Option(min=1, max=MAX_IMAGE_SIZE, help="Resize folder and GTSRB images, pixels")
     ] = None,
     validation_share: Annotated[
         float | None, typer.Option(help="Set this share of the training images apart for validation, say 0.1")
@@ -133,6 +134,8 @@ def new(
     sizes = ", ".join(f"{count:,} {part}" for part, count in project.dataset["sizes"].items())
     shape = "×".join(map(str, project.dataset["image_shape"]))
     typer.echo(f"project {project.name}: {sizes} images of {shape}, {len(project.class_names)} classes")
+    for note in project.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 _add_step(app, "inspect", "inspect", "Find the architecture and preprocessing of a checkpoint.")

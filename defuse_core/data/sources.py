@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
+from defuse_core.data.folders import class_folders, passed_over, read_classes
 from defuse_core.data.naming import source_kind
-from defuse_core.data.splits import DataError, ImageDataset, Split, set_validation_apart, split_by_class
+from defuse_core.data.npz import read_npz
+from defuse_core.data.pictures import ImageFiles, Rules, plain
+from defuse_core.data.splits import (
+    DataError,
+    ImageDataset,
+    Split,
+    check_size,
+    set_validation_apart,
+    split_by_class,
+)
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"})
 _GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
 
 
@@ -41,6 +50,10 @@ def load_dataset(
     DataError
         If the data set cannot be used.
     """
+    if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise DataError(
+            f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, got {image_size} for {source}; give another"
+        )
     dataset: ImageDataset = load_function(source_kind(source).loader)(source, image_size)
     return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
 
@@ -61,8 +74,8 @@ def load_path(source: str, image_size: int | None) -> ImageDataset:
         If the path is neither, or the data set cannot be used.
     """
     path = Path(source)
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size must be 1 or more pixels, got {image_size} for {source}")
+    if plain(path) != str(path):
+        raise DataError(f"{plain(path)} has a name that is not UTF-8; rename it")
     if path.is_dir():
         return load_image_folder(path, image_size=image_size)
     if path.suffix == ".npz":
@@ -118,9 +131,11 @@ def load_digits() -> ImageDataset:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the path in front of a `DataError` that is raised inside."""
+    """Put the path in front of a `DataError` that is raised inside; want of memory is one, too."""
     try:
         yield
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory; give fewer or smaller images") from error
     except DataError as error:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
 
@@ -137,27 +152,19 @@ def load_npz(path: str | Path) -> ImageDataset:
     Raises
     ------
     DataError
-        If the file is unreadable, or an array is missing or malformed.
+        If the file is unreadable, an array is missing or malformed, or a limit is exceeded.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
-        raise DataError(
-            f"{path} is not a readable .npz of plain arrays ({error}); "
-            "write it again with numpy.savez and no object arrays"
-        ) from error
-    required = ("x_train", "y_train", "x_test", "y_test")
-    if missing := [name for name in required if name not in arrays]:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}. "
-            "Save the arrays under these names"
-        )
-    train, test = (_npz_split(path, arrays, name) for name in ("train", "test"))
-    validation = _npz_split(path, arrays, "val") if {"x_val", "y_val"} & arrays.keys() else None
+    arrays: dict[str, NDArray[Any]] = {}
+    splits: dict[str, Split] = {}
+    with _naming(path):
+        for name, array in read_npz(path):
+            arrays[name] = array
+            part = name.partition("_")[2]
+            if {f"x_{part}", f"y_{part}"} <= arrays.keys():  # images are dropped once a split holds them
+                splits[part] = _to_split(arrays.pop(f"x_{part}"), arrays[f"y_{part}"])
+            del array
+    train, test, validation = splits["train"], splits["test"], splits.get("val")
     n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
     if n_classes > len(train) and "class_names" not in arrays:
         raise DataError(
@@ -165,8 +172,6 @@ def load_npz(path: str | Path) -> ImageDataset:
             "renumber the labels from 0, every class needs an image"
         )
     names = arrays["class_names"] if "class_names" in arrays else np.arange(n_classes)
-    if names.ndim != 1:
-        raise DataError(f"{path}: class_names must be a list of names, got shape {names.shape}; save a list")
     with _naming(path):
         return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
 
@@ -176,8 +181,8 @@ def load_image_folder(
 ) -> ImageDataset:
     """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/` or `val/`.
 
-    Hidden folders are skipped. A folder without train/ is read as `<class>/*.png`, and the last fifth of
-    each class, by name, becomes the test split.
+    A folder without train/ is read as `<class>/*.png`, and the last fifth of each class, by name, becomes the
+    test split. Hidden files are skipped. `pictures` has the rules for depth, transparency and rotation.
 
     Parameters
     ----------
@@ -190,14 +195,16 @@ def load_image_folder(
     Raises
     ------
     DataError
-        If a folder is missing or empty, sizes are mixed, or a file is not an image.
+        If a folder is missing or empty, sizes are mixed, files are not images, or a limit is exceeded.
     """
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give the folder that holds train/ and test/")
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels must be 1 or 3, got {channels} for {root}")
     divided = (root / "train").is_dir()
     base = root / "train" if divided else root
-    names = tuple(sorted(_class_folders(base)))
+    names = tuple(class_folders(base))
     if not names:
         raise DataError(f"{base} has no class folders; put the images of each class in one folder")
     parts = ("train", "test", "validation", "val") if divided else (".",)
@@ -206,15 +213,33 @@ def load_image_folder(
         raise DataError(f"{root} has both validation/ and val/; remove one of them")
     if divided and root / "test" not in folders:
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
-    read = [_read_folder(folder, names, image_size) for folder in folders]
-    if channels is None:
-        channels = 3 if any(image.mode not in ("L", "1") for images, _ in read for image in images) else 1
-    splits = [_stack(folder, *part, channels) for folder, part in zip(folders, read, strict=True)]
     with _naming(root):
-        if not divided:
-            return ImageDataset(root.resolve().name, *split_by_class(splits[0], 0.2), names)
-        train, test, *rest = splits
-        return ImageDataset(root.resolve().name, train, test, names, *rest)
+        splits, conversions = _read_folders(root, folders, names, image_size, channels)
+        train, test, *rest = splits if divided else split_by_class(splits[0], 0.2)
+        validation = rest[0] if rest else None
+        return ImageDataset(root.resolve().name, train, test, names, validation, conversions)
+
+
+def _read_folders(
+    root: Path, folders: list[Path], names: tuple[str, ...], size: int | None, channels: int | None
+) -> tuple[list[Split], tuple[str, ...]]:
+    """Read the folders of all splits by the same rules; return the splits, and what was converted."""
+    files, others = ImageFiles(root, size), Counter[str]()
+    read = []
+    for folder in folders:
+        pictures, labels, more = read_classes(folder, names, files)
+        read.append((pictures, labels))
+        others += more
+    files.check()
+    everything = [picture for pictures, _ in read for picture in pictures]
+    if channels is None:
+        channels = 3 if any(picture.pixels.ndim == 3 for picture in everything) else 1
+    n_pixels = sum(picture.pixels.shape[0] * picture.pixels.shape[1] for picture in everything)
+    check_size(str(root), len(everything), n_pixels * channels)
+    rules = Rules.of(everything)
+    del everything
+    splits = [_to_split(rules.stack(pictures, channels), np.array(labels)) for pictures, labels in read]
+    return splits, (*files.conversions(rules), *passed_over(others))
 
 
 def load_torchvision(
@@ -240,6 +265,9 @@ def load_torchvision(
 
     if name not in ("MNIST", "SVHN", "SVHN-extra", "GTSRB"):
         raise DataError(f"torchvision data set must be MNIST, SVHN, SVHN-extra or GTSRB, got {name!r}")
+    for path in [*Path(root).glob("*.mat"), *Path(root).glob("MNIST/raw/*"), *Path(root).glob("gtsrb/*")]:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is no regular file; remove it, and torchvision downloads it")
     try:
         if name == "MNIST":
             parts = [datasets.MNIST(str(root), train=t, download=download) for t in (True, False)]
@@ -247,26 +275,34 @@ def load_torchvision(
             kind = getattr(datasets, name.removesuffix("-extra"))
             first = "extra" if name.endswith("-extra") else "train"
             parts = [kind(str(root), split=s, download=download) for s in (first, "test")]
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # torchvision and SciPy raise whatever a damaged file leads them to
         raise DataError(
             f"torchvision's {name} is not under {root} and could not be downloaded ({error}); "
             "check the network, or give the data as an .npz file"
         ) from error
+    conversions: tuple[str, ...] = ()
     if name == "MNIST":
         splits = [_to_split(part.data.numpy(), part.targets.numpy()) for part in parts]
     elif name.startswith("SVHN"):  # (n, 3, 32, 32)
         splits = [_to_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]
     else:
-        splits = [_gtsrb_split(part, image_size or _GTSRB_SIZE) for part in parts]
+        splits, conversions = _gtsrb_splits(parts, Path(root), image_size or _GTSRB_SIZE)
     train, test = splits
     n_classes = int(train.labels.max()) + 1
-    return ImageDataset(name, train, test, tuple(str(label) for label in range(n_classes)))
+    names = tuple(str(label) for label in range(n_classes))
+    return ImageDataset(name, train, test, names, conversions=conversions)
 
 
-def _gtsrb_split(part: object, size: int) -> Split:
-    pairs = list(part._samples)  # type: ignore[attr-defined]  # (path, label); the class has no public list
-    images = [np.asarray(_open(Path(path), size).convert("RGB")) for path, _ in pairs]
-    return _to_split(np.stack(images), np.array([label for _, label in pairs]))
+def _gtsrb_splits(parts: Sequence[Any], root: Path, size: int) -> tuple[list[Split], tuple[str, ...]]:
+    """Read the files that torchvision lists; return the splits, and what was converted."""
+    files = ImageFiles(root, size)
+    lists = [part._samples for part in parts]  # (path, label); the class has no public list
+    read = [files.read([Path(path) for path, _ in pairs], root) for pairs in lists]
+    files.check()
+    rules = Rules.of(picture for pictures in read for picture in pictures)
+    labels = [np.array([label for _, label in pairs]) for pairs in lists]
+    splits = [_to_split(rules.stack(pictures, 3), own) for pictures, own in zip(read, labels, strict=True)]
+    return splits, files.conversions(rules)
 
 
 def _to_split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
@@ -275,75 +311,3 @@ def _to_split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
         images = images[..., None]
     planar = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, channels, height, width)
     return Split(torch.from_numpy(planar), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _npz_split(path: Path, arrays: Mapping[str, NDArray[np.generic]], part: str) -> Split:
-    images, labels = arrays.get(f"x_{part}"), arrays.get(f"y_{part}")
-    if images is None or labels is None:
-        raise DataError(f"{path} has one of x_{part} and y_{part} but not the other; add it")
-    if images.dtype != np.uint8:
-        raise DataError(
-            f"{path}: x_{part} must be uint8, got {images.dtype}; "
-            "scale it to 0 … 255 and save it with .astype('uint8')"
-        )
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise DataError(
-            f"{path}: x_{part} must be (n, height, width) or (n, height, width, 1 or 3), "
-            f"got {images.shape}; move the channels last"
-        )
-    if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: y_{part} must be {len(images)} integers, got {labels.dtype} {labels.shape}; "
-            "give one class index an image"
-        )
-    if not len(labels):
-        raise DataError(f"{path}: x_{part} is empty; add images")
-    return _to_split(images, labels)  # type: ignore[arg-type]  # dtypes are checked above
-
-
-def _open(path: Path, size: int | None) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            loaded = image.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image ({error}); replace or remove it") from error
-    if loaded.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-        loaded = Image.fromarray((np.asarray(loaded) >> 8).astype(np.uint8))
-    return loaded.resize((size, size), Image.Resampling.BILINEAR) if size else loaded
-
-
-def _class_folders(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-
-
-def _read_folder(
-    folder: Path, names: tuple[str, ...], size: int | None
-) -> tuple[list[Image.Image], list[int]]:
-    unknown = _class_folders(folder) - set(names)
-    if unknown:
-        raise DataError(
-            f"{folder} has classes that training has not: {', '.join(sorted(unknown))}; "
-            "add them to train/ or remove them"
-        )
-    images, labels = [], []
-    for label, name in enumerate(names):
-        files = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
-        for file in (f for f in files if f.suffix.lower() in IMAGE_SUFFIXES):
-            images.append(_open(file, size))
-            labels.append(label)
-            if images[-1].size != images[0].size:
-                raise DataError(
-                    f"{file} is {images[-1].size[0]}×{images[-1].size[1]}, others in {folder} are "
-                    f"{images[0].size[0]}×{images[0].size[1]}; give image_size to resize them all"
-                )
-    if not images:
-        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some")
-    return images, labels
-
-
-def _stack(folder: Path, images: list[Image.Image], labels: list[int], channels: int) -> Split:
-    if channels not in (1, 3):
-        raise DataError(f"channels must be 1 or 3, got {channels} for {folder}")
-    mode = "L" if channels == 1 else "RGB"
-    return _to_split(np.stack([np.asarray(image.convert(mode)) for image in images]), np.array(labels))

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
 
 
@@ -46,11 +47,16 @@ class Split:
 class ImageDataset:
     """A named data set; `validation` is None where the source has none.
 
+    Attributes
+    ----------
+    conversions : tuple of str
+        What its loader converted or passed over, a phrase each; `notes.dataset_notes` adds what is odd.
+
     Raises
     ------
     DataError
-        If arrays disagree in shape or type, labels are out of range, or a class has no training
-        image.
+        If arrays disagree in shape or type, labels are out of range, a class has no training image, or a
+        limit of `base.limits` is exceeded.
     """
 
     name: str
@@ -58,8 +64,14 @@ class ImageDataset:
     test: Split
     class_names: tuple[str, ...]
     validation: Split | None = None
+    conversions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.class_names) > MAX_CLASSES:
+            raise DataError(
+                f"{self.name} has {len(self.class_names):,} classes, at most {MAX_CLASSES:,} are allowed; "
+                "leave some out"
+            )
         for name, split in self.splits().items():
             _check_split(f"{self.name}, {name} split", split, n_classes=len(self.class_names))
             if split.images.shape[1:] != self.train.images.shape[1:]:
@@ -67,6 +79,8 @@ class ImageDataset:
                     f"{self.name}: {name} images are {tuple(split.images.shape[1:])}, train images "
                     f"{tuple(self.train.images.shape[1:])}; resize one of them"
                 )
+        splits = self.splits().values()
+        check_size(self.name, sum(map(len, splits)), sum(split.images.nbytes for split in splits))
         present = torch.bincount(self.train.labels, minlength=len(self.class_names))
         if empty := [self.class_names[i] for i in torch.nonzero(present == 0).flatten()]:
             raise DataError(
@@ -174,11 +188,40 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
         )
     if not len(labels):
         raise DataError(f"{where} is empty; add images")
+    height, width = images.shape[2:]
+    if not 0 < height * width <= MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"{where}: images are {height:,}×{width:,}, they must have 1 to {MAX_IMAGE_PIXELS:,} pixels; "
+            "save them in another size"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         raise DataError(
             f"{where}: labels must be in 0 … {n_classes - 1} for {n_classes} classes, "
             f"got {low} … {high}; renumber them or extend class_names"
+        )
+
+
+def check_size(where: str, n_images: int, n_bytes: int) -> None:
+    """Check the size of a data set against the limits.
+
+    Parameters
+    ----------
+    where : str
+        Its name, for the message.
+    n_images : int
+    n_bytes : int
+        Of all images in memory.
+
+    Raises
+    ------
+    DataError
+        If there are too many images, or they take too much memory.
+    """
+    if n_images > MAX_IMAGES or n_bytes > MAX_DATASET_BYTES:
+        raise DataError(
+            f"{where} has {n_images:,} images of {n_bytes / 2**30:.1f} GB, at most {MAX_IMAGES:,} of "
+            f"{MAX_DATASET_BYTES / 2**30:.0f} GB are allowed; save fewer or smaller images"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from defuse_core.data.naming import absolute_source
+from defuse_core.data.notes import dataset_notes
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
 from defuse_core.workspace.database import WorkspaceError
@@ -51,6 +52,7 @@ def new_project(
     else:
         source = absolute_source(source)
         dataset = load_dataset(source, image_size=image_size, validation_share=validation_share)
+    notes = dataset_notes(dataset)
     return workspace.create_project(
         name,
         dataset={
@@ -61,6 +63,7 @@ def new_project(
             "class_names": list(dataset.class_names),
             "image_shape": list(dataset.image_shape),
             "sizes": {part: len(split) for part, split in dataset.splits().items()},
+            **({"notes": notes} if notes else {}),
         },
         upload=upload,
     )

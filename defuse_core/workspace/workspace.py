@@ -39,7 +39,8 @@ class Project:
     ----------
     dataset : dict
         "source" as `data.sources.load_dataset` takes it, "image_size", "validation_share" where one was
-        set apart, and properties of the data: "fingerprint", "class_names", "image_shape", "sizes" by split.
+        set apart, and properties of the data: "fingerprint", "class_names", "image_shape", "sizes" by split,
+        and "notes" on what was converted or looks wrong, where there are any.
     """
 
     id: int
@@ -51,6 +52,11 @@ class Project:
     def class_names(self) -> list[str]:
         """Names of the classes, by index."""
         return list(self.dataset["class_names"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was converted when the data set was read, and what is odd about its images."""
+        return list(self.dataset.get("notes", ()))
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def import_project(
         name = _free_name(workspace, archive, name)
         n_runs, n_labels = check_rows(archive)
         dataset = archive.manifest.project.dataset.model_dump()
-        if dataset["validation_share"] is None:  # a project says so only where one was set apart
-            del dataset["validation_share"]
+        for optional in ("validation_share", "notes"):  # a project has them only where they say something
+            if dataset[optional] is None:
+                del dataset[optional]
         row = archive.manifest.project.dataset
         dataset["source"] = known_data(workspace, row) if data is None else find_data(row, data)
         paths = {

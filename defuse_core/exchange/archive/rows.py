@@ -62,6 +62,7 @@ class DatasetRow(Row):
     class_names: list[Name] = Field(min_length=1)
     image_shape: list[Side] = Field(min_length=3, max_length=3)
     sizes: dict[Name, Whole]
+    notes: list[Name] | None = None
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
