@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.evidence import charts as evidence_charts
 from dashboard.evidence.pictures import accuracies_picture, changes_picture, controls_picture
@@ -25,6 +24,7 @@ from dashboard.evidence.tables import (
 from dashboard.shared.change_chart import before_after
 from dashboard.shared.figure_export import Export, show_export
 from dashboard.shell.state import plain
+from dashboard.shell.streamlit_internals import Container
 from defuse_core.report.evidence import (
     CONTROLS,
     SURE,
@@ -93,13 +93,13 @@ def bordered(title: str, told: str) -> Iterator[None]:
         yield
 
 
-def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
+def beside() -> tuple[Container, Container]:
     """Return places for a figure and for the text beside it, or below it in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_FIGURE), row.container()
 
 
-def side_by_side() -> tuple[DeltaGenerator, DeltaGenerator]:
+def side_by_side() -> tuple[Container, Container]:
     """Return places for two figures, one below the other in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_HALF), row.container(width=_HALF)
