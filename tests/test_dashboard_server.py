@@ -23,7 +23,7 @@ PROXY = "https://defuse.example.org"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The first dashboard of a user, who named the origin of a proxy; the browser writes down what it opens."""
+    """The first dashboard of a user who named the origin of a proxy; the browser notes what it opens."""
     folder = tmp_path_factory.mktemp("served")
     browser = folder / "browser"
     opened = folder / "opened"
