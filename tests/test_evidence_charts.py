@@ -156,7 +156,7 @@ def test_a_control_says_what_it_rules_out_and_what_it_does_not() -> None:
     assert "That rules out that **more training alone**" in tell_control("lam=0", FOUND)
     random = tell_control("random", FOUND)  # 60 of 64 against 63: the intervals overlap
     assert "may do as well" in random
-    assert "46.9% → 98.4%" in random
+    assert "46.9\xa0% → 98.4\xa0%" in random
     without = Evidence(
         {**RESULTS, "controls": {"random": CONTROLS["random"]}}, FOUND.models, {}, FOUND.share, None
     )

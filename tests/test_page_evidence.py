@@ -201,12 +201,12 @@ def test_every_card_is_there_in_order_with_the_stored_numbers(
     p = binomtest(fixed, fixed + broken).pvalue
     assert f"{fixed} test images were fixed and {broken} broken" in told(app)
     assert f"p = {p:.2g}" in told(app) or p < 0.001
-    assert f"{results['held_out']['after']:.1%}" in told(app)
+    assert f"{results['held_out']['after'] * 100:.1f}\xa0% (" in told(app)
     noise = {trace["name"]: list(trace["y"]) for trace in chart(app, full, "noise")["data"]}
     kinds = ("perturbation", "reconstruction", "dataset")
     assert noise == {f"{name} noise": [row[kind] for kind in kinds] for name, row in results["noise"].items()}
     still = results["still_correct_after_reconstruction"]
-    assert metrics(app)["Still classified correctly after reconstruction"] == f"{still:.1%}"
+    assert metrics(app)["Still classified correctly after reconstruction"] == f"{still * 100:.1f}\xa0%"
     assert ("too blurry" in told(app)) == (still < 0.95)
     n_train = round(latest(full, "classifier").summary["accuracy"]["train"] * 1280)
     assert f"Of n = {n_train:,} training images" in words(told(app))
@@ -257,8 +257,8 @@ def test_nearest_real_images_are_those_of_the_step_with_both_predictions(
             )
             assert tile["caption"].startswith(f"{label}: {before} → {after}\ntest {i}\n")
             assert tile["wrong"] == (after != label)
-        right = rows[region_id]["after"]
-        assert f"{right[0]:.1%} ({right[1]:.1%} to {right[2]:.1%}) after." in told(app)
+        right, low, high = (share * 100 for share in rows[region_id]["after"][:3])
+        assert f"{right:.1f}\xa0% ({low:.1f} to {high:.1f}\xa0%) after." in told(app)
 
 
 def test_files_are_what_they_say(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_agreement_of_several_is_drawn(full: Place, monkeypatch: pytest.MonkeyPa
     app = opened(full, monkeypatch)
     found = read_evidence(full.workspace, latest(full, "evaluate").id)
     assert sum(chart(app, full, "figure7")["data"][0]["y"]) == np.isfinite(found.share).sum()
-    assert "75% of all pairs of answers are alike" in told(app)
+    assert "75\xa0% of all pairs of answers are alike" in told(app)
 
 
 def test_without_baseline_validation_and_misread_test_images(

@@ -27,7 +27,6 @@ from dashboard.shell.state import plain
 from dashboard.shell.streamlit_internals import Container
 from defuse_core.report.evidence import (
     CONTROLS,
-    SURE,
     Evidence,
     class_changes,
     control_rows,
@@ -40,6 +39,7 @@ from defuse_core.report.evidence import (
     tell_taus,
     tell_tuning,
 )
+from defuse_core.report.numbers import SURE, percent, within
 from defuse_core.report.sweep import Change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -133,14 +133,13 @@ def _tell_accuracies(evidence: Evidence) -> None:
         change = after[name].estimate - before[name].estimate
         sure = name == "region" or evidence.results["flips"]["p"] < SURE
         row.metric(
-            title, f"{after[name].estimate:.1%}", f"{100 * change:+.1f} points", width="content",
+            title, percent(after[name].estimate, 1), f"{100 * change:+.1f} points", width="content",
             delta_color="normal" if sure and change else "off", help=f"{before[name]} → {after[name]}",
         )  # fmt: skip
     if held := held_out_scores(evidence):
         st.markdown(
-            f"On **regions held out**, which it was never tuned on: {held[0].estimate:.1%} → "
-            f"**{held[1].estimate:.1%}** (n = {held[1].n:,} draws, after {held[1].low:.1%} to "
-            f"{held[1].high:.1%})."
+            f"On **regions held out**, which it was never tuned on: {within(held[0])} → "
+            f"**{within(held[1])}**, n = {held[1].n:,} draws."
         )
     if evidence.results["baseline"] is None:
         st.caption("There is no baseline: no single mistakes were tuned on in this correction.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from dashboard.shared.change_chart import before_after
 from dashboard.shell import store
 from dashboard.shell.state import linked_choice, plain
 from defuse_core.report.evidence import Near, nearest_changes, nearest_rows, region_called, tell_lambda
+from defuse_core.report.numbers import within
 from defuse_core.report.sweep import BEFORE, SAID, read_sweep
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def _tell(nearest: dict[str, Any]) -> str:
     pooled, test = nearest["pooled"], nearest["test"]
     text = (
         f"Of the **{pooled['before'][3]:,} real images** nearest to the regions "
-        f"**{_share(pooled['before'])} are classified correctly before, {_share(pooled['after'])} after**; "
-        f"of the whole test split, {test['before'][3]:,} images, {_share(test['before'])} and "
-        f"{_share(test['after'])}."
+        f"**{within(pooled['before'])} are classified correctly before, {within(pooled['after'])} after**; "
+        f"of the whole test split, {test['before'][3]:,} images, {within(test['before'])} and "
+        f"{within(test['after'])}."
     )
     closest = min((row["distance"][0] for row in nearest["regions"] if row["distance"]), default=None)
     typical = nearest.get("draws_at")
@@ -75,10 +75,6 @@ def _tell(nearest: dict[str, Any]) -> str:
             "split does not contain, and cannot confirm."
         )
     return text + "So the test split does reach into the regions."
-
-
-def _share(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.1%} ({interval[1]:.1%} to {interval[2]:.1%})" if interval[3] else "–"
 
 
 def _show_region(card: Card) -> None:
@@ -97,7 +93,7 @@ def _show_region(card: Card) -> None:
     label = card.project.class_names[row["label"]]
     right.markdown(
         f"{row['same_label']} of these {len(row['index'])} are of class {plain(label)}, the region's label; "
-        f"classified correctly: {_share(row['before'])} before, {_share(row['after'])} after."
+        f"classified correctly: {within(row['before'])} before, {within(row['after'])} after."
     )
     dataset = kept.dataset(card.project.id)
     if dataset is None:

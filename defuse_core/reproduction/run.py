@@ -172,12 +172,9 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise WorkspaceError(f"{data} has several files of {plan.architecture}'s weights ({names}); keep one")
-    from defuse_core.networks.architectures import build_network
-    from defuse_core.networks.formats import read_weights
-    from defuse_core.steps.networks import begin_with
+    from defuse_core.steps.networks import check_initial_weights
 
-    network = build_network(plan.architecture, n_classes=len(project.class_names), channels=3)
-    begin_with(network, read_weights(files[0]).tensors, source=str(files[0]))  # an error now, not after hours
+    check_initial_weights(files[0], plan.architecture, n_classes=len(project.class_names))  # not after hours
     with files[0].open("rb") as file:
         blob = workspace.add_blob(project.id, files[0].name, iter(lambda: file.read(_CHUNK), b""))
     return f"blob:{blob.sha256}"
