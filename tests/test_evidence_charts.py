@@ -69,7 +69,13 @@ RESULTS: dict[str, Any] = {
     "rule": "best selection accuracy",
     "baseline": {"lam": 1.0},
     "flips": {"fixed": 5, "broken": 2, "p": binomtest(5, 7).pvalue},
-    "settings": {"correct": {"correction": {"epochs": 3, "learning_rate": 1e-3, "instances_per_region": 32}}},
+    "settings": {
+        "correct": {
+            "correction": {
+                "epochs": 3, "optimizer": "adam", "learning_rate": 1e-3, "instances_per_region": 32,
+            }
+        }
+    },
     "agreement": {"pairwise": 0.75},
     "held_out": {
         "regions": 1, "before": 0.25, "after": 0.5, "before_interval": wilson(8, 32)[1:3],

@@ -43,8 +43,6 @@ SWEEP: dict[str, Any] = {
     },
     "baseline_lambdas": [1.0],
 }  # fmt: skip
-NEW = ("change", "by_region", "by_class", "nearest", "novelty", "controls", "noise", "seeds")
-"""Keys of results.json that earlier versions lack."""
 
 
 @pytest.fixture(scope="module")
@@ -311,18 +309,6 @@ def test_the_report_is_made_and_taken(full: Place, monkeypatch: pytest.MonkeyPat
 
 
 # What may be missing
-
-
-def test_an_evaluation_of_an_earlier_version_shows_what_it_has(
-    full: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store_results(full, lambda results: [results.pop(name, None) for name in NEW])
-    app = opened(full, monkeypatch)
-    assert headings(app) == CARDS
-    again = [info for info in app.info if "earlier version made this evaluation: measure again" in info.value]
-    assert len(again) == 4  # controls, where, nearest, noise; the distances in codes are in the other file
-    assert len(chart(app, full, "figure4")["data"]) == 6
-    assert "reference images" not in told(app)
 
 
 def test_controls_and_noise_that_were_left_out_say_how_to_have_them(

@@ -47,7 +47,6 @@ from defuse_core.workspace.workspace import Project
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AGAIN = "An earlier version made this evaluation: measure again to see this."
 _FIGURE, _HALF = 580, 455  # pixels
 _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
@@ -63,7 +62,7 @@ class Card:
 
     def told(self, *parts: str) -> str:
         """Return a caption: what is particular to a figure, then the runs and their seeds."""
-        seeds = self.found.results.get("seeds", {})
+        seeds = self.found.results["seeds"]
         return "; ".join([*filter(None, parts), tell_runs(self.run, self.correct, seeds)]) + "."
 
     def show(
@@ -152,8 +151,7 @@ def show_controls(card: Card) -> None:
     evidence, results = card.found, card.found.results
     with bordered("What would have changed without the regions", "Null controls, 95 % intervals (Wilson)"):
         if "controls" not in results:
-            measured = "nearest" in results
-            st.info("Not measured: measure with controls to see this." if measured else AGAIN)
+            st.info("Not measured: measure with controls to see this.")
             return
         rows = control_rows(evidence)
         left, right = beside()
@@ -173,9 +171,6 @@ def show_where(card: Card) -> None:
     """Show accuracy by region and by class, before and after."""
     evidence, names = card.found, card.project.class_names
     with bordered("Where it changed", "Every failure region, and every class of the test images"):
-        if "by_region" not in evidence.results:
-            st.info(AGAIN)
-            return
         regions, classes = region_changes(evidence, names), class_changes(evidence)
         left, right = side_by_side()
         with left:

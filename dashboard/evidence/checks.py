@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.evidence import charts as evidence_charts
-from dashboard.evidence.cards import AGAIN, Card, beside, bordered, side_by_side
+from dashboard.evidence.cards import Card, beside, bordered, side_by_side
 from dashboard.evidence.pictures import agreement_picture, noises_picture, novelty_picture
 from dashboard.evidence.tables import agreement_table, noise_table, novelty_table
 from dashboard.shared import charts
@@ -30,16 +30,13 @@ def show_novelty(card: Card) -> None:
 def _show_distances(card: Card, space: str, title: str) -> None:
     distances: Distances = card.found.novelty[space]
     st.markdown(f"**{title}**")
-    if not distances:
-        st.info(AGAIN)
-        return
-    reference = card.found.results.get("novelty", {}).get("reference")
+    reference = card.found.results["novelty"]["reference"]
     nearest = "the nearest misclassified training image"
-    if reference and not reference["misclassified"]:
+    if not reference["misclassified"]:
         st.caption("No training image is misclassified: distances are to the nearest of all of them.")
         nearest = "the nearest training image"
     n = ", ".join(f"n = {len(far):,} {name}" for name, far in distances.items())
-    of = f"{reference['images']:,} reference images" if reference else ""
+    of = f"{reference['images']:,} reference images"
     x = f"ℓ2 to {nearest}" + (", between codes" if space == "latent" else "")
     card.show(
         f"novelty-{space}", evidence_charts.novelty(distances, x=x),
@@ -85,8 +82,7 @@ def show_noise(card: Card) -> None:
     note = "The same search around the same images: with the paper's raw noise, and with its mean subtracted"
     with bordered("Raw against centred noise", note):
         if counts is None:
-            measured = "nearest" in card.found.results
-            st.info("Not measured: measure with noise images to see this." if measured else AGAIN)
+            st.info("Not measured: measure with noise images to see this.")
             return
         search = card.found.results["settings"]["identify"]
         noise = f"Beta({search['noise_a']:g}, {search['noise_b']:g}) × {search['noise_scale']:g}"

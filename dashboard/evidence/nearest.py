@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.image_grid import Tile, image_grid
-from dashboard.evidence.cards import AGAIN, Card, beside, bordered
+from dashboard.evidence.cards import Card, beside, bordered
 from dashboard.evidence.pictures import changes_picture, real_images_picture
 from dashboard.evidence.tables import changes_table
 from dashboard.shared import kept
@@ -32,10 +32,7 @@ def show_nearest(card: Card) -> None:
     """Show accuracy on the real images nearest to the regions, and those of one region."""
     question = "Does it show on real images, too? Those of the test split that lie nearest to each region"
     with bordered("Nearest real test images", question):
-        nearest = card.found.results.get("nearest")
-        if nearest is None:
-            st.info(AGAIN)
-            return
+        nearest = card.found.results["nearest"]
         changes = nearest_changes(card.found, card.project.class_names)
         metric = "nearest by Mahalanobis distance from the region's mean under τ·Σ"
         size, pooled = card.found.results["settings"]["evaluate"]["n_nearest"], nearest["pooled"]["before"][3]
@@ -62,8 +59,8 @@ def _tell(nearest: dict[str, Any]) -> str:
         f"{within(test['after'])}."
     )
     closest = min((row["distance"][0] for row in nearest["regions"] if row["distance"]), default=None)
-    typical = nearest.get("draws_at")
-    if closest is None or typical is None:
+    typical = nearest["draws_at"]
+    if closest is None:
         return text
     text += (
         f"\n\nMost draws of a region lie {typical:.1f} from its middle; the nearest real image of all lies "

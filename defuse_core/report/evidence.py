@@ -155,20 +155,20 @@ def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Chang
     evidence : Evidence
     class_names : sequence of str
     """
-    rows = evidence.results.get("by_region", ())
+    rows = evidence.results["by_region"]
     return _changes([(region_called(row, class_names), row) for row in rows])
 
 
 def class_changes(evidence: Evidence) -> list[Change]:
     """Accuracy of every class of the test split before and after, the worst before first."""
-    changes = _changes([(row["class"], row) for row in evidence.results.get("by_class", ())])
+    changes = _changes([(row["class"], row) for row in evidence.results["by_class"]])
     return sorted(changes, key=lambda change: change.before.estimate)
 
 
 def nearest_rows(evidence: Evidence) -> list[dict[str, Any]]:
     """What was measured on the real images nearest to each region, the worst region first."""
     near = {row["region_id"]: row for row in evidence.results["nearest"]["regions"]}
-    known = {row["region_id"]: row for row in evidence.results.get("by_region", ())}
+    known = {row["region_id"]: row for row in evidence.results["by_region"]}
     return [{**known.get(i, {}), **near[i]} for i in dict.fromkeys([*known, *near]) if i in near]
 
 
@@ -305,20 +305,20 @@ def tell_tuning(results: Mapping[str, Any]) -> str:
     """Say how the correction was made: λ, epoch, optimiser, and how λ was chosen."""
     tuning = results["settings"]["correct"]["correction"]
     defuse = results["defuse"]
-    how = f"{tuning.get('optimizer', 'adam')}, learning rate {tuning['learning_rate']:g}"
+    how = f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}"
     chosen = f"λ = {defuse['lam']:g}, epoch {defuse['epoch']} of {tuning['epochs']}"
     return f"{chosen}, {how}; λ chosen by {results['rule']}"
 
 
 def tell_lambda(results: Mapping[str, Any]) -> str:
-    """Say the λ of the correction, and the τ of the draws where it is known."""
-    return "; ".join(filter(None, [f"λ = {results['defuse']['lam']:g}", tell_taus(results)]))
+    """Say the λ of the correction, and the τ of the draws."""
+    return f"λ = {results['defuse']['lam']:g}; {tell_taus(results)}"
 
 
 def tell_taus(results: Mapping[str, Any]) -> str:
-    """Say the τ of the draws, where it is known."""
-    taus = sorted({row["tau"] for row in results.get("by_region", ())})
-    return f"τ = {', '.join(f'{tau:g}' for tau in taus)}" if taus else ""
+    """Say the τ of the draws."""
+    taus = sorted({row["tau"] for row in results["by_region"]})
+    return f"τ = {', '.join(f'{tau:g}' for tau in taus)}"
 
 
 def tell_sizes(evidence: Evidence) -> str:
