@@ -529,7 +529,7 @@ def test_without_the_predictions_a_correction_shows_what_there_is(
     place.workspace.runs.finish(run.id, "done", summary=summary)
     app = opened(place, monkeypatch)
     assert any("no predictions for each image" in info.value for info in app.info)
-    assert list(metrics(app)) == ["Test", "Regions", "Epoch kept"]
+    assert list(metrics(app)) == ["Test", "Regions", "Fixed · broken", "Epoch kept"]
     assert [t["name"] for t in figure(app, f"tradeoff-{run.id}")["data"]] == [
         "test",
         "baseline, test",
