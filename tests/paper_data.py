@@ -1,4 +1,4 @@
-"""The paper's data sets in miniature: digits, digits in colour, signs of 20 kinds, a partial ResNet-18.
+"""The paper's data sets in miniature: digits, digits in colour, signs of 20 kinds, weights of a ResNet-18.
 
 Made of the embedded digits and of drawn shapes. Where DEFUSE_DATA names a folder with the real ones, tests
 take those.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import colorsys
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torchvision.models import ResNet, resnet18
+from torchvision.models import resnet18
 
 from defuse_core.data.sources import load_digits
 from defuse_core.data.splits import Split
+from tests.partial_resnet import convert
 from tests.templates import make_once
 
 _N_SIGNS = 20
@@ -27,7 +28,16 @@ _N_SIGNS = 20
 def paper_data(factory: pytest.TempPathFactory) -> Path:
     """The folder of real data, or one of data made here, once for all workers."""
     real = os.environ.get("DEFUSE_DATA")
-    return Path(real) if real else make_once(factory, "paper-data", write_paper_data)
+    write = partial(link_paper_data, Path(real)) if real else write_paper_data
+    return make_once(factory, "paper-data", write)
+
+
+def link_paper_data(real: Path, folder: Path) -> None:
+    """Link the real files, and convert the weights that are among them."""
+    for path in real.glob("*.npz"):
+        (folder / path.name).symlink_to(path.resolve())
+    if (source := real / "resnet18_imagenet_partial.npz").is_file():
+        convert(source, folder / "resnet18.safetensors", real / "svhn.npz")
 
 
 def write_paper_data(folder: Path) -> None:
@@ -42,7 +52,9 @@ def write_paper_data(folder: Path) -> None:
     signs = {**_signs("train", 10, rng), **_signs("test", 5, rng)}
     np.savez(folder / "gtsrb32.npz", **signs, class_names=np.array([f"sign {i}" for i in range(_N_SIGNS)]))
     torch.manual_seed(0)
-    write_partial_resnet18(folder / "resnet18_imagenet_partial.npz", resnet18(weights=None))
+    weights = resnet18(weights=None).state_dict()
+    few_weights = {name: tensor for name, tensor in weights.items() if not name.startswith("layer4")}
+    torch.save(few_weights, folder / "resnet18-f37072fd.pth")  # as torchvision names its download
 
 
 def _first(part: str, split: Split, each: int) -> dict[str, NDArray[np.generic]]:
@@ -69,18 +81,3 @@ def _signs(part: str, each: int, rng: np.random.Generator) -> dict[str, NDArray[
         inside = np.hypot(x - rng.uniform(-2, 2), y - rng.uniform(-2, 2)) < 6 + 8 * (label % 3) / 2
         images[index] = np.where(inside[..., None], colour, 60) + rng.normal(0, 8, (32, 32, 3))
     return {f"x_{part}": images.clip(0, 255).astype(np.uint8), f"y_{part}": labels}
-
-
-def write_partial_resnet18(path: Path, network: ResNet) -> None:
-    """Store conv1 to layer3 and fc of a ResNet-18, each batch-norm folded into its convolution."""
-    modules = dict(network.named_modules())
-    arrays = {"fc.weight": network.fc.weight, "fc.bias": network.fc.bias}
-    for name, module in modules.items():
-        if not isinstance(module, nn.Conv2d) or name.startswith("layer4"):
-            continue
-        norm = modules[name.replace("conv", "bn") if "conv" in name else name[:-1] + "1"]
-        assert isinstance(norm, nn.BatchNorm2d)
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        arrays[f"{name}.weight"] = module.weight * scale.view(-1, 1, 1, 1)
-        arrays[f"{name}.bias"] = norm.bias - norm.running_mean * scale
-    np.savez(path, **{name: tensor.detach().numpy() for name, tensor in arrays.items()})

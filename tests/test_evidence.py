@@ -28,7 +28,7 @@ from defuse_core.method.labeling import draw_latents, failure_instances
 from defuse_core.steps import load_step
 from defuse_core.steps.base import File
 from defuse_core.steps.evaluate import Evaluate
-from defuse_core.steps.results import number, sweep_row
+from defuse_core.steps.results import number
 from defuse_core.steps.source import Source
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
@@ -191,13 +191,11 @@ def test_every_region_and_every_class_is_told(done: Evaluated) -> None:
     ]  # fmt: skip
 
 
-def test_the_sweep_keeps_all_repeats_and_older_runs_have_one(done: Evaluated) -> None:
+def test_the_sweep_keeps_all_repeats(done: Evaluated) -> None:
     points = done.corrected.summary["corrected"]["points"]
     rows = done.results["sweep"]
     assert [(row["lam"], row["repeat"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [(row["test"], row["region"]) for row in rows] == [(p["test"][0], p["region"][0]) for p in points]
-    older = {key: value for key, value in points[0].items() if key != "repeat"}
-    assert sweep_row(older) == rows[0]
 
 
 def test_without_lambda_the_control_is_the_sweep_at_zero(done: Evaluated) -> None:

@@ -69,7 +69,13 @@ RESULTS: dict[str, Any] = {
     "rule": "best selection accuracy",
     "baseline": {"lam": 1.0},
     "flips": {"fixed": 5, "broken": 2, "p": binomtest(5, 7).pvalue},
-    "settings": {"correct": {"correction": {"epochs": 3, "learning_rate": 1e-3, "instances_per_region": 32}}},
+    "settings": {
+        "correct": {
+            "correction": {
+                "epochs": 3, "optimizer": "adam", "learning_rate": 1e-3, "instances_per_region": 32,
+            }
+        }
+    },
     "agreement": {"pairwise": 0.75},
     "held_out": {
         "regions": 1, "before": 0.25, "after": 0.5, "before_interval": wilson(8, 32)[1:3],
@@ -156,7 +162,7 @@ def test_a_control_says_what_it_rules_out_and_what_it_does_not() -> None:
     assert "That rules out that **more training alone**" in tell_control("lam=0", FOUND)
     random = tell_control("random", FOUND)  # 60 of 64 against 63: the intervals overlap
     assert "may do as well" in random
-    assert "46.9% → 98.4%" in random
+    assert "46.9\xa0% → 98.4\xa0%" in random
     without = Evidence(
         {**RESULTS, "controls": {"random": CONTROLS["random"]}}, FOUND.models, {}, FOUND.share, None
     )

@@ -179,7 +179,7 @@ def test_the_summary_says_the_numbers_in_three_sentences(content: ReportContent)
     )
     assert elsewhere == (
         "On the ordinary test set it was right 96.0 % of the time before and 96.7 % after (12 pictures "
-        "fixed, 5 broken; that difference could be chance, p = .14)."
+        "fixed, 5 broken; that difference could be chance, p = 0.14)."
     )
 
 

@@ -241,7 +241,6 @@ def test_the_time_is_estimated_from_the_probe(place: Place, monkeypatch: pytest.
     click(app, "Measure the speed")
     assert latest(place, "probe").live
     end_all(place)
-    store_run(place, "probe", {"codes_per_second": 9.0})  # of an earlier version
     assert "is not known yet" in told(opened(place, monkeypatch))
     store_run(
         place, "probe", {"codes_per_second": 9.0, "tuned_per_second": 1000.0, "classified_per_second": 5000.0}
@@ -501,25 +500,23 @@ def test_what_was_cancelled_is_resumed(mine: Place, monkeypatch: pytest.MonkeyPa
 # Others
 
 
-def test_an_earlier_version_s_correction_shows_what_there_is(
+def test_without_the_predictions_a_correction_shows_what_there_is(
     place: Place, there: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = {
-        task: {
-            k: v for k, v in data.items() if k not in ("repeat", "fixed", "broken", "held_out", "validation")
-        }
+    kept = {
+        task: {k: v for k, v in data.items() if k not in ("held_out", "validation")}
         for task, data in points(there).items()
         if task != "before"
     }
     run = add_run(place, "correct", CONFIG)
     begin(place, run)
-    for task, data in old.items():
+    for task, data in kept.items():
         place.workspace.runs.add_point(run.id, task, task, data)
-    summary = {"before_selection": 0.9, "corrected": {"chosen": old["lam=1"], "points": []}}
+    summary = {"before_selection": 0.9, "corrected": {"chosen": kept["lam=1"], "points": []}}
     place.workspace.runs.finish(run.id, "done", summary=summary)
     app = opened(place, monkeypatch)
-    assert any("made by an earlier version" in info.value for info in app.info)
-    assert list(metrics(app)) == ["Test", "Regions", "Epoch kept"]
+    assert any("no predictions for each image" in info.value for info in app.info)
+    assert list(metrics(app)) == ["Test", "Regions", "Fixed · broken", "Epoch kept"]
     assert [t["name"] for t in figure(app, f"tradeoff-{run.id}")["data"]] == [
         "test",
         "baseline, test",

@@ -45,8 +45,6 @@ SWEEP: dict[str, Any] = {
     },
     "baseline_lambdas": [1.0],
 }  # fmt: skip
-NEW = ("change", "by_region", "by_class", "nearest", "novelty", "controls", "noise", "seeds")
-"""Keys of results.json that earlier versions lack."""
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +187,12 @@ def test_every_card_is_there_in_order_with_the_stored_numbers(
     p = binomtest(fixed, fixed + broken).pvalue
     assert f"{fixed} test images were fixed and {broken} broken" in told(app)
     assert f"p = {p:.2g}" in told(app) or p < 0.001
-    assert f"{results['held_out']['after']:.1%}" in told(app)
+    assert f"{results['held_out']['after'] * 100:.1f}\xa0% (" in told(app)
     noise = {trace["name"]: list(trace["y"]) for trace in chart(app, full, "noise")["data"]}
     kinds = ("perturbation", "reconstruction", "dataset")
     assert noise == {f"{name} noise": [row[kind] for kind in kinds] for name, row in results["noise"].items()}
     still = results["still_correct_after_reconstruction"]
-    assert metrics(app)["Still classified correctly after reconstruction"] == f"{still:.1%}"
+    assert metrics(app)["Still classified correctly after reconstruction"] == f"{still * 100:.1f}\xa0%"
     assert ("too blurry" in told(app)) == (still < 0.95)
     n_train = round(latest(full, "classifier").summary["accuracy"]["train"] * 1280)
     assert f"Of n = {n_train:,} training images" in words(told(app))
@@ -245,8 +243,8 @@ def test_nearest_real_images_are_those_of_the_step_with_both_predictions(
             )
             assert tile["caption"].startswith(f"{label}: {before} → {after}\ntest {i}\n")
             assert tile["wrong"] == (after != label)
-        right = rows[region_id]["after"]
-        assert f"{right[0]:.1%} ({right[1]:.1%} to {right[2]:.1%}) after." in told(app)
+        right, low, high = (share * 100 for share in rows[region_id]["after"][:3])
+        assert f"{right:.1f}\xa0% ({low:.1f} to {high:.1f}\xa0%) after." in told(app)
 
 
 def test_files_are_what_they_say(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,18 +299,6 @@ def test_the_report_is_made_and_taken(full: Place, monkeypatch: pytest.MonkeyPat
 # What may be missing
 
 
-def test_an_evaluation_of_an_earlier_version_shows_what_it_has(
-    full: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store_results(full, lambda results: [results.pop(name, None) for name in NEW])
-    app = opened(full, monkeypatch)
-    assert headings(app) == CARDS
-    again = [info for info in app.info if "earlier version made this evaluation: measure again" in info.value]
-    assert len(again) == 4  # controls, where, nearest, noise; the distances in codes are in the other file
-    assert len(chart(app, full, "figure4")["data"]) == 6
-    assert "reference images" not in told(app)
-
-
 def test_controls_and_noise_that_were_left_out_say_how_to_have_them(
     full: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +320,7 @@ def test_agreement_of_several_is_drawn(full: Place, monkeypatch: pytest.MonkeyPa
     app = opened(full, monkeypatch)
     found = read_evidence(full.workspace, latest(full, "evaluate").id)
     assert sum(chart(app, full, "figure7")["data"][0]["y"]) == np.isfinite(found.share).sum()
-    assert "75% of all pairs of answers are alike" in told(app)
+    assert "75\xa0% of all pairs of answers are alike" in told(app)
 
 
 def test_without_baseline_validation_and_misread_test_images(

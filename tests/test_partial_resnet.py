@@ -12,10 +12,26 @@ from torchvision.models import ResNet, resnet18
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.method.classifier import Preprocessing
-from defuse_core.reproduction.partial_resnet import read_partial_resnet18
-from tests.paper_data import write_partial_resnet18
+from defuse_core.networks.formats import read_weights
+from defuse_core.steps.networks import begin_with
+from tests.partial_resnet import convert, read_partial_resnet18
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def write_partial_resnet18(path: Path, network: ResNet) -> None:
+    """Store conv1 to layer3 and fc of a ResNet-18, each batch-norm folded into its convolution."""
+    modules = dict(network.named_modules())
+    arrays = {"fc.weight": network.fc.weight, "fc.bias": network.fc.bias}
+    for name, module in modules.items():
+        if not isinstance(module, nn.Conv2d) or name.startswith("layer4"):
+            continue
+        norm = modules[name.replace("conv", "bn") if "conv" in name else name[:-1] + "1"]
+        assert isinstance(norm, nn.BatchNorm2d)
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        arrays[f"{name}.weight"] = module.weight * scale.view(-1, 1, 1, 1)
+        arrays[f"{name}.bias"] = norm.bias - norm.running_mean * scale
+    np.savez(path, **{name: tensor.detach().numpy() for name, tensor in arrays.items()})
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +86,19 @@ def test_the_last_stage_and_layer_are_left_out(path: Path) -> None:
     names = read_partial_resnet18(path, IMAGES).keys()
     assert not any(name.startswith(("layer4", "fc")) for name in names)
     assert {"conv1.weight", "bn1.running_var", "layer3.0.downsample.1.bias"} <= names
+
+
+def test_the_converted_file_is_what_a_reproduction_begins_with(path: Path, tmp_path: Path) -> None:
+    images = IMAGES.permute(0, 2, 3, 1).numpy()
+    labels = np.arange(len(images)) % 2
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    convert(path, tmp_path / "resnet18.safetensors", tmp_path / "own.npz")
+    tensors = read_weights(tmp_path / "resnet18.safetensors").tensors
+    network = resnet18(weights=None)
+    began_afresh = begin_with(network, tensors, source="the file")
+    assert {name.partition(".")[0] for name in began_afresh} == {"layer4", "fc"}
+    wanted = up_to_layer3(filled(path).eval(), IMAGES)
+    torch.testing.assert_close(up_to_layer3(network.eval(), IMAGES), wanted)
 
 
 def test_other_files_are_refused_in_words(path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page of a real report run: regions held out and named, and evaluations of earlier versions."""
+"""The page of a real report run: regions held out and named, pictures and the manifest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 
 from defuse_core.method.classifier import predict
 from defuse_core.method.labeling import draw_images
-from defuse_core.report.content import ReportContent
-from defuse_core.report.html import render_report
 from defuse_core.steps import load_step
 from defuse_core.steps.report import Report
 from defuse_core.steps.source import Source
@@ -54,14 +52,6 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(place, done_here(place, "report", {"n_worst": 3}))
 
 
-def content_of(made: Made, without: tuple[str, ...] = ()) -> ReportContent:
-    """What the page is made of, of an evaluation that lacks some keys."""
-    step = made.step()
-    results = {name: value for name, value in json.loads(step.results).items() if name not in without}
-    step.results = json.dumps(results).encode()
-    return step.content({})
-
-
 def test_the_page_shows_the_worst_regions_by_name(made: Made) -> None:
     rows = json.loads(made.text("results.json"))["by_region"]
     page = made.text("report.html")
@@ -76,7 +66,7 @@ def test_the_page_shows_the_worst_regions_by_name(made: Made) -> None:
 
 
 def test_pictures_are_the_draws_that_were_labelled(made: Made) -> None:
-    source, content = Source(made.place.workspace, made.run.id), content_of(made)
+    source, content = Source(made.place.workspace, made.run.id), made.step().content({})
     regions = {region.region_id: region for region in source.regions()}
     before = source.classifier()
     for entry in content.regions:
@@ -88,24 +78,6 @@ def test_pictures_are_the_draws_that_were_labelled(made: Made) -> None:
         assert entry.annotators == ["Ada"]
         assert entry.nearest is not None
         assert len(entry.nearest.tiles) == 4
-
-
-def test_an_earlier_evaluation_gives_the_same_regions(made: Made) -> None:
-    now, earlier = content_of(made), content_of(made, ("by_region", "nearest", "by_class", "seeds"))
-    for new, old in zip(now.regions, earlier.regions, strict=True):
-        assert (new.region_id, new.before, new.after, new.held_out) == (
-            old.region_id, old.before, old.after, old.held_out,
-        )  # fmt: skip
-        assert (old.name, old.nearest) == (None, None)
-    assert render_report(_with_figures(earlier, made)).count("Left out:") == 3
-
-
-def _with_figures(content: ReportContent, made: Made) -> ReportContent:
-    names = ("figure4-accuracy", "figure5-trade-off", "figure6-novelty", "figure7-agreement")
-    paths = {name: made.place.workspace.artifact_path(made.run.id, f"{name}.png") for name in names}
-    return ReportContent(
-        **{**vars(content), "figures": {name: path.read_bytes() for name, path in paths.items()}}
-    )
 
 
 def test_numbers_of_another_lambda_make_no_report(made: Made, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
+from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import FailureInstances
 from defuse_core.data.splits import Split, stratified_sample
 from defuse_core.extensions.answers import answers_by_region
@@ -36,7 +37,13 @@ from defuse_core.reproduction.goals import goals
 from defuse_core.reproduction.paper import PAPER, DatasetName
 from defuse_core.reproduction.plans import Length, changes, make_plan
 from defuse_core.reproduction.results import all_seeds, collect, paper_rule, read_results
-from defuse_core.reproduction.run import find_data, more_annotator_data, open_project, run_reproduction
+from defuse_core.reproduction.run import (
+    find_data,
+    find_pretrained,
+    more_annotator_data,
+    open_project,
+    run_reproduction,
+)
 from defuse_core.reproduction.tables import over_seeds, write_section
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
@@ -718,6 +725,36 @@ def test_annotators_of_house_numbers_see_the_extra_split_where_there_is_one(plac
         found = type(project)(1, "p", {**project.dataset, "source": source}, 0.0)
         assert more_annotator_data(found, "paper") == wanted
         assert more_annotator_data(found, "cpu") is None
+
+
+def test_a_classifier_begins_with_the_weights_in_the_folder_else_with_torchvisions(
+    place: Place, tmp_path: Path
+) -> None:
+    plan = make_plan("svhn", "quick")
+    (tmp_path / "resnet18.npz").write_bytes(b"no weights")
+
+    def found(data: Path | None = tmp_path) -> str | None:
+        return find_pretrained(place.workspace, place.project, plan, data)
+
+    assert found(None) == found() == "imagenet"
+    assert find_pretrained(place.workspace, place.project, make_plan("mnist", "quick"), tmp_path) is None
+    path = tmp_path / "resnet18-f37072fd.pth"  # as torchvision names its download
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, path)
+    stored = found()
+    assert stored is not None
+    blob = place.workspace.blob_path(place.project.id, stored.removeprefix("blob:"))
+    assert blob.read_bytes() == path.read_bytes()
+    torch.save({"conv1.weight": torch.zeros(8, 3, 3, 3), "fc.bias": torch.zeros(1000)}, path)
+    with pytest.raises(CheckpointError, match=rf"{path.name} fits no layer of the network"):
+        found()
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"{path.name} is empty"):
+        found()
+    (tmp_path / "resnet18.safetensors").touch()
+    with pytest.raises(
+        WorkspaceError, match=rf"several files of resnet18's weights \({path.name}, resnet18.saf"
+    ):
+        found()
 
 
 def test_a_project_on_other_data_is_not_taken(data: Path, tmp_path: Path) -> None:

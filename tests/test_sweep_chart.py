@@ -316,12 +316,6 @@ def test_a_sweep_is_ordered_and_leaves_out_what_was_cancelled() -> None:
     assert make_sweep(live, events, tasks).chosen is None
 
 
-def test_points_of_an_earlier_version_are_read() -> None:
-    sweep = make_sweep(a_run({}, {"corrected": {"chosen": {"lam": 1.0}}}), [an_event("lam=1", 1.0)], [])
-    (point,) = sweep.points
-    assert (point.repeat, point.fixed, sweep.before, sweep.chosen) == (0, None, None, "lam=1")
-
-
 CONFIG: Json = {"rule": "regions", "max_loss": 0.01}
 
 

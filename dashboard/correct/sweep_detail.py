@@ -43,9 +43,9 @@ _OPENED = "sweep-opened"
 _PER_PAGE = 24
 _WAYS = ("Test images", "Draws of the regions")
 _FLIPS = {"fixed": "Fixed", "broken": "Broken"}
-_EARLIER = (
-    "This correction was made by an earlier version, which did not keep the prediction for each image; "
-    "correct again to see accuracy by region and class, and the images fixed and broken."
+_NO_PREDICTIONS = (
+    "There are no predictions for each image: the task that makes them was cancelled. Resume the correction, "
+    "or correct again, to see accuracy by region and class, and the images fixed and broken."
 )
 
 
@@ -91,14 +91,14 @@ def _show(project: Project, run: Run, sweep: Sweep) -> None:
         return
     answers = _answers(run, point.task, dataset.test.labels.numpy())
     if not answers:
-        st.info(_EARLIER)
+        st.info(_NO_PREDICTIONS)
         return
     _show_accuracy(project, run, answers)
     _show_flips(project, run, point, answers, lambda i: dataset.test.images[i].permute(0, 2, 3, 1).numpy())
 
 
 def _answers(run: Run, task: str, test_labels: Indices) -> dict[str, Answers]:
-    """Predictions before and after, by set; empty if the run did not keep them."""
+    """Predictions before and after, by set; empty where a task that makes them was cancelled."""
     before, after = (store.arrays(run.id, f"{name}{SAID}") for name in (BEFORE, task))
     known = {"test": (test_labels, np.full(len(test_labels), -1)), **_draw_labels(run.id)}
     return make_answers(before, after, known) if before and after else {}

@@ -73,14 +73,13 @@ def _show_chart(drawn: Drawn, key: str, alt: str) -> None:
 
 def _told(run: Run, sweep: Sweep) -> str:
     """Caption of the charts, in numbers: images, seed, epochs, draws, seeds."""
-    tuning, n_seeds = run.config["correction"], run.config.get("n_seeds", 1)
-    optimizer = tuning.get("optimizer", "adam")  # the only one in earlier versions
+    tuning, n_seeds = run.config["correction"], run.config["n_seeds"]
     epochs = "1 epoch" if tuning["epochs"] == 1 else f"{tuning['epochs']} epochs"
     first = next(iter(sweep.by_task.values()), sweep.before)
     scores = {} if first is None else first.scores
     return (
         "; ".join(f"{SETS[name]} n = {score.n:,}" for name, score in scores.items())
-        + f". Seed {run.seed}; {optimizer}, the best of {epochs} is kept; "
+        + f". Seed {run.seed}; {tuning['optimizer']}, the best of {epochs} is kept; "
         f"{tuning['instances_per_region']} draws a region to tune on, and as many to test on; "
         + (f"{n_seeds} seeds a λ: mean, and range." if n_seeds > 1 else "one seed a λ.")
         + " Click a point to open its λ."

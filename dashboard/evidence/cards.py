@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.evidence import charts as evidence_charts
 from dashboard.evidence.pictures import accuracies_picture, changes_picture, controls_picture
@@ -25,9 +24,9 @@ from dashboard.evidence.tables import (
 from dashboard.shared.change_chart import before_after
 from dashboard.shared.figure_export import Export, show_export
 from dashboard.shell.state import plain
+from dashboard.shell.streamlit_internals import Container
 from defuse_core.report.evidence import (
     CONTROLS,
-    SURE,
     Evidence,
     class_changes,
     control_rows,
@@ -40,6 +39,7 @@ from defuse_core.report.evidence import (
     tell_taus,
     tell_tuning,
 )
+from defuse_core.report.numbers import SURE, percent, within
 from defuse_core.report.sweep import Change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -47,7 +47,6 @@ from defuse_core.workspace.workspace import Project
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AGAIN = "An earlier version made this evaluation: measure again to see this."
 _FIGURE, _HALF = 580, 455  # pixels
 _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
@@ -63,7 +62,7 @@ class Card:
 
     def told(self, *parts: str) -> str:
         """Return a caption: what is particular to a figure, then the runs and their seeds."""
-        seeds = self.found.results.get("seeds", {})
+        seeds = self.found.results["seeds"]
         return "; ".join([*filter(None, parts), tell_runs(self.run, self.correct, seeds)]) + "."
 
     def show(
@@ -93,13 +92,13 @@ def bordered(title: str, told: str) -> Iterator[None]:
         yield
 
 
-def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
+def beside() -> tuple[Container, Container]:
     """Return places for a figure and for the text beside it, or below it in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_FIGURE), row.container()
 
 
-def side_by_side() -> tuple[DeltaGenerator, DeltaGenerator]:
+def side_by_side() -> tuple[Container, Container]:
     """Return places for two figures, one below the other in a narrow window."""
     row = st.container(horizontal=True, gap="medium")
     return row.container(width=_HALF), row.container(width=_HALF)
@@ -133,14 +132,13 @@ def _tell_accuracies(evidence: Evidence) -> None:
         change = after[name].estimate - before[name].estimate
         sure = name == "region" or evidence.results["flips"]["p"] < SURE
         row.metric(
-            title, f"{after[name].estimate:.1%}", f"{100 * change:+.1f} points", width="content",
+            title, percent(after[name].estimate, 1), f"{100 * change:+.1f} points", width="content",
             delta_color="normal" if sure and change else "off", help=f"{before[name]} → {after[name]}",
         )  # fmt: skip
     if held := held_out_scores(evidence):
         st.markdown(
-            f"On **regions held out**, which it was never tuned on: {held[0].estimate:.1%} → "
-            f"**{held[1].estimate:.1%}** (n = {held[1].n:,} draws, after {held[1].low:.1%} to "
-            f"{held[1].high:.1%})."
+            f"On **regions held out**, which it was never tuned on: {within(held[0])} → "
+            f"**{within(held[1])}**, n = {held[1].n:,} draws."
         )
     if evidence.results["baseline"] is None:
         st.caption("There is no baseline: no single mistakes were tuned on in this correction.")
@@ -153,8 +151,7 @@ def show_controls(card: Card) -> None:
     evidence, results = card.found, card.found.results
     with bordered("What would have changed without the regions", "Null controls, 95 % intervals (Wilson)"):
         if "controls" not in results:
-            measured = "nearest" in results
-            st.info("Not measured: measure with controls to see this." if measured else AGAIN)
+            st.info("Not measured: measure with controls to see this.")
             return
         rows = control_rows(evidence)
         left, right = beside()
@@ -174,9 +171,6 @@ def show_where(card: Card) -> None:
     """Show accuracy by region and by class, before and after."""
     evidence, names = card.found, card.project.class_names
     with bordered("Where it changed", "Every failure region, and every class of the test images"):
-        if "by_region" not in evidence.results:
-            st.info(AGAIN)
-            return
         regions, classes = region_changes(evidence, names), class_changes(evidence)
         left, right = side_by_side()
         with left:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.evidence import charts as evidence_charts
-from dashboard.evidence.cards import AGAIN, Card, beside, bordered, side_by_side
+from dashboard.evidence.cards import Card, beside, bordered, side_by_side
 from dashboard.evidence.pictures import agreement_picture, noises_picture, novelty_picture
 from dashboard.evidence.tables import agreement_table, noise_table, novelty_table
 from dashboard.shared import charts
 from dashboard.shell import store
 from dashboard.shell.state import plain
 from defuse_core.report.evidence import SHARP, Distances, tell_taus
+from defuse_core.report.numbers import interval, percent
 
 
 def show_novelty(card: Card) -> None:
@@ -29,16 +30,13 @@ def show_novelty(card: Card) -> None:
 def _show_distances(card: Card, space: str, title: str) -> None:
     distances: Distances = card.found.novelty[space]
     st.markdown(f"**{title}**")
-    if not distances:
-        st.info(AGAIN)
-        return
-    reference = card.found.results.get("novelty", {}).get("reference")
+    reference = card.found.results["novelty"]["reference"]
     nearest = "the nearest misclassified training image"
-    if reference and not reference["misclassified"]:
+    if not reference["misclassified"]:
         st.caption("No training image is misclassified: distances are to the nearest of all of them.")
         nearest = "the nearest training image"
     n = ", ".join(f"n = {len(far):,} {name}" for name, far in distances.items())
-    of = f"{reference['images']:,} reference images" if reference else ""
+    of = f"{reference['images']:,} reference images"
     x = f"ℓ2 to {nearest}" + (", between codes" if space == "latent" else "")
     card.show(
         f"novelty-{space}", evidence_charts.novelty(distances, x=x),
@@ -70,8 +68,8 @@ def show_agreement(card: Card) -> None:
                 alt="On how many draws which share of the annotators gave the most frequent answer",
             )  # fmt: skip
         right.markdown(
-            f"**All agree on {unanimous.estimate:.0%}** of the draws ({unanimous.low:.0%} to "
-            f"{unanimous.high:.0%}); {pairwise:.0%} of all pairs of answers are alike."
+            f"**All agree on {percent(unanimous.estimate)}** of the draws ({interval(unanimous, 0)}); "
+            f"{percent(pairwise)} of all pairs of answers are alike."
         )
         right.caption(
             "“None of the above” is an answer like others; a draw with one answer counts as agreed."
@@ -84,8 +82,7 @@ def show_noise(card: Card) -> None:
     note = "The same search around the same images: with the paper's raw noise, and with its mean subtracted"
     with bordered("Raw against centred noise", note):
         if counts is None:
-            measured = "nearest" in card.found.results
-            st.info("Not measured: measure with noise images to see this." if measured else AGAIN)
+            st.info("Not measured: measure with noise images to see this.")
             return
         search = card.found.results["settings"]["identify"]
         noise = f"Beta({search['noise_a']:g}, {search['noise_b']:g}) × {search['noise_scale']:g}"
@@ -104,9 +101,9 @@ def show_noise(card: Card) -> None:
             )  # fmt: skip
         raw, centred = (counts[name]["misread"] / counts[name]["codes"] for name in ("raw", "centred"))
         right.markdown(
-            f"Of {counts['raw']['codes']:,} codes **{raw:.1%} are misclassified with raw noise, "
-            f"{centred:.1%} with centred**. What raw noise finds beyond centred is found by moving all codes "
-            "the same way."
+            f"Of {counts['raw']['codes']:,} codes **{percent(raw, 1)} are misclassified with raw noise, "
+            f"{percent(centred, 1)} with centred**. What raw noise finds beyond centred is found by moving "
+            "all codes the same way."
         )
         right.caption("There is no interval: codes around one image go together.")
 
@@ -118,13 +115,11 @@ def show_limits(card: Card) -> None:
     with bordered("Limits of these numbers", "Two shares that limit what the other numbers mean"):
         left, right = side_by_side()
         with left:
-            st.metric(
-                "Still classified correctly after reconstruction", "–" if still is None else f"{still:.1%}"
-            )
+            st.metric("Still classified correctly after reconstruction", percent(still, 1))
             if still is not None and still < SHARP:
                 st.warning(
-                    f"Under {SHARP:.0%}, the generator is too blurry to blame the classifier for what it "
-                    "misclassifies: train the generator further first."
+                    f"Under {percent(SHARP)}, the generator is too blurry to blame the classifier for what "
+                    "it misclassifies: train the generator further first."
                 )
             ground = store.workspace().runs.ancestry(card.run.id)["classifier"]
             share, *_, n_train = ground.summary["intervals"]["train"]
@@ -135,7 +130,7 @@ def show_limits(card: Card) -> None:
                 )
             )
         with right:
-            st.metric("Draws whose own label is the region's", "–" if fits is None else f"{fits:.0%}")
+            st.metric("Draws whose own label is the region's", percent(fits))
             n = card.found.models[0].scores["region"].n
             st.caption(
                 "Only simulated annotators can be asked for that many labels; here, people labelled."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.image_grid import Tile, image_grid
-from dashboard.evidence.cards import AGAIN, Card, beside, bordered
+from dashboard.evidence.cards import Card, beside, bordered
 from dashboard.evidence.pictures import changes_picture, real_images_picture
 from dashboard.evidence.tables import changes_table
 from dashboard.shared import kept
@@ -19,6 +18,7 @@ from dashboard.shared.change_chart import before_after
 from dashboard.shell import store
 from dashboard.shell.state import linked_choice, plain
 from defuse_core.report.evidence import Near, nearest_changes, nearest_rows, region_called, tell_lambda
+from defuse_core.report.numbers import within
 from defuse_core.report.sweep import BEFORE, SAID, read_sweep
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ def show_nearest(card: Card) -> None:
     """Show accuracy on the real images nearest to the regions, and those of one region."""
     question = "Does it show on real images, too? Those of the test split that lie nearest to each region"
     with bordered("Nearest real test images", question):
-        nearest = card.found.results.get("nearest")
-        if nearest is None:
-            st.info(AGAIN)
-            return
+        nearest = card.found.results["nearest"]
         changes = nearest_changes(card.found, card.project.class_names)
         metric = "nearest by Mahalanobis distance from the region's mean under τ·Σ"
         size, pooled = card.found.results["settings"]["evaluate"]["n_nearest"], nearest["pooled"]["before"][3]
@@ -57,13 +54,13 @@ def _tell(nearest: dict[str, Any]) -> str:
     pooled, test = nearest["pooled"], nearest["test"]
     text = (
         f"Of the **{pooled['before'][3]:,} real images** nearest to the regions "
-        f"**{_share(pooled['before'])} are classified correctly before, {_share(pooled['after'])} after**; "
-        f"of the whole test split, {test['before'][3]:,} images, {_share(test['before'])} and "
-        f"{_share(test['after'])}."
+        f"**{within(pooled['before'])} are classified correctly before, {within(pooled['after'])} after**; "
+        f"of the whole test split, {test['before'][3]:,} images, {within(test['before'])} and "
+        f"{within(test['after'])}."
     )
     closest = min((row["distance"][0] for row in nearest["regions"] if row["distance"]), default=None)
-    typical = nearest.get("draws_at")
-    if closest is None or typical is None:
+    typical = nearest["draws_at"]
+    if closest is None:
         return text
     text += (
         f"\n\nMost draws of a region lie {typical:.1f} from its middle; the nearest real image of all lies "
@@ -75,10 +72,6 @@ def _tell(nearest: dict[str, Any]) -> str:
             "split does not contain, and cannot confirm."
         )
     return text + "So the test split does reach into the regions."
-
-
-def _share(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.1%} ({interval[1]:.1%} to {interval[2]:.1%})" if interval[3] else "–"
 
 
 def _show_region(card: Card) -> None:
@@ -97,7 +90,7 @@ def _show_region(card: Card) -> None:
     label = card.project.class_names[row["label"]]
     right.markdown(
         f"{row['same_label']} of these {len(row['index'])} are of class {plain(label)}, the region's label; "
-        f"classified correctly: {_share(row['before'])} before, {_share(row['after'])} after."
+        f"classified correctly: {within(row['before'])} before, {within(row['after'])} after."
     )
     dataset = kept.dataset(card.project.id)
     if dataset is None:

@@ -69,15 +69,12 @@ def _show_files(reports: list[Run]) -> None:
     report = done[-1]
     artifacts = store.workspace().runs.artifacts(report.id)
     for name, (icon, mime, hint) in _FILES.items():
-        if name in artifacts:
-            st.download_button(
-                name, partial(_read, report, name), file_name=_called(report, name), mime=mime,
-                icon=icon, help=hint, on_click="ignore", width="stretch",
-                type="primary" if name == "report.html" else "secondary",
-            )  # fmt: skip
-    if "report.html" not in artifacts:
-        st.info(f"Report {report.id} was made by an earlier version, without this file: make it again.")
-    elif report.stale:
+        st.download_button(
+            name, partial(_read, report, name), file_name=_called(report, name), mime=mime,
+            icon=icon, help=hint, on_click="ignore", width="stretch",
+            type="primary" if name == "report.html" else "secondary",
+        )  # fmt: skip
+    if report.stale:
         st.warning(f"Report {report.id} is out of date: its contents have changed since.")
     else:
         st.caption(f"Report {report.id}, {artifacts['report.html'].size / 1e6:.1f} MB")

@@ -42,7 +42,7 @@ def accuracies_table(evidence: Evidence) -> pd.DataFrame:
 def held_out_scores(evidence: Evidence) -> tuple[Interval, Interval] | None:
     """Accuracy on the held-out regions, before and after; None if no region was held out."""
     row = evidence.results.get("held_out")
-    rows = [r for r in evidence.results.get("by_region", ()) if r["held_out"]]
+    rows = [r for r in evidence.results["by_region"] if r["held_out"]]
     if row is None or not rows:
         return None
     n = sum(r["before"][3] for r in rows)
@@ -79,7 +79,7 @@ def regions_table(evidence: Evidence, class_names: Sequence[str]) -> pd.DataFram
                 for part, value in zip(_PARTS, row[model], strict=True)
             },
         }
-        for row in evidence.results.get("by_region", ())
+        for row in evidence.results["by_region"]
     ]  # fmt: skip
     return pd.DataFrame(rows)
 

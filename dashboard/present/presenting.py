@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isnan
 
 from dashboard.components.slides import Fact, Figure, Panel, Said, Slide
 from dashboard.present.exhibits import Correction, Exhibit, Exhibition, Share
 from dashboard.present.survey import Survey
 from dashboard.shell.jobs_panel import duration
-
-_LIKELY, _RARE = 0.05, 0.001  # p-values
+from defuse_core.report import numbers
+from defuse_core.report.numbers import RARE, count, judge_flips, p_value
 
 
 def slides_of(
@@ -47,36 +48,23 @@ def slides_of(
 
 
 def percent(share: float) -> str:
-    """Write a share; as 0 % or 100 % only if it is exactly that.
+    """Write a share in whole per cent, with a decimal place near 0 % and 100 %.
 
     Examples
     --------
-    >>> [percent(share).replace("\\xa0", " ") for share in (0.238, 0.998, 1.0, 0.9999, 0.0)]
-    ['24 %', '99.8 %', '100 %', '> 99.9 %', '0 %']
+    >>> [percent(share).replace("\xa0", " ") for share in (0.238, 0.998, 1.0, 0.9999, 0.0)]
+    ['24 %', '99.8 %', '100 %', 'over 99.9 %', '0 %']
     """
-    if isnan(share):
-        return "–"
-    if 0 < share < 0.001 or 0.999 < share < 1:
-        return ("< 0.1" if share < 0.5 else "> 99.9") + "\u00a0%"
-    exact = 0 < share <= 0.005 or 0.995 <= share < 1
-    return f"{100 * share:.{int(exact)}f}\u00a0%"
+    return numbers.percent(share, int(0 < share <= 0.005 or 0.995 <= share < 1))
 
 
-def tenths(share: float) -> str:
-    """Write a share of the test split, where small changes matter.
-
-    Examples
-    --------
-    >>> tenths(0.9671).replace("\\xa0", " ")
-    '96.7 %'
-    """
-    return "–" if isnan(share) else f"{100 * share:.1f}\u00a0%"
+tenths = partial(numbers.percent, digits=1)  # of the test split, where small changes matter
 
 
 def _title(project: str, survey: Survey) -> Slide:
     text = (
         f"What a classifier with {tenths(survey.test[0])} test accuracy still gets wrong: "
-        f"a search around {_count(survey.searched, 'training image')}."
+        f"a search around {count(survey.searched, 'training image')}."
     )
     return Slide("title", project, text, cover=True)
 
@@ -86,7 +74,7 @@ def _found(survey: Survey, failures: int) -> Slide:
     figures = (
         Figure(f"{sum(survey.mistakes.values()):,}", "mistakes", note=f"{new:,} of them new: in no data set"),
         Figure(f"{survey.regions:,}", "regions", note="groups of mistakes that look alike"),
-        Figure(f"{survey.labelled:,}", "labelled", note=f"{_count(survey.answers, 'answer')} on draws"),
+        Figure(f"{survey.labelled:,}", "labelled", note=f"{count(survey.answers, 'answer')} on draws"),
         Figure(f"{failures:,}", "failures", note="most of whose images are misclassified"),
     )
     return Slide("found", "What was found", figures=figures)
@@ -96,7 +84,7 @@ def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, 
     label, n = class_names[exhibit.label], len(exhibit.before)
     verb = "said" if exhibit.after is not None else "says"
     facts = [
-        Fact(_who(survey), label, f"{exhibit.agreed} of {_count(exhibit.kept, 'draw')}"),
+        Fact(_who(survey), label, f"{exhibit.agreed} of {count(exhibit.kept, 'draw')}"),
         _most_predicted(f"The classifier {verb}", exhibit.before, class_names),
     ]
     predictions = _said(exhibit, exhibit.before, class_names)
@@ -128,7 +116,7 @@ def _who(survey: Survey) -> str:
 def _most_predicted(who: str, predictions: Sequence[int], class_names: Sequence[str]) -> Fact:
     (first, n), *others = Counter(predictions).most_common()
     rest = f" · {class_names[others[0][0]]} on {others[0][1]}" if others else ""
-    return Fact(who, class_names[first], f"{n} of {_count(len(predictions), 'draw')}{rest}")
+    return Fact(who, class_names[first], f"{n} of {count(len(predictions), 'draw')}{rest}")
 
 
 def _said(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[str]) -> tuple[Said, ...]:
@@ -171,16 +159,16 @@ def _in_words(fixed: int, broken: int, p: float) -> str:
     >>> _in_words(12, 5, 0.143)[:62]
     'chance alone would often fix and break as unequally as 12 to 5'
     """
-    test = f"McNemar’s exact test, p {'< 0.001' if p < _RARE else f'= {p:.2g}'}"
-    if fixed == broken:
+    test, verdict = f"McNemar’s exact test, {p_value(p)}", judge_flips(fixed, broken, p)
+    if verdict in ("none", "even"):
         return f"as many images were fixed as broken, {fixed:,} each, so accuracy is what it was ({test})."
-    if p >= _LIKELY:
+    if verdict == "chance":
         return (
             f"chance alone would often fix and break as unequally as {fixed:,} to {broken:,}, so this shows "
             f"neither gain nor loss ({test})."
         )
-    way = "a gain" if fixed > broken else "a loss"
-    how = "hardly ever" if p < _RARE else "seldom"
+    way = "a gain" if verdict == "better" else "a loss"
+    how = "hardly ever" if p < RARE else "seldom"
     return f"chance alone would {how} fix {fixed:,} and break {broken:,}, so this is {way} ({test})."
 
 
@@ -198,10 +186,10 @@ def _cost(correction: Correction, survey: Survey) -> list[Slide]:
             note="test images classified correctly before, and misclassified since",
         ),
     )  # fmt: skip
-    rest = _count(n - correction.fixed - correction.broken, "other test image")
+    rest = count(n - correction.fixed - correction.broken, "other test image")
     text = f"The correction changed nothing for {rest}: right stayed right, and wrong stayed wrong."
     if survey.seconds:
-        text += f" Labelling took {duration(survey.seconds)} for {_count(survey.answers, 'answer')}."
+        text += f" Labelling took {duration(survey.seconds)} for {count(survey.answers, 'answer')}."
     return [Slide("cost", "What it cost", text, figures=figures)]
 
 
@@ -218,7 +206,7 @@ def _limits(survey: Survey, exhibition: Exhibition, *, stale: bool) -> Slide:
     if correction is not None and correction.real is not None:
         was, now = correction.real
         points.append(
-            f"The {_count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} "
+            f"The {count(was[3], 'real test image')} nearest to these regions: {percent(was[0])} "
             f"classified correctly before, {percent(now[0])} after."
         )
     if survey.simulated:
@@ -248,7 +236,3 @@ def _interval(share: Share, of: str) -> str:
 
 def _bars(share: Share) -> tuple[tuple[float, float, float], ...]:
     return () if isnan(share[0]) else (share[:3],)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -14,11 +14,15 @@ from pathlib import Path
 
 from defuse_core.base.machine import ALLOW_LOCAL_CODE
 
-APP = Path(__file__).resolve().parents[1] / "app.py"
+_HERE = Path(__file__).resolve().parents[1]
+APP, PAGE = _HERE / "asgi.py", _HERE / "app.py"
+"""What is served, and the script that Streamlit runs for every session of it."""
+
 LOGIN = "DEFUSE_LOGIN"
 """Environment variable of the server; set if users must log in."""
 
 MAX_UPLOAD_MB = 500
+_EVERYWHERE = {"0.0.0.0", "::"}
 
 
 def is_loopback(address: str) -> bool:
@@ -50,6 +54,18 @@ def has_login(folders: tuple[Path, ...] = (Path(".streamlit"), Path.home() / ".s
     return False
 
 
+def page_url(address: str, port: int) -> str:
+    """Return where a browser on this machine finds the dashboard.
+
+    Examples
+    --------
+    >>> page_url("127.0.0.1", 8501), page_url("::1", 8501), page_url("0.0.0.0", 80)
+    ('http://127.0.0.1:8501', 'http://[::1]:8501', 'http://localhost:80')
+    """
+    host = "localhost" if address in _EVERYWHERE else address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def server_command(address: str, port: int, *, browser: bool) -> list[str]:
     """Return the command that serves the dashboard.
 
@@ -67,6 +83,7 @@ def server_command(address: str, port: int, *, browser: bool) -> list[str]:
         "server.address": address,
         "server.port": str(port),
         "server.headless": str(not browser).lower(),
+        "server.showEmailPrompt": "false",
         "server.enableXsrfProtection": "true",
         "server.enableCORS": "true",
         "server.maxUploadSize": str(MAX_UPLOAD_MB),
@@ -77,7 +94,7 @@ def server_command(address: str, port: int, *, browser: bool) -> list[str]:
         "theme.light.primaryColor": "#0072B2",
         "theme.dark.primaryColor": "#56B4E9",
     }
-    hosts = sorted({"127.0.0.1", "localhost", address} - {"0.0.0.0", "::"})
+    hosts = sorted({"127.0.0.1", "localhost", address} - _EVERYWHERE)
     flags = [f"--{name}={value}" for name, value in options.items()]
     flags += [f"--server.allowedHosts={host}" for host in hosts]
     return [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *flags]

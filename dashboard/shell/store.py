@@ -20,9 +20,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import streamlit as st
 from numpy.typing import NDArray
-from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.shell.rerun import rerun
+from dashboard.shell.streamlit_internals import Container
 from dashboard.shell.text import plain
 from defuse_core.jobs import launcher
 from defuse_core.workspace.workspace import Workspace
@@ -130,7 +130,7 @@ def _await(future: Future[Result], what: str, forget: Callable[[], None], glance
     return None
 
 
-def _result(future: Future[Result], what: str, glance: float, slot: DeltaGenerator) -> Result:
+def _result(future: Future[Result], what: str, glance: float, slot: Container) -> Result:
     """Wait for `glance` seconds; longer while modules are imported, because reruns would slow that down."""
     try:
         return future.result(timeout=glance)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
-from streamlit.runtime.uploaded_file_manager import UploadedFile
+from streamlit.typing import UploadedFile
 
 from dashboard.shell.server import MAX_UPLOAD_MB
 from dashboard.shell.state import forget, recall, remember
+from dashboard.shell.streamlit_internals import free_upload
 from defuse_core.base.files import open_file
 
 _CHUNK = 2**20
@@ -41,9 +41,7 @@ def _taken(key: str, take: Take) -> None:
     base, _, number = key.rpartition("-")
     remember(f"{base}-round", int(number) + 1)  # a new widget, which does not know the file
     forget(key)
-    context = get_script_run_ctx()
-    if context is not None:
-        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)  # type: ignore[attr-defined]
+    free_upload(file)
 
 
 def pieces(file: UploadedFile) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from defuse_core.report.numbers import p_value, percent
 from defuse_core.workspace.pipeline import done_share
 from defuse_core.workspace.runs import Run, RunStatus, Task
 from defuse_core.workspace.workspace import Workspace
@@ -170,11 +171,11 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     flips = results["flips"]
     text = (
         f"On the test split {flips['fixed']} images were fixed and {flips['broken']} broken "
-        f"(McNemar p = {flips['p']:.2f})."
+        f"(McNemar, {p_value(flips['p'])})."
     )
     if results["label_agreement"] is not None:
         text += (
-            f" One label a region fits {results['label_agreement']:.0%} of its draws, by the "
+            f" One label a region fits {percent(results['label_agreement'])} of its draws, by the "
             "annotators' own votes."
         )
     console.print(text)

@@ -43,7 +43,7 @@ def find_run(
         if run.id > after
         and run.seed == seed
         and set(run.upstream) == ids
-        and check_config(step, run.config) == checked  # older ones lack fields that came later
+        and check_config(step, run.config) == checked  # JSON has lists where a config has tuples
     ]
     return same[-1] if same else None
 

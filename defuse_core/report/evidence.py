@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
+from defuse_core.report.numbers import judge_flips, p_value, percent
 from defuse_core.report.sweep import Change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
@@ -27,7 +28,6 @@ SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
 """Prefixes of figure 6's curves in the file, and their spaces."""
 
 SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
-SURE = 0.05  # p-value below which a change is more than chance
 
 Distances = Mapping[str, NDArray[np.float64]]
 
@@ -155,20 +155,20 @@ def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Chang
     evidence : Evidence
     class_names : sequence of str
     """
-    rows = evidence.results.get("by_region", ())
+    rows = evidence.results["by_region"]
     return _changes([(region_called(row, class_names), row) for row in rows])
 
 
 def class_changes(evidence: Evidence) -> list[Change]:
     """Accuracy of every class of the test split before and after, the worst before first."""
-    changes = _changes([(row["class"], row) for row in evidence.results.get("by_class", ())])
+    changes = _changes([(row["class"], row) for row in evidence.results["by_class"]])
     return sorted(changes, key=lambda change: change.before.estimate)
 
 
 def nearest_rows(evidence: Evidence) -> list[dict[str, Any]]:
     """What was measured on the real images nearest to each region, the worst region first."""
     near = {row["region_id"]: row for row in evidence.results["nearest"]["regions"]}
-    known = {row["region_id"]: row for row in evidence.results.get("by_region", ())}
+    known = {row["region_id"]: row for row in evidence.results["by_region"]}
     return [{**known.get(i, {}), **near[i]} for i in dict.fromkeys([*known, *near]) if i in near]
 
 
@@ -223,32 +223,21 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
     >>> tell_change(0, 0, 1.0)
     'No verdict on a test image changed: **0 fixed, 0 broken**.'
     """
-    if not fixed + broken:
+    verdict = judge_flips(fixed, broken, p)
+    if verdict == "none":
         return "No verdict on a test image changed: **0 fixed, 0 broken**."
     text = (
         f"**{fixed:,} test images were fixed and {broken:,} broken** "
         f"(McNemar, exact, two-sided, {p_value(p)}). "
     )
-    if fixed == broken:
+    if verdict == "even":
         return text + "As many were fixed as broken, so test accuracy is what it was."
-    way = "better" if fixed > broken else "worse"
-    if p >= SURE:
+    if verdict == "chance":
         return text + (
             "**That could be chance**: were images fixed and broken equally often, flips at least this "
-            f"uneven would come up in {p:.0%} of all cases. So this shows neither a gain nor a loss."
+            f"uneven would come up in {percent(p)} of all cases. So this shows neither a gain nor a loss."
         )
-    return text + f"**That is more than chance explains**: the classifier got {way} on the test split."
-
-
-def p_value(p: float) -> str:
-    """Say a p-value.
-
-    Examples
-    --------
-    >>> p_value(0.143), p_value(0.00002)
-    ('p = 0.14', 'p < 0.001')
-    """
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return text + f"**That is more than chance explains**: the classifier got {verdict} on the test split."
 
 
 def tell_control(name: str, evidence: Evidence) -> str:
@@ -265,13 +254,14 @@ def tell_control(name: str, evidence: Evidence) -> str:
         return f"**{title}**: not measured."
     control = scores_of(row)["region"]
     before, after = (evidence.models[i].scores["region"] for i in (0, -1))
+    right, right_before, right_after = (percent(score.estimate, 1) for score in (control, before, after))
     text = (
-        f"**{title}**: {does} It classifies {control.estimate:.1%} of the failure regions' draws correctly; "
-        f"before, {before.estimate:.1%} were correct; with Defuse, {after.estimate:.1%}. "
+        f"**{title}**: {does} It classifies {right} of the failure regions' draws correctly; before, "
+        f"{right_before} were correct; with Defuse, {right_after}. "
     )
     if drawn := row.get("drawn"):
         was, now = (drawn[when][0] for when in ("before", "after"))
-        text += f"It did learn its own draws: {was:.1%} → {now:.1%}. "
+        text += f"It did learn its own draws: {percent(was, 1)} → {percent(now, 1)}. "
     return text + (if_less if control.high < after.low else if_not)
 
 
@@ -315,20 +305,20 @@ def tell_tuning(results: Mapping[str, Any]) -> str:
     """Say how the correction was made: λ, epoch, optimiser, and how λ was chosen."""
     tuning = results["settings"]["correct"]["correction"]
     defuse = results["defuse"]
-    how = f"{tuning.get('optimizer', 'adam')}, learning rate {tuning['learning_rate']:g}"
+    how = f"{tuning['optimizer']}, learning rate {tuning['learning_rate']:g}"
     chosen = f"λ = {defuse['lam']:g}, epoch {defuse['epoch']} of {tuning['epochs']}"
     return f"{chosen}, {how}; λ chosen by {results['rule']}"
 
 
 def tell_lambda(results: Mapping[str, Any]) -> str:
-    """Say the λ of the correction, and the τ of the draws where it is known."""
-    return "; ".join(filter(None, [f"λ = {results['defuse']['lam']:g}", tell_taus(results)]))
+    """Say the λ of the correction, and the τ of the draws."""
+    return f"λ = {results['defuse']['lam']:g}; {tell_taus(results)}"
 
 
 def tell_taus(results: Mapping[str, Any]) -> str:
-    """Say the τ of the draws, where it is known."""
-    taus = sorted({row["tau"] for row in results.get("by_region", ())})
-    return f"τ = {', '.join(f'{tau:g}' for tau in taus)}" if taus else ""
+    """Say the τ of the draws."""
+    taus = sorted({row["tau"] for row in results["by_region"]})
+    return f"τ = {', '.join(f'{tau:g}' for tau in taus)}"
 
 
 def tell_sizes(evidence: Evidence) -> str:

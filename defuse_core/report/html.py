@@ -17,20 +17,10 @@ from defuse_core.base.intervals import Interval
 from defuse_core.data.naming import source_kind
 from defuse_core.report.content import ReportContent, Tile
 from defuse_core.report.limits import limits
+from defuse_core.report.numbers import count, interval, listed, p_value, percent
 from defuse_core.report.sprites import data_url, make_plot, make_sprite
 from defuse_core.report.tables import class_table, control_table, novelty_told, settings_rows, sweep_table
-from defuse_core.report.words import (
-    chance,
-    change_of_test,
-    count,
-    interval,
-    listed,
-    mostly,
-    percent,
-    readings,
-    rule,
-    summary,
-)
+from defuse_core.report.words import change_of_test, mostly, readings, rule, summary
 
 MAX_BYTES = 10_000_000
 _SIDES = (64, 48, 32, 20)  # pixels of a picture: the size shown, then those to scale down to
@@ -119,7 +109,7 @@ def _environment(sprite: Callable[[Sequence[Tile]], Any]) -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "percent": percent, "interval": interval, "chance": chance, "count": count, "listed": listed,
+        "percent": percent, "interval": interval, "p_value": p_value, "count": count, "listed": listed,
         "readings": readings, "mostly": mostly, "thousands": lambda n: f"{n:,}", "duration": _duration,
         "error_ends": lambda accuracy: interval([0, 1 - accuracy.high, 1 - accuracy.low, accuracy.n]),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from itertools import chain
 
 from defuse_core.report.content import ReportContent
 from defuse_core.report.evidence import SHARP
-from defuse_core.report.words import count, percent
+from defuse_core.report.numbers import count, percent
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ def make_sweep(run: Run, events: Sequence[Event], tasks: Sequence[Task]) -> Swee
 
 
 def _measured(task: str, data: Mapping[str, Any]) -> Measured:
-    """Read a point; points of earlier versions have no repeat and no flips."""
+    """Read a point; that before tuning has no flips."""
     return Measured(
-        task, data["lam"], data.get("repeat", 0), data["epoch"], data["selection"], data["tuned"],
+        task, data["lam"], data["repeat"], data["epoch"], data["selection"], data["tuned"],
         {name: Interval(*data[name]) for name in SETS if name in data}, data.get("fixed"), data.get("broken"),
     )  # fmt: skip
 

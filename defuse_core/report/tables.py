@@ -8,7 +8,7 @@ from typing import Any
 
 from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent
-from defuse_core.report.words import count, percent
+from defuse_core.report.numbers import count, percent
 from defuse_core.workspace.configs import STEPS
 
 _MAX_CLASSES = 50

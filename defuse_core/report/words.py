@@ -4,99 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from defuse_core.base.intervals import Interval
 from defuse_core.report.content import ReportContent, Tile
-from defuse_core.report.evidence import SURE
-
-
-def percent(share: float | None, digits: int = 0) -> str:
-    """Say a share in per cent; a share strictly between 0 and 1 never rounds to 0 % or 100 %.
-
-    Parameters
-    ----------
-    share : float or None
-        In [0, 1]; None and NaN are a dash.
-    digits : int
-        Decimal places.
-
-    Examples
-    --------
-    >>> percent(0.2435), percent(0.9999), percent(1.0), percent(0.967, 1)
-    ('24\\xa0%', 'over 99\\xa0%', '100\\xa0%', '96.7\\xa0%')
-    """
-    if share is None or share != share:
-        return "–"
-    least = 10.0**-digits
-    if 0 < share < 1 and f"{share * 100:.{digits}f}" == f"{100:.{digits}f}":
-        return f"over {100 - least:.{digits}f}\xa0%"
-    if 0 < share < 1 and f"{share * 100:.{digits}f}" == f"{0:.{digits}f}":
-        return f"under {least:.{digits}f}\xa0%"
-    return f"{share * 100:.{digits}f}\xa0%"
-
-
-def interval(found: Interval | Sequence[float | None] | None, digits: int = 1) -> str:
-    """Say an interval's ends in per cent.
-
-    Parameters
-    ----------
-    found : Interval, (estimate, low, high, n) or None
-        A dash if it is None or n = 0.
-    digits : int
-        Decimal places.
-
-    Examples
-    --------
-    >>> interval(Interval.wilson(960, 1000))
-    '94.6 to 97.0\\xa0%'
-    """
-    if found is None:
-        return "–"
-    _, low, high, n = _four(found)
-    if not n or low is None or high is None:
-        return "–"
-    return f"{low * 100:.{digits}f} to {high * 100:.{digits}f}\xa0%"
-
-
-def chance(p: float) -> str:
-    """Say a p-value.
-
-    Examples
-    --------
-    >>> chance(0.1435), chance(0.00002), chance(1.0)
-    ('p = .14', 'p < .001', 'p = 1')
-    """
-    if p < 0.001:
-        return "p < .001"
-    digits = 3 if p < 0.0095 else 2
-    return "p = " + (f"{p:.{digits}f}".removeprefix("0") if p < 0.995 else "1")
-
-
-def count(n: int, one: str, many: str = "") -> str:
-    """Say a number with its noun.
-
-    Parameters
-    ----------
-    n : int
-    one, many : str
-        Noun in singular and plural; the plural is by default that with an s.
-
-    Examples
-    --------
-    >>> count(1, "picture"), count(1200, "picture")
-    ('1 picture', '1,200 pictures')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names with commas and a last "and".
-
-    Examples
-    --------
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+from defuse_core.report.numbers import count, judge_flips, p_value, percent
 
 
 def summary(content: ReportContent) -> list[str]:
@@ -124,12 +33,13 @@ def change_of_test(content: ReportContent) -> str:
     flips = content.results["flips"]
     accuracies = f"{percent(before, 1)} of the time before and {percent(after, 1)} after"
     fixed = f"{count(flips['fixed'], 'picture')} fixed, {flips['broken']} broken"
-    if not flips["fixed"] + flips["broken"]:
+    verdict = judge_flips(flips["fixed"], flips["broken"], flips["p"])
+    if verdict == "none":
         return f"{accuracies} (no picture fixed, none broken)"
-    if flips["fixed"] == flips["broken"]:
+    if verdict == "even":
         return f"{accuracies} ({fixed}: no difference in all)"
-    sure = "could be chance" if flips["p"] >= SURE else "is more than chance would explain"
-    return f"{accuracies} ({fixed}; that difference {sure}, {chance(flips['p'])})"
+    sure = "could be chance" if verdict == "chance" else "is more than chance would explain"
+    return f"{accuracies} ({fixed}; that difference {sure}, {p_value(flips['p'])})"
 
 
 def _judges(content: ReportContent) -> str:
@@ -182,10 +92,3 @@ def rule(content: ReportContent) -> str:
 
 def _points(n: float) -> str:
     return f"{n:g} point" if n == 1 else f"{n:g} points"
-
-
-def _four(share: Interval | Sequence[float | None]) -> tuple[float | None, float | None, float | None, int]:
-    if isinstance(share, Interval):
-        return share.estimate, share.low, share.high, share.n
-    estimate, low, high, n = share
-    return estimate, low, high, int(n or 0)

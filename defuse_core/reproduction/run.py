@@ -25,7 +25,8 @@ from defuse_core.workspace.workspace import Project, Workspace
 
 _FILES: dict[DatasetName, str] = {"mnist": "mnist.npz", "svhn": "svhn.npz", "gtsrb": "gtsrb32.npz"}
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb": "GTSRB"}
-_PARTIAL = "resnet18_imagenet_partial.npz"
+_CHUNK = 2**20
+_WEIGHTS = (".safetensors", ".pt", ".pth")
 _QUICK = {"train": (300, math.ceil(1 / VALIDATION_SHARE)), "test": (100, 2)}  # images, and least of a class
 
 _OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
@@ -139,8 +140,8 @@ def few_images(source: str, size: int | None = None) -> bytes:
 def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Path | None) -> str | None:
     """Return the classifier's initial weights, as `ClassifierConfig.pretrained` takes them; None for random.
 
-    Those of an earlier seed; else the partial ResNet-18 in the folder of the data, fitted to the training
-    images and stored as an upload of the project; else torchvision's.
+    Those of an earlier seed; else a file of the architecture's weights in the folder of the data, stored as
+    an upload of the project; else torchvision's ImageNet weights.
 
     Parameters
     ----------
@@ -148,23 +149,35 @@ def find_pretrained(workspace: Workspace, project: Project, plan: Plan, data: Pa
     project : Project
     plan : Plan
     data : Path, optional
-        Folder of the data.
+        Folder of the data, and of weights in torchvision's layout: resnet18-f37072fd.pth as torchvision
+        downloads it, or any other name that begins with the architecture's and ends in .safetensors, .pt or
+        .pth. Layers that the file lacks begin afresh.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, or fits no layer of the architecture.
+    WorkspaceError
+        If the folder has several such files.
     """
     if not plan.pretrained:
         return None
     for run in workspace.runs.of_project(project.id, "classifier"):
         if run.config["architecture"] == plan.architecture and run.config.get("pretrained"):
             return str(run.config["pretrained"])  # whatever is in the folder now
-    name = "resnet18-imagenet-partial.safetensors"
-    file = None if data is None else data / _PARTIAL
-    if file is None or not file.is_file():
+    beside = [] if data is None else sorted(data.glob(f"{plan.architecture}*"))
+    files = [path for path in beside if path.suffix in _WEIGHTS]
+    if not files:
         return "imagenet"
-    from defuse_core.base.checkpoints import dump_tensors
-    from defuse_core.reproduction.partial_resnet import read_partial_resnet18
-    from defuse_core.steps.source import open_dataset
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise WorkspaceError(f"{data} has several files of {plan.architecture}'s weights ({names}); keep one")
+    from defuse_core.steps.networks import check_initial_weights
 
-    weights = read_partial_resnet18(file, open_dataset(workspace, project).train.images)
-    return f"blob:{workspace.add_blob(project.id, name, [dump_tensors(weights)]).sha256}"
+    check_initial_weights(files[0], plan.architecture, n_classes=len(project.class_names))  # not after hours
+    with files[0].open("rb") as file:
+        blob = workspace.add_blob(project.id, files[0].name, iter(lambda: file.read(_CHUNK), b""))
+    return f"blob:{blob.sha256}"
 
 
 def more_annotator_data(project: Project, length: Length) -> str | None:

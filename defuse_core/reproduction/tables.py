@@ -139,7 +139,7 @@ def _classifier(results: Results) -> str:
     if config["pretrained"] == "imagenet":
         return f"{config['architecture']}, from ImageNet's weights"
     afresh = ", ".join(results["began_afresh"])
-    return f"{config['architecture']}, from part of ImageNet's weights; began afresh: {afresh}"
+    return f"{config['architecture']}, from a file of weights; began afresh: {afresh}"
 
 
 def _decoder(results: Results) -> str:

@@ -122,6 +122,18 @@ def begin_with(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str
     return sorted({name.rpartition(".")[0] for name in parameters.keys() - fits.keys()})
 
 
+def check_initial_weights(path: Path, architecture: str, *, n_classes: int) -> None:
+    """Read a file of weights that a network for images in colour is to begin with.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, or fits no layer of the architecture.
+    """
+    network = build_network(architecture, n_classes=n_classes, channels=3)
+    begin_with(network, read_weights(path).tensors, source=str(path))
+
+
 def stated_preprocessing(
     config: NetworkConfig, dataset: ImageDataset, *, channels: int | None = None
 ) -> Preprocessing:

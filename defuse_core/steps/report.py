@@ -93,7 +93,7 @@ class Report(Step):
         points = [
             TradeOff(p["lam"], Interval(*p["test"]), Interval(*p["region"]))
             for p in self.sweep["corrected"]["points"]
-            if not p.get("repeat")
+            if not p["repeat"]
         ]
         return draw_trade_off(
             points, before=self.scores[0], baseline=self.scores[1] if len(self.scores) == 3 else None,
@@ -130,8 +130,8 @@ class Report(Step):
         )  # fmt: skip
         tested, held_out = self.sets["test"], self.sets["held_out"]
         n_tuned = len(tested.region_ids.unique())
-        rows = results.get("by_region") or gallery.score_regions(tested, held_out)
-        nearest = {row["region_id"]: row for row in results.get("nearest", {}).get("regions", ())}
+        rows = results["by_region"]
+        nearest = {row["region_id"]: row for row in results["nearest"]["regions"]}
         fixed, broken = gallery.flips()
         entries = [gallery.region(row, nearest.get(row["region_id"])) for row in rows[: self.config.n_worst]]
         return ReportContent(

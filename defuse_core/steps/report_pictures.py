@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
-from defuse_core.base.records import FailureInstances, Region
+from defuse_core.base.records import Region
 from defuse_core.data.splits import Split
 from defuse_core.extensions.answers import Answers
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.correction import find_flips
-from defuse_core.method.evaluation import score_regions
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE
 from defuse_core.report.content import Nearest, RegionEntry, Tile
-from defuse_core.steps.base import interval_json
 from defuse_core.workspace.labels import SIMULATED_PREFIX
 
 MAX_DRAWS = 20
@@ -109,27 +107,6 @@ class Gallery:
     def _nearest(self, row: Mapping[str, Any]) -> Nearest:
         tiles = self._real(torch.tensor(row["index"], dtype=torch.int64)[:MAX_DRAWS])
         return Nearest(tiles, row["same_label"], Interval(*row["before"]), Interval(*row["after"]))
-
-    def score_regions(self, tested: FailureInstances, held_out: FailureInstances) -> list[dict[str, Any]]:
-        """Measure "by_region", which older results.json lack, without names and baseline.
-
-        Parameters
-        ----------
-        tested, held_out : FailureInstances
-            Test draws of the regions tuned on, and of those held out.
-        """
-        rows = []
-        for failures in (tested, held_out):
-            was, now = (score_regions(c, failures) for c in (self.before, self.corrected))
-            labels = dict(zip(failures.region_ids.tolist(), failures.labels.tolist(), strict=True))
-            rows += [
-                {
-                    "region_id": i, "name": None, "label": labels[i], "held_out": failures is held_out,
-                    "before": interval_json(was[i]), "after": interval_json(now[i]), "baseline": None,
-                }
-                for i in was
-            ]  # fmt: skip
-        return sorted(rows, key=lambda row: (row["before"][0], row["region_id"]))
 
     @staticmethod
     def simulated(annotators: Sequence[str]) -> bool:

@@ -114,7 +114,7 @@ def held_out(right: Right, failures: FailureInstances) -> dict[str, dict[str, An
 def sweep_row(point: Mapping[str, Any]) -> dict[str, Any]:
     """Write a point of figure 5; a λ that is tuned n times has n points."""
     return {
-        "lam": point["lam"], "repeat": point.get("repeat", 0),  # older runs have no repeats
+        "lam": point["lam"], "repeat": point["repeat"],
         "test": point["test"][0], "region": point["region"][0],
         "selection": point["selection"], "tuned": point["tuned"],
     }  # fmt: skip

@@ -1,8 +1,11 @@
-"""Read `resnet18_imagenet_partial.npz`: ImageNet's ResNet-18 without the 3×3 convolutions of its last stage.
+"""Convert `resnet18_imagenet_partial.npz`, ImageNet's ResNet-18 with gaps, to torchvision's layout.
 
-The stored convolutions have their batch-norm folded in. Here each gets a batch-norm back, which leaves its
-output as it is. The running statistics are those of the training images, so that fine-tuning in training
-mode starts from the same function as in evaluation mode.
+    python -m tests.partial_resnet DIR/resnet18_imagenet_partial.npz DIR/resnet18.safetensors \\
+        --images DIR/svhn.npz
+
+`defuse reproduce … --data DIR` begins with what this writes. The stored convolutions have their batch-norm
+folded in. Here each gets a batch-norm back, which leaves its output as it is. The running statistics are
+those of the training images, so that training mode starts from the same function as evaluation mode.
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from defuse_core.base.errors import CheckpointError
+from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import as_pixels
 from defuse_core.method.classifier import Preprocessing
 
@@ -119,3 +126,17 @@ def _fit_statistics(network: nn.Module, norms: list[nn.Module], images: Tensor) 
         norm.weight.copy_(spread)
         norm.running_mean.copy_(centre)
         norm.running_var.copy_(variance)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="resnet18_imagenet_partial.npz")],
+    target: Annotated[Path, typer.Argument(help="File to write, .safetensors")],
+    images: Annotated[Path, typer.Option(help="Data set that the classifier is trained on, .npz")],
+) -> None:
+    """Write the weights as a file that a reproduction begins with."""
+    weights = read_partial_resnet18(source, load_dataset(str(images)).train.images)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target)
+
+
+if __name__ == "__main__":
+    typer.run(convert)
