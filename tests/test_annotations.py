@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import MIGRATIONS, WorkspaceError
 from defuse_core.workspace.edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
 from defuse_core.workspace.label_files import CSV_COLUMNS, from_csv, to_csv
 from defuse_core.workspace.labels import (
-    NONE_OF_THE_ABOVE,
     SINGLE_MISTAKES,
     Annotations,
     LabelEvent,

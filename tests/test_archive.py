@@ -24,6 +24,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.jobs import launcher
@@ -33,7 +34,7 @@ from defuse_core.steps import load_step
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
@@ -614,6 +615,8 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "no JSON": (lambda m: m.update({"rows/tasks.jsonl": b"[" * 10**5 + b"\n"}), "Invalid JSON"),
     "a data set elsewhere": (project(dataset={"source": "blob:" + "1" * 64}), "not among the uploads"),
     "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
+    "two classes of a name": (project(dataset={"class_names": ["a", "a"]}), "0 and 1 are both called 'a'"),
+    "a class without a name": (project(dataset={"class_names": ["a", ""]}), "the name of class 1 is empty"),
     "a share of nothing": (project(dataset={"validation_share": 0.0}), "share: Input should be greater"),
     "a share of all": (project(dataset={"validation_share": 1.0}), "share: Input should be less than 1"),
     "a newer format": (lambda m: change_manifest(m, version=2, new=1), "newer Defuse .format 2.*upgrade"),

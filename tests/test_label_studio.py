@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.records import Annotation
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.method.labeling import collect_votes
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_studio import Shown, from_label_studio, label_studio_config, to_label_studio
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations, LabelEvent
+from defuse_core.workspace.labels import Annotations, LabelEvent
 from tests.test_annotations import NAMES, WORDS, made_in
 
 CLASSES = ("cat", "dog", "bird")

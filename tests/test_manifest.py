@@ -283,6 +283,7 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("logs.0.entries.0.annotator", " ", "annotator: String should match"),
         ("logs.0.entries.0", {"kind": "edit", "edit": "merge"}, "this one does neither"),
         ("logs.0.entries.0", {"kind": "edit", "edit": "rename", "regions": [1, 2]}, "rename is about one"),
+        ("dataset.class_names", ["a", "b", "a"], "dataset: classes 0 and 2 are both called 'a'"),
         ("dataset.fingerprint", "0", "dataset.fingerprint: String should match"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.runtime import numpy_rng
+from defuse_core.data.class_names import check_class_names
 
 
 class DataError(ValueError):
@@ -49,8 +50,8 @@ class ImageDataset:
     Raises
     ------
     DataError
-        If arrays disagree in shape or type, labels are out of range, or a class has no training
-        image.
+        If arrays disagree in shape or type, labels are out of range, a class has no training image, or
+        class names break the rule of `class_names`.
     """
 
     name: str
@@ -60,6 +61,10 @@ class ImageDataset:
     validation: Split | None = None
 
     def __post_init__(self) -> None:
+        try:
+            check_class_names(self.class_names)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
         for name, split in self.splits().items():
             _check_split(f"{self.name}, {name} split", split, n_classes=len(self.class_names))
             if split.images.shape[1:] != self.train.images.shape[1:]:

@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 MOST_TAU = 100.0
 """The largest τ; above it, a region's draws have nothing to do with the region."""

@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_files import read_label, refuse_unknown
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.labels import LabelEvent
 
 Shown = tuple[int, int, float, int, int]
 """A draw as a person saw it: region, sample, τ, seed, and the number of draws shown."""

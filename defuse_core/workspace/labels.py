@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
 
-NONE_OF_THE_ABOVE = "none of the above"
 SINGLE_MISTAKES = -1
 """The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.edits import EditKind
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE
 
 FORMAT = "defuse project"
 VERSION = 1
@@ -53,8 +53,7 @@ class DatasetRow(Row):
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
-        if NONE_OF_THE_ABOVE in self.class_names:
-            raise ValueError(f"a class may not be called {NONE_OF_THE_ABOVE!r}")
+        check_class_names(self.class_names)
         return self
 
 

@@ -21,6 +21,7 @@ from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances
+from defuse_core.data.class_names import check_class_names
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
 FORMAT = "defuse-suite"
@@ -93,7 +94,7 @@ class Manifest(Config):
     defuse_version: _Text
     project: _Text
     fingerprint: _Text = Field(description="Of the data set")
-    class_names: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=100_000)]
+    class_names: tuple[str, ...]
     image_shape: tuple[Literal[1, 3], _Side, _Side]
     architecture: _Text
     preprocessing: Feeding
@@ -112,6 +113,7 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        check_class_names(self.class_names)
         ids = [region.region_id for region in self.regions]
         if len(set(ids)) < len(ids):
             raise ValueError("regions must have ids of their own")

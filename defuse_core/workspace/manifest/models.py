@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from defuse_core.base.config import Config
+from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.edits import EditKind
@@ -59,6 +60,11 @@ class DataSet(Config):
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     sizes: dict[str, Whole]
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        check_class_names(self.class_names)
+        return self
 
 
 class Asked(Config):
