@@ -605,6 +605,14 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
     "a key twice": (row("annotations", 0, key="b"), "contradict each other"),
     "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
+    "a label of no class": (row("annotations", 0, label=99), r"line 1: label must be in 0 … \d+, got 99"),
+    "a sample below all": (row("annotations", 0, sample_id=-5), "sample must be in 0 … "),
+    "a tau below 0": (row("annotations", 0, tau=-1.0), "tau must be above 0 and at most 100, got -1"),
+    "a tau beyond": (row("annotations", 0, tau=1e308), "tau must be above 0 and at most 100, got 1e"),
+    "a tau beyond of an edit": (
+        row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": 1e308}), "edit.tau: Input should be less",
+    ),
+    "an annotator without a name": (row("annotations", 0, annotator=" "), "annotator must be named"),
     "an edit that makes nothing": (row("annotations", 0, edit=EDIT), "merge names 1 regions and makes 0"),
     "an edit without a number": (
         row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": float("nan")}), "edit.tau: Input should be",

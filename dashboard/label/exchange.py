@@ -22,9 +22,6 @@ from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
-MOST_DRAWS = 10_000
-"""Of a region, in an imported file of labels."""
-
 
 def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
     """Offer the labels as files, and import files of labels."""
@@ -98,14 +95,6 @@ def show_simulated(project: Project, run: Run) -> None:
         st.rerun()
 
 
-def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
-    """Judging a region draws all its images again: a slip in a file must not use up the memory."""
-    if many := next((e for e in events if e.n_samples > MOST_DRAWS), None):
-        raise WorkspaceError(
-            f"n_samples of region {many.region_id} must be at most {MOST_DRAWS:,}, got {many.n_samples}"
-        )
-
-
 def _untold(events: Sequence[LabelEvent], counting: Sequence[LabelEvent]) -> list[LabelEvent]:
     """Return the answers that are not stored yet; those of a CSV have no key that would show it."""
     last, stands = ({_subject(e): e.label for e in answers} for answers in (events, counting))
@@ -130,7 +119,6 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
             events = from_label_studio(text, project.class_names, ids, annotator=annotator())
         else:
             events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
-        _refuse_many_draws(events)
         missing = _untold(events, workspace.annotations.counting(run.id))
         before = workspace.annotations.last_id(run.id)
         stored = workspace.annotations.append(run.id, missing)

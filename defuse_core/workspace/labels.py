@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from defuse_core.base.label_limits import MOST_TAU
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
-
-SINGLE_MISTAKES = -1
-"""The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
+from defuse_core.workspace.label_rules import SINGLE_MISTAKES as SINGLE_MISTAKES
+from defuse_core.workspace.label_rules import answer_fault, bounds_fault
 
 SIMULATED_PREFIX = "annotator-"
 """How the names of simulated annotators begin; answers of people replace theirs."""
@@ -112,11 +112,10 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If the run does not exist, an annotator has no name, or a key begins with "id:".
+            If the run does not exist, an answer is beyond the limits of `label_rules`, or a key begins
+            with "id:".
         """
         events = list(events)
-        if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in events):
-            raise WorkspaceError("an annotation needs the name of its annotator; give one")
         if taken := next((e.key for e in events if (e.key or "").startswith(_BY_ID)), None):
             raise WorkspaceError(f"a key must not begin with {_BY_ID!r}, got {taken!r}; give another one")
         with self._database.write() as connection:
@@ -140,7 +139,7 @@ class Annotations:
             if row is None:
                 return None
             _take_back(connection, row["id"])
-        return _event(row)
+        return read_event(row)
 
     def edit(self, run_id: int, edit: RegionEdit, *, after: int | None = None) -> int:
         """Store an edit of the regions of a distill run; return its id.
@@ -155,8 +154,11 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If regions changed since `after`, an id in `edit.into` was used before, or the run does not exist.
+            If regions changed since `after`, an id in `edit.into` was used before, τ is out of bounds, or
+            the run does not exist.
         """
+        if edit.tau is not None and not 0 < edit.tau <= MOST_TAU:
+            raise WorkspaceError(f"tau must be above 0 and at most {MOST_TAU:g}, got {edit.tau:g}")
         with self._database.write() as connection:
             self._refuse_overtaken(connection, run_id, edit, after)
             first = edit.regions[0] if edit.regions else edit.into[0].region_id
@@ -203,6 +205,8 @@ class Annotations:
     def events(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
         """Return every answer in order, undone ones and undos included.
 
+        Answers that nobody could judge, which an older version stored, are left out (`bounds_fault`).
+
         Parameters
         ----------
         run_id : int
@@ -214,7 +218,9 @@ class Annotations:
             " ORDER BY id",
             (run_id, up_to),
         )
-        return [_event(row) for row in rows]
+        n_classes = next(iter(self._database.read(_N_CLASSES, (run_id,))), (None,))[0]
+        events = map(read_event, rows)
+        return [event for event in events if bounds_fault(event, n_classes=n_classes) is None]
 
     def counting(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
         """Return the answers that count, in order: without undone ones and undos.
@@ -248,7 +254,17 @@ def store_events(
     run_id : int
         Of the distill run.
     events : iterable of LabelEvent or Undo
+
+    Raises
+    ------
+    WorkspaceError
+        If an answer is beyond the limits of `label_rules`.
     """
+    n_classes = (connection.execute(_N_CLASSES, (run_id,)).fetchone() or (None,))[0]
+    events = list(events)
+    faults = (answer_fault(e, n_classes=n_classes) for e in events if isinstance(e, LabelEvent))
+    if fault := next(filter(None, faults), None):
+        raise WorkspaceError(f"an answer cannot be stored: {fault}; correct it")
     return [
         _undo(connection, run_id, event) if isinstance(event, Undo) else _insert(connection, run_id, event)
         for event in events
@@ -308,6 +324,11 @@ def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None
     return int(cursor.lastrowid or 0)
 
 
+_N_CLASSES = (
+    "SELECT json_array_length(p.dataset, '$.class_names')"
+    " FROM runs r JOIN projects p ON p.id = r.project_id WHERE r.id = ?"
+)
+
 _SELECT_EDITS = (
     "SELECT e.*, u.id AS undone_by FROM annotations e"
     " LEFT JOIN annotations u ON u.undoes = e.id AND u.id <= COALESCE(?2, u.id)"
@@ -329,5 +350,6 @@ def _edits(connection: sqlite3.Connection, run_id: int) -> list[RegionEdit]:
     return _read_edits(connection.execute(_SELECT_EDITS, (run_id, None)))
 
 
-def _event(row: sqlite3.Row) -> LabelEvent:
+def read_event(row: sqlite3.Row) -> LabelEvent:
+    """Build an answer from its row in the database."""
     return LabelEvent(**{name: row[name] for name in row.keys() if name not in ("run_id", "edit")})  # noqa: SIM118

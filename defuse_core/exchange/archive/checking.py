@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.label_rules import bounds_fault
 
 
 def check_rows(archive: Archive) -> tuple[int, int]:
@@ -17,7 +18,11 @@ def check_rows(archive: Archive) -> tuple[int, int]:
     WorkspaceError
         At the first fault; the message says where it is.
     """
-    n_labels = sum(1 for _ in archive.rows("annotations", AnnotationRow))
+    n_labels, n_classes = 0, len(archive.manifest.project.dataset.class_names)
+    for number, row in enumerate(archive.rows("annotations", AnnotationRow), 1):
+        if row.edit is None and (fault := bounds_fault(row, n_classes=n_classes)):
+            raise archive.error(f"rows/annotations.jsonl, line {number}: {fault}")
+        n_labels = number
     n_runs = 0
     for number, run in enumerate(archive.rows("runs", RunRow), 1):
         if len(set(run.inputs)) < len(run.inputs) or any(above >= number for above in run.inputs):

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from defuse_core.base.label_limits import MOST_SAMPLES, MOST_TAU
 from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.label_rules import answer_fault
 
 FORMAT = "defuse project"
 VERSION = 1
@@ -23,9 +25,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-
-MOST_SAMPLES = 100_000
-"""Most draws that one label event may have: they are drawn again in memory."""
 
 _CORRECTED = re.compile(r"corrected:([1-9][0-9]{0,17})")
 _RUN_IN_TEXT = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
@@ -187,7 +186,7 @@ class EditRow(Row):
     into: list[GaussianRow]
     mistakes: list[Whole]
     name: str
-    tau: float | None
+    tau: Annotated[float, Field(gt=0, le=MOST_TAU)] | None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -207,13 +206,19 @@ class AnnotationRow(Row):
     label: Signed | None
     tau: float
     seed: Whole
-    n_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
+    n_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)]  # 0 of an edit
     undoes: Number | None
     at: float
     round: Number
     seconds: float | None
     key: str | None
     edit: EditRow | None
+
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        if self.edit is None and (fault := answer_fault(self)):
+            raise ValueError(fault)
+        return self
 
 
 TABLES: dict[str, type[Row]] = {

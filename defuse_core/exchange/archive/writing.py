@@ -25,6 +25,8 @@ from typing import IO, Any
 from defuse_core.exchange.archive.reading import CHUNK, FREE_BYTES, MANIFEST, MOST_RATIO, parse
 from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Renumbering, ResourcesRow
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
+from defuse_core.workspace.label_rules import bounds_fault
+from defuse_core.workspace.labels import read_event
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
@@ -123,7 +125,7 @@ class _Rows:
                 f"defuse cancel {live[0].id}; then export again"
             )
         self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
-        self.labels = self._ids(f"SELECT id FROM ({_QUERIES['annotations']})")
+        self.labels = array("q", (row["id"] for row in self._annotations()))
         self._new = Renumbering(self._number, self._label, unknown=_NO_RUN)
         self.files: list[tuple[str, Path, str | None]] = []
         self.n_named = 0
@@ -144,8 +146,16 @@ class _Rows:
             "blobs": self._blob, "runs": self._run, "tasks": self._task, "events": self._event,
             "artifacts": self._artifact, "annotations": self._annotation,
         }  # fmt: skip
-        for row in self._connection.execute(_QUERIES[table], (self._project.id,)):
+        rows = self._connection.execute(_QUERIES[table], (self._project.id,))
+        for row in self._annotations() if table == "annotations" else rows:
             yield convert[table](row)
+
+    def _annotations(self) -> Iterator[sqlite3.Row]:
+        """Edits and answers, without those that `Annotations.events` leaves out, too."""
+        n_classes = len(self._project.class_names)
+        for row in self._connection.execute(_QUERIES["annotations"], (self._project.id,)):
+            if row["edit"] is not None or bounds_fault(read_event(row), n_classes=n_classes) is None:
+                yield row
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
         self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
+from defuse_core.base.label_limits import MOST_TAU
 from defuse_core.base.records import FailureInstances
 from defuse_core.data.class_names import check_class_names
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
@@ -69,7 +70,7 @@ class SuiteRegion(Config):
     region_id: int = Field(ge=0, le=2**53)
     name: _Text
     label: int = Field(ge=0)
-    tau: float = Field(ge=0)
+    tau: float = Field(gt=0, le=MOST_TAU)
     seed: int = Field(ge=0, le=2**63 - 1)
     n: int = Field(ge=1, le=10**6)
     is_failure: bool
