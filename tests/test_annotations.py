@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +24,14 @@ from hypothesis import strategies as st
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import MIGRATIONS, WorkspaceError
 from defuse_core.workspace.edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
-from defuse_core.workspace.label_files import CSV_COLUMNS, from_csv, to_csv
+from defuse_core.workspace.label_files import (
+    CSV_COLUMNS,
+    MOST_BYTES,
+    decode_labels,
+    from_csv,
+    read_label_file,
+    to_csv,
+)
 from defuse_core.workspace.labels import (
     SINGLE_MISTAKES,
     Annotations,
@@ -280,6 +288,24 @@ def test_an_event_with_a_key_is_stored_once_and_keeps_its_id(annotations: Annota
     assert annotations.append(1, [LabelEvent(7, "eve", None, key="a")]) == ids[:1], "the key alone tells"
     assert len(annotations.append(2, queue)) == 2
     assert bare(annotations.events(2)) == queue, "of each run its own keys"
+
+
+def test_a_file_that_is_imported_twice_adds_nothing(annotations: Annotations) -> None:
+    file = [
+        LabelEvent(0, "ann", 0, 1),
+        LabelEvent(0, "ann", 1, 1),
+        LabelEvent(0, "bob", None),
+        LabelEvent(7, "ann", 0),
+    ]
+    assert [annotations.append_new(1, file) for _ in range(2)] == [4, 0]
+    assert bare(annotations.counting(1)) == file
+    annotations.append(1, [LabelEvent(7, "ann", 2)])  # changed since: the file says it again
+    assert [annotations.append_new(1, file) for _ in range(2)] == [1, 0]
+    again = [replace(file[-1], round=2), replace(file[-1], tau=0.1), replace(file[-1], annotator="bob")]
+    assert [annotations.append_new(1, again) for _ in range(2)] == [3, 0]
+    with pytest.raises(WorkspaceError, match="label must be"):
+        annotations.append_new(1, [LabelEvent(1, "ann", 0), LabelEvent(1, "ann", -7)])
+    assert len(annotations.counting(1)) == 9
 
 
 def test_without_a_key_the_same_is_stored_again(annotations: Annotations) -> None:
@@ -802,3 +828,35 @@ def test_what_counts_is_exported_and_nothing_else(annotations: Annotations) -> N
     annotations.append(1, [LabelEvent(1, "ann", 2)])
     annotations.undo(1, "ann")
     assert stored_and_exported(annotations, events) == events
+
+
+# Files
+
+
+def test_a_file_of_labels_is_read_as_text(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes("\ufeffregion,annotator,label\n0,Zoë,cat\n".encode())
+    assert from_csv(read_label_file(tmp_path / "l.csv"), CLASSES, REGIONS) == [LabelEvent(0, "Zoë", 0)]
+
+
+def test_what_is_no_file_of_labels_is_refused_in_words(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin.csv").write_bytes("region,annotator,label\n0,Zoë,cat\n".encode("latin-1"))
+    with (tmp_path / "huge.csv").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    for name, told in {
+        ".": "is a folder; give a CSV file",
+        "pipe": "pipe is not a plain file; give a CSV file, or - to read from a pipe",
+        "none.csv": r"none.csv cannot be read \(No such file or directory\); check the path",
+        "n\0.csv": "cannot be read",
+        "latin.csv": r"latin.csv is not text in UTF-8 \(line 2: invalid .*\); save it as CSV UTF-8",
+        "huge.csv": "huge.csv is over 64 MB, too large for labels; divide it into several files",
+    }.items():
+        with pytest.raises(WorkspaceError, match=told):
+            read_label_file(tmp_path / name)
+
+
+def test_no_more_than_the_limit_is_held() -> None:
+    pieces = iter([b"x" * MOST_BYTES, b"xx", b"never asked for"])
+    with pytest.raises(WorkspaceError, match="upload is over 64 MB"):
+        decode_labels(pieces, name="upload")
+    assert list(pieces) == [b"never asked for"]

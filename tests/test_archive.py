@@ -648,6 +648,19 @@ def test_what_was_tampered_with_is_refused(
     assert not (victim.home.parent / "evil.json").exists()
 
 
+def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        run = place.workspace.runs.of_project(place.project.id, "distill")[0].id
+        (poisoned,) = database.execute("SELECT MIN(id) FROM annotations WHERE run_id = ?", (run,)).fetchone()
+        database.execute("UPDATE annotations SET n_samples = 1 << 62 WHERE ? IN (id, undoes)", (poisoned,))
+    before = place.workspace.annotations.events(run)
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    (now,) = there.workspace.runs.of_project(there.project.id, "distill")
+    after = there.workspace.annotations.events(now.id)
+    assert [(e.annotator, e.label, e.at) for e in after] == [(e.annotator, e.label, e.at) for e in before]
+
+
 def test_content_that_does_not_match_its_checksum_is_refused(
     victim: Workspace, archive: Path, tmp_path: Path
 ) -> None:

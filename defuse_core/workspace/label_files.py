@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from defuse_core.base.spreadsheet import escape_formula, unescape_formula
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
@@ -20,6 +21,59 @@ from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
 )  # fmt: skip
+
+
+MOST_BYTES = 64 * 2**20
+"""The largest file of labels that is read, 64 MB: some million answers, or a thousand draws with images."""
+
+
+def read_label_file(path: Path) -> str:
+    """Read a file of labels as text; of a file that is too large, no more than `MOST_BYTES`.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is no plain file, is over `MOST_BYTES`, cannot be read, or is not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            kind = "a folder" if path.is_dir() else "not a plain file"
+            raise WorkspaceError(f"{path} is {kind}; give a CSV file, or - to read from a pipe")
+        with path.open("rb") as file:
+            return decode_labels([file.read(MOST_BYTES + 1)], name=str(path))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise WorkspaceError(f"{path} cannot be read ({reason}); check the path") from error
+
+
+def decode_labels(chunks: Iterable[bytes], *, name: str) -> str:
+    """Join and decode the pieces of a file of labels.
+
+    Parameters
+    ----------
+    chunks : iterable of bytes
+    name : str
+        Of the file, for messages.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is over `MOST_BYTES`, or not UTF-8.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise WorkspaceError(
+                f"{name} is over {MOST_BYTES >> 20} MB, too large for labels; divide it into several files"
+            )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise WorkspaceError(
+            f"{name} is not text in UTF-8 (line {line}: {error.reason}); save it as CSV UTF-8"
+        ) from None
 
 
 def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:

@@ -11,77 +11,18 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 from defuse_core.base.label_limits import MOST_TAU
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
+from defuse_core.workspace.label_events import BY_ID
+from defuse_core.workspace.label_events import SIMULATED_PREFIX as SIMULATED_PREFIX
+from defuse_core.workspace.label_events import LabelEvent as LabelEvent
+from defuse_core.workspace.label_events import Undo as Undo
 from defuse_core.workspace.label_rules import SINGLE_MISTAKES as SINGLE_MISTAKES
 from defuse_core.workspace.label_rules import answer_fault, bounds_fault
-
-SIMULATED_PREFIX = "annotator-"
-"""How the names of simulated annotators begin; answers of people replace theirs."""
-
-_BY_ID = "id:"
-
-
-@dataclass(frozen=True)
-class LabelEvent:
-    """One answer, or one undo.
-
-    Attributes
-    ----------
-    region_id : int
-        Of the distill run; `SINGLE_MISTAKES` for mistakes that are labelled one by one.
-    annotator : str
-    label : int or None
-        Class index; None is "none of the above".
-    sample_id : int or None
-    tau : float
-        τ at which the draws were shown.
-    seed, n_samples : int
-        Seed and number of the draws that were shown.
-    undoes : int or None
-        The event that this one undoes; the other fields of an undo do not count.
-    id : int
-        Ascending in the order of storing; 0 before that.
-    at : float
-        Seconds since 1970.
-    round : int
-        1; 2 and up are further passes over the same draws, which measure the annotator and do not vote.
-    seconds : float or None
-        Time spent on the answer.
-    key : str or None
-        The sender's name of the event; unique among those of a run, and does not begin with "id:".
-    """
-
-    region_id: int
-    annotator: str
-    label: int | None
-    sample_id: int | None = None
-    tau: float = 0.5
-    seed: int = 0
-    n_samples: int = 10
-    undoes: int | None = None
-    id: int = 0
-    at: float = 0.0
-    round: int = 1
-    seconds: float | None = None
-    key: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name that an `Undo` uses: the key, or one built from the id."""
-        return self.key or f"{_BY_ID}{self.id}"
-
-
-@dataclass(frozen=True)
-class Undo:
-    """Undoes the answer whose `LabelEvent.name` is `target`; `key` names the undo itself."""
-
-    target: str
-    key: str
 
 
 class NoRunError(WorkspaceError):
@@ -116,10 +57,33 @@ class Annotations:
             with "id:".
         """
         events = list(events)
-        if taken := next((e.key for e in events if (e.key or "").startswith(_BY_ID)), None):
-            raise WorkspaceError(f"a key must not begin with {_BY_ID!r}, got {taken!r}; give another one")
+        if taken := next((e.key for e in events if (e.key or "").startswith(BY_ID)), None):
+            raise WorkspaceError(f"a key must not begin with {BY_ID!r}, got {taken!r}; give another one")
         with self._database.write() as connection:
             return store_events(connection, run_id, events)
+
+    def append_new(self, run_id: int, events: Sequence[LabelEvent]) -> int:
+        """Store the answers of a file that do not stand already, all or none; return how many are new.
+
+        An answer stands if the annotator's last one on the same draw, in the same pass, is equal to the
+        file's last one: a file that is imported twice adds nothing.
+
+        Parameters
+        ----------
+        run_id : int
+            Of the distill run.
+        events : sequence of LabelEvent
+
+        Raises
+        ------
+        WorkspaceError
+            As `append` does.
+        """
+        with self._database.write() as connection:
+            stands, last = ({_subject(e): e.label for e in of} for of in (self.counting(run_id), events))
+            missing = [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
+            before = self.last_id(run_id)
+            return sum(event_id > before for event_id in store_events(connection, run_id, missing))
 
     def undo(self, run_id: int, annotator: str) -> LabelEvent | None:
         """Undo the annotator's last answer that counts, and return it; None where there is none.
@@ -243,6 +207,10 @@ class Annotations:
         return int(rows[0]["newest"])
 
 
+def _subject(e: LabelEvent) -> tuple[object, ...]:
+    return e.region_id, e.sample_id, e.tau, e.seed, e.n_samples, e.annotator, e.round
+
+
 def store_events(
     connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent | Undo]
 ) -> list[int]:
@@ -304,8 +272,8 @@ def _by_key(connection: sqlite3.Connection, run_id: int, key: str | None) -> sql
 
 def _by_name(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
     """The event of this `LabelEvent.name`."""
-    number = name.removeprefix(_BY_ID)
-    if not name.startswith(_BY_ID) or not number.isdecimal() or len(number) > 18:
+    number = name.removeprefix(BY_ID)
+    if not name.startswith(BY_ID) or not number.isdecimal() or len(number) > 18:
         return _by_key(connection, run_id, name)
     row: sqlite3.Row | None = connection.execute(
         "SELECT * FROM annotations WHERE run_id = ? AND id = ? AND key IS NULL", (run_id, int(number))
