@@ -10,7 +10,6 @@ from torch import Tensor
 from defuse_core.base.runtime import Loop, Result, numpy_rng
 from defuse_core.data.splits import stratified_sample
 from defuse_core.extensions.projection import projection_steps
-from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE, encode_means
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source
@@ -32,8 +31,7 @@ class Map(Step):
         self.config, self.seed = config, seed
         self.vae, self.train, self.mistakes = source.vae(), source.dataset.train, source.mistakes()
         has_regions = "distill" in source.ancestry
-        self.mixture = source.mixture() if has_regions else None
-        self.min_weight: float = source.upstream("distill").config["min_weight"] if has_regions else 0.0
+        self.regions = source.region_of_mistakes() if has_regions else None
 
     def tasks(self) -> list[str]:
         """One, named after the method."""
@@ -53,8 +51,8 @@ class Map(Step):
         loop = projection_steps(latents, config=config, seed=seed)
         projection = yield from progress(_part(loop, _ENCODING, 100))
         region = torch.full((len(chosen),), -1)
-        if self.mixture is not None:
-            region = membership(self.mixture, self.mistakes.latents[chosen], min_weight=self.min_weight)
+        if self.regions is not None:
+            region = torch.from_numpy(self.regions)[chosen]
         yield tensors_file(
             task,
             {
