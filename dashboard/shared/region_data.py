@@ -123,19 +123,15 @@ class Painter:
 
 
 def ask_annotators(
-    store: Workspace, trained: int | None, region_id: int, draws: Future[Draws]
+    store: Workspace, run_id: int, trained: int | None, draws: Future[Draws]
 ) -> list[list[int | None]]:
-    """Return the answers on each draw by the annotators of run `trained`, or by the shipped ones if None."""
+    """Return the answers on draws of a distill run by the annotators of run `trained`; None: the shipped."""
     import torch
 
     from defuse_core.extensions.shipped import load_annotators
-    from defuse_core.method.labeling import collect_votes, simulate_annotators
-    from defuse_core.steps.annotators import find_annotators
+    from defuse_core.steps.annotators import Labelled, find_annotators, min_probability_of
     from defuse_core.steps.source import Source
-    from defuse_core.workspace.configs import AnnotationConfig
 
     annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
     images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
-    threshold = AnnotationConfig().min_probability
-    answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
-    return collect_votes(answers, len(images))
+    return Labelled(annotators, min_probability_of(store, store.runs.get(run_id))).votes(images)
