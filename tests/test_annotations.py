@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sqlite3
 import subprocess
 import sys
@@ -20,18 +21,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from defuse_core.base.limits import MAX_LABEL_FILE
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import MIGRATIONS, WorkspaceError
 from defuse_core.workspace.edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
-from defuse_core.workspace.label_files import CSV_COLUMNS, from_csv, to_csv
+from defuse_core.workspace.label_files import (
+    CSV_COLUMNS,
+    decode_labels,
+    from_csv,
+    read_label_file,
+    to_csv,
+)
 from defuse_core.workspace.labels import (
-    NONE_OF_THE_ABOVE,
     SINGLE_MISTAKES,
     Annotations,
     LabelEvent,
     Undo,
 )
 from defuse_core.workspace.runs import Resources, Run
-from defuse_core.workspace.workspace import Workspace
+from defuse_core.workspace.workspace import DATABASE, Workspace
 from tests.properties import tried
 
 CLASSES = ("cat", "dog", "bird")
@@ -134,8 +142,13 @@ def test_labels_come_back_as_they_were_in_the_order_of_storing(annotations: Anno
 @pytest.mark.parametrize(
     ("run_id", "bad", "told"),
     [
-        (1, LabelEvent(0, "", 1), "needs the name of its annotator; give one"),
-        (1, LabelEvent(0, " \t", 1), "needs the name of its annotator; give one"),
+        (1, LabelEvent(0, "", 1), "annotator must be named; correct it"),
+        (1, LabelEvent(0, " \t", 1), "annotator must be named; correct it"),
+        (1, LabelEvent(0, "ann", -2), "label must be in 0 … 99999, got -2"),
+        (1, LabelEvent(0, "ann", 1, 10), "sample must be in 0 … 9, got 10"),
+        (1, LabelEvent(0, "ann", 1, n_samples=2**62), "n_samples must be at least 1 and at most 10,000"),
+        (1, LabelEvent(0, "ann", 1, tau=1e308), "tau must be above 0 and at most 100"),
+        (1, LabelEvent(0, "ann", 1, key="k" * 201), "key must have at most 200 characters, got 201"),
         (99, LabelEvent(0, "ann", 1), "run 99 does not exist"),
         (1, LabelEvent(0, "ann", 1, undoes=12345), "does not exist"),
         (1, LabelEvent(0, "ann", 1, undoes=1), "undone already"),
@@ -151,6 +164,36 @@ def test_labels_are_stored_all_or_none(
         annotations.append(run_id, [LabelEvent(1, "ann", 1), bad, LabelEvent(2, "ann", 1)])
     assert annotations.events(1) == before
     assert annotations.events(99) == []
+
+
+def test_a_label_is_of_a_class_of_the_project(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, durable=False)
+    workspace.create_project("a", dataset={"class_names": ["cat", "dog"]})
+    workspace.runs.add(1, "distill", {}, seed=0, resources=Resources())
+    with pytest.raises(WorkspaceError, match="label must be in 0 … 1, got 2"):
+        workspace.annotations.append(1, [LabelEvent(0, "ann", 1), LabelEvent(0, "ann", 2)])
+    assert workspace.annotations.events(1) == []
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [{"n_samples": 2**62}, {"n_samples": 0}, {"tau": 1e308}, {"tau": -1.0}, {"label": 99}, {"sample_id": -5}],
+    ids=str,
+)
+def test_what_an_older_version_stored_beyond_the_limits_counts_no_longer(
+    tmp_path: Path, beyond: dict[str, Any]
+) -> None:
+    workspace = Workspace(tmp_path, durable=False)
+    workspace.create_project("a", dataset={"class_names": ["cat", "dog"]})
+    workspace.runs.add(1, "distill", {}, seed=0, resources=Resources())
+    good = LabelEvent(0, "ann", 1, 3)
+    workspace.annotations.append(1, [good, LabelEvent(0, "ann", 0, 4), good])
+    workspace.annotations.undo(1, "ann")
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
+        columns = ", ".join(f"{name} = ?" for name in beyond)
+        database.execute(f"UPDATE annotations SET {columns} WHERE id = 2", [*beyond.values()])
+    assert bare(workspace.annotations.counting(1)) == [good]
+    assert [event.id for event in workspace.annotations.events(1)] == [1, 3, 4]
 
 
 def test_the_later_of_two_answers_is_left_to_the_reader(annotations: Annotations) -> None:
@@ -247,6 +290,24 @@ def test_an_event_with_a_key_is_stored_once_and_keeps_its_id(annotations: Annota
     assert bare(annotations.events(2)) == queue, "of each run its own keys"
 
 
+def test_a_file_that_is_imported_twice_adds_nothing(annotations: Annotations) -> None:
+    file = [
+        LabelEvent(0, "ann", 0, 1),
+        LabelEvent(0, "ann", 1, 1),
+        LabelEvent(0, "bob", None),
+        LabelEvent(7, "ann", 0),
+    ]
+    assert [annotations.append_new(1, file) for _ in range(2)] == [4, 0]
+    assert bare(annotations.counting(1)) == file
+    annotations.append(1, [LabelEvent(7, "ann", 2)])  # changed since: the file says it again
+    assert [annotations.append_new(1, file) for _ in range(2)] == [1, 0]
+    again = [replace(file[-1], round=2), replace(file[-1], tau=0.1), replace(file[-1], annotator="bob")]
+    assert [annotations.append_new(1, again) for _ in range(2)] == [3, 0]
+    with pytest.raises(WorkspaceError, match="label must be"):
+        annotations.append_new(1, [LabelEvent(1, "ann", 0), LabelEvent(1, "ann", -7)])
+    assert len(annotations.counting(1)) == 9
+
+
 def test_without_a_key_the_same_is_stored_again(annotations: Annotations) -> None:
     for key in (None, None, "", ""):
         annotations.append(1, [LabelEvent(0, "ann", 1, key=key)])
@@ -328,7 +389,7 @@ def test_a_queue_sent_in_any_pieces_is_stored_as_it_would_be_at_once(
 
 @pytest.mark.parametrize("n", [1, 8])
 def test_threads_that_send_the_same_queue_store_it_once(annotations: Annotations, n: int) -> None:
-    queue = [LabelEvent(0, "ann", number % 3, number, key=f"k{number}") for number in range(40)]
+    queue = [LabelEvent(0, "ann", number % 3, number, n_samples=40, key=f"k{number}") for number in range(40)]
     with ThreadPoolExecutor(n) as pool:
         told = list(pool.map(lambda end: annotations.append(1, queue[:end]), [*range(5, 45, 5)] * 2))
     ids = annotations.append(1, queue)
@@ -501,12 +562,15 @@ def test_what_changes_a_verdict_makes_a_correction_stale_and_so_does_its_undo(
 
 # CSV
 
-TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
-WORDS = TEXTS.filter(lambda text: text == text.strip())
-ODD = ("=1+1", "a,b", 'say "no"', "two\nlines", "'", "日本", "@x", "-1", "None", ",,", '""', "ﬁ", "a\u2028b",
-       "cat", " cat", "cat\n", "\r", "a\rb", "a\r\nb")  # fmt: skip
-NAMES = st.lists(st.sampled_from(ODD) | TEXTS, min_size=1, max_size=6, unique=True).filter(
-    lambda names: NONE_OF_THE_ABOVE not in names
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="\ufffe\uffff"),
+    min_size=1, max_size=200,
+).filter(lambda text: text.strip())  # fmt: skip
+ODD = ("=1+1", "a,b", 'say "no"', "'", "日本", "@x", "-1", "None", ",,", '""', "ﬁ", "cat", " dog", "'=1+1",
+       "''", "'cat", "+", " =1", "＝1", "'' =")  # fmt: skip
+WORDS = (st.sampled_from(ODD) | TEXTS).filter(lambda text: text == text.strip())
+NAMES = st.lists(st.sampled_from(ODD) | TEXTS, min_size=1, max_size=6, unique_by=class_key).filter(
+    lambda names: NONE_OF_THE_ABOVE not in map(class_key, names)
 )
 
 
@@ -540,9 +604,7 @@ def test_labels_survive_a_csv(told: tuple[list[str], list[LabelEvent]], bom: boo
     names, events = told
     text = to_csv(events, names)
     assert text.endswith("\r\n")
-    if not any({"\n", "\r"} & set(field) for event in events for field in (event.annotator, *names)):
-        text = text.replace("\r\n", ends)
-    assert from_csv("\ufeff" * bom + text, names, REGIONS, n_mistakes=30) == events
+    assert from_csv("\ufeff" * bom + text.replace("\r\n", ends), names, REGIONS, n_mistakes=30) == events
 
 
 @given(told=labelled())
@@ -553,8 +615,12 @@ def test_other_programs_read_the_csv_as_it_is_meant(told: tuple[list[str], list[
     assert len(rows) == len(events)
     for row, event in zip(rows, events, strict=True):
         assert tuple(row) == CSV_COLUMNS
-        assert row["label"] == (NONE_OF_THE_ABOVE if event.label is None else names[event.label])
-        assert row["annotator"] == event.annotator
+        for cell, name in (
+            (row["label"], NONE_OF_THE_ABOVE if event.label is None else names[event.label]),
+            (row["annotator"], event.annotator),
+        ):
+            assert cell[0] not in "=+-@"
+            assert cell in (name, f"'{name}")
         assert (int(row["region"]), int(row["seed"]), float(row["tau"])) == (
             event.region_id,
             event.seed,
@@ -568,25 +634,34 @@ def test_labels_with_none_has_its_heading_only() -> None:
     assert from_csv(to_csv([], CLASSES), CLASSES, REGIONS) == []
 
 
+def test_formulas_are_written_as_text_and_come_back() -> None:
+    names = ["=cmd|' /C calc'!A0", "'=1", "'", "dog"]
+    events = [LabelEvent(0, name, label) for label, name in enumerate(names)]
+    text = to_csv(events, names)
+    assert [row["label"] for row in csv.DictReader(io.StringIO(text))] == [
+        *(f"'{n}" for n in names[:3]),
+        "dog",
+    ]
+    assert from_csv(text, names, REGIONS) == events
+    older = "region,annotator,label\n0,=1+1,'=1\n"  # before apostrophes were written
+    assert from_csv(older, ["'=1", "cat"], REGIONS) == [LabelEvent(0, "=1+1", 0)]
+
+
+def test_labels_are_compared_as_people_see_them() -> None:
+    text = "region,annotator,label\n0,ann, cafe\u0301\n0,ann,\tcat \n0,ann, none of the above \n"
+    assert [event.label for event in from_csv(text, ["caf\u00e9", " cat"], REGIONS)] == [0, 1, None]
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("classes", "label", "told"),
     [
-        pytest.param(" cat", id="space before"),
-        pytest.param("cat\n", id="line end after"),
-        pytest.param("a\rb", id="carriage return"),
-        pytest.param("\r", id="nothing else"),
-        pytest.param("none of the above ", id="nearly none of the above"),
-        pytest.param("dog ", id="nearly another class"),
+        (["cat", "dog", "cat"], "cat", "line 2: label 'cat' is the name of classes 0 and 2"),
+        (["cat", ""], "", "line 2: label must be one of cat, .*got ''"),
     ],
 )
-def test_class_names_that_a_data_set_may_have_survive_a_csv(name: str) -> None:
-    events = [LabelEvent(0, "ann", 1)]
-    assert from_csv(to_csv(events, ["dog", name]), ["dog", name], REGIONS) == events
-
-
-def test_a_label_is_stripped_only_where_that_makes_it_a_class() -> None:
-    text = "region,annotator,label\n0,ann, dog\n0,ann,\tcat \n0,ann, none of the above \n"
-    assert [event.label for event in from_csv(text, ["dog", " dog", "cat"], REGIONS)] == [1, 2, None]
+def test_class_names_of_older_projects_are_not_mistaken(classes: list[str], label: str, told: str) -> None:
+    with pytest.raises(WorkspaceError, match=told):
+        from_csv(f"region,annotator,label\n0,ann,{label}\n", classes, REGIONS)
 
 
 def test_a_csv_of_a_person_needs_three_columns_in_any_order() -> None:
@@ -630,18 +705,25 @@ GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n
         (GOOD + "0,-1,ann,cat\n", r"line 3: sample must be a whole number from 0 up, got '-1'"),
         (GOOD + "0,20,ann,cat,0.5,0,20\n", r"line 3: sample must be in 0 … 19, got 20"),
         (GOOD + "0,0, ,cat\n", "line 3: annotator must be named"),
-        (GOOD + "0,0,ann,cat,0\n", "line 3: tau must be a positive number, got '0'"),
-        (GOOD + "0,0,ann,cat,-1\n", "line 3: tau must be a positive number, got '-1'"),
-        (GOOD + "0,0,ann,cat,nan\n", "line 3: tau must be a positive number, got 'nan'"),
-        (GOOD + "0,0,ann,cat,inf\n", "line 3: tau must be a positive number, got 'inf'"),
-        (GOOD + "0,0,ann,cat,1e308\n", "line 3: tau must be at most 100, got '1e308'"),
-        (GOOD + "0,0,ann,cat,half\n", "line 3: tau must be a positive number, got 'half'"),
+        (GOOD + "0,0,ann,cat,0\n", "line 3: tau must be above 0 and at most 100, got 0"),
+        (GOOD + "0,0,ann,cat,-1\n", "line 3: tau must be above 0 and at most 100, got -1"),
+        (GOOD + "0,0,ann,cat,nan\n", "line 3: tau must be above 0 and at most 100, got nan"),
+        (GOOD + "0,0,ann,cat,inf\n", "line 3: tau must be above 0 and at most 100, got inf"),
+        (GOOD + "0,0,ann,cat,1e308\n", r"line 3: tau must be above 0 and at most 100, got 1e\+308"),
+        (GOOD + "0,0,ann,cat,half\n", "line 3: tau must be a number, got 'half'"),
+        (
+            GOOD + f"0,,ann,cat,0.5,0,{2**62}\n",
+            "line 3: n_samples must be at least 1 and at most 10,000, got",
+        ),
+        (GOOD + "0,,ann,cat,0.5,0,10001\n", "line 3: n_samples must be at least 1 and at most 10,000, got 1"),
+        (GOOD + f"0,0,{'a' * 201},cat\n", "line 3: the annotator's name has 201 characters, at most 200 are"),
+        (GOOD + "0,0,a\x1b[2J,cat\n", "line 3: the annotator's name has control characters"),
         (GOOD + "0,0,ann,cat,0.5,-1\n", "line 3: seed must be a whole number from 0 up, got '-1'"),
         (GOOD + "0,,ann,cat,0.5,0,0\n", "line 3: n_samples must be a whole number from 1 up, got '0'"),
         (GOOD + "0,,ann,cat,0.5,0,many\n", "line 3: n_samples must be a whole number from 1 up, got 'many'"),
         (GOOD + "0\n", "line 3: annotator must be named"),
         (GOOD + "0,0,ann\n", "line 3: label must be one of"),
-        ('region,annotator,label\n0,"two\nlines",cat\n0,ann,cow\n', "line 4: label must be one of"),
+        ('region,annotator,label,note\n0,ann,cat,"two\nlines"\n0,ann,cow\n', "line 4: label must be one of"),
         (
             GOOD + "0,1,ann,cat\n" * 50 + "0,0,ann,cow\n" + "0,1,ann,cat\n" * 5,
             "line 53: label must be one of",
@@ -746,3 +828,35 @@ def test_what_counts_is_exported_and_nothing_else(annotations: Annotations) -> N
     annotations.append(1, [LabelEvent(1, "ann", 2)])
     annotations.undo(1, "ann")
     assert stored_and_exported(annotations, events) == events
+
+
+# Files
+
+
+def test_a_file_of_labels_is_read_as_text(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes("\ufeffregion,annotator,label\n0,Zoë,cat\n".encode())
+    assert from_csv(read_label_file(tmp_path / "l.csv"), CLASSES, REGIONS) == [LabelEvent(0, "Zoë", 0)]
+
+
+def test_what_is_no_file_of_labels_is_refused_in_words(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin.csv").write_bytes("region,annotator,label\n0,Zoë,cat\n".encode("latin-1"))
+    with (tmp_path / "huge.csv").open("wb") as file:
+        file.truncate(MAX_LABEL_FILE + 1)
+    for name, told in {
+        ".": "is a folder; give a CSV file",
+        "pipe": "pipe is not a plain file; give a CSV file, or - to read from a pipe",
+        "none.csv": r"none.csv cannot be read \(No such file or directory\); check the path",
+        "n\0.csv": "cannot be read",
+        "latin.csv": r"latin.csv is not text in UTF-8 \(line 2: invalid .*\); save it as CSV UTF-8",
+        "huge.csv": "huge.csv is over 64 MB, too much for labels; divide it into several files",
+    }.items():
+        with pytest.raises(WorkspaceError, match=told):
+            read_label_file(tmp_path / name)
+
+
+def test_no_more_than_the_limit_is_held() -> None:
+    pieces = iter([b"x" * MAX_LABEL_FILE, b"xx", b"never asked for"])
+    with pytest.raises(WorkspaceError, match="upload is over 64 MB"):
+        decode_labels(pieces, name="upload")
+    assert list(pieces) == [b"never asked for"]

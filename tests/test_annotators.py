@@ -415,6 +415,29 @@ def test_labels_are_judged_by_those_who_gave_them(voted: Place, tmp_path: Path) 
     assert not newest(place, "distill").stale
 
 
+def test_labels_are_judged_as_they_were_given(voted: Place, tmp_path: Path) -> None:
+    """Who is asked again since, and answers every image, does not count; for a new correction they do."""
+    place = copy_place(voted.workspace.home, tmp_path / "home")
+    config = {"controls": False, "noise_images": 0}
+    done_here(place, "annotate", {"min_probability": 0.0}, seed=4)
+
+    def agreement(of: Place) -> float:
+        path = of.workspace.artifact_path(newest(of, "evaluate").id, "results.json")
+        return json.loads(path.read_text())["label_agreement"]
+
+    done_here(place, "evaluate", config)
+    assert newest(voted, "correct").id in newest(place, "evaluate").upstream
+    assert agreement(place) == agreement(voted)
+    done_here(place, "correct", SMALL)
+    done_here(place, "evaluate", config)
+    tested = place.tensors(newest(place, "correct"))["failures.safetensors"]
+    trained = newest(place, "annotators")
+    said = [best(rebuilt(place, trained, name), tested["test.images"]) for name in ANNOTATORS]
+    own = [counted(votes) for votes in zip(*said, strict=True)]
+    same = [label == wanted for label, wanted in zip(own, tested["test.labels"].tolist(), strict=True)]
+    assert agreement(place) == sum(same) / len(same)
+
+
 def test_those_that_were_cancelled_do_not_vote(there: Place, trained: Run) -> None:
     workspace, kept = there.workspace, list(ANNOTATORS)[1:4]
     run = add_run(there, "annotators", {"training": EPOCH}, seed=3)

@@ -25,7 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from defuse_core.base.errors import CheckpointError
-from defuse_core.base.limits import MOST_ERROR, MOST_ROW_BYTES
+from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
 from defuse_core.jobs import launcher
@@ -35,7 +36,7 @@ from defuse_core.steps import load_step
 from defuse_core.steps.source import Source, open_dataset
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
@@ -466,7 +467,7 @@ def test_control_characters_in_errors_are_taken_out(tmp_path: Path) -> None:
     begin(place, run)
     place.workspace.runs.finish(run.id, "failed", error="\x1b[31mred" + "d" * 200_000)
     there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
-    assert str(runs_of(there)[-1].error) == ("\ufffd[31mred" + "d" * 200_000)[:MOST_ERROR]
+    assert str(runs_of(there)[-1].error) == ("\ufffd[31mred" + "d" * 200_000)[:MAX_ERROR]
 
 
 def test_notes_on_the_data_set_are_there_after_the_import(tmp_path: Path) -> None:
@@ -682,6 +683,14 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
     "a key twice": (row("annotations", 0, key="b"), "contradict each other"),
     "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
+    "a label of no class": (row("annotations", 0, label=99), r"line 1: label must be in 0 … \d+, got 99"),
+    "a sample below all": (row("annotations", 0, sample_id=-5), "sample must be in 0 … "),
+    "a tau below 0": (row("annotations", 0, tau=-1.0), "tau must be above 0 and at most 100, got -1"),
+    "a tau beyond": (row("annotations", 0, tau=1e308), "tau must be above 0 and at most 100, got 1e"),
+    "a tau beyond of an edit": (
+        row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": 1e308}), "edit.tau: Input should be less",
+    ),
+    "an annotator without a name": (row("annotations", 0, annotator=" "), "annotator must be named"),
     "an edit that makes nothing": (row("annotations", 0, edit=EDIT), "merge names 1 regions and makes 0"),
     "an edit without a number": (
         row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": float("nan")}), "edit.tau: Input should be",
@@ -692,6 +701,8 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "no JSON": (lambda m: m.update({"rows/tasks.jsonl": b"[" * 10**5 + b"\n"}), "Invalid JSON"),
     "a data set elsewhere": (project(dataset={"source": "blob:" + "1" * 64}), "not among the uploads"),
     "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
+    "two classes of a name": (project(dataset={"class_names": ["a", "a"]}), "0 and 1 are both called 'a'"),
+    "a class without a name": (project(dataset={"class_names": ["a", ""]}), "the name of class 1 is empty"),
     "a share of nothing": (project(dataset={"validation_share": 0.0}), "share: Input should be greater"),
     "a share of all": (project(dataset={"validation_share": 1.0}), "share: Input should be less than 1"),
     "a class that a terminal obeys": (project(dataset={"class_names": ["a\x1b[2J"]}), "control characters"),
@@ -712,7 +723,7 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
         "it has over 10,000 runs",
     ),
     "a row without end": (
-        lambda m: m.update({"rows/tasks.jsonl": b"[" * (MOST_ROW_BYTES + 1) + b"\n"}), "line 1 has over",
+        lambda m: m.update({"rows/tasks.jsonl": b"[" * (MAX_ROW_BYTES + 1) + b"\n"}), "line 1 has over",
     ),
     "a newer format": (lambda m: change_manifest(m, version=2, new=1), "newer Defuse .format 2.*upgrade"),
     "another format": (lambda m: change_manifest(m, format="zip"), "no project that Defuse exported"),
@@ -733,6 +744,19 @@ def test_what_was_tampered_with_is_refused(
     assert everything(victim) == before
     assert names_in(tmp_path) == ["bad.zip"]
     assert not (victim.home.parent / "evil.json").exists()
+
+
+def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        run = place.workspace.runs.of_project(place.project.id, "distill")[0].id
+        (poisoned,) = database.execute("SELECT MIN(id) FROM annotations WHERE run_id = ?", (run,)).fetchone()
+        database.execute("UPDATE annotations SET n_samples = 1 << 62 WHERE ? IN (id, undoes)", (poisoned,))
+    before = place.workspace.annotations.events(run)
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    (now,) = there.workspace.runs.of_project(there.project.id, "distill")
+    after = there.workspace.annotations.events(now.id)
+    assert [(e.annotator, e.label, e.at) for e in after] == [(e.annotator, e.label, e.at) for e in before]
 
 
 def test_content_that_does_not_match_its_checksum_is_refused(

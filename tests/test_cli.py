@@ -136,11 +136,12 @@ def test_labels_go_out_and_in_as_csv(defuse: Defuse, place: Place) -> None:
     assert {row["label"] for row in rows} <= {"row", "column", "diagonal"}
     defuse("label", "export", "--out", "labels.csv")
     told = json.loads(defuse("label", "import", "labels.csv", "--json").stdout)
-    assert told == {"run": regions.id, "added": len(before)}
-    after = place.workspace.annotations.counting(regions.id)
-    same = [(e.region_id, e.sample_id, e.annotator, e.label, e.tau, e.seed, e.n_samples) for e in after]
-    assert same[: len(before)] == same[len(before) :]
-    assert defuse("label", "export").stdout.count("\n") == 2 * len(before) + 1
+    assert told == {"run": regions.id, "added": 0, "known": len(before)}
+    assert place.workspace.annotations.counting(regions.id) == before
+    (place.workspace.home / "more.csv").write_text(f"{text}{rows[0]['region']},1,Eve,row\r\n")
+    done = defuse("label", "import", str(place.workspace.home / "more.csv"))
+    assert f"1 labels added to the regions of run {regions.id}; {len(before)} were known" in done.stdout
+    assert len(place.workspace.annotations.counting(regions.id)) == len(before) + 1
 
 
 @pytest.mark.parametrize(
@@ -415,8 +416,10 @@ def test_a_stale_ground_is_said(defuse: Defuse, place: Place) -> None:
 
 def test_a_csv_that_is_none_names_the_remedy(defuse: Defuse, tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("region,annotator,label\n1,J\xf6rg,row\n".encode("latin-1"))
-    for name in ("latin.csv", ".", "nowhere.csv"):
-        assert "is not a readable CSV in UTF-8" in defuse("label", "import", name, code=1).stderr
+    told = {"latin.csv": "save it as CSV UTF-8", ".": "give a CSV file", "nowhere.csv": "check the path"}
+    for name, remedy in told.items():
+        assert remedy in defuse("label", "import", name, code=1).stderr
+    assert "the input is not text in UTF-8" in defuse("label", "import", "-", stdin=b"\xff", code=1).stderr
 
 
 def test_a_task_that_is_done_is_not_cancelled(defuse: Defuse, place: Place) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.data import npz, splits
+from defuse_core.data.class_names import check_class_names, class_key
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -214,7 +215,6 @@ def test_a_bad_dataset_is_told_the_split_and_the_remedy(train: Split, test: Spli
 @pytest.mark.parametrize(
     ("limit", "value", "told"),
     [
-        ("MAX_CLASSES", 1, "toys has 2 classes, at most 1 are allowed; leave some out"),
         ("MAX_IMAGES", 3, "toys has 4 images of 0.0 GB, at most 3 of 4 GB are allowed; save fewer"),
         ("MAX_DATASET_BYTES", 63, "toys has 4 images of 0.0 GB, at most 5,000,000 of 0 GB are allowed"),
         ("MAX_IMAGE_PIXELS", 15, "toys, train split: images are 4×4, they must have 1 to 15 pixels; save"),
@@ -228,6 +228,35 @@ def test_a_dataset_above_a_limit_is_refused_wherever_it_is_from(
     monkeypatch.setattr(splits, limit, value)
     with pytest.raises(DataError, match=told):
         ImageDataset("toys", GOOD, GOOD, ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ((), "class_names must be 1 to 100,000 names, got 0"),
+        (("cat", ""), "the name of class 1 is empty: ''; rename the class"),
+        (("cat", " \u3000"), "the name of class 1 is empty"),
+        (("cat", "cat"), "classes 0 and 1 are both called 'cat'; rename one of them"),
+        (("cat", "cat "), "classes 0 and 1 are both called 'cat'"),
+        (("caf\u00e9", "cafe\u0301"), "classes 0 and 1 are both called"),
+        (("cat", "a" * 201), "the name of class 1 has 201 characters, at most 200 are allowed: 'a{40}'; "),
+        (("cat\n", "dog"), r"the name of class 0 has control characters: 'cat\\n'"),
+        (("cat", "\x1b[2J"), r"the name of class 1 has control characters: '\\x1b\[2J'"),
+        (("cat", "a\u2028b"), "the name of class 1 has line breaks"),
+        (("cat", "caf\udce9"), "the name of class 1 has bytes that are not UTF-8"),
+        (("cat", "a\uffff"), "the name of class 1 has characters that XML cannot hold"),
+        (("cat", "none of the above"), "a class may not be called 'none of the above'"),
+    ],
+)
+def test_class_names_that_labels_could_not_tell_apart_are_refused(names: tuple[str, ...], told: str) -> None:
+    with pytest.raises(DataError, match=f"^toys: {told}"):
+        ImageDataset("toys", GOOD, GOOD, names)
+
+
+def test_class_names_may_be_of_any_script_and_length_up_to_the_limit() -> None:
+    names = ("Cat", "cat", "=cat", "日本 語", "नमस्ते\u200d", "a" * 200, "🦓", "none")
+    assert check_class_names(names) is None
+    assert class_key(" e\u0301 ") == "\u00e9"
 
 
 def test_a_bad_validation_split_is_named() -> None:
@@ -301,6 +330,7 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
         ({"y_test": np.full(5, 7)}, r"toys: no training image of class 5, 6, 7; add images"),
         ({"class_names": np.array(["a", "b"])}, r"labels must be in 0 … 1 .*extend class_names"),
         ({"class_names": np.array("abcde")}, r"toys\.npz.*class_names"),
+        ({"class_names": np.array([*"abcd", "a"])}, r"toys\.npz: toys: classes 0 and 4 are both called 'a'"),
         ({"y_train": np.array([*range(9), 2**60])}, r"toys.*(labels|class)"),
     ],
 )

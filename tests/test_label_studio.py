@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.records import Annotation
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.method.labeling import collect_votes
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_studio import Shown, from_label_studio, label_studio_config, to_label_studio
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations, LabelEvent
+from defuse_core.workspace.labels import Annotations, LabelEvent
 from tests.test_annotations import NAMES, WORDS, made_in
 
 CLASSES = ("cat", "dog", "bird")
@@ -331,6 +332,9 @@ def test_what_is_no_export_is_refused_in_words(text: str, told: str) -> None:
         ("tau", float("inf"), "tau must be a number from 0 up, got inf"),
         ("tau", 10**400, "tau must be a number from 0 up, got 1000"),
         ("tau", -0.1, "tau must be a number from 0 up, got -0.1"),
+        ("tau", 0, "tau must be above 0 and at most 100, got 0; leave what Defuse wrote"),
+        ("tau", 1e308, r"tau must be above 0 and at most 100, got 1e\+308; leave what Defuse wrote"),
+        ("n_samples", 3_000_000, "n_samples must be at least 1 and at most 10,000, got 3000000; leave"),
         ("tau", False, "tau must be a number from 0 up, got False"),
     ],
 )

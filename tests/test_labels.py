@@ -101,6 +101,11 @@ def test_one_person_outvotes_the_machines_on_a_single_mistake() -> None:
     assert (index.tolist(), labels) == ([5], [1])
 
 
+def test_answers_about_mistakes_that_are_not_there_do_not_count() -> None:
+    events = [LabelEvent(SINGLE_MISTAKES, "ann", 1, index) for index in (0, 4, 5, 2**62)]
+    assert single_labels(events, n_mistakes=5)[0].tolist() == [0, 4]
+
+
 # A person against themselves
 
 

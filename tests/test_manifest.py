@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defuse_core.base.checkpoints import dump_tensors
-from defuse_core.base.limits import MOST_MANIFEST_BYTES
+from defuse_core.base.limits import MAX_MANIFEST_BYTES
 from defuse_core.cli.replay import furthest_run
 from defuse_core.exchange.replay.relabeling import store_log
 from defuse_core.workspace.database import WorkspaceError
@@ -278,12 +278,15 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.0.files.0.sha256", "../../etc", "sha256: String should match"),
         ("logs", [], "every correction needs the log of its regions"),
         ("logs.0.regions", 2, "every correction needs the log of its regions"),
-        ("logs.0.entries.0.label", 3, "labels must be under 3, the number of classes, got 3"),
+        ("logs.0.entries.0.label", 3, "an answer of 3 classes: label must be in 0 … 2, got 3"),
         ("logs.0.entries.0.undoes", 5, "entry 0 undoes 5, which is no such entry before it"),
-        ("logs.0.entries.0.n_samples", 10**9, "n_samples: Input should be less than or equal to 100000"),
-        ("logs.0.entries.0.annotator", " ", "annotator: String should match"),
+        ("logs.0.entries.0.n_samples", 10**9, "n_samples must be at least 1 and at most 10,000, got"),
+        ("logs.0.entries.0.tau", -1.0, "tau must be above 0 and at most 100, got -1"),
+        ("logs.0.entries.0.sample_id", -5, "sample must be in 0 … 9, got -5"),
+        ("logs.0.entries.0.annotator", " ", "annotator must be named"),
         ("logs.0.entries.0", {"kind": "edit", "edit": "merge"}, "this one does neither"),
         ("logs.0.entries.0", {"kind": "edit", "edit": "rename", "regions": [1, 2]}, "rename is about one"),
+        ("dataset.class_names", ["a", "b", "a"], "dataset: classes 0 and 2 are both called 'a'"),
         ("dataset.fingerprint", "0", "dataset.fingerprint: String should match"),
     ],
 )
@@ -311,7 +314,7 @@ def test_garbage_is_refused(told: Any) -> None:
         (b"[" * 100_000, "is no JSON"),
         (b'{"format": "defuse-manifest", "version": 1' + b"0" * 10_000 + b"}", "is no JSON"),
         (b"[]", "is no manifest of Defuse; write one with: defuse manifest"),
-        (b" " * (MOST_MANIFEST_BYTES + 1), "is over 16 MB, too large for a manifest"),
+        (b" " * (MAX_MANIFEST_BYTES + 1), "is over 16 MB, too large for a manifest"),
     ],
     ids=["empty", "binary", "deep", "long number", "list", "large"],
 )

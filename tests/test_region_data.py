@@ -156,10 +156,12 @@ def test_a_verdict_is_on_the_draws_that_were_labelled_last(source: Source, paint
     assert painter.reach_verdicts([]) == {}
 
 
-def of_the_core(annotators: dict[str, Classifier], draws: Draws, region_id: int) -> list[list[int | None]]:
+def of_the_core(
+    annotators: dict[str, Classifier], draws: Draws, region_id: int, *, threshold: float | None = None
+) -> list[list[int | None]]:
     """What annotators answer on draws, through the core alone."""
     pixels = torch.from_numpy(draws.images).permute(0, 3, 1, 2)
-    threshold = AnnotationConfig().min_probability
+    threshold = AnnotationConfig().min_probability if threshold is None else threshold
     answers = simulate_annotators(annotators, pixels, region_id=region_id, threshold=threshold)
     return collect_votes(answers, len(pixels))
 
@@ -167,7 +169,7 @@ def of_the_core(annotators: dict[str, Classifier], draws: Draws, region_id: int)
 def test_shipped_annotators_answer_as_the_step_lets_them(source: Source) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
     draws = Draws(images, np.zeros(4, dtype=np.int64))
-    votes = ask_annotators(source.workspace, None, 7, now(draws))
+    votes = ask_annotators(source.workspace, source.run.id, None, now(draws))
     assert votes == of_the_core(load_annotators(), draws, 7)
     assert [len(of_image) for of_image in votes] == [5] * 4
     assert {label for of_image in votes for label in of_image} <= {None, *range(10)}
@@ -178,9 +180,13 @@ def test_annotators_trained_on_the_project_answer_as_the_step_lets_them(place: P
     source = Source(place.workspace, run.id)
     images = source.dataset.train.images[:6].permute(0, 2, 3, 1).numpy()
     draws = Draws(images, np.zeros(6, dtype=np.int64))
-    votes = ask_annotators(place.workspace, run.id, 3, now(draws))
+    regions = regions_of(place)[1]
+    votes = ask_annotators(place.workspace, regions.id, run.id, now(draws))
     assert votes == of_the_core(find_annotators(source), draws, 3)
     assert [len(of_image) for of_image in votes] == [5] * 6
+    done_here(place, "annotate", {"min_probability": 0.999, "n_single": 0})
+    again = ask_annotators(place.workspace, regions.id, run.id, now(draws))
+    assert again == of_the_core(find_annotators(source), draws, 3, threshold=0.999) != votes
 
 
 # Regions, as found and as edited

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from defuse_core.base.records import Mixture, Region, Verdict
 from defuse_core.extensions.answers import answers_by_region, judge
-from defuse_core.extensions.regions import apply_edits, merge, select, split
+from defuse_core.extensions.regions import apply_edits, merge, region_of_mistakes, select, split
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE
@@ -130,6 +130,31 @@ def test_what_a_person_makes_is_a_region_however_little_it_weighs() -> None:
     assert membership(edited, torch.tensor([light.mean])).tolist() == [6]
     halves = split(edited, last, codes_of(region, 9), seed=0)
     assert apply_edits(FITTED, [selection, made_into("split", [last], halves)]).kept == {7, 8}
+
+
+def test_a_mistake_stays_in_the_region_that_a_person_chose_for_it() -> None:
+    regions = FITTED.regions()
+    latents = torch.cat([codes_of(region, 20, seed=region.region_id) for region in regions])
+    chosen = [0, 1, 2, 20, 21, 22, 23, 10**6]  # of two regions; the last is of no mistake
+    edits = [
+        RegionEdit("select", (), (select(FITTED, latents[chosen[:-1]], of=len(latents)),), tuple(chosen))
+    ]
+
+    def lying() -> list[int]:
+        mixture = apply_edits(FITTED, edits, min_weight=MIN_WEIGHT)
+        return region_of_mistakes(mixture, edits, latents, min_weight=MIN_WEIGHT).tolist()
+
+    mixture = apply_edits(FITTED, edits, min_weight=MIN_WEIGHT)
+    expected = membership(mixture, latents, min_weight=MIN_WEIGHT)
+    expected[chosen[:-1]] = 6
+    assert lying() == expected.tolist()
+    merged = merge(mixture, [region for region in mixture.regions() if region.region_id in (0, 6)])
+    edits.append(RegionEdit("merge", (0, 6), (merged,)))
+    assert [lying()[i] for i in chosen[:-1]] == [7] * 7
+    edits[1] = replace(edits[1], undone_by=99)
+    assert lying() == expected.tolist()
+    edits[0] = replace(edits[0], undone_by=99)
+    assert lying() == membership(FITTED, latents, min_weight=MIN_WEIGHT).tolist()
 
 
 def test_a_selection_takes_its_weight_from_all_and_no_region_with_it() -> None:

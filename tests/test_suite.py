@@ -352,6 +352,10 @@ def label_out_of_range(folder: Path) -> None:
     change(folder, regions=[{**regions[0], "label": 3}, *regions[1:]])
 
 
+def two_classes_of_a_name(folder: Path) -> None:
+    change(folder, class_names=["row", "column", "row "])
+
+
 def two_of_an_id(folder: Path) -> None:
     regions = json.loads((folder / MANIFEST).read_text())["regions"]
     change(folder, regions=[*regions, regions[0]])
@@ -412,6 +416,7 @@ def unknown_field(folder: Path) -> None:
         (other_shape, "does not hold what its manifest says"),
         (too_many_pixels, "damaged .*image_shape"),
         (label_out_of_range, "labels must be in 0 … 2, got 3"),
+        (two_classes_of_a_name, "classes 0 and 2 are both called 'row'; rename one of them"),
         (two_of_an_id, "ids of their own"),
         (other_label, "other labels or regions than its manifest"),
         (labels_within, "other labels or regions than its manifest"),

@@ -18,9 +18,10 @@ from typing import Any, get_args
 import pytest
 
 from defuse_core.base.limits import RESERVE_BYTES, RESERVE_LEAST_FREE_BYTES
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace import garbage
 from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Artifact, Resources, Run, RunStatus
 from defuse_core.workspace.workspace import Blob, Workspace, default_home
 from tests.workspaces import verify
@@ -121,15 +122,21 @@ def test_a_name_that_nobody_could_read_is_refused(workspace: Workspace, name: st
     assert workspace.projects() == []
 
 
-@pytest.mark.parametrize("classes", [[NONE_OF_THE_ABOVE], ["cat", NONE_OF_THE_ABOVE, "dog"]])
-def test_a_class_that_is_called_as_the_answer_that_discards_is_refused(
-    workspace: Workspace, classes: list[str]
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ([NONE_OF_THE_ABOVE], "a class may not be called 'none of the above', .*; rename the class"),
+        (["cat", f"{NONE_OF_THE_ABOVE} ", "dog"], "a class may not be called"),
+        (["cat", "dog", "cat"], "classes 0 and 2 are both called 'cat'; rename one of them"),
+    ],
+)
+def test_class_names_that_labels_could_not_tell_apart_are_refused(
+    workspace: Workspace, classes: list[str], told: str
 ) -> None:
-    told = "a class may not be called 'none of the above', .*; rename the class"
     with pytest.raises(WorkspaceError, match=told):
         workspace.create_project("a", dataset={"class_names": classes})
     assert workspace.projects() == []
-    others = ["None of the above", "none", "none of the above "]
+    others = ["None of the above", "none"]
     assert workspace.create_project("a", dataset={"class_names": others}).class_names == others
 
 

@@ -15,6 +15,7 @@ from dashboard.shared import kept
 from dashboard.shared.change_chart import before_after
 from dashboard.shared.gallery import spread_out
 from dashboard.shared.region_detail import region_name
+from dashboard.shared.table_csv import table_csv
 from dashboard.shell import store
 from dashboard.shell.state import forget, linked_choice, linked_page, linked_way, plain, recall, remember
 from defuse_core.report.sweep import (
@@ -192,7 +193,7 @@ def _show_flips(
             ]
             image_grid(tiles, key=f"{flip}-images", min_pixels=64)
     st.download_button(
-        "All fixed and broken, as CSV", lambda: flips_table(project, answers).to_csv(index=False).encode(),
+        "All fixed and broken, as CSV", lambda: table_csv(flips_table(project, answers)),
         file_name=f"flips-run{run.id}.csv", mime="text/csv", on_click="ignore", icon=":material/download:",
         help=plain(f"Test images and draws whose prediction changed at {point.task}"),
     )  # fmt: skip

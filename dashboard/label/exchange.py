@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import streamlit as st
 
@@ -17,13 +17,10 @@ from dashboard.shell.state import annotator, note, refuse
 from dashboard.shell.uploads import upload_box
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
-from defuse_core.workspace.label_files import from_csv, to_csv
+from defuse_core.workspace.label_files import decode_labels, from_csv, to_csv
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
-
-MOST_DRAWS = 10_000
-"""Of a region, in an imported file of labels."""
 
 
 def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> None:
@@ -98,24 +95,6 @@ def show_simulated(project: Project, run: Run) -> None:
         st.rerun()
 
 
-def _refuse_many_draws(events: Sequence[LabelEvent]) -> None:
-    """Judging a region draws all its images again: a slip in a file must not use up the memory."""
-    if many := next((e for e in events if e.n_samples > MOST_DRAWS), None):
-        raise WorkspaceError(
-            f"n_samples of region {many.region_id} must be at most {MOST_DRAWS:,}, got {many.n_samples}"
-        )
-
-
-def _untold(events: Sequence[LabelEvent], counting: Sequence[LabelEvent]) -> list[LabelEvent]:
-    """Return the answers that are not stored yet; those of a CSV have no key that would show it."""
-    last, stands = ({_subject(e): e.label for e in answers} for answers in (events, counting))
-    return [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
-
-
-def _subject(e: LabelEvent) -> tuple[object, ...]:
-    return e.region_id, e.sample_id, e.tau, e.seed, e.n_samples, e.annotator, e.round
-
-
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
     """Store the labels of a file, all or none."""
     workspace = store.workspace()
@@ -123,22 +102,16 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
     ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
     try:
-        text = b"".join(content).decode("utf-8-sig")
+        text = decode_labels(content, name=name)
         if name.lower().endswith(".json"):
             from defuse_core.workspace.label_studio import from_label_studio
 
             events = from_label_studio(text, project.class_names, ids, annotator=annotator())
         else:
             events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
-        _refuse_many_draws(events)
-        missing = _untold(events, workspace.annotations.counting(run.id))
-        before = workspace.annotations.last_id(run.id)
-        stored = workspace.annotations.append(run.id, missing)
-    except UnicodeDecodeError as error:
-        refuse(f"{name} is not text in UTF-8 ({error.reason}); save it as UTF-8")
+        new = workspace.annotations.append_new(run.id, events)
     except WorkspaceError as error:
-        refuse(f"{name}: {error}")
+        refuse(str(error) if str(error).startswith(name) else f"{name}: {error}")
     else:
-        new = sum(event_id > before for event_id in stored)
         known = len(events) - new
         note(f"{new} answers stored" + (f", {known} were known already" if known else ""))

@@ -17,7 +17,8 @@ from dashboard.shared.region_table import status_of
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
 from dashboard.shell.state import plain, recall, remember
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
+from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import streamlit as st
 
+from dashboard.shared.table_csv import table_csv
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -43,7 +45,7 @@ class Export:
 
     def csv(self) -> bytes:
         """Return the unrounded numbers as CSV, with the caption in the last column."""
-        return self.table().assign(settings=self.caption).to_csv(index=False).encode()
+        return table_csv(self.table().assign(settings=self.caption))
 
 
 def show_export(export: Export) -> None:

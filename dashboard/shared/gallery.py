@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import kept
 from dashboard.shared.reconstruction import as_arrays
+from dashboard.shared.table_csv import table_csv
 from dashboard.shell import store
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -124,7 +125,7 @@ def export(
     """Offer the chosen mistakes as a table, and the shown ones with their images."""
 
     def table() -> bytes:
-        return mistakes_table(project, mistakes, chosen).to_csv(index=False).encode()
+        return table_csv(mistakes_table(project, mistakes, chosen))
 
     def images() -> bytes:
         triples = _triples(project, run, mistakes, indices)

@@ -96,7 +96,7 @@ def opinions(
     run_id: int, region_id: int, tau: float, n: int, trained: int | None
 ) -> Callable[[], list[list[int | None]]]:
     """The answers on each draw by the annotators of run `trained`, or by the shipped ones if None."""
-    return partial(ask_annotators, workspace(), trained, region_id, draws.future(run_id, region_id, tau, n))
+    return partial(ask_annotators, workspace(), run_id, trained, draws.future(run_id, region_id, tau, n))
 
 
 @later("the verdicts", max_entries=4, version=lambda run_id: workspace().annotations.last_id(run_id))

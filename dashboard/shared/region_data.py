@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.components.tau_scrubber import Sprite, make_sprite
-from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from defuse_core.base.records import Mixture, Region, Verdict
     from defuse_core.method.classifier import Classifier
     from defuse_core.method.vae import BetaVAE
@@ -81,34 +78,11 @@ class Draws:
 
 def find_regions(store: Workspace, run_id: int) -> Regions:
     """Return the regions of a distill run, and which mistakes each contains."""
-    from defuse_core.method.distillation import membership
     from defuse_core.steps.source import Source
 
     source = Source(store, run_id)
-    mixture, min_weight = source.mixture(), source.run.config["min_weight"]
-    of_region = membership(mixture, source.mistakes().latents, min_weight=min_weight).numpy()
-    regions = mixture.regions(min_weight)
-    latents = source.mistakes().latents
-    for edit in store.annotations.edits(run_id):
-        if not edit.undone:
-            _follow(edit, of_region, mixture, latents)
-    return Regions(mixture, regions, of_region)
-
-
-def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, latents: Tensor) -> None:
-    """Move mistakes in place to the regions of an edit, even where another component is more probable."""
-    new_ids = [gaussian.region_id for gaussian in edit.into]
-    gone = np.isin(of_region, edit.regions)
-    if edit.kind == "select":
-        of_region[list(edit.mistakes)] = new_ids[0]
-    elif edit.kind == "merge":
-        of_region[gone] = new_ids[0]
-    elif edit.kind == "split" and gone.any():
-        from defuse_core.method.distillation import membership
-
-        weights = np.where(np.isin(np.arange(len(mixture.weights)), new_ids), mixture.weights, 0.0)
-        among = replace(mixture, weights=weights)
-        of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
+    mixture = source.mixture()
+    return Regions(mixture, mixture.regions(source.run.config["min_weight"]), source.region_of_mistakes())
 
 
 @dataclass(frozen=True)
@@ -149,19 +123,15 @@ class Painter:
 
 
 def ask_annotators(
-    store: Workspace, trained: int | None, region_id: int, draws: Future[Draws]
+    store: Workspace, run_id: int, trained: int | None, draws: Future[Draws]
 ) -> list[list[int | None]]:
-    """Return the answers on each draw by the annotators of run `trained`, or by the shipped ones if None."""
+    """Return the answers on draws of a distill run by the annotators of run `trained`; None: the shipped."""
     import torch
 
     from defuse_core.extensions.shipped import load_annotators
-    from defuse_core.method.labeling import collect_votes, simulate_annotators
-    from defuse_core.steps.annotators import find_annotators
+    from defuse_core.steps.annotators import Labelled, find_annotators, min_probability_of
     from defuse_core.steps.source import Source
-    from defuse_core.workspace.configs import AnnotationConfig
 
     annotators = load_annotators() if trained is None else find_annotators(Source(store, trained))
     images = torch.from_numpy(draws.result().images).permute(0, 3, 1, 2)
-    threshold = AnnotationConfig().min_probability
-    answers = simulate_annotators(annotators, images, region_id=region_id, threshold=threshold)
-    return collect_votes(answers, len(images))
+    return Labelled(annotators, min_probability_of(store, store.runs.get(run_id))).votes(images)

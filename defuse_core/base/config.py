@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from defuse_core.base.limits import MAX_SAMPLES, MAX_TAU
 from defuse_core.base.named import check_name, named_field
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -184,8 +185,8 @@ class DistillationConfig(Config):
 class LabelingConfig(Config):
     """Algorithm 3."""
 
-    n_samples: int = Field(10, ge=1, description="Q of algorithm 3, images a region")
-    tau: float = Field(0.5, gt=0, description="τ, multiplies the covariance of a region")
+    n_samples: int = Field(10, ge=1, le=MAX_SAMPLES, description="Q of algorithm 3, images a region")
+    tau: float = Field(0.5, gt=0, le=MAX_TAU, description="τ, multiplies the covariance of a region")
     disagreement_threshold: float = Field(0.5, ge=0, lt=1, description="ρ")
 
 

@@ -23,35 +23,32 @@ GARBAGE_BATCH = 500
 
 # Archives and manifests, which strangers may have made (exchange.archive, workspace.manifest)
 
-MOST_ROW_BYTES = 8 * 2**20
+MAX_ROW_BYTES = 8 * 2**20
 """One row of an archive as JSON; in memory it takes up to 37 times as much, 300 MB."""
 
-MOST_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 16 * 2**20
 """The manifest of an archive or of a run; that of the demo has less than 1 MB."""
 
-MOST_DIRECTORY_BYTES = 8 * 2**20
+MAX_DIRECTORY_BYTES = 8 * 2**20
 """The directory of an archive, some 75,000 files."""
 
-MOST_RUNS = 10_000
+MAX_RUNS = 10_000
 """Runs of an archive: each becomes a folder."""
 
-MOST_NAME = 1_000
+MAX_NAME = 1_000
 """Characters of a name in an archive: of a class, a task, a point, an annotator, a region."""
 
-MOST_SOURCE = 4_096
+MAX_SOURCE = 4_096
 """Characters of a text in a config, and of the source of a data set, such as a path."""
 
-MOST_ERROR = 100_000
+MAX_ERROR = 100_000
 """Characters of an error in an archive; a longer one is cut where it is exported."""
 
-MOST_SIDE = 2**20
+MAX_SIDE = 2**20
 """Pixels of a side of the images of an archive's project, and its channels."""
 
-MOST_THREADS = 4_096
+MAX_THREADS = 4_096
 """Threads that a run of an archive computed with, and would be resumed with."""
-
-MOST_SAMPLES = 100_000
-"""Most draws that one label event of an archive may have: they are drawn again in memory."""
 
 UNPACK_FREE_BYTES = 64 * 2**20
 UNPACK_RATIO = 100
@@ -106,7 +103,7 @@ MAX_DATASET_BYTES = 4 * 2**30
 MAX_IMAGES = 5_000_000
 """Images of a data set. ImageNet has 1.3 million."""
 
-MAX_CLASSES = 10_000
+MAX_CLASSES = 100_000
 """Classes of a data set. ImageNet has 1,000."""
 
 MAX_IMAGE_PIXELS = 2**26
@@ -121,3 +118,17 @@ zeros have 1,030."""
 
 SMALL_BYTES = 64 * 2**20
 """What unpacks to less may expand as it likes."""
+
+# Labels (workspace.labels, workspace.label_files, data.class_names)
+
+MAX_SAMPLES = 10_000
+"""Draws of a region that one answer may be about: every verdict on it draws them again, in memory."""
+
+MAX_TAU = 100.0
+"""The largest τ; above it, a region's draws have nothing to do with the region."""
+
+MAX_LABEL_FILE = 64 * 2**20
+"""Bytes of a file of labels."""
+
+MAX_CLASS_NAME = 200
+"""Characters of the name of a class or of an annotator."""

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from defuse_core.base.files import write_bytes
+from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.cli.common import find_project
 from defuse_core.cli.options import AsJson, ProjectName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
-from defuse_core.workspace.label_files import from_csv, to_csv
+from defuse_core.workspace.label_files import decode_labels, from_csv, read_label_file, to_csv
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -45,21 +46,24 @@ def label_import(
     project: ProjectName = "",
     as_json: AsJson = False,
 ) -> None:
-    """Add the labels of a CSV, all or none."""
+    """Add the labels of a CSV, all or none; those that stand already are left out."""
     workspace = Workspace()
     chosen = find_project(workspace, project)
     run = _regions(workspace, chosen)
     region_ids = [region["region_id"] for region in run.summary["regions"]]
     ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
     n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{file} is not a readable CSV in UTF-8 ({error}); save it as one") from error
+    if str(file) == "-":
+        text = decode_labels([sys.stdin.buffer.read(MAX_LABEL_FILE + 1)], name="the input")
+    else:
+        text = read_label_file(file)
     events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
-    workspace.annotations.append(run.id, events)
-    message = f"{len(events)} labels added to the regions of run {run.id}"
-    typer.echo(json.dumps({"run": run.id, "added": len(events)}) if as_json else message)
+    added = workspace.annotations.append_new(run.id, events)
+    known = len(events) - added
+    message = f"{added} labels added to the regions of run {run.id}"
+    message += f"; {known} were known already" if known else ""
+    result = {"run": run.id, "added": added, "known": known}
+    typer.echo(json.dumps(result) if as_json else message)
 
 
 def _regions(workspace: Workspace, project: Project) -> Run:

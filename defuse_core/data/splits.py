@@ -15,8 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
+from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
+from defuse_core.data.class_names import check_class_names
 
 
 class DataError(ValueError):
@@ -55,8 +56,8 @@ class ImageDataset:
     Raises
     ------
     DataError
-        If arrays disagree in shape or type, labels are out of range, a class has no training image, or a
-        limit of `base.limits` is exceeded.
+        If arrays disagree in shape or type, labels are out of range, a class has no training image, class
+        names break the rule of `class_names`, or a limit of `base.limits` is exceeded.
     """
 
     name: str
@@ -67,11 +68,10 @@ class ImageDataset:
     conversions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.class_names) > MAX_CLASSES:
-            raise DataError(
-                f"{self.name} has {len(self.class_names):,} classes, at most {MAX_CLASSES:,} are allowed; "
-                "leave some out"
-            )
+        try:
+            check_class_names(self.class_names)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
         for name, split in self.splits().items():
             _check_split(f"{self.name}, {name} split", split, n_classes=len(self.class_names))
             if split.images.shape[1:] != self.train.images.shape[1:]:

@@ -133,11 +133,22 @@ def failing(verdicts: Sequence[Verdict]) -> dict[int, int]:
     return {v.region_id: v.label for v in verdicts if v.is_failure and v.label is not None}
 
 
-def single_labels(events: Sequence[LabelEvent]) -> tuple[Tensor, list[int | None]]:
-    """Indices of the mistakes that were labelled one by one, ascending, and their majority labels."""
+def single_labels(
+    events: Sequence[LabelEvent], *, n_mistakes: int | None = None
+) -> tuple[Tensor, list[int | None]]:
+    """Indices of the mistakes that were labelled one by one, ascending, and their majority labels.
+
+    Parameters
+    ----------
+    events : sequence of LabelEvent
+    n_mistakes : int, optional
+        How many there are; answers about others are left out.
+    """
     of_mistake: dict[int, list[LabelEvent]] = {}
     for event in events:
         if event.region_id == SINGLE_MISTAKES and event.sample_id is not None and event.round == 1:
+            if n_mistakes is not None and event.sample_id >= n_mistakes:
+                continue
             of_mistake.setdefault(event.sample_id, []).append(event)
     index = sorted(of_mistake)
     votes = [{e.annotator: e.label for e in _of_people(of_mistake[i])} for i in index]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from defuse_core.base.records import Mixture, Region
 from defuse_core.base.runtime import derive_seed
+from defuse_core.method.distillation import membership
 from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit
 
 _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
@@ -63,6 +64,51 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: fl
         weights=np.array(weights), means=np.stack(means), covariances=np.stack(covariances),
         kept=frozenset(kept),
     )  # fmt: skip
+
+
+def region_of_mistakes(
+    mixture: Mixture, edits: Sequence[RegionEdit], latents: Tensor, *, min_weight: float
+) -> NDArray[np.int64]:
+    """Say in which region each mistake of a search lies, as people edited the regions.
+
+    It is the region of the most probable component, unless a person chose otherwise: a mistake that was
+    selected for a region stays in it, and follows it when it is merged or split.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        As edited.
+    edits : sequence of RegionEdit
+        All of them, those undone included.
+    latents : (n_mistakes, latent_dim)
+        Of all mistakes that the regions were distilled from, in their order.
+    min_weight : float
+        Of distillation.
+
+    Returns
+    -------
+    (n_mistakes,) int64
+        A `Region.region_id`; -1 for none.
+    """
+    of_region = membership(mixture, latents, min_weight=min_weight).numpy()
+    for edit in edits:
+        if not edit.undone:
+            _follow(edit, of_region, mixture, latents)
+    return of_region
+
+
+def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, latents: Tensor) -> None:
+    """Move mistakes in place to the regions of an edit, even where another component is more probable."""
+    new_ids = [gaussian.region_id for gaussian in edit.into]
+    gone = np.isin(of_region, edit.regions)
+    if edit.kind == "select":
+        of_region[[index for index in edit.mistakes if index < len(of_region)]] = new_ids[0]
+    elif edit.kind == "merge":
+        of_region[gone] = new_ids[0]
+    elif edit.kind == "split" and gone.any():
+        weights = np.where(np.isin(np.arange(len(mixture.weights)), new_ids), mixture.weights, 0.0)
+        among = replace(mixture, weights=weights)
+        of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
 
 
 def merge(mixture: Mixture, regions: Sequence[Region]) -> Gaussian:

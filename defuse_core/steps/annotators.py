@@ -8,7 +8,9 @@ accuracy, are no more reliable than that score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,11 +21,13 @@ from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.extensions.shipped import ANNOTATORS, load_annotators
 from defuse_core.method.classifier import Classifier, Preprocessing, classifier_epochs, predict
-from defuse_core.method.labeling import majority, simulate_annotators
+from defuse_core.method.labeling import Votes, collect_votes, majority, simulate_annotators
 from defuse_core.networks.architectures import build_network
 from defuse_core.steps.base import Item, Merged, Read, Step, interval_json, progress, tensors_file
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import AnnotationConfig, AnnotatorsConfig
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 _SAID = ".said"
 NONE = -1
@@ -115,6 +119,75 @@ def find_annotators(source: Source) -> dict[str, Classifier]:
         names = [name for name in ANNOTATORS if name in _stored(source)]
         return {name: source.build(*source.read("annotators", name)) for name in names}
     return _shipped(source)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The simulated annotators that gave the labels of regions, and how sure they had to be.
+
+    Attributes
+    ----------
+    annotators : mapping of str to Classifier
+        By name.
+    min_probability : float
+        Under it, an annotator said "none of the above".
+    """
+
+    annotators: Mapping[str, Classifier]
+    min_probability: float
+
+    def votes(self, images: Tensor) -> Votes:
+        """Return their answers to images (n, channels, height, width), as they gave them to label."""
+        answers = simulate_annotators(self.annotators, images, region_id=NONE, threshold=self.min_probability)
+        return collect_votes(answers, len(images))
+
+
+def who_labelled(source: Source, *, at: float) -> Labelled:
+    """Find the annotate run that stored a label; others may have been trained, or asked, since.
+
+    Parameters
+    ----------
+    source : Source
+        Of a run that stands on a distill run.
+    at : float
+        When the label was stored, in seconds since 1970.
+
+    Returns
+    -------
+    Labelled
+        Where no annotate run is known, such as in a replay, the annotators that `source` stands on, else
+        the shipped ones, with the default `min_probability`.
+    """
+    runs = _annotate_runs(source.workspace, source.upstream("distill"), at=at)
+    if not runs:
+        return Labelled(find_annotators(source), AnnotationConfig().min_probability)
+    config = AnnotationConfig.model_validate(runs[-1].config)
+    return Labelled(find_annotators(Source(source.workspace, runs[-1].id)), config.min_probability)
+
+
+def min_probability_of(store: Workspace, regions: Run) -> float:
+    """Return how sure annotators had to be when they last labelled the regions of a distill run.
+
+    Parameters
+    ----------
+    store : Workspace
+    regions : Run
+        The distill run; where they never labelled its regions, the default is returned.
+    """
+    runs = _annotate_runs(store, regions, at=math.inf)
+    config = AnnotationConfig.model_validate(runs[-1].config) if runs else AnnotationConfig()
+    return config.min_probability
+
+
+def _annotate_runs(store: Workspace, regions: Run, *, at: float) -> list[Run]:
+    """The annotate runs that stored labels of these regions, of those that there were at a time."""
+    return [
+        run
+        for run in store.runs.of_project(regions.project_id, "annotate")
+        if regions.id in run.upstream
+        and run.created_at <= at
+        and (run.status == "done" or run.record.get("labelled"))
+    ]
 
 
 def _shipped(source: Source) -> dict[str, Classifier]:

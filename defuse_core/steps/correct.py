@@ -279,11 +279,12 @@ def _prepare(
         for purpose in _PURPOSES
     )
     tuned, held_out = hold_out_regions(list(failures), share=config.correction.held_out_share, seed=seed)
-    index, labels = single_labels(events)
+    mistakes = source.mistakes()
+    index, labels = single_labels(events, n_mistakes=len(mistakes))
     sets = {
         "tune": tune_on.regions(tuned),
         "test": test_on.regions(tuned),
-        "single": mistake_instances(mistake_images(vae, source.mistakes(), index), labels),
+        "single": mistake_instances(mistake_images(vae, mistakes, index), labels),
         "held_out": test_on.regions(held_out),
     }
     return sets, [_verdict(v) for v in verdicts]

@@ -34,15 +34,13 @@ from defuse_core.method.evaluation import (
     reconstruction_control,
 )
 from defuse_core.method.labeling import (
-    collect_votes,
     draw_latents,
     failure_instances,
     majority,
-    simulate_annotators,
 )
 from defuse_core.method.vae import encode_means
 from defuse_core.steps import results
-from defuse_core.steps.annotators import find_annotators
+from defuse_core.steps.annotators import Labelled, who_labelled
 from defuse_core.steps.base import (
     File,
     Item,
@@ -58,7 +56,7 @@ from defuse_core.steps.correct import tuning_data
 from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
-from defuse_core.workspace.configs import AnnotationConfig, EvaluationConfig
+from defuse_core.workspace.configs import EvaluationConfig
 from defuse_core.workspace.edits import names
 
 EVIDENCE, CONTROL, NOISE = "evidence", "control/", "noise"
@@ -89,7 +87,7 @@ class Evaluate(Step):
         self.votes = {i: answers.votes for i, answers in done.answers.items()}
         annotators = {a.annotator for answers in done.answers.values() for a in answers.annotations}
         self.simulated = bool(annotators) and annotators <= ANNOTATORS.keys()
-        self.annotators = _who_labelled(source) if self.simulated else {}
+        self.labelled = who_labelled(source, at=_last_simulated(done)) if self.simulated else None
         self.search = IdentificationConfig(**source.upstream("identify").config)
         before = {step: run for step, run in source.ancestry.items() if step != self.name}
         self.seconds = sum(run.seconds for run in before.values())
@@ -182,22 +180,21 @@ class Evaluate(Step):
         still = reconstruction_control(self.before, self.vae, self.dataset.train).estimate
         return {
             "still_correct_after_reconstruction": number(still),
-            "label_agreement": self._label_agreement().estimate if self.simulated else None,
+            "label_agreement": self._label_agreement(self.labelled) if self.labelled else None,
             "seed": self.seed,
             "rule": results.RULES[self.sweep_config["rule"]].format(**self.sweep_config),
         }
 
-    def _label_agreement(self) -> Interval:
+    def _label_agreement(self, labelled: Labelled) -> float:
         """Of the draws tested on, the share whose own majority label is the label of their region.
 
         A region gets one label, and not every draw of it is of that class. This limits what region
         accuracy means. Only simulated annotators can give so many labels.
         """
-        tested, threshold = self.sets["test"], AnnotationConfig().min_probability
-        answers = simulate_annotators(self.annotators, tested.images, region_id=-1, threshold=threshold)
-        own = [majority(votes) for votes in collect_votes(answers, len(tested))]
+        tested = self.sets["test"]
+        own = [majority(votes) for votes in labelled.votes(tested.images)]
         same = sum(label == expected for label, expected in zip(own, tested.labels.tolist(), strict=True))
-        return Interval.wilson(same, len(tested))
+        return Interval.wilson(same, len(tested)).estimate
 
     def _nearest(self, codes: Tensor, right: Right) -> dict[str, Any]:
         """The real test images nearest to every failure region, by its own Gaussian."""
@@ -314,15 +311,10 @@ _Measuring = Generator[Item, None, tuple[dict[str, Tensor], dict[str, Any]]]
 """Yields progress; returns the tensors and the metadata of a task's file."""
 
 
-def _who_labelled(source: Source) -> dict[str, Classifier]:
-    """The simulated annotators that gave the labels; others may have been trained since."""
-    regions = source.upstream("distill").id
-    runs = [
-        run
-        for run in source.workspace.runs.of_project(source.run.project_id, "annotate")
-        if run.status == "done" and regions in run.upstream
-    ]
-    return find_annotators(Source(source.workspace, runs[-1].id) if runs else source)
+def _last_simulated(done: Corrected) -> float:
+    """When the last label of a simulated annotator that the correction used was stored."""
+    events = done.source.labels(up_to=done.run.last_annotation)
+    return max(event.at for event in events if event.annotator in ANNOTATORS)
 
 
 def _split(failures: FailureInstances) -> Split:

@@ -10,7 +10,6 @@ from torch import Tensor
 from defuse_core.base.runtime import Loop, Result, numpy_rng
 from defuse_core.data.splits import stratified_sample
 from defuse_core.extensions.projection import projection_steps
-from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE, encode_means
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
 from defuse_core.steps.source import Source
@@ -32,8 +31,7 @@ class Map(Step):
         self.config, self.seed = config, seed
         self.vae, self.train, self.mistakes = source.vae(), source.dataset.train, source.mistakes()
         has_regions = "distill" in source.ancestry
-        self.mixture = source.mixture() if has_regions else None
-        self.min_weight: float = source.upstream("distill").config["min_weight"] if has_regions else 0.0
+        self.regions = source.region_of_mistakes() if has_regions else None
 
     def tasks(self) -> list[str]:
         """One, named after the method."""
@@ -64,9 +62,9 @@ class Map(Step):
 
     def _regions(self) -> Tensor:
         """The region of every mistake, (n_mistakes,) int64; -1 for none."""
-        if self.mixture is None:
+        if self.regions is None:
             return torch.full((len(self.mistakes),), -1)
-        return membership(self.mixture, self.mistakes.latents, min_weight=self.min_weight)
+        return torch.from_numpy(self.regions)
 
     def _choose(self, regions: Tensor) -> Tensor:
         """Numbers of the mistakes on the map, ascending; all lie in regions where the config says so."""

@@ -51,7 +51,8 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
     verdicts = source.read("correct", "failures")[1]["verdicts"]
     labels = {v["region_id"]: v["label"] for v in verdicts if v["is_failure"]}
     searches = (source.mistakes(), mistakes)
-    lying = [membership(mixture, s.latents, min_weight=min_weight).numpy() for s in searches]
+    found = membership(mixture, mistakes.latents, min_weight=min_weight).numpy()  # nobody selected these
+    lying = [source.region_of_mistakes(), found]
     wrong = [
         misread(inside, s.predictions.numpy(), labels) for inside, s in zip(lying, searches, strict=True)
     ]
@@ -59,10 +60,7 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
     traced: list[RegionFound] = []
     if "distill" in second:
         later = Source(store, second["distill"])
-        members = membership(
-            later.mixture(), mistakes.latents, min_weight=later.upstream("distill").config["min_weight"]
-        )
-        traced = trace_regions(members.numpy(), lying[1], failures=errors.keys())
+        traced = trace_regions(later.region_of_mistakes(), found, failures=errors.keys())
     return Rounds(follow_regions(errors, *wrong), traced, *(len(s) for s in searches))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_tensors, load_weights
@@ -14,7 +16,7 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
-from defuse_core.extensions.regions import apply_edits
+from defuse_core.extensions.regions import apply_edits, region_of_mistakes
 from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.method.vae import BetaVAE
 from defuse_core.networks.architectures import build_network
@@ -22,6 +24,7 @@ from defuse_core.networks.formats import load_program
 from defuse_core.networks.local_code import import_network
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run, corrected_by
 from defuse_core.workspace.workspace import Project, Workspace
@@ -124,12 +127,21 @@ class Source:
 
         A run that stands on a correction sees only the edits that existed when the correction started.
         """
+        fitted, min_weight = self.read("distill", "mixture"), self.upstream("distill").config["min_weight"]
+        return apply_edits(unpack_mixture(*fitted), self._edits(), min_weight=min_weight)
+
+    def _edits(self) -> list[RegionEdit]:
         corrected = self.ancestry.get("correct")
-        edits = self.workspace.annotations.edits(
+        return self.workspace.annotations.edits(
             self.upstream("distill").id, up_to=corrected.last_annotation if corrected else None
         )
-        fitted, min_weight = self.read("distill", "mixture"), self.upstream("distill").config["min_weight"]
-        return apply_edits(unpack_mixture(*fitted), edits, min_weight=min_weight)
+
+    def region_of_mistakes(self) -> NDArray[np.int64]:
+        """The region of each of the `mistakes`, (n_mistakes,); -1 for none."""
+        min_weight = self.upstream("distill").config["min_weight"]
+        return region_of_mistakes(
+            self.mixture(), self._edits(), self.mistakes().latents, min_weight=min_weight
+        )
 
     def regions(self) -> list[Region]:
         """The regions, heaviest first."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from defuse_core.base.limits import MAX_TAU
+
 EditKind = Literal["rename", "tau", "merge", "split", "select"]
 STRUCTURAL: tuple[EditKind, ...] = ("merge", "split", "select")
 """Edits that change which regions there are."""
@@ -173,5 +175,6 @@ def names(edits: Sequence[RegionEdit]) -> dict[int, str]:
 
 
 def taus(edits: Sequence[RegionEdit]) -> dict[int, float]:
-    """Return the τ chosen last for each region, by region_id."""
-    return {e.regions[0]: e.tau for e in edits if e.kind == "tau" and e.tau is not None}
+    """Return the τ chosen last for each region, by region_id; one that cannot be drawn at is left out."""
+    chosen = ((e.regions[0], e.tau) for e in edits if e.kind == "tau")
+    return {region_id: tau for region_id, tau in chosen if tau is not None and 0 < tau <= MAX_TAU}

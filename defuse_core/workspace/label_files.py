@@ -10,20 +10,73 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from defuse_core.base.limits import MAX_LABEL_FILE
+from defuse_core.base.spreadsheet import escape_formula, unescape_formula
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, SINGLE_MISTAKES, LabelEvent
-
-MOST_TAU = 100.0
-"""The largest τ; above it, a region's draws have nothing to do with the region."""
+from defuse_core.workspace.label_rules import answer_fault
+from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
 )  # fmt: skip
 
 
+def read_label_file(path: Path) -> str:
+    """Read a file of labels as text; of a file that is too large, no more than `MAX_LABEL_FILE`.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is no plain file, is over `MAX_LABEL_FILE`, cannot be read, or is not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            kind = "a folder" if path.is_dir() else "not a plain file"
+            raise WorkspaceError(f"{path} is {kind}; give a CSV file, or - to read from a pipe")
+        with path.open("rb") as file:
+            return decode_labels([file.read(MAX_LABEL_FILE + 1)], name=str(path))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise WorkspaceError(f"{path} cannot be read ({reason}); check the path") from error
+
+
+def decode_labels(chunks: Iterable[bytes], *, name: str) -> str:
+    """Join and decode the pieces of a file of labels.
+
+    Parameters
+    ----------
+    chunks : iterable of bytes
+    name : str
+        Of the file, for messages.
+
+    Raises
+    ------
+    WorkspaceError
+        If it is over `MAX_LABEL_FILE`, or not UTF-8.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > MAX_LABEL_FILE:
+            raise WorkspaceError(
+                f"{name} is over {MAX_LABEL_FILE >> 20} MB, too much for labels; divide it into several files"
+            )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise WorkspaceError(
+            f"{name} is not text in UTF-8 (line {line}: {error.reason}); save it as CSV UTF-8"
+        ) from None
+
+
 def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
     """Write answers as CSV with class names; an empty sample is the whole region.
+
+    Names that a spreadsheet would run as formulas have an apostrophe before them, which `from_csv` removes.
 
     Parameters
     ----------
@@ -37,9 +90,8 @@ def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
         label = NONE_OF_THE_ABOVE if e.label is None else class_names[e.label]
         sample = "" if e.sample_id is None else e.sample_id
         seconds = "" if e.seconds is None else e.seconds
-        writer.writerow(
-            (e.region_id, sample, e.annotator, label, e.tau, e.seed, e.n_samples, e.at, e.round, seconds)
-        )
+        names = escape_formula(e.annotator), escape_formula(label)
+        writer.writerow((e.region_id, sample, *names, e.tau, e.seed, e.n_samples, e.at, e.round, seconds))
     return out.getvalue()
 
 
@@ -95,15 +147,11 @@ def _parse(
     region = whole("region", "", SINGLE_MISTAKES)
     seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
     sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
-    label, annotator = row.get("label") or "", (row.get("annotator") or "").strip()
+    label, annotator = row.get("label") or "", unescape_formula((row.get("annotator") or "").strip())
     try:
         tau = float((row.get("tau") or "").strip() or "0.5")
     except ValueError:
-        tau = math.nan
-    if not 0 < tau < math.inf:
-        raise WorkspaceError(f"line {line}: tau must be a positive number, got {row.get('tau')!r}")
-    if tau > MOST_TAU:
-        raise WorkspaceError(f"line {line}: tau must be at most {MOST_TAU:g}, got {row.get('tau')!r}")
+        raise WorkspaceError(f"line {line}: tau must be a number, got {row.get('tau')!r}") from None
     try:
         seconds = float(text) if (text := (row.get("seconds") or "").strip()) else None
     except ValueError:
@@ -114,12 +162,14 @@ def _parse(
         raise WorkspaceError(f"line {line}: annotator must be named")
     refuse_unknown(region, sizes, where=f"line {line}")
     index = read_label(label, class_names, where=f"line {line}: label")
-    n_images = sizes[region] or n_samples
-    if sample is not None and sample >= n_images:
+    if sample is not None and sample >= (n_images := sizes[region] or n_samples):
         raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
-    return LabelEvent(
+    event = LabelEvent(
         region, annotator, index, sample, tau, seed, n_samples, round=whole("round", "1", 1), seconds=seconds
     )
+    if fault := answer_fault(event, n_classes=len(class_names)):
+        raise WorkspaceError(f"line {line}: {fault}")
+    return event
 
 
 def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
@@ -139,7 +189,9 @@ def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
 
 
 def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | None:
-    """Return the index of a class name, None for none of the above; spaces around it are ignored.
+    """Return the index of a class name, None for none of the above.
+
+    Names are compared as `class_key` does. An apostrophe that `to_csv` put before a formula is removed.
 
     Parameters
     ----------
@@ -151,11 +203,16 @@ def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | No
     Raises
     ------
     WorkspaceError
-        If it is none of them.
+        If it is none of them, or the name of two classes.
     """
-    known = (NONE_OF_THE_ABOVE, *class_names)
-    name = text if text in known else text.strip()  # as a person may have typed it
-    if name not in known:
-        some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
-        raise WorkspaceError(f"{where} must be one of {some}, got {name!r}")
-    return None if name == NONE_OF_THE_ABOVE else class_names.index(name)
+    for name in (unescape_formula(text), text):  # an older export has no apostrophes
+        if name == NONE_OF_THE_ABOVE or class_key(name) == NONE_OF_THE_ABOVE:
+            return None
+        exact = [index for index, known in enumerate(class_names) if known == name]
+        same = exact or [i for i, known in enumerate(class_names) if class_key(known) == class_key(name)]
+        if len(same) > 1:
+            raise WorkspaceError(f"{where} {name[:40]!r} is the name of classes {same[0]} and {same[1]}")
+        if same and class_key(name):
+            return same[0]
+    some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
+    raise WorkspaceError(f"{where} must be one of {some}, got {text[:100]!r}")

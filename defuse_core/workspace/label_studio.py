@@ -21,9 +21,11 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_files import read_label, refuse_unknown
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, LabelEvent
+from defuse_core.workspace.label_rules import answer_fault
+from defuse_core.workspace.labels import LabelEvent
 
 Shown = tuple[int, int, float, int, int]
 """A draw as a person saw it: region, sample, τ, seed, and the number of draws shown."""
@@ -31,6 +33,7 @@ Shown = tuple[int, int, float, int, int]
 _SHOWN = ("region", "sample", "tau", "seed", "n_samples")
 _FROM, _TO, _TYPE = "label", "image", "choices"
 _TIMES = ("updated_at", "created_at")
+_REMEDY = "leave what Defuse wrote as it is, and export from Label Studio as JSON"
 _BRIEF = 100  # characters of a value in a message
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -192,10 +195,13 @@ class _Task:
             version = [annotation.get(name) for name in ("unique_id", "id", *_TIMES)]
             version = [part for part in version if isinstance(part, str | int)]
             part, round_, key = sample, 1, _digest("annotation", version, draw, name, label)
-        return LabelEvent(
+        event = LabelEvent(
             region, name or self.annotator, index, part, *draw[2:],
             at=self._moment(annotation), round=round_, seconds=seconds, key=_storable(key),
         )  # fmt: skip
+        if fault := answer_fault(event, n_classes=len(self.class_names)):
+            raise WorkspaceError(f"{self.where}: {fault}; {_REMEDY}")
+        return event
 
     def _chosen(self, annotation: dict[str, Any]) -> tuple[str, Any] | None:
         """The choice and what `to_label_studio` wrote beside it; None where nothing is chosen."""
@@ -219,8 +225,6 @@ class _Task:
         sample, n_samples = self._whole(data, "sample", 0), self._whole(data, "n_samples", 1)
         tau = self._number("tau", data.get("tau"))
         refuse_unknown(region, self.region_ids, where=self.where)
-        if sample >= n_samples:
-            raise self._error("sample", f"in 0 … {n_samples - 1}", sample)
         return region, sample, tau, seed, n_samples
 
     def _whole(self, fields: dict[str, Any], name: str, lowest: int) -> int:
@@ -255,8 +259,9 @@ class _Task:
         return _storable(who or "").strip()
 
     def _error(self, field: str, expected: str, got: Any, remedy: str = "") -> WorkspaceError:
-        remedy = remedy or "leave what Defuse wrote as it is, and export from Label Studio as JSON"
-        return WorkspaceError(f"{self.where}: {field} must be {expected}, got {_brief(got)}; {remedy}")
+        return WorkspaceError(
+            f"{self.where}: {field} must be {expected}, got {_brief(got)}; {remedy or _REMEDY}"
+        )
 
 
 def _brief(got: Any) -> str:

@@ -11,78 +11,18 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
+from defuse_core.base.limits import MAX_TAU
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
-
-NONE_OF_THE_ABOVE = "none of the above"
-SINGLE_MISTAKES = -1
-"""The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
-
-SIMULATED_PREFIX = "annotator-"
-"""How the names of simulated annotators begin; answers of people replace theirs."""
-
-_BY_ID = "id:"
-
-
-@dataclass(frozen=True)
-class LabelEvent:
-    """One answer, or one undo.
-
-    Attributes
-    ----------
-    region_id : int
-        Of the distill run; `SINGLE_MISTAKES` for mistakes that are labelled one by one.
-    annotator : str
-    label : int or None
-        Class index; None is "none of the above".
-    sample_id : int or None
-    tau : float
-        τ at which the draws were shown.
-    seed, n_samples : int
-        Seed and number of the draws that were shown.
-    undoes : int or None
-        The event that this one undoes; the other fields of an undo do not count.
-    id : int
-        Ascending in the order of storing; 0 before that.
-    at : float
-        Seconds since 1970.
-    round : int
-        1; 2 and up are further passes over the same draws, which measure the annotator and do not vote.
-    seconds : float or None
-        Time spent on the answer.
-    key : str or None
-        The sender's name of the event; unique among those of a run, and does not begin with "id:".
-    """
-
-    region_id: int
-    annotator: str
-    label: int | None
-    sample_id: int | None = None
-    tau: float = 0.5
-    seed: int = 0
-    n_samples: int = 10
-    undoes: int | None = None
-    id: int = 0
-    at: float = 0.0
-    round: int = 1
-    seconds: float | None = None
-    key: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name that an `Undo` uses: the key, or one built from the id."""
-        return self.key or f"{_BY_ID}{self.id}"
-
-
-@dataclass(frozen=True)
-class Undo:
-    """Undoes the answer whose `LabelEvent.name` is `target`; `key` names the undo itself."""
-
-    target: str
-    key: str
+from defuse_core.workspace.label_events import BY_ID
+from defuse_core.workspace.label_events import SIMULATED_PREFIX as SIMULATED_PREFIX
+from defuse_core.workspace.label_events import LabelEvent as LabelEvent
+from defuse_core.workspace.label_events import Undo as Undo
+from defuse_core.workspace.label_rules import SINGLE_MISTAKES as SINGLE_MISTAKES
+from defuse_core.workspace.label_rules import answer_fault, bounds_fault
 
 
 class NoRunError(WorkspaceError):
@@ -113,15 +53,37 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If the run does not exist, an annotator has no name, or a key begins with "id:".
+            If the run does not exist, an answer is beyond the limits of `label_rules`, or a key begins
+            with "id:".
         """
         events = list(events)
-        if any(isinstance(event, LabelEvent) and not event.annotator.strip() for event in events):
-            raise WorkspaceError("an annotation needs the name of its annotator; give one")
-        if taken := next((e.key for e in events if (e.key or "").startswith(_BY_ID)), None):
-            raise WorkspaceError(f"a key must not begin with {_BY_ID!r}, got {taken!r}; give another one")
+        if taken := next((e.key for e in events if (e.key or "").startswith(BY_ID)), None):
+            raise WorkspaceError(f"a key must not begin with {BY_ID!r}, got {taken!r}; give another one")
         with self._database.write() as connection:
             return store_events(connection, run_id, events)
+
+    def append_new(self, run_id: int, events: Sequence[LabelEvent]) -> int:
+        """Store the answers of a file that do not stand already, all or none; return how many are new.
+
+        An answer stands if the annotator's last one on the same draw, in the same pass, is equal to the
+        file's last one: a file that is imported twice adds nothing.
+
+        Parameters
+        ----------
+        run_id : int
+            Of the distill run.
+        events : sequence of LabelEvent
+
+        Raises
+        ------
+        WorkspaceError
+            As `append` does.
+        """
+        with self._database.write() as connection:
+            stands, last = ({_subject(e): e.label for e in of} for of in (self.counting(run_id), events))
+            missing = [e for e in events if (s := _subject(e)) not in stands or stands[s] != last[s]]
+            before = self.last_id(run_id)
+            return sum(event_id > before for event_id in store_events(connection, run_id, missing))
 
     def undo(self, run_id: int, annotator: str) -> LabelEvent | None:
         """Undo the annotator's last answer that counts, and return it; None where there is none.
@@ -141,7 +103,7 @@ class Annotations:
             if row is None:
                 return None
             _take_back(connection, row["id"])
-        return _event(row)
+        return read_event(row)
 
     def edit(self, run_id: int, edit: RegionEdit, *, after: int | None = None) -> int:
         """Store an edit of the regions of a distill run; return its id.
@@ -156,8 +118,11 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If regions changed since `after`, an id in `edit.into` was used before, or the run does not exist.
+            If regions changed since `after`, an id in `edit.into` was used before, τ is out of bounds, or
+            the run does not exist.
         """
+        if edit.tau is not None and not 0 < edit.tau <= MAX_TAU:
+            raise WorkspaceError(f"tau must be above 0 and at most {MAX_TAU:g}, got {edit.tau:g}")
         with self._database.write() as connection:
             self._refuse_overtaken(connection, run_id, edit, after)
             first = edit.regions[0] if edit.regions else edit.into[0].region_id
@@ -205,6 +170,8 @@ class Annotations:
     def events(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
         """Return every answer in order, undone ones and undos included.
 
+        Answers that nobody could judge, which an older version stored, are left out (`bounds_fault`).
+
         Parameters
         ----------
         run_id : int
@@ -216,7 +183,9 @@ class Annotations:
             " ORDER BY id",
             (run_id, up_to),
         )
-        return [_event(row) for row in rows]
+        n_classes = next(iter(self._database.read(_N_CLASSES, (run_id,))), (None,))[0]
+        events = map(read_event, rows)
+        return [event for event in events if bounds_fault(event, n_classes=n_classes) is None]
 
     def counting(self, run_id: int, *, up_to: int | None = None) -> list[LabelEvent]:
         """Return the answers that count, in order: without undone ones and undos.
@@ -239,6 +208,10 @@ class Annotations:
         return int(rows[0]["newest"])
 
 
+def _subject(e: LabelEvent) -> tuple[object, ...]:
+    return e.region_id, e.sample_id, e.tau, e.seed, e.n_samples, e.annotator, e.round
+
+
 def store_events(
     connection: sqlite3.Connection, run_id: int, events: Iterable[LabelEvent | Undo]
 ) -> list[int]:
@@ -250,7 +223,17 @@ def store_events(
     run_id : int
         Of the distill run.
     events : iterable of LabelEvent or Undo
+
+    Raises
+    ------
+    WorkspaceError
+        If an answer is beyond the limits of `label_rules`.
     """
+    n_classes = (connection.execute(_N_CLASSES, (run_id,)).fetchone() or (None,))[0]
+    events = list(events)
+    faults = (answer_fault(e, n_classes=n_classes) for e in events if isinstance(e, LabelEvent))
+    if fault := next(filter(None, faults), None):
+        raise WorkspaceError(f"an answer cannot be stored: {fault}; correct it")
     return [
         _undo(connection, run_id, event) if isinstance(event, Undo) else _insert(connection, run_id, event)
         for event in events
@@ -290,8 +273,8 @@ def _by_key(connection: sqlite3.Connection, run_id: int, key: str | None) -> sql
 
 def _by_name(connection: sqlite3.Connection, run_id: int, name: str) -> sqlite3.Row | None:
     """The event of this `LabelEvent.name`."""
-    number = name.removeprefix(_BY_ID)
-    if not name.startswith(_BY_ID) or not number.isdecimal() or len(number) > 18:
+    number = name.removeprefix(BY_ID)
+    if not name.startswith(BY_ID) or not number.isdecimal() or len(number) > 18:
         return _by_key(connection, run_id, name)
     row: sqlite3.Row | None = connection.execute(
         "SELECT * FROM annotations WHERE run_id = ? AND id = ? AND key IS NULL", (run_id, int(number))
@@ -309,6 +292,11 @@ def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None
     )
     return int(cursor.lastrowid or 0)
 
+
+_N_CLASSES = (
+    "SELECT json_array_length(p.dataset, '$.class_names')"
+    " FROM runs r JOIN projects p ON p.id = r.project_id WHERE r.id = ?"
+)
 
 _SELECT_EDITS = (
     "SELECT e.*, u.id AS undone_by FROM annotations e"
@@ -331,5 +319,6 @@ def _edits(connection: sqlite3.Connection, run_id: int) -> list[RegionEdit]:
     return _read_edits(connection.execute(_SELECT_EDITS, (run_id, None)))
 
 
-def _event(row: sqlite3.Row) -> LabelEvent:
+def read_event(row: sqlite3.Row) -> LabelEvent:
+    """Build an answer from its row in the database."""
     return LabelEvent(**{name: row[name] for name in row.keys() if name not in ("run_id", "edit")})  # noqa: SIM118

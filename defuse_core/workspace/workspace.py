@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from defuse_core.base.files import printable_name, store_chunks, write_bytes
+from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError, explain_os_error
 from defuse_core.workspace.garbage import Kept, Named, remove_garbage, remove_unnamed
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE, Annotations
+from defuse_core.workspace.labels import Annotations
 from defuse_core.workspace.run_store import RunStore
 from defuse_core.workspace.runs import Artifact, Run
 
@@ -124,14 +125,14 @@ class Workspace:
         Raises
         ------
         WorkspaceError
-            If the name is empty, unprintable, over 80 characters, or taken; or if a class is called "none
-            of the above".
+            If the name is empty, unprintable, over 80 characters, or taken; or if the class names break
+            the rule of `data.class_names`.
         """
-        if NONE_OF_THE_ABOVE in dataset.get("class_names", ()):
-            raise WorkspaceError(
-                f"a class may not be called {NONE_OF_THE_ABOVE!r}, the answer that discards an image; "
-                "rename the class"
-            )
+        if "class_names" in dataset:
+            try:
+                check_class_names(dataset["class_names"])
+            except ValueError as error:
+                raise WorkspaceError(str(error)) from None
         name = name.strip()
         if not name or len(name) > 80 or not name.isprintable():
             raise WorkspaceError(f"a project's name has 1 to 80 printable characters, got {name!r}")

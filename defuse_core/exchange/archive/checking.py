@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from defuse_core.base.limits import MOST_RUNS, MOST_SOURCE
+from defuse_core.base.limits import MAX_RUNS, MAX_SOURCE
 from defuse_core.base.texts import texts
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.label_rules import bounds_fault
 
 
 def check_rows(archive: Archive) -> tuple[int, int]:
@@ -19,13 +20,17 @@ def check_rows(archive: Archive) -> tuple[int, int]:
     WorkspaceError
         At the first fault; the message says where it is.
     """
-    n_labels = sum(1 for _ in archive.rows("annotations", AnnotationRow))
+    n_labels, n_classes = 0, len(archive.manifest.project.dataset.class_names)
+    for number, row in enumerate(archive.rows("annotations", AnnotationRow), 1):
+        if row.edit is None and (fault := bounds_fault(row, n_classes=n_classes)):
+            raise archive.error(f"rows/annotations.jsonl, line {number}: {fault}")
+        n_labels = number
     n_runs = 0
     for number, run in enumerate(archive.rows("runs", RunRow), 1):
-        if number > MOST_RUNS:
-            raise archive.error(f"it has over {MOST_RUNS:,} runs, which no export has")
-        if any(len(text) > MOST_SOURCE for text in texts(run.config)):
-            raise archive.error(f"run {number}: its config has a text of over {MOST_SOURCE:,} characters")
+        if number > MAX_RUNS:
+            raise archive.error(f"it has over {MAX_RUNS:,} runs, which no export has")
+        if any(len(text) > MAX_SOURCE for text in texts(run.config)):
+            raise archive.error(f"run {number}: its config has a text of over {MAX_SOURCE:,} characters")
         if len(set(run.inputs)) < len(run.inputs) or any(above >= number for above in run.inputs):
             raise archive.error(f"run {number} cannot stand on {run.inputs[:10]}")
         if (run.last_annotation or 0) > n_labels:

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ValidationError
 
 from defuse_core.base.limits import (
     IMPORT_SPARE_BYTES,
-    MOST_DIRECTORY_BYTES,
-    MOST_MANIFEST_BYTES,
-    MOST_ROW_BYTES,
+    MAX_DIRECTORY_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_ROW_BYTES,
     UNPACK_FREE_BYTES,
     UNPACK_RATIO,
 )
@@ -93,14 +93,14 @@ class Archive:
             for line in lines:
                 number += 1
                 yield self._row(model, line, f"{name}, line {number}")
-            if len(rest) > MOST_ROW_BYTES:
-                raise self.error(f"{name}, line {number + 1} has over {MOST_ROW_BYTES:,} bytes")
+            if len(rest) > MAX_ROW_BYTES:
+                raise self.error(f"{name}, line {number + 1} has over {MAX_ROW_BYTES:,} bytes")
         if rest:
             raise self.error(f"{name} ends within a line; export the project again")
 
     def _row(self, model: type[AnyRow], line: bytes, where: str) -> AnyRow:
-        if len(line) > MOST_ROW_BYTES:
-            raise self.error(f"{where} has over {MOST_ROW_BYTES:,} bytes")
+        if len(line) > MAX_ROW_BYTES:
+            raise self.error(f"{where} has over {MAX_ROW_BYTES:,} bytes")
         row = parse(model, line, where=f"{self.path}: {where}")
         if _MAY_HAVE_CONTROL.search(line):
             _refuse_control(row, f"{self.path}: {where}")
@@ -192,7 +192,7 @@ def _bound_directory(path: Path, file: IO[bytes]) -> int:
     length = _END.unpack(tail[-_END.size :])[5]
     if len(tail) == tail_size and tail[_END64.size :][:4] == b"PK\x06\x07":  # zip64 has its own record
         length = _END64.unpack(tail[: _END64.size])[8]
-    if length > MOST_DIRECTORY_BYTES:
+    if length > MAX_DIRECTORY_BYTES:
         raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has")
     return size
 
@@ -200,7 +200,7 @@ def _bound_directory(path: Path, file: IO[bytes]) -> int:
 def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], home: Path) -> None:
     """Refuse an archive that would unpack to more than exports do, or than the disk has free."""
     total = sum(info.file_size for info in infos.values())
-    if total > UNPACK_FREE_BYTES + UNPACK_RATIO * size or infos[MANIFEST].file_size > MOST_MANIFEST_BYTES:
+    if total > UNPACK_FREE_BYTES + UNPACK_RATIO * size or infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
         raise WorkspaceError(
             f"{path}: its {size:,} bytes would unpack to {total:,}, which no export does; ask for the file "
             "anew, of somebody whom you trust"
@@ -214,7 +214,7 @@ def _bound_contents(path: Path, size: int, infos: dict[str, zipfile.ZipInfo], ho
 
 def _read_manifest(path: Path, zipped: zipfile.ZipFile) -> Manifest:
     with zipped.open(MANIFEST) as file:
-        text = file.read(MOST_MANIFEST_BYTES)
+        text = file.read(MAX_MANIFEST_BYTES)
     try:
         head = _Head.model_validate_json(text)
     except ValidationError:

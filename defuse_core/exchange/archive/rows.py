@@ -13,15 +13,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from defuse_core.base.limits import (
-    MOST_ERROR,
-    MOST_NAME,
-    MOST_SAMPLES,
-    MOST_SIDE,
-    MOST_SOURCE,
-    MOST_THREADS,
+    MAX_ERROR,
+    MAX_NAME,
+    MAX_SAMPLES,
+    MAX_SIDE,
+    MAX_SOURCE,
+    MAX_TAU,
+    MAX_THREADS,
 )
+from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.edits import EditKind
-from defuse_core.workspace.labels import NONE_OF_THE_ABOVE
+from defuse_core.workspace.label_rules import answer_fault
 
 FORMAT = "defuse project"
 VERSION = 1
@@ -32,9 +34,9 @@ Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
-Name = Annotated[str, Field(max_length=MOST_NAME)]
-Told = Annotated[str, Field(max_length=MOST_ERROR)]
-Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Told = Annotated[str, Field(max_length=MAX_ERROR)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 NO_RUN = 10**18 - 1
 """Stands for a run of another project: no run will have this number."""
@@ -55,7 +57,7 @@ class Row(BaseModel):
 class DatasetRow(Row):
     """What a project remembers of its data set."""
 
-    source: str = Field(min_length=1, max_length=MOST_SOURCE)
+    source: str = Field(min_length=1, max_length=MAX_SOURCE)
     image_size: Side | None
     validation_share: float | None = Field(None, gt=0, lt=1)
     fingerprint: Sha256
@@ -66,8 +68,7 @@ class DatasetRow(Row):
 
     @model_validator(mode="after")
     def _classes(self) -> Self:
-        if NONE_OF_THE_ABOVE in self.class_names:
-            raise ValueError(f"a class may not be called {NONE_OF_THE_ABOVE!r}")
+        check_class_names(self.class_names)
         return self
 
 
@@ -109,7 +110,7 @@ class ResourcesRow(Row):
     """Where a run computed, without engine and address: they name another machine's cluster."""
 
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    threads: Annotated[int, Field(ge=0, le=MOST_THREADS)]
+    threads: Annotated[int, Field(ge=0, le=MAX_THREADS)]
     cpus: float = Field(ge=0)
     gpus: float = Field(ge=0)
 
@@ -201,7 +202,7 @@ class EditRow(Row):
     into: list[GaussianRow]
     mistakes: list[Whole]
     name: Name
-    tau: float | None
+    tau: Annotated[float, Field(gt=0, le=MAX_TAU)] | None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -221,13 +222,19 @@ class AnnotationRow(Row):
     label: Signed | None
     tau: float
     seed: Whole
-    n_samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
+    n_samples: Annotated[int, Field(ge=0, le=MAX_SAMPLES)]  # 0 of an edit
     undoes: Number | None
     at: float
     round: Number
     seconds: float | None
     key: Name | None
     edit: EditRow | None
+
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        if self.edit is None and (fault := answer_fault(self)):
+            raise ValueError(fault)
+        return self
 
 
 TABLES: dict[str, type[Row]] = {
@@ -288,4 +295,4 @@ class Renumbering:
             new = self.run(int(match[2]))
             return match[0] if new is None else f"{match[1]} {new}"
 
-        return None if text is None else _RUN_IN_TEXT.sub(renumbered, text)[:MOST_ERROR]
+        return None if text is None else _RUN_IN_TEXT.sub(renumbered, text)[:MAX_ERROR]

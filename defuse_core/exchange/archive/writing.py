@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from defuse_core.base.limits import MOST_MANIFEST_BYTES, MOST_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
+from defuse_core.base.limits import MAX_MANIFEST_BYTES, MAX_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
 from defuse_core.base.texts import without_control
 from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
 from defuse_core.exchange.archive.rows import (
@@ -35,6 +35,8 @@ from defuse_core.exchange.archive.rows import (
     ResourcesRow,
 )
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
+from defuse_core.workspace.label_rules import bounds_fault
+from defuse_core.workspace.labels import read_event
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
@@ -132,7 +134,7 @@ class _Rows:
                 f"defuse cancel {live[0].id}; then export again"
             )
         self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
-        self.labels = self._ids(f"SELECT id FROM ({_QUERIES['annotations']})")
+        self.labels = array("q", (row["id"] for row in self._annotations()))
         self._new = Renumbering(self._number, self._label, unknown=NO_RUN)
         self.files: list[tuple[str, Path, str | None]] = []
         self.n_named = 0
@@ -153,8 +155,16 @@ class _Rows:
             "blobs": self._blob, "runs": self._run, "tasks": self._task, "events": self._event,
             "artifacts": self._artifact, "annotations": self._annotation,
         }  # fmt: skip
-        for row in self._connection.execute(_QUERIES[table], (self._project.id,)):
+        rows = self._connection.execute(_QUERIES[table], (self._project.id,))
+        for row in self._annotations() if table == "annotations" else rows:
             yield convert[table](row)
+
+    def _annotations(self) -> Iterator[sqlite3.Row]:
+        """Edits and answers, without those that `Annotations.events` leaves out, too."""
+        n_classes = len(self._project.class_names)
+        for row in self._connection.execute(_QUERIES["annotations"], (self._project.id,)):
+            if row["edit"] is not None or bounds_fault(read_event(row), n_classes=n_classes) is None:
+                yield row
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
         self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])
@@ -240,8 +250,8 @@ class _Writer:
             for number, row in enumerate(rows, 1):
                 line = json.dumps(without_control(row), separators=(",", ":"))
                 where = f"the project cannot be exported: {name}, line {number}"
-                if len(line) > MOST_ROW_BYTES:
-                    raise WorkspaceError(f"{where} has over {MOST_ROW_BYTES:,} bytes")
+                if len(line) > MAX_ROW_BYTES:
+                    raise WorkspaceError(f"{where} has over {MAX_ROW_BYTES:,} bytes")
                 parse(TABLES[table], line, where=where)
                 yield line.encode() + b"\n"
 
@@ -275,7 +285,7 @@ class _Writer:
                 "members": self._members,
             }
         )  # fmt: skip
-        if len(text) > MOST_MANIFEST_BYTES:
+        if len(text) > MAX_MANIFEST_BYTES:
             raise WorkspaceError(f"the project has {len(self._members):,} files, too many for one archive")
         parse(Manifest, text, where=f"the project cannot be exported: {MANIFEST}")
         self._add(MANIFEST, [text.encode()], packed=True)

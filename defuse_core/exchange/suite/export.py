@@ -27,6 +27,7 @@ from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.files import write_bytes
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances
+from defuse_core.data.class_names import check_class_names
 from defuse_core.exchange.suite.suite import (
     INSTANCES,
     MANIFEST,
@@ -148,11 +149,15 @@ def _errors(classifier: Classifier, drawn: FailureInstances) -> dict[int, tuple[
 
 def _manifest(source: Source, drawn: FailureInstances, regions: tuple[SuiteRegion, ...]) -> Manifest:
     project = source.workspace.project(source.run.project_id)
+    try:
+        check_class_names(project.class_names)
+    except ValueError as error:  # projects of older versions
+        raise WorkspaceError(f"a suite cannot name the classes: {error}") from None
     about = source.read("classifier", "classifier")[1]
     channels, height, width = drawn.images.shape[1:]
     return Manifest(
         defuse_version=version("defuse"), project=project.name, fingerprint=project.dataset["fingerprint"],
-        class_names=tuple(name[:200] for name in project.class_names),
+        class_names=tuple(project.class_names),
         image_shape=(channels, height, width), architecture=about["architecture"],
         preprocessing=Feeding(**about["preprocessing"]), regions=regions,
     )  # fmt: skip

@@ -84,7 +84,7 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
 def _check_classes(path: Path, metadata: Mapping[str, Any], suite: Suite) -> None:
     """Refuse a checkpoint of ours that has other classes; other files do not name theirs."""
     theirs, ours = metadata.get("class_names"), list(suite.manifest.class_names)
-    if isinstance(theirs, list) and [str(name)[:200] for name in theirs] != ours:
+    if isinstance(theirs, list) and [str(name) for name in theirs] != ours:
         raise CheckpointError(
             f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), the suite has {len(ours)} "
             f"({_some(ours)}); check the model that was made for the suite's data"

@@ -20,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
+from defuse_core.base.limits import MAX_TAU
 from defuse_core.base.records import FailureInstances
+from defuse_core.data.class_names import check_class_names
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
 FORMAT = "defuse-suite"
@@ -68,7 +70,7 @@ class SuiteRegion(Config):
     region_id: int = Field(ge=0, le=2**53)
     name: _Text
     label: int = Field(ge=0)
-    tau: float = Field(ge=0)
+    tau: float = Field(gt=0, le=MAX_TAU)
     seed: int = Field(ge=0, le=2**63 - 1)
     n: int = Field(ge=1, le=10**6)
     is_failure: bool
@@ -93,7 +95,7 @@ class Manifest(Config):
     defuse_version: _Text
     project: _Text
     fingerprint: _Text = Field(description="Of the data set")
-    class_names: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=100_000)]
+    class_names: tuple[str, ...]
     image_shape: tuple[Literal[1, 3], _Side, _Side]
     architecture: _Text
     preprocessing: Feeding
@@ -112,6 +114,7 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        check_class_names(self.class_names)
         ids = [region.region_id for region in self.regions]
         if len(set(ids)) < len(ids):
             raise ValueError("regions must have ids of their own")

@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from defuse_core.base.config import Config
+from defuse_core.base.limits import MAX_TAU
+from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.label_rules import answer_fault, bounds_fault
 
 FORMAT = "defuse-manifest"
 VERSION = 1
@@ -59,6 +62,11 @@ class DataSet(Config):
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     sizes: dict[str, Whole]
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        check_class_names(self.class_names)
+        return self
 
 
 class Asked(Config):
@@ -139,18 +147,24 @@ class Answer(Config):
     """A `LabelEvent`; `undoes` is the position of the answer that it takes back."""
 
     kind: Literal["answer"]
-    region_id: Annotated[int, Field(ge=-1, lt=2**63)]
-    annotator: Annotated[str, Field(pattern=r"\S")]
-    label: Whole | None
-    sample_id: Whole | None = None
-    tau: Share = 0.5
-    seed: Whole = 0
-    n_samples: Annotated[int, Field(ge=0, le=100_000)] = 10
+    region_id: int
+    annotator: str
+    label: int | None
+    sample_id: int | None = None
+    tau: float = 0.5
+    seed: int = 0
+    n_samples: int = 10
     undoes: Whole | None = None
     at: float = 0.0
-    round: Whole = 1
+    round: int = 1
     seconds: float | None = None
     key: str | None = None
+
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        if fault := answer_fault(self):
+            raise ValueError(fault)
+        return self
 
 
 class Placed(Config):
@@ -171,7 +185,7 @@ class Edit(Config):
     into: tuple[Placed, ...] = ()
     mistakes: tuple[Whole, ...] = ()
     name: str = ""
-    tau: Share | None = None
+    tau: Annotated[float, Field(gt=0, le=MAX_TAU)] | None = None
     by: str = ""
     at: float = 0.0
 
@@ -265,12 +279,9 @@ class Manifest(Config):
         ):
             raise ValueError("every correction needs the log of its regions, and every log its correction")
         n_classes = len(self.dataset.class_names)
-        for log in self.logs:
-            labels = [e.label for e in log.entries if isinstance(e, Answer) and e.label is not None]
-            if max(labels, default=0) >= n_classes:
-                raise ValueError(
-                    f"labels must be under {n_classes}, the number of classes, got {max(labels)}"
-                )
+        answers = (entry for log in self.logs for entry in log.entries if isinstance(entry, Answer))
+        if fault := next(filter(None, (bounds_fault(a, n_classes=n_classes) for a in answers)), None):
+            raise ValueError(f"an answer of {n_classes} classes: {fault}")
         return self
 
     def _check_run(self, position: int, run: MadeRun) -> None:

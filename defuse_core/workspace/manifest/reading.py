@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from defuse_core.base.limits import MOST_MANIFEST_BYTES
+from defuse_core.base.limits import MAX_MANIFEST_BYTES
 from defuse_core.base.texts import find_control
 from defuse_core.workspace.manifest.models import FORMAT, VERSION, Manifest
 
@@ -27,11 +27,11 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_MANIFEST_BYTES + 1)
+            content = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    if len(content) > MOST_MANIFEST_BYTES:
-        raise ManifestError(f"{path} is over {MOST_MANIFEST_BYTES // 2**20} MB, too large for a manifest")
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{path} is over {MAX_MANIFEST_BYTES // 2**20} MB, too large for a manifest")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

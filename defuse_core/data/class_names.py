@@ -1,0 +1,89 @@
+"""The rule for class names, wherever they come from: data sets, projects, archives, manifests, suites.
+
+A name that breaks it could not be told from another one, or from no answer, in a file of labels. Imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES
+
+NONE_OF_THE_ABOVE = "none of the above"
+"""The answer that discards an image; no class is called so."""
+
+_UNSHOWN = {
+    "Cc": "control characters",
+    "Cs": "bytes that are not UTF-8",
+    "Zl": "line breaks",
+    "Zp": "line breaks",
+}
+"""What one line does not show, by Unicode category."""
+
+_NONCHARACTERS = "\ufffe\uffff"  # XML cannot hold them
+
+
+def class_key(name: str) -> str:
+    """Return the form in which names are compared: NFC, without spaces at the ends.
+
+    Examples
+    --------
+    >>> class_key(" cafe\u0301") == class_key("caf\u00e9")
+    True
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def name_fault(name: str) -> str | None:
+    """Say why a text cannot be the name of a class or of an annotator; None where it can.
+
+    Examples
+    --------
+    >>> name_fault("cat"), name_fault(" "), name_fault("a\\tb")
+    (None, 'is empty', 'has control characters')
+    """
+    if not class_key(name):
+        return "is empty"
+    if len(name) > MAX_CLASS_NAME:
+        return f"has {len(name):,} characters, at most {MAX_CLASS_NAME} are allowed"
+    kinds = (_UNSHOWN.get(unicodedata.category(character)) for character in name)
+    if found := next(filter(None, kinds), None):
+        return f"has {found}"
+    return "has characters that XML cannot hold" if set(name) & set(_NONCHARACTERS) else None
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse class names that could not be told apart.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of all classes, by index.
+
+    Raises
+    ------
+    ValueError
+        If there are none or over `MAX_CLASSES`; if a name is empty, over `MAX_CLASS_NAME` characters, or has
+        control characters; if two are equal by `class_key`; or if one is `NONE_OF_THE_ABOVE`.
+
+    Examples
+    --------
+    >>> check_class_names(["cat", "dog", " cat"])
+    Traceback (most recent call last):
+    ValueError: classes 0 and 2 are both called 'cat'; rename one of them
+    """
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise ValueError(f"class_names must be 1 to {MAX_CLASSES:,} names, got {len(names):,}; check it")
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if fault := name_fault(name):
+            raise ValueError(f"the name of class {index} {fault}: {name[:40]!r}; rename the class")
+        if (key := class_key(name)) == NONE_OF_THE_ABOVE:
+            raise ValueError(
+                f"a class may not be called {NONE_OF_THE_ABOVE!r}, the answer that discards an image; "
+                "rename the class"
+            )
+        if (earlier := first.setdefault(key, index)) != index:
+            raise ValueError(f"classes {earlier} and {index} are both called {key!r}; rename one of them")
