@@ -19,6 +19,7 @@ from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
 from defuse_core.base.config import ClassifierTraining
+from defuse_core.base.errors import DivergenceError
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
 from defuse_core.method.classifier import (
     Classifier,
@@ -668,3 +669,23 @@ def test_byte_dropout_at_the_ends_and_in_evaluation_is_torchs() -> None:
     assert torch.equal(ByteDropout(0.0)(units), units)
     assert torch.equal(ByteDropout(1.0)(units), torch.zeros(5, 7))
     assert torch.equal(ByteDropout(0.5).eval()(units), units)
+
+
+@pytest.mark.parametrize(
+    ("std", "batch_size", "told"),
+    [(1e-30, 8, "epoch 1: loss .*"), (1e-30, 480, r"epoch 1: .*weight is not finite")],
+    ids=["loss", "weights"],
+)
+def test_a_training_that_diverges_fails_and_keeps_the_last_good_epoch(
+    shapes: ImageDataset, tmp_path: Path, std: float, batch_size: int, told: str
+) -> None:
+    """With one batch an epoch the loss is that of the weights before; only they show it."""
+    path = tmp_path / "training.safetensors"
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, shapes.n_classes))
+    config = ClassifierTraining(optimizer="sgd", learning_rate=1e10, epochs=3, batch_size=batch_size)
+    with pytest.raises(DivergenceError, match=f"diverged at {told}; lower learning_rate, and check"):
+        train_classifier(
+            Classifier(network, Preprocessing(std=(std,))), shapes.train[:480],
+            config=config, seed=0, checkpoint=path,
+        )  # fmt: skip
+    assert not path.exists()

@@ -283,6 +283,23 @@ def test_another_rule_computes_nothing_anew(place: Place) -> None:
     assert run.summary["corrected"]["chosen"] == best
 
 
+def test_a_lambda_that_diverges_is_left_out_and_not_chosen(place: Place) -> None:
+    correction = {**QUICK["correction"], "max_images": 60}
+    sweep = {**QUICK, "correction": {**correction, "lambdas": [1e39, 1.0]}, "n_seeds": 1, "rule": "paper"}
+    run = done_here(place, "correct", {**sweep, "baseline_lambdas": [1e39]})
+    assert run.summary["missing"] == ["lam=1e+39", "baseline/lam=1e+39"]
+    assert run.summary["corrected"]["chosen"]["lam"] == 1.0
+    assert "baseline" not in run.summary
+    errors = {t.name: str(t.error) for t in place.workspace.runs.tasks(run.id) if t.status == "failed"}
+    assert "diverged at lam = 1e+39, epoch 1" in errors["lam=1e+39"]
+
+    alone = {**sweep, "correction": {**correction, "lambdas": [1e39]}, "baseline_lambdas": [1.0]}
+    ended = run_here(place, "correct", alone)
+    assert ended.status == "failed"
+    assert "lam=1e+39: training diverged" in str(ended.error)
+    assert "lower learning_rate" in str(ended.error)
+
+
 # A second round
 
 

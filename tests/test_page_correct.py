@@ -511,6 +511,15 @@ def test_what_was_cancelled_is_resumed(mine: Place, monkeypatch: pytest.MonkeyPa
     assert latest(mine).status == "queued"
 
 
+def test_a_lambda_that_diverged_is_told_and_not_resumed(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(mine.workspace.home / "defuse.sqlite")) as connection, connection:
+        connection.execute("UPDATE tasks SET status = 'failed', error = 'It diverged' WHERE name = 'lam=0'")
+    app = opened(mine, monkeypatch)
+    assert "Not measured: λ = 0." in told(app)
+    assert "1 λ failed and cannot be chosen. It diverged" in [warning.value for warning in app.warning]
+    assert not [button for button in app.button if button.label == "Resume what was cancelled"]
+
+
 # Others
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from defuse_core.base.config import Precision
+from defuse_core.base.errors import DivergenceError
 from defuse_core.base.machine import available_cores
 
 Result = TypeVar("Result")
@@ -51,6 +54,35 @@ def follow(loop: Loop[Result], callback: Callback | None = None) -> Result:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         stop = None if callback is None else callback(step, of, metrics)
+
+
+def check_finite(losses: Sequence[float], module: nn.Module, *, when: str) -> None:
+    """Check after an epoch that a training has not diverged.
+
+    A loss is measured before the step that it leads to, so the weights are looked at, too.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Mean losses of the epoch.
+    module : Module
+        What is trained.
+    when : str
+        Which training it is, for the message: "epoch 3".
+
+    Raises
+    ------
+    DivergenceError
+        If a loss or a weight is NaN or infinite.
+    """
+    what = "" if all(map(math.isfinite, losses)) else f"loss {', '.join(f'{loss:g}' for loss in losses)}"
+    tensors = module.state_dict().items()
+    bad = what or next((n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()), "")
+    if bad:
+        raise DivergenceError(
+            f"training diverged at {when}: {what or f'{bad} is not finite'}; lower learning_rate, and check "
+            "that the images and their preprocessing are right"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import resume_training, save_training, tensor_sha256
 from defuse_core.base.config import ClassifierTraining, Precision
-from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
+from defuse_core.base.runtime import Callback, Loop, autocast, check_finite, derive_seed, follow, torch_rng
 from defuse_core.data.splits import Split, as_pixels, shuffled_batches
 
 EVALUATION_BATCH = 512
@@ -229,6 +229,11 @@ def train_classifier(
     -------
     list of dict
         Loss and training accuracy (while training, so with dropout) of every epoch.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss or a weight is not finite; the checkpoint keeps the epoch before.
     """
     return follow(
         classifier_epochs(classifier, split, config=config, seed=seed, checkpoint=checkpoint), callback
@@ -265,7 +270,9 @@ def classifier_epochs(
     if checkpoint is not None and checkpoint.exists():
         history, _ = resume_training(checkpoint, classifier, optimizer, identity=identity)
     for epoch in range(len(history) + 1, config.epochs + 1):
-        history.append(_train_epoch(classifier, optimizer, data, config, seed, epoch))
+        metrics = _train_epoch(classifier, optimizer, data, config, seed, epoch)
+        check_finite((metrics["loss"],), classifier, when=f"epoch {epoch}")
+        history.append(metrics)
         try:  # the callback first: a crash after it repeats an epoch, and its metrics, but loses none
             stop = yield epoch, config.epochs, history[-1]
         finally:

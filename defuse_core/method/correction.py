@@ -24,7 +24,16 @@ from torch import Tensor
 from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, SweepPoint
-from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
+from defuse_core.base.runtime import (
+    Callback,
+    Loop,
+    autocast,
+    check_finite,
+    derive_seed,
+    follow,
+    numpy_rng,
+    torch_rng,
+)
 from defuse_core.data.splits import Split, shuffled_batches
 from defuse_core.method.classifier import Classifier, accuracy, make_optimizer, predict
 
@@ -104,8 +113,8 @@ def tune(
     ------
     ValueError
         If there are no failures or training images, their shapes differ, or λ is negative.
-    RuntimeError
-        If the loss is not finite.
+    DivergenceError
+        If a loss or a weight is not finite.
     """
     epochs = tuning_epochs(
         classifier, train, failures, lam=lam, config=config, seed=seed, selection=selection
@@ -160,8 +169,7 @@ def tuning_epochs(
     best: SweepPoint | None = None
     for epoch in range(1, config.epochs + 1):
         losses = _tune_epoch(tuned, optimizer, data, extra, lam, config, derive_seed(seed, "tune", epoch))
-        if not math.isfinite(sum(losses)):
-            raise RuntimeError(f"loss at lam = {lam} is {losses}; lower learning_rate")
+        check_finite(losses, tuned, when=f"lam = {lam:g}, epoch {epoch}")
         right = accuracy(tuned, selection, precision=config.precision)
         if best is None or right > best.selection_accuracy:
             best = SweepPoint(lam, epoch, right, 0.0, copy_state(tuned.network))

@@ -160,6 +160,15 @@ class Correct(Step):
         """Which test images are correctly classified before tuning, (n_test,) bool."""
         return predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
 
+    def suffices(self, done: Sequence[str]) -> bool:
+        """Whether one λ of the regions is measured: λ that diverge are left out of the choice.
+
+        Parameters
+        ----------
+        done : sequence of str
+        """
+        return any(task != BEFORE and not task.startswith(BASELINE) for task in done)
+
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """Choose a λ for Defuse and one for the baseline, and copy their weights.
 
