@@ -18,11 +18,11 @@ from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.steps import load_step
 from defuse_core.steps.correct import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.source import Source
-from defuse_core.workspace.config_checks import ConfigError, check_growth
+from defuse_core.workspace.config_checks import ConfigError, check_config, check_growth
 from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
-from tests.in_process import done_here, run_here, runs_in_this_process
+from tests.in_process import add_run, done_here, run_here, runs_in_this_process
 from tests.workspaces import SWEEP, Place, copy_place, verify
 
 LAMBDAS = [0.1, 1.0]
@@ -230,6 +230,24 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
     assert place.get(evidence).stale
     at_once = done_here(place, "correct", {**QUICK, **run.config})
     assert at_once.summary == run.summary
+
+
+@pytest.mark.parametrize(
+    ("own", "after"), [({}, [1.0, 10.0]), ({"baseline_lambdas": [1.0, 2.0]}, [1.0, 2.0])]
+)
+def test_a_baseline_is_searched_as_the_regions_are_and_grows_with_them(
+    place: Place, own: dict[str, object], after: list[float]
+) -> None:
+    correction = {**QUICK["correction"], "lambdas": [1.0], "max_images": 60}
+    config = check_config("correct", {"correction": correction, **own}).model_dump(mode="json")
+    run = add_run(place, "correct", config)
+    assert run.config["baseline_lambdas"] == (own.get("baseline_lambdas") or [1.0])
+    place.workspace.runs.finish(run.id, "cancelled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_start", lambda *_: None)
+        grown = launcher.extend(place.workspace, run.id, {"correction": {"lambdas": [1.0, 10.0]}})
+    assert grown.config["correction"]["lambdas"] == [1.0, 10.0]
+    assert grown.config["baseline_lambdas"] == after
 
 
 def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:

@@ -25,6 +25,7 @@ from defuse_core.jobs import launcher
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.pipeline import SECOND_ROUND
 from defuse_core.workspace.runs import Run
 from tests.apps import (
     NASTY,
@@ -518,6 +519,18 @@ def test_a_lambda_that_diverged_is_told_and_not_resumed(mine: Place, monkeypatch
     assert "Not measured: λ = 0." in told(app)
     assert "1 λ failed and cannot be chosen. It diverged" in [warning.value for warning in app.warning]
     assert not [button for button in app.button if button.label == "Resume what was cancelled"]
+
+
+def test_a_second_round_stands_on_the_first(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = latest(mine)
+    first = mine.workspace.runs.ancestry(run.id)
+    store_run(mine, "vae", {})
+    click(opened(mine, monkeypatch), "Identify again")
+    classifier, search, groups = (latest(mine, step) for step in SECOND_ROUND)
+    assert classifier.config["weights"] == f"corrected:{run.id}"
+    assert set(search.upstream) == {classifier.id, first["vae"].id}
+    assert groups.upstream == (search.id,)
+    assert (search.config, groups.config) == (first["identify"].config, first["distill"].config)
 
 
 # Others
