@@ -264,7 +264,7 @@ def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:
         ("baseline/lam=1", 1.0, sets["single"], 0),
     ):  # fmt: skip
         expected = tune(
-            source.classifier(), sample, failures, lam=lam,
+            source.classifier(), sample if repeat else train, failures, lam=lam,
             config=SweepConfig.model_validate(config).correction,
             seed=derive_seed(3, "repeat", 1) if repeat else 3, selection=source.dataset.selection,
         )  # fmt: skip

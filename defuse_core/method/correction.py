@@ -34,7 +34,7 @@ from defuse_core.base.runtime import (
     numpy_rng,
     torch_rng,
 )
-from defuse_core.data.splits import Split, shuffled_batches
+from defuse_core.data.splits import Split, sample_training, shuffled_batches
 from defuse_core.method.classifier import Classifier, accuracy, make_optimizer, predict
 
 Rule = Literal["paper", "regions"]
@@ -96,14 +96,14 @@ def tune(
     classifier : Classifier
         Left as it is.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f to tune on.
     lam : float
         λ, 0 or more.
     config : CorrectionConfig
     seed : int
-        Of shuffling and dropout; the same for every λ, so that they differ in λ alone.
+        Of the sample, shuffling and dropout; the same for every λ, so that they differ in λ alone.
     selection : Split, optional
         Chooses the epoch; by default `train`.
     callback : Callback, optional
@@ -131,6 +131,7 @@ def tuning_epochs(
     config: CorrectionConfig,
     seed: int,
     selection: Split | None = None,
+    sample_seed: int | None = None,
 ) -> Loop[SweepPoint]:
     """`tune` as a `Loop` over epochs.
 
@@ -139,7 +140,7 @@ def tuning_epochs(
     classifier : Classifier
         Left as it is; a copy is tuned.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f.
     lam : float
@@ -147,7 +148,9 @@ def tuning_epochs(
     config : CorrectionConfig
     seed : int
     selection : Split, optional
-        On which the best epoch is chosen; `train` if not given.
+        On which the best epoch is chosen; all of `train` if not given.
+    sample_seed : int, optional
+        Of the sample of `max_images`, by default `seed`; repeats of a λ share one sample.
     """
     if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
@@ -161,6 +164,8 @@ def tuning_epochs(
             "give the split that the VAE models"
         )
     selection = train if selection is None else selection
+    sample_seed = seed if sample_seed is None else sample_seed
+    train = train[sample_training(train.labels, config.max_images, seed=sample_seed)]
     device = classifier.mean.device
     tuned = copy.deepcopy(classifier)
     optimizer = _make_optimizer(tuned, config)
@@ -248,7 +253,7 @@ def sweep_lambdas(
     classifier : Classifier
         Left as it is; every λ starts from it.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f.
     config : CorrectionConfig
