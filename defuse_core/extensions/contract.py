@@ -153,8 +153,8 @@ def is_worse(stated: Variant, best: Variant, *, n_tried: int = 1) -> bool:
     """Tell whether another preprocessing is clearly better than the stated one.
 
     Clearly: the difference of their accuracies is above 0 by Newcombe's interval (1998, method 10). The best
-    of many is high by chance, so the one-sided level of 5 % is divided by their number (Bonferroni): where all
-    are equally good, at most one check in 20 gives an alarm.
+    of many is high by chance, so the one-sided level of 5 % is divided by their number (Bonferroni): where
+    all are equally good, at most one check in 20 gives an alarm.
 
     Parameters
     ----------
