@@ -27,7 +27,6 @@ from dashboard.shared.figure_export import Export, show_export
 from dashboard.shell.state import plain
 from defuse_core.report.evidence import (
     CONTROLS,
-    SURE,
     Evidence,
     class_changes,
     control_rows,
@@ -41,6 +40,7 @@ from defuse_core.report.evidence import (
     tell_tuning,
 )
 from defuse_core.report.sweep import Change
+from defuse_core.report.words import SURE
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 

@@ -13,6 +13,7 @@ from dashboard.components.slides import Fact, Figure, Panel, Said, Slide
 from dashboard.present.exhibits import Correction, Exhibit, Exhibition, Share
 from dashboard.present.survey import Survey
 from dashboard.shell.jobs_panel import duration
+from defuse_core.report.words import chance
 
 _LIKELY, _RARE = 0.05, 0.001  # p-values
 
@@ -171,7 +172,7 @@ def _in_words(fixed: int, broken: int, p: float) -> str:
     >>> _in_words(12, 5, 0.143)[:62]
     'chance alone would often fix and break as unequally as 12 to 5'
     """
-    test = f"McNemar’s exact test, p {'< 0.001' if p < _RARE else f'= {p:.2g}'}"
+    test = f"McNemar’s exact test, {chance(p)}"
     if fixed == broken:
         return f"as many images were fixed as broken, {fixed:,} each, so accuracy is what it was ({test})."
     if p >= _LIKELY:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from defuse_core.report.words import chance
 from defuse_core.workspace.pipeline import done_share
 from defuse_core.workspace.runs import Run, RunStatus, Task
 from defuse_core.workspace.workspace import Workspace
@@ -172,7 +173,7 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     flips = results["flips"]
     text = (
         f"On the test split {flips['fixed']} images were fixed and {flips['broken']} broken "
-        f"(McNemar p = {flips['p']:.2f})."
+        f"(McNemar, {chance(flips['p'])})."
     )
     if results["label_agreement"] is not None:
         text += (

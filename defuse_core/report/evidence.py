@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
 from defuse_core.report.sweep import Change
+from defuse_core.report.words import SURE, chance
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 
@@ -27,7 +28,6 @@ SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
 """Prefixes of figure 6's curves in the file, and their spaces."""
 
 SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
-SURE = 0.05  # p-value below which a change is more than chance
 
 Distances = Mapping[str, NDArray[np.float64]]
 
@@ -219,7 +219,7 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
     Examples
     --------
     >>> tell_change(12, 5, 0.143)[:79]
-    '**12 test images were fixed and 5 broken** (McNemar, exact, two-sided, p = 0.14'
+    '**12 test images were fixed and 5 broken** (McNemar, exact, two-sided, p = .14)'
     >>> tell_change(0, 0, 1.0)
     'No verdict on a test image changed: **0 fixed, 0 broken**.'
     """
@@ -227,7 +227,7 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
         return "No verdict on a test image changed: **0 fixed, 0 broken**."
     text = (
         f"**{fixed:,} test images were fixed and {broken:,} broken** "
-        f"(McNemar, exact, two-sided, {p_value(p)}). "
+        f"(McNemar, exact, two-sided, {chance(p)}). "
     )
     if fixed == broken:
         return text + "As many were fixed as broken, so test accuracy is what it was."
@@ -238,17 +238,6 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
             f"uneven would come up in {p:.0%} of all cases. So this shows neither a gain nor a loss."
         )
     return text + f"**That is more than chance explains**: the classifier got {way} on the test split."
-
-
-def p_value(p: float) -> str:
-    """Say a p-value.
-
-    Examples
-    --------
-    >>> p_value(0.143), p_value(0.00002)
-    ('p = 0.14', 'p < 0.001')
-    """
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def tell_control(name: str, evidence: Evidence) -> str:

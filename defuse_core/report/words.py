@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from defuse_core.base.intervals import Interval
-from defuse_core.report.content import ReportContent, Tile
-from defuse_core.report.evidence import SURE
+
+if TYPE_CHECKING:  # it imports torch, and pages that only say numbers do not
+    from defuse_core.report.content import ReportContent, Tile
+
+SURE = 0.05  # p-value below which a change is more than chance
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -58,7 +62,12 @@ def interval(found: Interval | Sequence[float | None] | None, digits: int = 1) -
 
 
 def chance(p: float) -> str:
-    """Say a p-value.
+    """Say a p-value: the one format of page, report and command.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1].
 
     Examples
     --------
@@ -150,6 +159,7 @@ def readings(tiles: Sequence[Tile], when: str) -> str:
     Examples
     --------
     >>> import numpy as np
+    >>> from defuse_core.report.content import Tile
     >>> picture = np.zeros((2, 2, 1), dtype=np.uint8)
     >>> readings([Tile(picture, "7", said, "7") for said in ("1", "1", "9", "7")], "before")
     '1 (2), 9 (1), 7 (1)'
