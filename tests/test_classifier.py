@@ -21,11 +21,11 @@ from torchvision.transforms.v2.functional import resize
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import DivergenceError
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
+from defuse_core.method.augmentation import augment
 from defuse_core.method.classifier import (
     Classifier,
     Preprocessing,
     accuracy,
-    augment,
     make_optimizer,
     predict,
     predict_logits,

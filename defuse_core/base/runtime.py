@@ -241,6 +241,8 @@ class AdaptiveBatch:
         Items a batch to start with.
     device : torch.device
         Batches grow on CUDA only: a CPU is fastest while a batch fits its caches.
+    grows : bool
+        Whether they may. The last bits of a network's answer can depend on the size of the batch.
     room : callable, optional
         Returns (bytes in use at the peak of the last batch, bytes that may be used at most); the
         default asks CUDA, and allows 80 % of what is free or already reserved by this process.
@@ -251,13 +253,14 @@ class AdaptiveBatch:
         size: int,
         *,
         device: torch.device,
+        grows: bool = True,
         room: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"batch size must be 1 or more, got {size}")
         self.size = size
         self._ceiling: int | None = None
-        cuda_room = (lambda: _cuda_room(device)) if device.type == "cuda" else None
+        cuda_room = (lambda: _cuda_room(device)) if device.type == "cuda" and grows else None
         self._room = room or cuda_room
 
     def run(self, function: Callable[[int, int], torch.Tensor], n: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ the "mistakes" it finds come from that. Here a decoded image and a real one take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,18 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import resume_training, save_training, tensor_sha256
 from defuse_core.base.config import ClassifierTraining, Precision
-from defuse_core.base.runtime import Callback, Loop, autocast, check_finite, derive_seed, follow, torch_rng
+from defuse_core.base.runtime import (
+    AdaptiveBatch,
+    Callback,
+    Loop,
+    autocast,
+    check_finite,
+    derive_seed,
+    follow,
+    torch_rng,
+)
 from defuse_core.data.splits import Split, as_pixels, shuffled_batches
+from defuse_core.method.augmentation import augment
 
 EVALUATION_BATCH = 512
 
@@ -112,17 +122,20 @@ class Classifier(nn.Module):
         return logits
 
 
-def _batched_logits(
-    classifier: Classifier, images: Tensor, batch_size: int, precision: Precision
-) -> Iterator[Tensor]:
-    device = classifier.mean.device
-    was_training = classifier.training
+def _in_batches(
+    classifier: Classifier, images: Tensor, batch_size: int, precision: Precision,
+    read: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """Concatenate what `read` makes of the logits of each batch; smaller batches where memory runs out."""
+    device, was_training = classifier.mean.device, classifier.training
+
+    def answer(start: int, stop: int) -> Tensor:
+        with torch.inference_mode(), autocast(device, precision):
+            return read(classifier(images[start:stop].to(device)).float())
+
     classifier.eval()
     try:
-        for batch in images.split(batch_size):
-            with torch.inference_mode(), autocast(device, precision):
-                logits = classifier(batch.to(device)).float()
-            yield logits
+        return AdaptiveBatch(batch_size, device=device, grows=False).run(answer, len(images))
     finally:
         classifier.train(was_training)
 
@@ -139,11 +152,10 @@ def predict_logits(
     images : (n, channels, height, width)
         uint8, or float in [0, 1].
     batch_size : int
-        Images in a forward pass; does not change the result.
+        Images in a forward pass, fewer where memory runs out; does not change the result.
     precision : {"fp32", "bf16", "auto"}
     """
-    parts = [part.cpu() for part in _batched_logits(classifier, images, batch_size, precision)]
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    return _in_batches(classifier, images, batch_size, precision, Tensor.cpu)
 
 
 def predict(
@@ -156,9 +168,7 @@ def predict(
     ----------
     images : (n, channels, height, width) uint8, or float in [0, 1]
     """
-    batches = _batched_logits(classifier, images, batch_size, precision)
-    parts = [logits.argmax(1) for logits in batches]
-    return torch.cat(parts).cpu() if parts else torch.zeros(0, dtype=torch.int64)
+    return _in_batches(classifier, images, batch_size, precision, lambda logits: logits.argmax(1)).cpu()
 
 
 def accuracy(classifier: Classifier, split: Split, *, precision: Precision = "fp32") -> float:
@@ -322,34 +332,3 @@ def _train_epoch(
 def _cosine(config: ClassifierTraining, progress: float) -> float:
     final = config.final_learning_rate or 0.0
     return final + (config.learning_rate - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Distort a batch (n, channels, h, w) at random: each image its own transformation.
-
-    Parameters
-    ----------
-    kind : {"none", "affine", "elastic"}
-        "affine" rotates by up to 12°, shears by up to 0.15, scales by 0.88 … 1.12 and moves by up
-        to 7 % of the width; "elastic" adds a smooth random displacement of a few pixels (Simard et
-        al. 2003).
-    generator : torch.Generator
-        On the CPU.
-    """
-    if kind not in ("none", "affine", "elastic"):
-        raise ValueError(f"augmentation must be none, affine or elastic, got {kind!r}")
-    if kind == "none":
-        return images
-    n = len(images)
-    uniform = torch.rand(n, 5, generator=generator) * 2 - 1  # (n, 5) in [-1, 1]
-    angle, scale = uniform[:, 0] * math.radians(12), 1 + 0.12 * uniform[:, 1]
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    matrix = torch.stack(
-        [cos, -sin + 0.15 * uniform[:, 2], 0.14 * uniform[:, 3], sin, cos, 0.14 * uniform[:, 4]], 1
-    )
-    grid = F.affine_grid(matrix.view(n, 2, 3), list(images.shape), align_corners=False)
-    if kind == "elastic":
-        coarse = torch.randn(n, 2, 5, 5, generator=generator) * 0.06
-        smooth = F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True)
-        grid = grid + smooth.permute(0, 2, 3, 1)  # (n, h, w, 2)
-    return F.grid_sample(images, grid.to(images.device), align_corners=False)

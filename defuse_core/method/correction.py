@@ -123,16 +123,9 @@ def tune(
 
 
 def tuning_epochs(
-    classifier: Classifier,
-    train: Split,
-    failures: FailureInstances,
-    *,
-    lam: float,
-    config: CorrectionConfig,
-    seed: int,
-    selection: Split | None = None,
-    sample_seed: int | None = None,
-) -> Loop[SweepPoint]:
+    classifier: Classifier, train: Split, failures: FailureInstances, *, lam: float,
+    config: CorrectionConfig, seed: int, selection: Split | None = None, sample_seed: int | None = None,
+) -> Loop[SweepPoint]:  # fmt: skip
     """`tune` as a `Loop` over epochs.
 
     Parameters
@@ -234,15 +227,9 @@ def _tune_epoch(
 
 
 def sweep_lambdas(
-    classifier: Classifier,
-    train: Split,
-    failures: FailureInstances,
-    *,
-    config: CorrectionConfig,
-    seed: int,
-    selection: Split | None = None,
-    callback: Callback | None = None,
-) -> Iterator[SweepPoint]:
+    classifier: Classifier, train: Split, failures: FailureInstances, *, config: CorrectionConfig,
+    seed: int, selection: Split | None = None, callback: Callback | None = None,
+) -> Iterator[SweepPoint]:  # fmt: skip
     """Yield a `SweepPoint` for every λ of the config, as they are done.
 
     The callback gets (epochs done, epochs in all, metrics of `tune`); True ends the sweep, and the
