@@ -38,6 +38,8 @@ from defuse_core.networks.architectures import (
     build_network,
     imagenet_weights,
 )
+from defuse_core.steps.networks import stated_preprocessing
+from defuse_core.workspace.configs import NetworkConfig
 
 PLAIN = Preprocessing()
 
@@ -689,3 +691,34 @@ def test_a_training_that_diverges_fails_and_keeps_the_last_good_epoch(
             config=config, seed=0, checkpoint=path,
         )  # fmt: skip
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        ((0.5,), (0.5, 0.5, 0.5), "mean and std need 1 or 3 values each"),
+        ((0.5, 0.5), (0.5, 0.5), "mean and std need 1 or 3 values each"),
+        ((), (), "mean and std need 1 or 3 values each"),
+        ((0.5,), (0.0,), "std must be positive"),
+        ((0.5,), (-1.0,), "std must be positive"),
+        ((0.5,), (math.nan,), "std must be positive"),
+        ((0.5,), (1e-50,), "std must be positive, got .1e-50"),
+        ((math.nan,), (1.0,), "mean must be finite"),
+        ((1e300,), (1.0,), "mean must be finite"),
+    ],
+)
+def test_a_mean_or_std_that_no_network_could_take_is_refused(
+    mean: tuple[float, ...], std: tuple[float, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        Preprocessing(mean, std)
+
+
+def test_a_mean_and_a_std_of_other_lengths_are_refused_as_stated(shapes: ImageDataset) -> None:
+    for mean, std in (((0.5,), (0.5,) * 3), ((0.5,) * 3, (0.5,))):
+        with pytest.raises(ValueError, match="mean and std need 1 or 3 values each"):
+            NetworkConfig(mean=mean, std=std)
+        unchecked = NetworkConfig.model_construct(mean=mean, std=std, image_size=None, channel_order="rgb")
+        with pytest.raises(ValueError, match="mean and std need 1 or 3 values each"):
+            stated_preprocessing(unchecked, shapes)
+    assert len(stated_preprocessing(NetworkConfig(mean=(0.5,) * 3), shapes).std) == 3

@@ -7,7 +7,7 @@ the "mistakes" it finds come from that. Here a decoded image and a real one take
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,9 +58,9 @@ class Preprocessing:
             raise ValueError(f"channel_order bgr needs three channels, got mean {self.mean}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean}, {self.std}")
-        if not all(0 < value < math.inf for value in self.std):
+        if not all(0 < value < math.inf for value in _as_float32(self.std)):
             raise ValueError(f"std must be positive, got {self.std}; for no scaling give 1")
-        if not all(math.isfinite(value) for value in self.mean):
+        if not all(math.isfinite(value) for value in _as_float32(self.mean)):
             raise ValueError(f"mean must be finite, got {self.mean}; for no shift give 0")
 
     @staticmethod
@@ -77,6 +77,11 @@ class Preprocessing:
         mean = share @ levels
         std = (share @ levels.square() - mean.square()).clamp(min=1e-12).sqrt()
         return Preprocessing(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _as_float32(values: Sequence[float]) -> list[float]:
+    """Round as networks compute: 1e-50 is 0 for them, and 1e50 infinite."""
+    return [float(value) for value in torch.tensor(values, dtype=torch.float32)]
 
 
 class Classifier(nn.Module):

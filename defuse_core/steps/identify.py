@@ -51,7 +51,7 @@ class Identify(Step):
         done : sequence of str
         read : Read
         """
-        parts = [Mistakes(**read(task)[0]) for task in done]
+        parts = (Mistakes(**read(task)[0]) for task in done)
         mistakes = Mistakes.concatenate(parts, latent_dim=self.vae.latent_dim)
         searched = sum(
             min(SHARD_IMAGES, len(self.index) - int(task.removeprefix("shard=")) * SHARD_IMAGES)
