@@ -29,7 +29,7 @@ with st.expander("Make a map", expanded=run is None):
     left, _ = st.columns([1, 2])
     seed = int(left.number_input("seed", 0, value=0, step=1, key="map-seed", help="Of samples and method"))
     if st.button("Start", type="primary", icon=":material/play_arrow:"):
-        start(project, "map", config, seed=seed)
+        start(project, "map", config, seed=seed, on=[identify])
         st.rerun()
 if run is not None and run.live:
     follow(run, lambda latest: st.progress(*map_progress(latest)))

@@ -19,12 +19,13 @@ from torchvision import models
 from torchvision.transforms.v2.functional import resize
 
 from defuse_core.base.config import ClassifierTraining
+from defuse_core.base.errors import DivergenceError
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
+from defuse_core.method.augmentation import augment
 from defuse_core.method.classifier import (
     Classifier,
     Preprocessing,
     accuracy,
-    augment,
     make_optimizer,
     predict,
     predict_logits,
@@ -38,6 +39,8 @@ from defuse_core.networks.architectures import (
     build_network,
     imagenet_weights,
 )
+from defuse_core.steps.networks import stated_preprocessing
+from defuse_core.workspace.configs import NetworkConfig
 
 PLAIN = Preprocessing()
 
@@ -728,3 +731,54 @@ def test_byte_dropout_at_the_ends_and_in_evaluation_is_torchs() -> None:
     assert torch.equal(ByteDropout(0.0)(units), units)
     assert torch.equal(ByteDropout(1.0)(units), torch.zeros(5, 7))
     assert torch.equal(ByteDropout(0.5).eval()(units), units)
+
+
+@pytest.mark.parametrize(
+    ("std", "batch_size", "told"),
+    [(1e-30, 8, "epoch 1: loss .*"), (1e-30, 480, r"epoch 1: .*weight is not finite")],
+    ids=["loss", "weights"],
+)
+def test_a_training_that_diverges_fails_and_keeps_the_last_good_epoch(
+    shapes: ImageDataset, tmp_path: Path, std: float, batch_size: int, told: str
+) -> None:
+    """With one batch an epoch the loss is that of the weights before; only they show it."""
+    path = tmp_path / "training.safetensors"
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, shapes.n_classes))
+    config = ClassifierTraining(optimizer="sgd", learning_rate=1e10, epochs=3, batch_size=batch_size)
+    with pytest.raises(DivergenceError, match=f"diverged at {told}; lower learning_rate, and check"):
+        train_classifier(
+            Classifier(network, Preprocessing(std=(std,))), shapes.train[:480],
+            config=config, seed=0, checkpoint=path,
+        )  # fmt: skip
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        ((0.5,), (0.5, 0.5, 0.5), "mean and std need 1 or 3 values each"),
+        ((0.5, 0.5), (0.5, 0.5), "mean and std need 1 or 3 values each"),
+        ((), (), "mean and std need 1 or 3 values each"),
+        ((0.5,), (0.0,), "std must be positive"),
+        ((0.5,), (-1.0,), "std must be positive"),
+        ((0.5,), (math.nan,), "std must be positive"),
+        ((0.5,), (1e-50,), "std must be positive, got .1e-50"),
+        ((math.nan,), (1.0,), "mean must be finite"),
+        ((1e300,), (1.0,), "mean must be finite"),
+    ],
+)
+def test_a_mean_or_std_that_no_network_could_take_is_refused(
+    mean: tuple[float, ...], std: tuple[float, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        Preprocessing(mean, std)
+
+
+def test_a_mean_and_a_std_of_other_lengths_are_refused_as_stated(shapes: ImageDataset) -> None:
+    for mean, std in (((0.5,), (0.5,) * 3), ((0.5,) * 3, (0.5,))):
+        with pytest.raises(ValueError, match="mean and std need 1 or 3 values each"):
+            NetworkConfig(mean=mean, std=std)
+        unchecked = NetworkConfig.model_construct(mean=mean, std=std, image_size=None, channel_order="rgb")
+        with pytest.raises(ValueError, match="mean and std need 1 or 3 values each"):
+            stated_preprocessing(unchecked, shapes)
+    assert len(stated_preprocessing(NetworkConfig(mean=(0.5,) * 3), shapes).std) == 3

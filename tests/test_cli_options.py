@@ -7,11 +7,14 @@ import re
 from typing import Any, Literal, get_args
 
 import pytest
+import typer
 from pydantic import BaseModel, ConfigDict
+from typer.core import TyperOption
 from typer.models import OptionInfo
 
 from defuse_core.base.config import PRESETS
-from defuse_core.cli.options import ConfigOption, config_options, given_config
+from defuse_core.cli.main import app
+from defuse_core.cli.options import ConfigOption, OnceCommand, config_options, given_config, more_lambdas
 from defuse_core.workspace.config_checks import ConfigError, check_config
 from defuse_core.workspace.configs import STEPS, StepName, StepSpec, preset_values
 
@@ -219,3 +222,49 @@ def test_what_is_typed_lies_over_the_preset_and_leaves_it_as_it_was() -> None:
 def test_a_preset_that_does_not_exist_is_an_error_that_lists_those_that_do() -> None:
     with pytest.raises(ConfigError, match="preset must be one of mnist, svhn, gtsrb, demo, got 'cifar'"):
         given_config("vae", config_options("vae"), {}, preset="cifar")
+
+
+# An option given twice
+
+
+def commands_of(group: Any, *path: str) -> list[tuple[tuple[str, ...], OnceCommand]]:
+    """Every command of the command line, by the words that call it."""
+    if not hasattr(group, "commands"):
+        return [(path, group)]
+    return [each for name, inner in group.commands.items() for each in commands_of(inner, *path, name)]
+
+
+EVERY_OPTION = [
+    pytest.param(command, option, id=f"{' '.join(path)} {option.opts[0]}")
+    for path, command in commands_of(typer.main.get_command(app))
+    for option in command.params
+    if isinstance(option, TyperOption) and not option.is_eager
+]
+
+
+@pytest.mark.parametrize(("command", "option"), EVERY_OPTION)
+def test_an_option_given_twice_is_refused_unless_it_is_a_list(
+    command: OnceCommand, option: TyperOption
+) -> None:
+    once = [option.opts[0]] if option.is_flag else [option.opts[0], "1"]
+    context = typer.Context(command)
+    if option.multiple:
+        opts, _, order = command.make_parser(context).parse_args([*once, *once])
+        assert (opts[option.name], order[:2]) == (["1", "1"], [option, option])
+        return
+    with pytest.raises(typer.BadParameter, match="is given more than once; give it once") as refused:
+        command.parse_args(context, [*once, *once])
+    assert refused.value.param_hint == option.opts[0]
+
+
+def test_there_is_an_option_of_a_list_and_of_one_value_among_them() -> None:
+    assert {getattr(case.values[1], "multiple", None) for case in EVERY_OPTION} == {True, False}
+    assert len(EVERY_OPTION) > 200
+
+
+@pytest.mark.parametrize("typed", [["0.1", "1"], ["0.1,1"], ["0.1,", "none", "1"]])
+def test_a_list_given_twice_takes_both(typed: list[str]) -> None:
+    config = given_config("correct", config_options("correct"), {"lambdas": typed, "baseline_lambdas": []})
+    assert value_at(check_config("correct", config), ("correction", "lambdas")) == (0.1, 1.0)
+    assert "baseline_lambdas" not in config
+    assert more_lambdas([1.0], typed[:1]) == [0.1, 1.0]

@@ -24,7 +24,7 @@ from defuse_core.base.config import (
 from defuse_core.method.vae import vae_config_for
 from defuse_core.workspace import configs as step_configs
 from defuse_core.workspace.config_checks import ConfigError, check_config
-from defuse_core.workspace.configs import StepName, preset_values
+from defuse_core.workspace.configs import StepName, SweepConfig, preset_values
 from tests.properties import tried
 
 STEPS: tuple[type[BaseModel], ...] = (
@@ -415,3 +415,17 @@ def test_preprocessing_is_given_for_one_channel_or_three_and_else_that_of_the_im
         config = check_config("classifier", values)
         expected = {"mean": None, "std": None, "image_size": None, **values}
         assert config.model_dump(include={"mean", "std", "image_size"}) == expected
+
+
+def test_lambdas_that_are_refused_are_one_problem() -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_config("correct", {"correction": {"lambdas": [1, 1]}})
+    assert str(refused.value) == "correct: correction: lambdas must be distinct and 0 or more, got (1.0, 1.0)"
+
+
+def test_the_baseline_is_searched_as_the_regions_are() -> None:
+    for preset in PRESETS.values():
+        sweep = SweepConfig.model_validate(preset_values(preset, "correct"))
+        assert sweep.baseline_lambdas == sweep.correction.lambdas == preset.correction.lambdas
+    assert SweepConfig().baseline_lambdas == PAPER_LAMBDAS
+    assert SweepConfig(baseline_lambdas=()).baseline_lambdas == ()

@@ -333,9 +333,22 @@ def test_sorting_by_accuracy() -> None:
 def test_worse_is_more_than_chance() -> None:
     refused = Variant("refused", PLAIN, None, "no")
     assert is_worse(shared(80, 100), shared(95, 100))
-    assert not is_worse(shared(90, 100), shared(92, 100))  # the interval of 92 of 100 begins at .85
+    assert not is_worse(shared(80, 100), shared(95, 100), n_tried=200)
+    assert not is_worse(shared(90, 100), shared(92, 100))
     assert is_worse(shared(900, 1000), shared(930, 1000))
     assert not is_worse(shared(95, 100), shared(80, 100))
     assert is_worse(refused, shared(1, 10))
     assert not is_worse(shared(1, 10), refused)
     assert not is_worse(refused, refused)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("n_others", "n"), [(1, 300), (25, 300), (25, 1000)])
+def test_equally_good_variants_seldom_give_an_alarm(share: float, n_others: int, n: int) -> None:
+    """The best of many is compared: without a correction for their number most checks would."""
+    right = np.random.default_rng(0).binomial(n, share, (1000, n_others + 1)).tolist()
+    pairs = [(shared(stated, n), shared(max(others), n)) for stated, *others in right]
+    alarms = [is_worse(stated, best, n_tried=n_others) for stated, best in pairs]
+    assert np.mean(alarms) < 0.065  # .05, and three standard errors of 1,000 trials are .02
+    if n_others > 1:
+        assert np.mean([is_worse(*pair) for pair in pairs]) > 0.2

@@ -18,11 +18,11 @@ from defuse_core.method.evaluation import score_failures, score_split
 from defuse_core.steps import load_step
 from defuse_core.steps.correct import BEFORE, SAID, Correct, task_of
 from defuse_core.steps.source import Source
-from defuse_core.workspace.config_checks import ConfigError, check_growth
+from defuse_core.workspace.config_checks import ConfigError, check_config, check_growth
 from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
-from tests.in_process import done_here, run_here, runs_in_this_process
+from tests.in_process import add_run, done_here, run_here, runs_in_this_process
 from tests.workspaces import SWEEP, Place, copy_place, verify
 
 LAMBDAS = [0.1, 1.0]
@@ -232,6 +232,24 @@ def test_a_run_that_is_done_goes_on_with_more_lambdas_and_seeds(place: Place) ->
     assert at_once.summary == run.summary
 
 
+@pytest.mark.parametrize(
+    ("own", "after"), [({}, [1.0, 10.0]), ({"baseline_lambdas": [1.0, 2.0]}, [1.0, 2.0])]
+)
+def test_a_baseline_is_searched_as_the_regions_are_and_grows_with_them(
+    place: Place, own: dict[str, object], after: list[float]
+) -> None:
+    correction = {**QUICK["correction"], "lambdas": [1.0], "max_images": 60}
+    config = check_config("correct", {"correction": correction, **own}).model_dump(mode="json")
+    run = add_run(place, "correct", config)
+    assert run.config["baseline_lambdas"] == (own.get("baseline_lambdas") or [1.0])
+    place.workspace.runs.finish(run.id, "cancelled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "_start", lambda *_: None)
+        grown = launcher.extend(place.workspace, run.id, {"correction": {"lambdas": [1.0, 10.0]}})
+    assert grown.config["correction"]["lambdas"] == [1.0, 10.0]
+    assert grown.config["baseline_lambdas"] == after
+
+
 def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:
     correction = {**QUICK["correction"], "lambdas": [0.1], "max_images": 90}
     config = {**QUICK, "correction": correction}
@@ -246,7 +264,7 @@ def test_a_sample_of_the_training_images_is_tuned_on(place: Place) -> None:
         ("baseline/lam=1", 1.0, sets["single"], 0),
     ):  # fmt: skip
         expected = tune(
-            source.classifier(), sample, failures, lam=lam,
+            source.classifier(), sample if repeat else train, failures, lam=lam,
             config=SweepConfig.model_validate(config).correction,
             seed=derive_seed(3, "repeat", 1) if repeat else 3, selection=source.dataset.selection,
         )  # fmt: skip
@@ -281,6 +299,23 @@ def test_another_rule_computes_nothing_anew(place: Place) -> None:
     assert place.workspace.runs.events(run.id, kind="point") == events
     best = max(points.values(), key=lambda p: (p["selection"], -p["lam"]))
     assert run.summary["corrected"]["chosen"] == best
+
+
+def test_a_lambda_that_diverges_is_left_out_and_not_chosen(place: Place) -> None:
+    correction = {**QUICK["correction"], "max_images": 60}
+    sweep = {**QUICK, "correction": {**correction, "lambdas": [1e39, 1.0]}, "n_seeds": 1, "rule": "paper"}
+    run = done_here(place, "correct", {**sweep, "baseline_lambdas": [1e39]})
+    assert run.summary["missing"] == ["lam=1e+39", "baseline/lam=1e+39"]
+    assert run.summary["corrected"]["chosen"]["lam"] == 1.0
+    assert "baseline" not in run.summary
+    errors = {t.name: str(t.error) for t in place.workspace.runs.tasks(run.id) if t.status == "failed"}
+    assert "diverged at lam = 1e+39, epoch 1" in errors["lam=1e+39"]
+
+    alone = {**sweep, "correction": {**correction, "lambdas": [1e39]}, "baseline_lambdas": [1.0]}
+    ended = run_here(place, "correct", alone)
+    assert ended.status == "failed"
+    assert "lam=1e+39: training diverged" in str(ended.error)
+    assert "lower learning_rate" in str(ended.error)
 
 
 # A second round

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from defuse_core.base.config import CorrectionConfig
+from defuse_core.base.errors import DivergenceError
 from defuse_core.base.records import FailureInstances, SweepPoint
 from defuse_core.data.splits import ImageDataset, Split
 from defuse_core.method.classifier import Classifier, Preprocessing, accuracy
@@ -522,7 +523,7 @@ def test_a_loss_that_is_not_finite_names_the_remedy(
     trained_classifier: Classifier, shapes: ImageDataset, failures: FailureInstances
 ) -> None:
     config = changed(QUICK, learning_rate=1e30)
-    with pytest.raises(RuntimeError, match=r"loss at lam = 1\.0 is .*nan.*; lower learning_rate"):
+    with pytest.raises(DivergenceError, match=r"diverged at lam = 1, epoch 1: .*nan.*; lower learning_rate"):
         tune(trained_classifier, shapes.train, failures, lam=1.0, config=config, seed=0)
 
 

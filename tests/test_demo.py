@@ -130,7 +130,7 @@ def test_the_demo_finds_and_repairs_bugs(whole: Folder) -> None:
     assert results["defuse"]["region"] >= 0.90
     assert results["defuse"]["test"] >= results["before"]["test"] - 0.01
     assert results["defuse"]["region"] > results["baseline"]["region"]
-    assert len(results["sweep"]) == 17
+    assert len(results["sweep"]) == 9
 
 
 @pytest.mark.verify

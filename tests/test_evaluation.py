@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances, Region
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
+from defuse_core.method import evaluation
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.method.evaluation import (
     agreement,
@@ -89,6 +90,19 @@ def test_novelty_against_all_distances() -> None:
     images, reference = (torch.rand(n, 3, 5, 5, generator=rng) for n in (11, 7))
     expected = torch.cdist(images.flatten(1).double(), reference.flatten(1).double()).amin(1)
     np.testing.assert_allclose(novelty(images, reference), expected.numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_novelty_in_chunks_is_that_of_all_at_once(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(
+        0, 256, (11, 3, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    whole, codes = novelty(images[:6], images[4:]), images.flatten(1).float()
+    monkeypatch.setattr(evaluation, "_CHUNK_BYTES", rows * 75 * 8)
+    np.testing.assert_allclose(novelty(images[:6], images[4:]), whole, rtol=1e-12)
+    np.testing.assert_array_equal(whole[4:], [0, 0])
+    np.testing.assert_allclose(latent_novelty(codes[:6], codes[4:]), whole * 255, rtol=1e-6)
+    assert novelty(images[:0], images).shape == (0,)
 
 
 def test_novelty_of_the_reference_is_zero_and_bytes_are_pixels() -> None:

@@ -26,6 +26,7 @@ from defuse_core.report.figures import (
     draw_scores,
     draw_trade_off,
     figure_bytes,
+    series_colours,
 )
 from defuse_core.report.map_figures import draw_map
 
@@ -39,6 +40,31 @@ def test_scores_have_a_bar_of_each_height() -> None:
     heights = sorted(round(patch.get_height(), 4) for patch in axes.patches)  # type: ignore[attr-defined]
     assert heights == [0.2, 0.6, 0.9, 0.94, 0.95, 0.95]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["test", "regions"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 9])
+def test_every_model_and_every_set_is_drawn(n: int) -> None:
+    share, names = Interval.wilson(9, 10), [f"model {i}" for i in range(n)]
+    axes = draw_scores([Scores(name, share, share) for name in names]).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    assert len(axes.patches) == 2 * n
+    drawn = draw_novelty({name: np.linspace(1, 8, 50) for name in names}).axes[0]
+    legend = drawn.get_legend().get_texts()
+    assert [text.get_text().partition(" (")[0] for text in legend] == names
+    assert len(set(series_colours(n))) == min(n, 7)
+
+
+def test_a_model_has_its_colour_wherever_it_stands() -> None:
+    drawn = [draw_scores(rows).axes[0] for rows in ([BEFORE, BASELINE, DEFUSE], [BEFORE, DEFUSE])]
+    colours = [
+        {
+            bars.get_label(): bars.patches[0].get_facecolor()
+            for bars in axes.containers
+            if hasattr(bars, "patches")
+        }
+        for axes in drawn
+    ]
+    assert colours[1]["Defuse"] == colours[0]["Defuse"] != colours[0][BASELINE.model]
 
 
 def test_scores_show_validation_where_all_have_it() -> None:

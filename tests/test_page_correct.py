@@ -24,6 +24,7 @@ from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.pipeline import SECOND_ROUND
 from tests.apps import (
     NASTY,
     click,
@@ -495,6 +496,27 @@ def test_what_was_cancelled_is_resumed(mine: Place, monkeypatch: pytest.MonkeyPa
     ]
     click(app, "Resume what was cancelled")
     assert latest(mine, "correct").status == "queued"
+
+
+def test_a_lambda_that_diverged_is_told_and_not_resumed(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(mine.workspace.home / "defuse.sqlite")) as connection, connection:
+        connection.execute("UPDATE tasks SET status = 'failed', error = 'It diverged' WHERE name = 'lam=0'")
+    app = opened(mine, monkeypatch)
+    assert "Not measured: λ = 0." in told(app)
+    assert "1 λ failed and cannot be chosen. It diverged" in [warning.value for warning in app.warning]
+    assert not [button for button in app.button if button.label == "Resume what was cancelled"]
+
+
+def test_a_second_round_stands_on_the_first(mine: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = latest(mine, "correct")
+    first = mine.workspace.runs.ancestry(run.id)
+    store_run(mine, "vae", {})
+    click(opened(mine, monkeypatch), "Identify again")
+    classifier, search, groups = (latest(mine, step) for step in SECOND_ROUND)
+    assert classifier.config["weights"] == f"corrected:{run.id}"
+    assert set(search.upstream) == {classifier.id, first["vae"].id}
+    assert groups.upstream == (search.id,)
+    assert (search.config, groups.config) == (first["identify"].config, first["distill"].config)
 
 
 # Others

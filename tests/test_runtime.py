@@ -14,7 +14,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from defuse_core.base.config import VaeConfig
 from defuse_core.base.runtime import (
     AdaptiveBatch,
     autocast,
@@ -27,6 +29,8 @@ from defuse_core.base.runtime import (
     supports_bf16,
     torch_rng,
 )
+from defuse_core.method.classifier import Classifier, Preprocessing, predict, predict_logits
+from defuse_core.method.vae import BetaVAE, decode_images, encode_means
 
 CPU = torch.device("cpu")
 MEMINFO = Path("/proc/meminfo")
@@ -290,3 +294,41 @@ def test_the_cpu_allocators_own_error_halves_the_batch_and_others_pass() -> None
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         batch.run(broken, 10)
+
+
+def test_out_of_memory_halves_the_batches_of_every_evaluation() -> None:
+    """Models of either kind answer the same where more than three images do not fit."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (11, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    torch.manual_seed(0)
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Preprocessing())
+    vae = BetaVAE(
+        VaeConfig(image_size=8, padding=0, hidden_channels=4, depth=1, hidden_units=8, latent_dim=3)
+    )
+    codes = encode_means(vae, images)
+    expected = [
+        predict(classifier, images),
+        predict_logits(classifier, images),
+        codes,
+        decode_images(vae, codes),
+    ]
+    sizes: list[int] = []
+
+    def limit(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for module in (classifier.network, vae.encoder, vae.decoder):
+        module.register_forward_pre_hook(limit)
+    limited = [predict(classifier, images), predict_logits(classifier, images), encode_means(vae, images)]
+    limited.append(decode_images(vae, codes))
+    assert max(sizes) == 11
+    for now, was in zip(limited, expected, strict=True):
+        torch.testing.assert_close(now, was, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_may_not_grow_keeps_its_size() -> None:
+    batch = AdaptiveBatch(2, device=torch.device("cuda", 0), grows=False)
+    assert batch.run(lambda start, stop: torch.arange(start, stop), 9).tolist() == list(range(9))
+    assert batch.size == 2

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from defuse_core.base.records import FailureInstances
+from defuse_core.jobs import launcher
 from defuse_core.method.classifier import predict
 from defuse_core.method.distillation import membership
 from defuse_core.steps.second_round import compare
 from defuse_core.steps.source import Source
+from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.pipeline import SECOND_ROUND, next_round, next_step, stages
 from defuse_core.workspace.runs import Run
-from tests.in_process import done_here
-from tests.workspaces import SEARCH, SWEEP, Place, copy_place
+from tests.in_process import done_here, store_run
+from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, copy_place
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,38 @@ def test_neither_round_makes_the_other_stale(there: Place, run: Run, second: dic
     assert [found[step].state for step in ("classifier", "vae", "identify", "distill")] == ["done"] * 4
     assert [found[step].state for step in ("annotate", "correct", "evaluate")] == ["missing"] * 3
     assert next_step(list(found.values())) == "annotate"
+
+
+def test_a_generator_trained_in_between_is_left_out_of_the_second_round(
+    there: Place, run: Run, second: dict[str, Run], tmp_path: Path
+) -> None:
+    place = copy_place(there.workspace.home, tmp_path / "home")
+    first = place.workspace.runs.ancestry(run.id)
+    classifier = place.get(second["classifier"])
+    other = store_run(place, "vae", {})
+    for step in ("identify", "control", "probe"):
+        found = launcher.find_upstream(place.workspace, place.project.id, step)
+        assert {name: each.id for name, each in found.items()} == {
+            "classifier": classifier.id, "vae": first["vae"].id,
+        }  # fmt: skip
+    fixed = launcher.find_upstream(place.workspace, place.project.id, "identify", fixed=[other])
+    assert fixed["vae"].id == other.id
+    ids = [classifier.id, other.id]
+    mixed = place.workspace.runs.add(
+        place.project.id, "identify", {}, seed=0, resources=ONE_THREAD, upstream=ids
+    )
+    assert next_round(place.workspace, run)["identify"].id == second["identify"].id
+    with pytest.raises(
+        WorkspaceError, match=rf"search {mixed.id} used generator {other.id}, the first round "
+    ):
+        compare(place.workspace, run.id, {"identify": mixed.id})
+
+
+def test_a_first_round_takes_the_newest_generator(template: Path, tmp_path: Path) -> None:
+    place = copy_place(template, tmp_path / "home")
+    newest = store_run(place, "vae", {})
+    found = launcher.find_upstream(place.workspace, place.project.id, "identify")
+    assert found["vae"].id == newest.id
 
 
 def test_a_round_on_a_correction_that_went_on_is_stale(

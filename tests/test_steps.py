@@ -531,6 +531,9 @@ def test_mistakes_of_a_sampled_search_name_the_images_of_the_training_split(plac
     assert not bool((found.predictions == found.labels).any())
     noise = found.latents - encode_means(vae, train.images[found.source_index])
     assert float(noise.abs().max()) < 6 * 6.0 * 0.05  # six standard deviations of Beta(50, 50), scaled
+    by_library = identify(classifier, vae, train, config=IdentificationConfig(**SAMPLED), seed=5)
+    for name, value in vars(by_library).items():
+        assert torch.equal(getattr(found, name), value), name
     by_position = identify(
         classifier, vae, train[sample], config=IdentificationConfig(**SEARCH), seed=5
     )  # fmt: skip
@@ -556,18 +559,18 @@ def test_a_sampled_search_that_was_stopped_goes_on_with_the_same_images(
     searched: list[int] = []
 
     def until(last: int) -> Any:
-        def identify_shard(*args: Any, shard: int, **options: Any) -> Mistakes:
+        def search_shard(*args: Any, shard: int, **options: Any) -> Mistakes:
             if shard > last:
                 raise OSError("no space left")
             searched.append(shard)
-            return identification.identify_shard(*args, shard=shard, **options)
+            return identification.search_shard(*args, shard=shard, **options)
 
-        return identify_shard
+        return search_shard
 
-    monkeypatch.setattr(identify_step, "identify_shard", until(0))
+    monkeypatch.setattr(identify_step, "search_shard", until(0))
     run = run_here(place, "identify", SAMPLED, seed=5)
     assert (run.status, searched) == ("failed", [0])
-    monkeypatch.setattr(identify_step, "identify_shard", until(2))
+    monkeypatch.setattr(identify_step, "search_shard", until(2))
     compute_here(place.workspace, place.workspace.runs.requeue(run.id))
     assert (place.get(run).status, searched) == ("done", [0, 1, 2])
     assert place.get(run).summary == undisturbed.summary

@@ -20,7 +20,6 @@ from dashboard.shell.forms import config_form, device_field
 from dashboard.shell.jobs_panel import duration, start
 from dashboard.shell.state import forget, plain, project_link, remember
 from defuse_core.base.config import PAPER_LAMBDAS
-from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.edits import names, newest_change
 from defuse_core.workspace.labels import SINGLE_MISTAKES
 from defuse_core.workspace.runs import Run
@@ -80,7 +79,7 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     lambdas = lambdas_field(f"{key}-lambdas", "λ, weights of the regions")
     config = config_form("correct", key=key, main=_MAIN, leave_out=_OWN)
     config["correction"]["lambdas"] = lambdas
-    config["baseline_lambdas"] = _choose_baseline(f"{key}-baseline", labelled.n_single)
+    config["baseline_lambdas"] = _choose_baseline(f"{key}-baseline", labelled.n_single, lambdas)
     config["regions"] = None if len(regions) == len(labelled.failures) else regions
     left, right, _ = st.columns(3)
     with left:
@@ -98,7 +97,7 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
         st.caption("Select at least one region.")
     ready = bool(regions) and problem is None
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not ready):
-        if start(project, "correct", config, seed=int(seed), device=device) is not None:
+        if start(project, "correct", config, seed=int(seed), device=device, on=[distill]) is not None:
             forget(CORRECTION)  # the page shows the new run
         st.rerun()
 
@@ -192,8 +191,8 @@ def lambdas_problem(typed: Sequence[str]) -> str | None:
     return None
 
 
-def _choose_baseline(key: str, n_single: int) -> list[str]:
-    """Ask whether to compute the baseline, and with which λ; return none of them if not."""
+def _choose_baseline(key: str, n_single: int, lambdas: list[str]) -> list[str]:
+    """Ask whether to compute the baseline, and with which λ, by default those of the regions; none if not."""
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     enabled = left.toggle(
         "Baseline", n_single > 0, key=f"{key}-{n_single > 0}", disabled=not n_single,
@@ -206,12 +205,12 @@ def _choose_baseline(key: str, n_single: int) -> list[str]:
             "defuse train-annotators."
         )
         return []
-    default = ", ".join(f"{lam:g}" for lam in SweepConfig().baseline_lambdas)
     typed = right.text_input(
-        f"λ of the baseline, on {n_single:,} single mistakes", default, key=f"{key}-lambdas",
-        disabled=not enabled, persist_state="session",
+        f"λ of the baseline, on {n_single:,} single mistakes", key=f"{key}-lambdas",
+        placeholder="as for the regions", disabled=not enabled, persist_state="session",
+        help="Empty: those of the regions, so that both are searched equally",
     )  # fmt: skip
-    return read_lambdas(typed) if enabled else []
+    return (read_lambdas(typed) or lambdas) if enabled else []
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 def begin(project: Project, run: Run) -> None:
     """Start a search of the corrected classifier, and its grouping, with the settings of the first."""
     first = store.workspace().runs.ancestry(run.id)
-    if start(project, "classifier", {"weights": f"corrected:{run.id}"}) is None:
-        return
+    ground = start(project, "classifier", {"weights": f"corrected:{run.id}"})
     for step in SECOND_ROUND[1:]:
-        before = first[step]
-        if start(project, step, before.config, seed=before.seed, device=before.resources.device) is None:
+        if ground is None:
             return
+        before, device = first[step], first[step].resources.device
+        ground = start(
+            project, step, before.config, seed=before.seed, device=device, on=[ground, first["vae"]]
+        )
 
 
 @later("the second round", max_entries=2)
@@ -67,9 +69,13 @@ def show_second_round(project: Project, run: Run) -> None:
         searched, chosen = searched_lam(runs["classifier"], run), run.summary["corrected"]["chosen"]["lam"]
         if searched != chosen:
             st.warning(f"The second round searched λ = {searched:g}; now λ = {chosen:g} is chosen.")
-            if st.button("Identify again", icon=":material/replay:"):
-                begin(project, run)
-                st.rerun()
+        if "identify" not in runs:
+            st.warning("The corrected classifier has not been searched with the first round's generator.")
+        if (searched != chosen or "identify" not in runs) and st.button(
+            "Identify again", icon=":material/replay:"
+        ):
+            begin(project, run)
+            st.rerun()
     waiting = [TITLES[step] for step in SECOND_ROUND if step in runs and runs[step].live]
     if waiting:
         st.caption(f"Running: {', '.join(waiting)}; see the sidebar.")

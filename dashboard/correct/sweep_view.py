@@ -14,7 +14,7 @@ from dashboard.correct.sweep_chart import Drawn, over_lambda, tradeoff
 from dashboard.correct.sweep_detail import follow_opened, open_point
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
-from dashboard.shell.state import note, recall, refuse, remember
+from dashboard.shell.state import note, plain, recall, refuse, remember
 from defuse_core.jobs import launcher
 from defuse_core.report.sweep import BEFORE, SETS, Measured, Sweep, read_sweep, task_name, tell_choice
 from defuse_core.workspace.config_checks import ConfigError
@@ -45,7 +45,7 @@ def show_sweep(run: Run) -> None:
         st.markdown(f":material/flag: {tell_choice(run, sweep)}")
     st.caption(_told(run, sweep))
     if not run.live:
-        _show_growth(run, [_called(task) for task in tasks if task.status != "done"])
+        _show_growth(run, [task for task in tasks if task.status != "done"])
     with st.expander("All points as a table"):
         table = points_table(sweep, tasks)
         st.dataframe(table, hide_index=True, alt="Every λ with its status and accuracies")
@@ -163,12 +163,15 @@ def extend(run: Run, changes: Mapping[str, Any]) -> None:
         note(f"Run {run.id} continues; its results so far are kept")
 
 
-def _show_growth(run: Run, missing: Sequence[str]) -> None:
+def _show_growth(run: Run, missing: Sequence[Task]) -> None:
     """Offer to resume, to add λ and seeds, and to choose λ by another rule; nothing is computed twice."""
     if missing:
-        st.caption(f"Not measured: {'; '.join(missing)}.")
+        st.caption(f"Not measured: {'; '.join(map(_called, missing))}.")
+    failures = [task for task in missing if task.status == "failed"] if run.status == "done" else []
+    if failures:
+        st.warning(f"{len(failures)} λ failed and cannot be chosen. {plain(str(failures[0].error))}")
     row = st.container(horizontal=True)
-    if missing:
+    if len(missing) > len(failures):
         row.button("Resume what was cancelled", on_click=extend, args=(run, {}), icon=":material/resume:")
     with row.popover("Add λ", icon=":material/add:"):
         typed = st.text_input("More λ", key=f"more-{run.id}", placeholder="0.05, 0.5")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.shared.charts import BLUE, KINDS, ORANGE, PURPLE, SKY
+from dashboard.shared.charts import BLUE, KINDS, ORANGE, PURPLE, SERIES, SKY
 from defuse_core.base.intervals import Interval
 from defuse_core.report.evidence import CONTROLS, SETS, Distances, Model
 
@@ -88,7 +89,7 @@ def novelty(distances: Distances, *, x: str) -> go.Figure:
     """
     figure, edges = go.Figure(), bin_edges(distances)
     middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    for (name, far), colour in zip(distances.items(), (BLUE, ORANGE), strict=False):
+    for (name, far), colour in zip(distances.items(), cycle(SERIES), strict=False):
         share = np.histogram(far, edges)[0] / len(far)
         median = float(np.median(far))
         figure.add_bar(

@@ -137,7 +137,7 @@ def _show_stability(project: Project, run: Run) -> None:
             show_trouble(mine)
         left.caption("Would another seed find the same regions?")
         if right.button("Measure the stability", help="Fits the mixture under five other seeds"):
-            start(project, "stability", {})
+            start(project, "stability", {}, on=[run])
             st.rerun()
 
 

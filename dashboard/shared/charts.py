@@ -7,6 +7,7 @@ out on light and dark backgrounds. Streamlit's theme gives the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#8c8c8c"
+SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 KINDS = {"perturbation": BLUE, "reconstruction": ORANGE, "dataset": PURPLE}
 """Colour by kind of mistake, the new ones first."""
 
@@ -46,7 +48,7 @@ def curves(
     """
     figure = go.Figure()
     epochs = list(range(1, len(points) + 1))
-    for (metric, label), colour in zip(series.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
+    for (metric, label), colour in zip(series.items(), cycle(SERIES), strict=False):
         values = [point[metric] for point in points]
         mode = "lines" if len(points) > 1 else "markers"
         figure.add_scatter(x=epochs, y=values, name=label, mode=mode, line={"color": colour})

@@ -78,7 +78,7 @@ def show_control(project: Project) -> None:
 
 
 def _show_shares(shares: dict[str, list[float]]) -> None:
-    columns = st.columns(4)
+    columns = st.columns(max(4, len(shares)))
     for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
         details = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
         column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=details)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -50,12 +50,17 @@ TITLES = {
 
 
 def start(
-    project: Project, step: StepName, config: Mapping[str, Any], *, seed: int = 0, device: str = "auto"
-) -> Run | None:
-    """Submit a run, or say why it is refused."""
+    project: Project, step: StepName, config: Mapping[str, Any], *, seed: int = 0, device: str = "auto",
+    on: Sequence[Run] = (),
+) -> Run | None:  # fmt: skip
+    """Submit a run that stands on the runs `on`, else on the newest ones, or say why it is refused."""
+    workspace = store.workspace()
     try:
-        resources = Resources(device=device)
-        return launcher.submit(store.workspace(), project.id, step, config, seed=seed, resources=resources)
+        upstream = launcher.find_upstream(workspace, project.id, step, fixed=on)
+        return launcher.submit(
+            workspace, project.id, step, config, seed=seed, resources=Resources(device=device),
+            upstream=list(upstream.values()),
+        )  # fmt: skip
     except (WorkspaceError, ConfigError) as error:
         refuse(str(error))
         return None

@@ -12,10 +12,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import streamlit as st
@@ -30,6 +32,9 @@ from defuse_core.workspace.workspace import Workspace
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Arrays = dict[str, NDArray[Any]]
+
+ARRAY_BYTES = 2**29
+"""Of the arrays of artifacts that pages keep in memory, 512 MiB; the mistakes of one search can have 450."""
 
 _GLANCE = 0.3  # seconds that a page waits before it says what it waits for
 _PATIENCE = 10.0  # seconds that it waits while modules are imported
@@ -176,15 +181,47 @@ def checksum(run_id: int, name: str) -> str | None:
 def arrays(run_id: int, name: str) -> Arrays:
     """Return the arrays of a safetensors artifact, or {}. They are shared: do not change them."""
     sha256 = checksum(run_id, f"{name}.safetensors")
-    return {} if sha256 is None else _arrays(str(workspace().home), run_id, name, sha256)
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _arrays(home: str, run_id: int, name: str, sha256: str) -> Arrays:
+    if sha256 is None:
+        return {}
     from safetensors.numpy import load_file
 
-    del home, sha256
-    return load_file(workspace().artifact_path(run_id, f"{name}.safetensors"))
+    path = workspace().artifact_path(run_id, f"{name}.safetensors")
+    return _read_arrays().get((str(workspace().home), run_id, name, sha256), lambda: load_file(path))
+
+
+class ArrayCache:
+    """Arrays by key, those used longest ago forgotten first where they hold more bytes than allowed.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Of all that is kept; what is larger alone is returned and not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._lock = max_bytes, Lock()
+        self._kept: OrderedDict[Hashable, Arrays] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return sum(array.nbytes for arrays in self._kept.values() for array in arrays.values())
+
+    def get(self, key: Hashable, load: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of a key, loaded where they are not kept."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = load()
+            found = self._kept[key]
+            self._kept.move_to_end(key)
+            while self.nbytes > self._max_bytes:
+                self._kept.popitem(last=False)
+            return found
+
+
+@st.cache_resource(show_spinner=False)
+def _read_arrays() -> ArrayCache:
+    return ArrayCache(ARRAY_BYTES)
 
 
 # What the machine has

@@ -45,9 +45,16 @@ def dump_tensors(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, object
     metadata : mapping of str to object, optional
         Anything that JSON can hold.
     """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    plain = {name: _own(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
+    if len({tensor.untyped_storage().data_ptr() for tensor in plain.values()}) < len(plain):
+        plain = {name: tensor.clone() for name, tensor in plain.items()}  # safetensors shares no memory
     text = {key: json.dumps(value) for key, value in (metadata or {}).items()}
     return safetensors.torch.save(plain, metadata=text)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy where it is a part of a larger one."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:

@@ -226,6 +226,8 @@ class Preset(Config):
     correction: CorrectionConfig
 
 
+_DEMO_LAMBDAS = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1000.0)  # nine of the paper's 17
+
 PRESETS: dict[str, Preset] = {
     "mnist": Preset(
         vae=VaeConfig(decoder="reshape"),  # figures 9, 10; 28×28 padded to 32×32
@@ -281,7 +283,7 @@ PRESETS: dict[str, Preset] = {
         identification=IdentificationConfig(n_perturbations=100, max_mistakes_per_image=20),
         distillation=DistillationConfig(max_codes=15_000),
         labeling=LabelingConfig(),
-        correction=CorrectionConfig(),
+        correction=CorrectionConfig(lambdas=_DEMO_LAMBDAS),
     ),
 }
 """The paper's settings by data set, and the demo's."""

@@ -6,7 +6,7 @@ Images are (n, channels, height, width): uint8 as data, float in [0, 1] as pixel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -60,19 +60,25 @@ class Mistakes:
         return Mistakes(**{name: value[index] for name, value in vars(self).items()})
 
     @staticmethod
-    def concatenate(parts: Sequence[Mistakes], *, latent_dim: int = 0) -> Mistakes:
+    def concatenate(parts: Iterable[Mistakes], *, latent_dim: int = 0) -> Mistakes:
         """Join shards in order; no shards give an empty record.
+
+        Of shards that are only iterated over, memory holds no more than one more column at a time.
 
         Parameters
         ----------
-        parts : sequence of Mistakes
+        parts : iterable of Mistakes
         latent_dim : int
             Width of `latents`, (0, latent_dim), where there are no parts; else not used.
         """
-        if not parts:
+        columns: dict[str, list[Tensor]] = {}
+        for part in parts:
+            for name, value in vars(part).items():
+                columns.setdefault(name, []).append(value)
+        if not columns:
             empty = torch.zeros(0, dtype=torch.int64)
             return Mistakes(torch.zeros(0, latent_dim), empty, empty, empty, torch.zeros(0), empty)
-        return Mistakes(**{n: torch.cat([getattr(p, n) for p in parts]) for n in vars(parts[0])})
+        return Mistakes(**{name: torch.cat(columns.pop(name)) for name in list(columns)})
 
     def counts(self) -> dict[str, int]:
         """Count the three kinds: dataset, reconstruction, perturbation."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from defuse_core.base.config import Precision
+from defuse_core.base.errors import DivergenceError
 from defuse_core.base.machine import available_cores
 
 Result = TypeVar("Result")
@@ -51,6 +54,35 @@ def follow(loop: Loop[Result], callback: Callback | None = None) -> Result:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         stop = None if callback is None else callback(step, of, metrics)
+
+
+def check_finite(losses: Sequence[float], module: nn.Module, *, when: str) -> None:
+    """Check after an epoch that a training has not diverged.
+
+    A loss is measured before the step that it leads to, so the weights are looked at, too.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Mean losses of the epoch.
+    module : Module
+        What is trained.
+    when : str
+        Which training it is, for the message: "epoch 3".
+
+    Raises
+    ------
+    DivergenceError
+        If a loss or a weight is NaN or infinite.
+    """
+    what = "" if all(map(math.isfinite, losses)) else f"loss {', '.join(f'{loss:g}' for loss in losses)}"
+    tensors = module.state_dict().items()
+    bad = what or next((n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()), "")
+    if bad:
+        raise DivergenceError(
+            f"training diverged at {when}: {what or f'{bad} is not finite'}; lower learning_rate, and check "
+            "that the images and their preprocessing are right"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,6 +241,8 @@ class AdaptiveBatch:
         Items a batch to start with.
     device : torch.device
         Batches grow on CUDA only: a CPU is fastest while a batch fits its caches.
+    grows : bool
+        Whether they may. The last bits of a network's answer can depend on the size of the batch.
     room : callable, optional
         Returns (bytes in use at the peak of the last batch, bytes that may be used at most); the
         default asks CUDA, and allows 80 % of what is free or already reserved by this process.
@@ -219,13 +253,14 @@ class AdaptiveBatch:
         size: int,
         *,
         device: torch.device,
+        grows: bool = True,
         room: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"batch size must be 1 or more, got {size}")
         self.size = size
         self._ceiling: int | None = None
-        cuda_room = (lambda: _cuda_room(device)) if device.type == "cuda" else None
+        cuda_room = (lambda: _cuda_room(device)) if device.type == "cuda" and grows else None
         self._room = room or cuda_room
 
     def run(self, function: Callable[[int, int], torch.Tensor], n: int) -> torch.Tensor:

@@ -137,6 +137,8 @@ def print_run(console: Console, run: Run) -> None:
     for name, value in run.summary.items():
         if isinstance(value, dict) and all(isinstance(v, int | float) for v in value.values()):
             console.print(f"  {name}: " + _numbers(value))
+        elif name == "missing":
+            console.print(f"  cancelled or diverged: {', '.join(value)}")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             console.print(f"  {name}: {len(value)}")
         elif isinstance(value, int | float | str):

@@ -30,6 +30,7 @@ from defuse_core.cli.options import (
     config_options,
     given_config,
     given_resources,
+    refuse_repeats,
 )
 from defuse_core.cli.projects import delete, project_app, projects
 from defuse_core.cli.replay import manifest, replay
@@ -276,6 +277,9 @@ def dashboard(
     Workspace().close()  # an error now rather than in the page
     server = import_module("dashboard.shell.server")
     server.serve(address, port, browser=browser, allow_local_code=allow_local_code)
+
+
+refuse_repeats(app)
 
 
 def _make_folder(out: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.core import TyperCommand, TyperOption
 
 from defuse_core.base.config import PRESETS
 from defuse_core.workspace.config_checks import ConfigError
@@ -67,9 +68,12 @@ class ConfigOption:
     def parse(self, value: Any) -> Any:
         """Turn what was typed into what the field takes: "0.1,1" into a list, "none" into None.
 
+        An option of a list may be given again: its values are joined.
+
         "none" is None where the field may be None, an empty list where it is a list, and a plain word
         elsewhere.
         """
+        value = ",".join(value) if isinstance(value, list) else value
         options = get_args(self.takes)
         is_list = "tuple" in str(self.takes)
         if isinstance(value, str) and value.lower() == "none" and type(None) in options:
@@ -94,7 +98,8 @@ def config_options(step: StepName) -> dict[str, ConfigOption]:
             option = Annotated[bool | None, typer.Option(f"{flag}/--no{flag[1:]}", help=text)]
         else:
             kind = _kind(field)
-            option = Annotated[str | None, typer.Option(flag, help=text, metavar=kind)]
+            typed = list[str] if "tuple" in str(field.annotation) else str
+            option = Annotated[typed | None, typer.Option(flag, help=text, metavar=kind)]
         options[name] = ConfigOption(path, option, field.annotation)
     return options
 
@@ -110,7 +115,7 @@ def given_config(
     options : mapping of str to ConfigOption
         As `config_options` returns them.
     given : mapping
-        What was typed, by parameter name; None is an option that was left out.
+        What was typed, by parameter name; None, of a list also [], is an option that was left out.
     preset : str
         Of `PRESETS`; "" starts from the defaults.
 
@@ -123,7 +128,7 @@ def given_config(
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     config = preset_values(PRESETS[preset], step) if preset else {}
     for name, value in given.items():
-        if value is not None:
+        if value is not None and value != []:
             *outer, last = options[name].path
             place = config
             for part in outer:
@@ -150,14 +155,53 @@ def _show(default: Any) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def more_lambdas(known: Sequence[float], typed: str) -> list[float]:
+class OnceCommand(TyperCommand):
+    """A command that refuses an option of one value that is given twice; click takes the last in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed.
+
+        Parameters
+        ----------
+        ctx : typer.Context
+        args : list of str
+
+        Raises
+        ------
+        typer.BadParameter
+            If an option of one value is given more than once.
+        """
+        given = self.make_parser(ctx).parse_args(list(args))[2]
+        for parameter in set(given):
+            is_single = isinstance(parameter, TyperOption) and not parameter.multiple
+            if is_single and given.count(parameter) > 1:
+                hint = parameter.opts[0]
+                raise typer.BadParameter("is given more than once; give it once", ctx, param_hint=hint)
+        return super().parse_args(ctx, args)
+
+
+def refuse_repeats(app: typer.Typer) -> None:
+    """Make every command of an app, and of the apps in it, an `OnceCommand`.
+
+    Parameters
+    ----------
+    app : typer.Typer
+    """
+    for command in app.registered_commands:
+        command.cls = OnceCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            refuse_repeats(group.typer_instance)
+
+
+def more_lambdas(known: Sequence[float], typed: Sequence[str]) -> list[float]:
     """Return λ in ascending order: those known and those typed, each once.
 
     Parameters
     ----------
     known : sequence of float
-    typed : str
-        Numbers with commas between them.
+    typed : sequence of str
+        Each of numbers with commas between them.
 
     Raises
     ------
@@ -166,13 +210,13 @@ def more_lambdas(known: Sequence[float], typed: str) -> list[float]:
 
     Examples
     --------
-    >>> more_lambdas([1.0, 10.0], "3, 1")
+    >>> more_lambdas([1.0, 10.0], ["3, 1"])
     [1.0, 3.0, 10.0]
     """
     try:
-        return sorted({*known, *(float(part) for part in typed.split(",") if part.strip())})
+        return sorted({*known, *(float(part) for part in ",".join(typed).split(",") if part.strip())})
     except ValueError:
-        raise ConfigError(f"lambdas must be numbers like 0.5, 3, got {typed!r}") from None
+        raise ConfigError(f"lambdas must be numbers like 0.5, 3, got {','.join(typed)!r}") from None
 
 
 def given_resources(given: Mapping[str, Any]) -> Resources:

@@ -97,8 +97,10 @@ def resume(
 
 def extend(
     run: RunNumber,
-    lambdas: Annotated[str, typer.Option(help="λ to add, such as 0.5,3")] = "",
-    baseline_lambdas: Annotated[str, typer.Option(help="λ of the baseline to add")] = "",
+    lambdas: Annotated[
+        list[str] | None, typer.Option(help="λ to add, such as 0.5,3; also to a baseline of the same")
+    ] = None,
+    baseline_lambdas: Annotated[list[str] | None, typer.Option(help="λ of the baseline to add")] = None,
     n_seeds: Annotated[int | None, typer.Option(min=1, help="Times that every λ is tuned")] = None,
     rule: Annotated[str | None, typer.Option(help="How λ is chosen: paper, or regions")] = None,
     max_loss: Annotated[float | None, typer.Option(help="Accuracy that rule regions may give up")] = None,

@@ -8,6 +8,7 @@ all images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,9 @@ from defuse_core.method.classifier import Classifier, Preprocessing, predict
 STATED = "as stated"
 SCREENED_IMAGES = 128
 FINALISTS = 4
+FALSE_ALARMS = 0.05
+"""Share of checks that may call the stated preprocessing worse where none is better."""
+
 USUAL_SIZES = (28, 32, 64, 96, 128, 224, 299)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -145,19 +149,31 @@ def by_accuracy(variants: Iterable[Variant]) -> list[Variant]:
     return sorted(variants, key=rank)
 
 
-def is_worse(stated: Variant, best: Variant) -> bool:
+def is_worse(stated: Variant, best: Variant, *, n_tried: int = 1) -> bool:
     """Tell whether another preprocessing is clearly better than the stated one.
 
-    Clearly: its interval lies above the stated one's estimate, so that chance alone seldom gives an alarm.
+    Clearly: the difference of their accuracies is above 0 by Newcombe's interval (1998, method 10). The best
+    of many is high by chance, so the one-sided level of 5 % is divided by their number (Bonferroni): where
+    all are equally good, at most one check in 20 gives an alarm.
 
     Parameters
     ----------
     stated, best : Variant
         The best may be the stated one itself.
+    n_tried : int
+        Variants that the best was chosen from, less the stated one; under 1 counts as 1.
     """
     if best.accuracy is None:
         return False
-    return stated.accuracy is None or best.accuracy.low > stated.accuracy.estimate
+    if stated.accuracy is None:
+        return True
+    confidence = 1 - 2 * FALSE_ALARMS / max(n_tried, 1)  # two-sided: half of the rest lies on either side
+    low, high = (
+        Interval.wilson(round(found.estimate * found.n), found.n, confidence=confidence)
+        for found in (best.accuracy, stated.accuracy)
+    )
+    doubt = math.hypot(low.estimate - low.low, high.high - high.estimate)
+    return low.estimate - high.estimate > doubt
 
 
 def _measure_all(network: nn.Module, variants: Iterable[Variant], split: Split) -> Iterator[Variant]:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from defuse_core.base.errors import DivergenceError
 from defuse_core.steps.base import Item, Step
 
 
@@ -23,10 +24,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """A task is over; `error` says why it failed."""
+    """A task is over; `error` says why it failed, `diverged` that its training did.
+
+    A diverged task fails again however often it is tried, so a step may do without it.
+    """
 
     status: Literal["done", "failed", "cancelled"]
     error: str | None = None
+    diverged: bool = False
 
 
 TaskEvent = tuple[str, Item | Started | Ended]
@@ -89,6 +94,6 @@ def run_task(step: Step, task: str) -> Iterator[Item | Ended]:
         yield from step.run(task)
     except (ValueError, RuntimeError) as error:
         traceback.print_exc()  # into the log
-        yield Ended("failed", f"{error}")
+        yield Ended("failed", f"{error}", diverged=isinstance(error, DivergenceError))
     else:
         yield Ended("done")

@@ -23,7 +23,7 @@ from defuse_core.jobs.spare import SpareKeeper, start_process
 from defuse_core.workspace.config_checks import ConfigError, check_config, check_growth
 from defuse_core.workspace.configs import STEPS, StepName
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
-from defuse_core.workspace.runs import Resources, Run, is_alive, process_started
+from defuse_core.workspace.runs import Resources, Run, corrected_by, is_alive, process_started
 from defuse_core.workspace.workspace import Workspace
 
 CANCEL_SECONDS = 0.7
@@ -87,14 +87,21 @@ def submit(
     return workspace.runs.get(run.id)
 
 
-def find_upstream(workspace: Workspace, project_id: int, step: StepName) -> dict[str, Run]:
+def find_upstream(
+    workspace: Workspace, project_id: int, step: StepName, *, fixed: Sequence[Run] = ()
+) -> dict[str, Run]:
     """Return the newest usable runs that a step would stand on directly, by step.
+
+    A corrected classifier is searched with the generator of the round before, whatever was trained since:
+    the regions of both rounds lie in one latent space.
 
     Parameters
     ----------
     workspace : Workspace
     project_id : int
     step : str
+    fixed : sequence of Run
+        Runs that are taken instead of the newest of their steps.
 
     Raises
     ------
@@ -102,14 +109,18 @@ def find_upstream(workspace: Workspace, project_id: int, step: StepName) -> dict
         If there is none of a step that it needs.
     """
     upstream: dict[str, Run] = {}
+    chosen = {run.step: run for run in fixed}
     for name in STEPS[step].needs:
-        latest = workspace.runs.latest(project_id, name)
+        latest = chosen.get(name) or workspace.runs.latest(project_id, name)
         if latest is None:
             raise WorkspaceError(f"{step} stands on {name}, of which no run is done; run that step first")
         upstream[name] = latest
+    correction = corrected_by(upstream["classifier"]) if "classifier" in upstream else None
+    if correction is not None and "vae" in upstream and "vae" not in chosen:
+        upstream["vae"] = workspace.runs.ancestry(correction)["vae"]
     ground = {run.id for needed in upstream.values() for run in workspace.runs.ancestry(needed.id).values()}
     for name in STEPS[step].optional:
-        latest = workspace.runs.latest(project_id, name, done=True)
+        latest = chosen.get(name) or workspace.runs.latest(project_id, name, done=True)
         if latest is not None and set(latest.upstream) <= ground:
             upstream[name] = latest
     return upstream
@@ -167,6 +178,8 @@ def resume(workspace: Workspace, run_id: int, *, resources: Resources | None = N
 def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run:
     """Resume a run under a config with more values, such as more λ; what is computed stays.
 
+    A baseline that has the λ of the regions gets the new ones, too, unless its own are among the changes.
+
     Parameters
     ----------
     workspace : Workspace
@@ -187,6 +200,8 @@ def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run
     if not STEPS[run.step].may_grow:  # type: ignore[index]
         raise WorkspaceError(f"run {run_id} is {run.step}, and only correct runs go on; submit it anew")
     config = {**run.config}
+    if run.config.get("baseline_lambdas") == run.config.get("correction", {}).get("lambdas"):
+        config.pop("baseline_lambdas", None)  # searched as the regions are, and so from now on
     for name, value in changes.items():
         inner = config.get(name)
         config[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value

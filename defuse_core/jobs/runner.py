@@ -238,11 +238,11 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
     for file in step.files:
         if file.name not in stored:
             workspace.runs.name_artifact(run.id, workspace.store_artifact(run.id, file.name, file.content))
-    failed = _run_tasks(workspace, run, step, engine, guard)
-    if failed is not None:
-        raise RuntimeError(failed)
+    failed, diverged = _run_tasks(workspace, run, step, engine, guard)
     tasks = workspace.runs.tasks(run.id)
     done = [task.name for task in tasks if task.status == "done"]
+    if failed or (diverged and not step.suffices(done)):
+        raise RuntimeError([*failed, *diverged][0])
     if not done:
         return None, []
     guard.check()
@@ -269,18 +269,22 @@ def _make_engine(run: Run) -> tuple[Engine, dict[str, Any]]:
     return LocalEngine(device), vars(runtime.describe_device(device))
 
 
-def _run_tasks(workspace: Workspace, run: Run, step: Step, engine: Engine, guard: Guard) -> str | None:
-    """Run the tasks that are not done; return the error of the first that failed, or None."""
+def _run_tasks(
+    workspace: Workspace, run: Run, step: Step, engine: Engine, guard: Guard
+) -> tuple[list[str], list[str]]:
+    """Run the tasks that are not done; return the errors of those that failed, and of those that diverged."""
     tasks = workspace.runs.plan_tasks(run.id, step.tasks())
     missing = [task.name for task in tasks if task.status != "done"]
     recorder = Recorder(workspace, run.id)
-    errors = []
+    failed: list[str] = []
+    diverged: list[str] = []
     for task, item in engine.run(step, missing, lambda: guard.cancelled):
         guard.check()
         error = recorder.store(task, item)
         if error is not None:
+            errors = diverged if getattr(item, "diverged", False) else failed
             errors.append(f"{task}: {error}" if len(tasks) > 1 else error)
-    return errors[0] if errors else None
+    return failed, diverged
 
 
 class Recorder:

@@ -7,7 +7,7 @@ the "mistakes" it finds come from that. Here a decoded image and a real one take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,18 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.base.config import NetworkTraining, Precision
-from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, torch_rng
+from defuse_core.base.runtime import (
+    AdaptiveBatch,
+    Callback,
+    Loop,
+    autocast,
+    check_finite,
+    derive_seed,
+    follow,
+    torch_rng,
+)
 from defuse_core.data.splits import Split, as_pixels, shuffled_batches
+from defuse_core.method.augmentation import augment
 
 EVALUATION_BATCH = 512
 
@@ -48,9 +58,9 @@ class Preprocessing:
             raise ValueError(f"channel_order bgr needs three channels, got mean {self.mean}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ValueError(f"mean and std need 1 or 3 values each, got {self.mean}, {self.std}")
-        if not all(0 < value < math.inf for value in self.std):
+        if not all(0 < value < math.inf for value in _as_float32(self.std)):
             raise ValueError(f"std must be positive, got {self.std}; for no scaling give 1")
-        if not all(math.isfinite(value) for value in self.mean):
+        if not all(math.isfinite(value) for value in _as_float32(self.mean)):
             raise ValueError(f"mean must be finite, got {self.mean}; for no shift give 0")
 
     @staticmethod
@@ -67,6 +77,11 @@ class Preprocessing:
         mean = share @ levels
         std = (share @ levels.square() - mean.square()).clamp(min=1e-12).sqrt()
         return Preprocessing(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _as_float32(values: Sequence[float]) -> list[float]:
+    """Round as networks compute: 1e-50 is 0 for them, and 1e50 infinite."""
+    return [float(value) for value in torch.tensor(values, dtype=torch.float32)]
 
 
 class Classifier(nn.Module):
@@ -112,17 +127,20 @@ class Classifier(nn.Module):
         return logits
 
 
-def _batched_logits(
-    classifier: Classifier, images: Tensor, batch_size: int, precision: Precision
-) -> Iterator[Tensor]:
-    device = classifier.mean.device
-    was_training = classifier.training
+def _in_batches(
+    classifier: Classifier, images: Tensor, batch_size: int, precision: Precision,
+    read: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """Concatenate what `read` makes of the logits of each batch; smaller batches where memory runs out."""
+    device, was_training = classifier.mean.device, classifier.training
+
+    def answer(start: int, stop: int) -> Tensor:
+        with torch.inference_mode(), autocast(device, precision):
+            return read(classifier(images[start:stop].to(device)).float())
+
     classifier.eval()
     try:
-        for batch in images.split(batch_size):
-            with torch.inference_mode(), autocast(device, precision):
-                logits = classifier(batch.to(device)).float()
-            yield logits
+        return AdaptiveBatch(batch_size, device=device, grows=False).run(answer, len(images))
     finally:
         classifier.train(was_training)
 
@@ -139,11 +157,10 @@ def predict_logits(
     images : (n, channels, height, width)
         uint8, or float in [0, 1].
     batch_size : int
-        Images in a forward pass; does not change the result.
+        Images in a forward pass, fewer where memory runs out; does not change the result.
     precision : {"fp32", "bf16", "auto"}
     """
-    parts = [part.cpu() for part in _batched_logits(classifier, images, batch_size, precision)]
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    return _in_batches(classifier, images, batch_size, precision, Tensor.cpu)
 
 
 def predict(
@@ -156,9 +173,7 @@ def predict(
     ----------
     images : (n, channels, height, width) uint8, or float in [0, 1]
     """
-    batches = _batched_logits(classifier, images, batch_size, precision)
-    parts = [logits.argmax(1) for logits in batches]
-    return torch.cat(parts).cpu() if parts else torch.zeros(0, dtype=torch.int64)
+    return _in_batches(classifier, images, batch_size, precision, lambda logits: logits.argmax(1)).cpu()
 
 
 def accuracy(classifier: Classifier, split: Split, *, precision: Precision = "fp32") -> float:
@@ -233,6 +248,11 @@ def train_classifier(
     -------
     list of dict
         Loss and training accuracy (while training, so with dropout) of every epoch.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss or a weight is not finite; the checkpoint keeps the epoch before.
     """
     epochs = classifier_epochs(
         classifier, split, config=config, seed=seed, selection=selection, checkpoint=checkpoint
@@ -275,7 +295,9 @@ def classifier_epochs(
     if checkpoint is not None and checkpoint.exists():
         history, best = resume_training(checkpoint, classifier, optimizer, identity=identity)
     for epoch in range(len(history) + 1, config.epochs + 1):
-        history.append(_train_epoch(classifier, optimizer, data, config, seed, epoch))
+        metrics = _train_epoch(classifier, optimizer, data, config, seed, epoch)
+        check_finite((metrics["loss"],), classifier, when=f"epoch {epoch}")
+        history.append(metrics)
         if selection is not None:
             reached = accuracy(classifier, selection)
             if reached > max((each["selection"] for each in history[:-1]), default=-1.0):
@@ -334,34 +356,3 @@ def _train_epoch(
 def _cosine(config: NetworkTraining, progress: float) -> float:
     final = config.final_learning_rate or 0.0
     return final + (config.learning_rate - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Distort a batch (n, channels, h, w) at random: each image its own transformation.
-
-    Parameters
-    ----------
-    kind : {"none", "affine", "elastic"}
-        "affine" rotates by up to 12°, shears by up to 0.15, scales by 0.88 … 1.12 and moves by up
-        to 7 % of the width; "elastic" adds a smooth random displacement of a few pixels (Simard et
-        al. 2003).
-    generator : torch.Generator
-        On the CPU.
-    """
-    if kind not in ("none", "affine", "elastic"):
-        raise ValueError(f"augmentation must be none, affine or elastic, got {kind!r}")
-    if kind == "none":
-        return images
-    n = len(images)
-    uniform = torch.rand(n, 5, generator=generator) * 2 - 1  # (n, 5) in [-1, 1]
-    angle, scale = uniform[:, 0] * math.radians(12), 1 + 0.12 * uniform[:, 1]
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    matrix = torch.stack(
-        [cos, -sin + 0.15 * uniform[:, 2], 0.14 * uniform[:, 3], sin, cos, 0.14 * uniform[:, 4]], 1
-    )
-    grid = F.affine_grid(matrix.view(n, 2, 3), list(images.shape), align_corners=False)
-    if kind == "elastic":
-        coarse = torch.randn(n, 2, 5, 5, generator=generator) * 0.06
-        smooth = F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True)
-        grid = grid + smooth.permute(0, 2, 3, 1)  # (n, h, w, 2)
-    return F.grid_sample(images, grid.to(images.device), align_corners=False)

@@ -24,8 +24,17 @@ from torch import Tensor
 from defuse_core.base.checkpoints import copy_state
 from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.records import FailureInstances, SweepPoint
-from defuse_core.base.runtime import Callback, Loop, autocast, derive_seed, follow, numpy_rng, torch_rng
-from defuse_core.data.splits import Split, shuffled_batches
+from defuse_core.base.runtime import (
+    Callback,
+    Loop,
+    autocast,
+    check_finite,
+    derive_seed,
+    follow,
+    numpy_rng,
+    torch_rng,
+)
+from defuse_core.data.splits import Split, sample_training, shuffled_batches
 from defuse_core.method.classifier import Classifier, accuracy, make_optimizer, predict
 
 Rule = Literal["paper", "regions"]
@@ -87,14 +96,14 @@ def tune(
     classifier : Classifier
         Left as it is.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f to tune on.
     lam : float
         λ, 0 or more.
     config : CorrectionConfig
     seed : int
-        Of shuffling and dropout; the same for every λ, so that they differ in λ alone.
+        Of the sample, shuffling and dropout; the same for every λ, so that they differ in λ alone.
     selection : Split, optional
         Chooses the epoch; by default `train`.
     callback : Callback, optional
@@ -104,8 +113,8 @@ def tune(
     ------
     ValueError
         If there are no failures or training images, their shapes differ, or λ is negative.
-    RuntimeError
-        If the loss is not finite.
+    DivergenceError
+        If a loss or a weight is not finite.
     """
     epochs = tuning_epochs(
         classifier, train, failures, lam=lam, config=config, seed=seed, selection=selection
@@ -114,15 +123,9 @@ def tune(
 
 
 def tuning_epochs(
-    classifier: Classifier,
-    train: Split,
-    failures: FailureInstances,
-    *,
-    lam: float,
-    config: CorrectionConfig,
-    seed: int,
-    selection: Split | None = None,
-) -> Loop[SweepPoint]:
+    classifier: Classifier, train: Split, failures: FailureInstances, *, lam: float,
+    config: CorrectionConfig, seed: int, selection: Split | None = None, sample_seed: int | None = None,
+) -> Loop[SweepPoint]:  # fmt: skip
     """`tune` as a `Loop` over epochs.
 
     Parameters
@@ -130,7 +133,7 @@ def tuning_epochs(
     classifier : Classifier
         Left as it is; a copy is tuned.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f.
     lam : float
@@ -138,7 +141,9 @@ def tuning_epochs(
     config : CorrectionConfig
     seed : int
     selection : Split, optional
-        On which the best epoch is chosen; `train` if not given.
+        On which the best epoch is chosen; all of `train` if not given.
+    sample_seed : int, optional
+        Of the sample of `max_images`, by default `seed`; repeats of a λ share one sample.
     """
     if not len(failures) or not 0 <= lam < math.inf:
         raise ValueError(
@@ -152,6 +157,8 @@ def tuning_epochs(
             "give the split that the VAE models"
         )
     selection = train if selection is None else selection
+    sample_seed = seed if sample_seed is None else sample_seed
+    train = train[sample_training(train.labels, config.max_images, seed=sample_seed)]
     device = classifier.mean.device
     tuned = copy.deepcopy(classifier)
     optimizer = _make_optimizer(tuned, config)
@@ -160,8 +167,7 @@ def tuning_epochs(
     best: SweepPoint | None = None
     for epoch in range(1, config.epochs + 1):
         losses = _tune_epoch(tuned, optimizer, data, extra, lam, config, derive_seed(seed, "tune", epoch))
-        if not math.isfinite(sum(losses)):
-            raise RuntimeError(f"loss at lam = {lam} is {losses}; lower learning_rate")
+        check_finite(losses, tuned, when=f"lam = {lam:g}, epoch {epoch}")
         right = accuracy(tuned, selection, precision=config.precision)
         if best is None or right > best.selection_accuracy:
             best = SweepPoint(lam, epoch, right, 0.0, copy_state(tuned.network))
@@ -221,15 +227,9 @@ def _tune_epoch(
 
 
 def sweep_lambdas(
-    classifier: Classifier,
-    train: Split,
-    failures: FailureInstances,
-    *,
-    config: CorrectionConfig,
-    seed: int,
-    selection: Split | None = None,
-    callback: Callback | None = None,
-) -> Iterator[SweepPoint]:
+    classifier: Classifier, train: Split, failures: FailureInstances, *, config: CorrectionConfig,
+    seed: int, selection: Split | None = None, callback: Callback | None = None,
+) -> Iterator[SweepPoint]:  # fmt: skip
     """Yield a `SweepPoint` for every λ of the config, as they are done.
 
     The callback gets (epochs done, epochs in all, metrics of `tune`); True ends the sweep, and the
@@ -240,7 +240,7 @@ def sweep_lambdas(
     classifier : Classifier
         Left as it is; every λ starts from it.
     train : Split
-        D.
+        D, or what `max_images` of the config are sampled from.
     failures : FailureInstances
         D_f.
     config : CorrectionConfig

@@ -9,7 +9,7 @@ Shares come with Wilson intervals, which take the split, or the regions, as give
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -131,6 +131,10 @@ def reconstruction_control(classifier: Classifier, vae: BetaVAE, split: Split) -
     return Interval.wilson(still, len(right))
 
 
+_CHUNK_BYTES = 2**26
+"""Of float64 rows that are compared at a time, 64 MiB: 170 images of 3×128×128."""
+
+
 def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
     """Figure 6: ℓ2 distance in pixels of each image to the nearest reference image.
 
@@ -145,7 +149,7 @@ def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
     (n,) float64
         Distances between pixels in [0, 1]. 0 means that the image is in the training data already.
     """
-    return _to_nearest(_rows(images), _rows(reference))
+    return _to_nearest(images, reference, _rows)
 
 
 def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:
@@ -160,20 +164,30 @@ def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:
     latents : (n, latent_dim)
     reference : (m, latent_dim)
     """
-    return _to_nearest(latents.double().numpy(), reference.double().numpy())
+    return _to_nearest(latents, reference, lambda codes: codes.double().numpy())
 
 
-def _to_nearest(rows: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+def _to_nearest(
+    items: Tensor, reference: Tensor, read: Callable[[Tensor], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Distance of each item to the nearest reference; only `_CHUNK_BYTES` of either are float64 at a time."""
     if not len(reference):
         raise ValueError(
             "novelty needs at least one misclassified training image, and the classifier gets all "
             "of them right; compare with the whole training split"
         )
-    from sklearn.neighbors import NearestNeighbors  # slow to import: not for those who only score
+    from sklearn.metrics import pairwise_distances_argmin  # slow to import: not for those who only score
 
-    fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(reference)
-    distances, _ = fitted.kneighbors(rows)
-    return np.asarray(distances[:, 0], dtype=np.float64)
+    n = max(1, _CHUNK_BYTES // (8 * max(1, items[0].numel() if len(items) else 1)))
+    nearest = np.full(len(items), np.inf)
+    for some in reference.split(n):
+        known = read(some)
+        for start in range(0, len(items), n):
+            rows = read(items[start : start + n])
+            index = pairwise_distances_argmin(rows, known)
+            mine = nearest[start : start + n]
+            np.minimum(mine, np.linalg.norm(rows - known[index], axis=1), out=mine)
+    return nearest
 
 
 def _rows(images: Tensor) -> NDArray[np.float64]:

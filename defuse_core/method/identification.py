@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from defuse_core.base.runtime import (
     numpy_rng,
     supports_bf16,
 )
-from defuse_core.data.splits import Split
+from defuse_core.data.splits import Split, sample_training
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.vae import BetaVAE
 
@@ -91,7 +92,7 @@ def identify(
     classifier, vae
         On the same device, which does the work; images are moved there shard by shard.
     split : Split
-        Training images, in the paper.
+        Training images, in the paper; `max_images` of the config are sampled from them.
     config : IdentificationConfig
     seed : int
     callback : Callback, optional
@@ -114,16 +115,31 @@ def identify(
     """
     parts: list[Mistakes] = []
     counts = {kind.name.lower(): 0 for kind in MistakeKind}
-    n_shards = math.ceil(len(split) / SHARD_IMAGES)
+    n_images = len(searched_images(split.labels, config=config, seed=seed))
+    n_shards = math.ceil(n_images / SHARD_IMAGES)
     started, decoded = time.monotonic(), 0
     for shard, found in identify_shards(classifier, vae, split, config=config, seed=seed):
         parts.append(found)
         counts = {name: counts[name] + count for name, count in found.counts().items()}
-        decoded += min(SHARD_IMAGES, len(split) - shard * SHARD_IMAGES) * config.n_perturbations
+        decoded += min(SHARD_IMAGES, n_images - shard * SHARD_IMAGES) * config.n_perturbations
         speed = decoded / (time.monotonic() - started)
         if callback is not None and callback(shard + 1, n_shards, {**counts, "images_per_second": speed}):
             break
     return Mistakes.concatenate(parts, latent_dim=vae.latent_dim)
+
+
+def searched_images(labels: Tensor, *, config: IdentificationConfig, seed: int) -> Tensor:
+    """Return the indices of the images that are searched around, ascending: all, or a stratified sample.
+
+    Parameters
+    ----------
+    labels : (n,) int64
+        Of the split.
+    config : IdentificationConfig
+        Its `max_images` is the size of the sample.
+    seed : int
+    """
+    return sample_training(labels, config.max_images, seed=seed)
 
 
 def identify_shards(
@@ -142,7 +158,7 @@ def identify_shards(
     classifier : Classifier
     vae : BetaVAE
     split : Split
-        Images to search around.
+        Images to search around, or what `max_images` of the config are sampled from.
     config : IdentificationConfig
     seed : int
         The noise of a shard depends on it and on the number of the shard alone.
@@ -150,12 +166,33 @@ def identify_shards(
         0 or more.
     """
     batch = AdaptiveBatch(config.batch_size, device=classifier.mean.device)
-    for shard in range(first_shard, math.ceil(len(split) / SHARD_IMAGES)):
-        part = split[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
-        yield (
-            shard,
-            identify_shard(classifier, vae, part, shard=shard, config=config, seed=seed, batch=batch),
+    searched = searched_images(split.labels, config=config, seed=seed)
+    for shard in range(first_shard, math.ceil(len(searched) / SHARD_IMAGES)):
+        mistakes = search_shard(
+            classifier, vae, split, searched, shard=shard, config=config, seed=seed, batch=batch
         )
+        yield shard, mistakes
+
+
+def search_shard(
+    classifier: Classifier, vae: BetaVAE, split: Split, searched: Tensor, *, shard: int,
+    config: IdentificationConfig, seed: int, batch: AdaptiveBatch | None = None,
+) -> Mistakes:  # fmt: skip
+    """Search around one shard of the images that are searched; the mistakes name images of the split.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    vae : BetaVAE
+    split : Split
+    searched : (n_searched,) int64
+        Of `searched_images`.
+    shard, config, seed, batch
+        As of `identify_shard`.
+    """
+    part = split[searched[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]]
+    mistakes = identify_shard(classifier, vae, part, shard=shard, config=config, seed=seed, batch=batch)
+    return replace(mistakes, source_index=searched[mistakes.source_index])
 
 
 def identify_shard(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defuse_core.base.config import Decoder, VaeConfig
+from defuse_core.base.runtime import AdaptiveBatch
 from defuse_core.data.splits import as_pixels
 
 EVALUATION_BATCH = 512
@@ -158,10 +159,7 @@ def encode_means(vae: BetaVAE, images: Tensor) -> Tensor:
     images : (n, channels, height, width)
         uint8, or float in [0, 1].
     """
-    device = next(vae.parameters()).device
-    with torch.inference_mode():
-        parts = [vae.encode(batch.to(device))[0].cpu() for batch in images.split(EVALUATION_BATCH)]
-    return torch.cat(parts) if parts else torch.zeros(0, vae.latent_dim)
+    return _in_batches(vae, images, lambda batch: vae.encode(batch)[0])
 
 
 def decode_images(vae: BetaVAE, latents: Tensor) -> Tensor:
@@ -172,11 +170,16 @@ def decode_images(vae: BetaVAE, latents: Tensor) -> Tensor:
     vae : BetaVAE
     latents : (n, latent_dim)
     """
+    return _in_batches(vae, latents, vae.decode)
+
+
+def _in_batches(vae: BetaVAE, items: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Concatenate a function of each batch on the CPU; smaller batches where memory runs out."""
     device = next(vae.parameters()).device
-    with torch.inference_mode():
-        parts = [vae.decode(batch.to(device)).cpu() for batch in latents.split(EVALUATION_BATCH)]
-    return torch.cat(parts) if parts else torch.zeros(0, *_image_shape(vae.config))
+    batch = AdaptiveBatch(EVALUATION_BATCH, device=device, grows=False)
 
+    def answer(start: int, stop: int) -> Tensor:
+        with torch.inference_mode():
+            return function(items[start:stop].to(device)).cpu()
 
-def _image_shape(config: VaeConfig) -> tuple[int, int, int]:
-    return config.channels, config.image_size, config.image_size
+    return batch.run(answer, len(items))

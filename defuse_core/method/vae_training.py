@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.base.config import VaeTraining
-from defuse_core.base.runtime import Callback, Loop, autocast, follow, torch_rng
+from defuse_core.base.runtime import Callback, Loop, autocast, check_finite, follow, torch_rng
 from defuse_core.data.splits import as_pixels, shuffled_batches
 from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE
 
@@ -116,8 +116,8 @@ def train_vae(
     ------
     ValueError
         If there are no images, or the checkpoint belongs to another config, seed or data.
-    RuntimeError
-        If the loss is not finite.
+    DivergenceError
+        If a loss or a weight is not finite.
     """
     epochs = vae_epochs(
         vae, images, config=config, seed=seed, validation_images=validation_images, checkpoint=checkpoint
@@ -171,8 +171,7 @@ def vae_epochs(
         metrics["monitored"] = metrics["reconstruction"] + config.beta * metrics["kl"]
         if validation_images is not None:
             metrics["monitored"] = _monitor(vae, validation_images, config, seed)
-        if not math.isfinite(metrics["loss"]):
-            raise RuntimeError(f"loss of epoch {epoch} is {metrics['loss']}; lower learning_rate")
+        check_finite((metrics["loss"], metrics["monitored"]), vae, when=f"epoch {epoch}")
         history.append(metrics)
         if config.patience is not None and _best_epoch(history) == epoch:
             best = copy_state(vae)

@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Scores
-from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, clip, error_bars, new_figure
+from defuse_core.report.figures import (
+    BLUE,
+    GREY,
+    MODEL_COLOURS,
+    ORANGE,
+    PERCENT,
+    PURPLE,
+    RED,
+    clip,
+    error_bars,
+    new_figure,
+)
 from defuse_core.report.sweep import Change
 
-PURPLE, SKY = "#CC79A7", "#56B4E9"
-MODEL_COLOURS = {
-    "before": GREY, "λ = 0": SKY, "random regions": PURPLE, "identified mistakes": ORANGE, "Defuse": BLUE,
-}  # fmt: skip
-"""By name of a row of figure 4 or of a control."""
 _CLIP = 32  # letters of a name
 _LETTERS = 15  # of a caption, per inch
 _CELL = 0.95  # inches per image

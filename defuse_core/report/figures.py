@@ -23,6 +23,12 @@ from defuse_core.base.intervals import Interval
 from defuse_core.method.evaluation import Agreement, Scores
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+PURPLE, SKY = "#CC79A7", "#56B4E9"
+MODEL_COLOURS = {
+    "before": GREY, "λ = 0": SKY, "random regions": PURPLE, "identified mistakes": ORANGE, "Defuse": BLUE,
+}  # fmt: skip
+"""By name of a row of figure 4 or of a control."""
+_SERIES = (BLUE, ORANGE, GREY, GREEN, RED, PURPLE, SKY)
 PERCENT = PercentFormatter(1.0, decimals=0)
 _CELL = 0.62  # inches per thumbnail
 _LETTER = 0.068  # inches per letter of 9 points: an upper limit of the average width
@@ -74,6 +80,17 @@ def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return file.getvalue()
 
 
+def series_colours(n: int) -> list[str]:
+    """Return a colour for each of n series; of more than seven the first come again.
+
+    Parameters
+    ----------
+    n : int
+        0 or more.
+    """
+    return [_SERIES[index % len(_SERIES)] for index in range(n)]
+
+
 def clip(name: str, longest: int = _CLIP) -> str:
     """Shorten a name that is too long, with an ellipsis at its end.
 
@@ -87,13 +104,21 @@ def clip(name: str, longest: int = _CLIP) -> str:
 
 
 def draw_scores(scores: Sequence[Scores]) -> Figure:
-    """Figure 4: accuracy of each model on the test split and on the regions, with intervals."""
+    """Figure 4: accuracy of each model on the test split and on the regions, with intervals.
+
+    Parameters
+    ----------
+    scores : sequence of Scores
+        One or more, from left to right; all are drawn.
+    """
     groups = {"test": [s.test for s in scores], "regions": [s.region for s in scores]}
     if all(s.validation is not None for s in scores):
         groups = {"validation": [s.validation for s in scores if s.validation], **groups}
     figure, axes = new_figure(6.4, 3.6)
     width = 0.8 / len(scores)
-    for index, (score, colour) in enumerate(zip(scores, (GREY, ORANGE, BLUE), strict=False)):
+    others = iter(series_colours(len(scores)))
+    for index, score in enumerate(scores):
+        colour = MODEL_COLOURS.get(score.model) or next(others)
         intervals = [group[index] for group in groups.values()]
         places = np.arange(len(groups)) + (index - (len(scores) - 1) / 2) * width
         heights = [i.estimate for i in intervals]
@@ -232,13 +257,13 @@ def draw_novelty(
     Parameters
     ----------
     distances : mapping of str to (n,) float64
-        By set, one to three; none empty.
+        By set, one or more; none empty.
     x : str
         Label of the axis.
     """
     figure, axes = new_figure(6.4, 3.4)
     edges = np.linspace(0, max(float(d.max()) for d in distances.values()) * 1.02, 41).tolist()
-    for (name, values), colour in zip(distances.items(), (BLUE, ORANGE, GREY), strict=False):
+    for (name, values), colour in zip(distances.items(), series_colours(len(distances)), strict=True):
         label = f"{name} (n = {len(values)}, median {np.median(values):.1f})"
         share = np.full(len(values), 1 / len(values))
         axes.hist(values, edges, weights=share, color=colour, alpha=0.35)

@@ -60,6 +60,7 @@ def readings(tiles: Sequence[Tile], when: str) -> str:
     Examples
     --------
     >>> import numpy as np
+    >>> from defuse_core.report.content import Tile
     >>> picture = np.zeros((2, 2, 1), dtype=np.uint8)
     >>> readings([Tile(picture, "7", said, "7") for said in ("1", "1", "9", "7")], "before")
     '1 (2), 9 (1), 7 (1)'

@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 
 from defuse_core.base.intervals import Interval
 from defuse_core.report import figures, map_figures
-from defuse_core.report.evidence_figures import MODEL_COLOURS, PURPLE, add_caption
-from defuse_core.report.figures import BLUE, GREY, ORANGE, PERCENT, RED, TradeOff, new_figure
+from defuse_core.report.evidence_figures import add_caption
+from defuse_core.report.figures import (
+    BLUE,
+    GREY,
+    MODEL_COLOURS,
+    ORANGE,
+    PERCENT,
+    PURPLE,
+    RED,
+    TradeOff,
+    new_figure,
+    series_colours,
+)
 from defuse_core.reproduction.paper import Model
 from defuse_core.reproduction.results import KINDS
 from defuse_core.reproduction.tables import MODELS
@@ -166,7 +177,7 @@ def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"pixels": "in pixels", "latent": "in latent space"}
     for axes, (space, title) in zip(panels, titles.items(), strict=True):
-        for y, (name, colour) in enumerate(zip(n, (BLUE, ORANGE, GREY), strict=False)):
+        for y, (name, colour) in enumerate(zip(n, series_colours(len(n)), strict=True)):
             rows = [seed["novelty"][space][name] for seed in seeds if name in seed["novelty"][space]]
             _medians(axes, y, [row["median"] for row in rows], colour)
         axes.spines[["top", "right"]].set_visible(False)

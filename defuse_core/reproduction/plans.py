@@ -39,8 +39,6 @@ class Plan(Config):
     ----------
     annotators : AnnotatorsConfig
         Trained once and shared by all seeds, like the generator.
-    baseline_lambdas : tuple of float
-        As many as the regions get, so that the baseline is searched as well.
     """
 
     preset: Preset
@@ -48,7 +46,6 @@ class Plan(Config):
     pretrained: bool
     annotators: AnnotatorsConfig
     min_probability: float
-    baseline_lambdas: tuple[float, ...]
     evaluation: EvaluationConfig
     map: MapConfig
 
@@ -69,10 +66,7 @@ class Plan(Config):
             ("identify", preset_values(self.preset, "identify")),
             ("distill", preset_values(self.preset, "distill")),
             ("annotate", annotation.model_dump()),
-            (
-                "correct",
-                {**preset_values(self.preset, "correct"), "baseline_lambdas": self.baseline_lambdas},
-            ),
+            ("correct", preset_values(self.preset, "correct")),
             ("evaluate", self.evaluation.model_dump()),
             ("report", {}),
             ("map", self.map.model_dump()),
@@ -98,7 +92,6 @@ def _paper(dataset: DatasetName) -> Plan:
         pretrained=not digits,
         annotators=AnnotatorsConfig(shipped=digits, own_augmentation=digits),  # elastic spoils photographs
         min_probability=AnnotationConfig().min_probability,
-        baseline_lambdas=PRESETS[dataset].correction.lambdas,
         evaluation=EvaluationConfig(),
         map=MapConfig(n_mistakes=516, in_regions=True),  # B.5: t-SNE, perplexity 30, 10,000 training codes
     )
@@ -146,7 +139,6 @@ def _cpu(dataset: DatasetName) -> Plan:
             correction=_changed(preset.correction, lambdas=_FEW_LAMBDAS, batch_size=128),
         ),
         annotators=_changed(plan.annotators, training=training),
-        baseline_lambdas=_FEW_LAMBDAS,
         map=_changed(plan.map, n_codes=5_000),
     )
 
@@ -179,7 +171,6 @@ def _quick(dataset: DatasetName) -> Plan:
             training=_changed(plan.annotators.training, epochs=2, batch_size=16, augmentation="none"),
         ),
         min_probability=0.0,  # no annotator is sure after so little training
-        baseline_lambdas=(0.1, 10.0),
         evaluation=EvaluationConfig(noise_images=16),
         map=MapConfig(method="pca", n_codes=200, n_mistakes=200),
     )

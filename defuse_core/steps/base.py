@@ -106,6 +106,17 @@ class Step(ABC):
         read : Read
         """
 
+    def suffices(self, done: Sequence[str]) -> bool:
+        """Tell whether tasks make a result where the trainings of the others diverged; by default not.
+
+        Parameters
+        ----------
+        done : sequence of str
+            Names of the tasks that are done.
+        """
+        del done
+        return False
+
     def to(self, device: torch.device) -> None:
         """Move all networks that the step holds to a device."""
         for value in vars(self).values():

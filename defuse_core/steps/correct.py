@@ -13,11 +13,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from defuse_core.base.config import CorrectionConfig
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances, SweepPoint, Verdict
 from defuse_core.base.runtime import derive_seed
-from defuse_core.data.splits import ImageDataset, Split, sample_training
 from defuse_core.extensions.answers import answers_by_region, failing, judge, single_labels
 from defuse_core.method.classifier import Classifier, accuracy, predict
 from defuse_core.method.correction import (
@@ -64,7 +62,6 @@ class Correct(Step):
 
     def __init__(self, source: Source, config: SweepConfig, seed: int) -> None:
         self.config, self.seed, self.dataset = config, seed, source.dataset
-        self.train = tuning_data(source.dataset, config.correction, seed)
         self.classifier = source.classifier()
         up_to = source.run.last_annotation  # fixed when the run first started
         stored = source.own("failures")
@@ -111,9 +108,9 @@ class Correct(Step):
         failures = self.sets["single" if task.startswith(BASELINE) else "tune"]
         repeat = repeat_of(task)
         epochs = tuning_epochs(
-            self.classifier, self.train, failures, lam=lam_of(task), config=self.config.correction,
+            self.classifier, self.dataset.train, failures, lam=lam_of(task), config=self.config.correction,
             seed=derive_seed(self.seed, "repeat", repeat) if repeat else self.seed,
-            selection=self.dataset.selection,
+            selection=self.dataset.selection, sample_seed=self.seed,
         )  # fmt: skip
         return (yield from progress(epochs))
 
@@ -160,6 +157,15 @@ class Correct(Step):
         """Which test images are correctly classified before tuning, (n_test,) bool."""
         return predict(self.classifier, self.dataset.test.images) == self.dataset.test.labels
 
+    def suffices(self, done: Sequence[str]) -> bool:
+        """Whether one λ of the regions is measured: λ that diverge are left out of the choice.
+
+        Parameters
+        ----------
+        done : sequence of str
+        """
+        return any(task != BEFORE and not task.startswith(BASELINE) for task in done)
+
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """Choose a λ for Defuse and one for the baseline, and copy their weights.
 
@@ -202,18 +208,6 @@ class Correct(Step):
         points = [SweepPoint(lam, 0, mean(lam, "selection"), mean(lam, "tuned"), {}) for lam in firsts]
         best = choose_point(points, rule=self.config.rule, before=before, max_loss=self.config.max_loss)
         return firsts[best.lam]
-
-
-def tuning_data(dataset: ImageDataset, config: CorrectionConfig, seed: int) -> Split:
-    """Return D: the training images, or a stratified sample of `max_images` of them.
-
-    Parameters
-    ----------
-    dataset : ImageDataset
-    config : CorrectionConfig
-    seed : int
-    """
-    return dataset.train[sample_training(dataset.train.labels, config.max_images, seed=seed)]
 
 
 def task_of(lam: float) -> str:

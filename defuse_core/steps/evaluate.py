@@ -52,7 +52,6 @@ from defuse_core.steps.base import (
     progress,
     tensors_file,
 )
-from defuse_core.steps.correct import tuning_data
 from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.results import AFTER, BASELINE, BEFORE, Right, interval_row, number
 from defuse_core.steps.source import Source
@@ -269,7 +268,7 @@ class Evaluate(Step):
         """Tune as the correction did, from the same weights, and score on the same images."""
         config = CorrectionConfig(**self.sweep_config["correction"])
         epochs = tuning_epochs(
-            self.before, tuning_data(self.dataset, config, self.sweep_seed), failures, lam=lam,
+            self.before, self.dataset.train, failures, lam=lam,
             config=config, seed=self.sweep_seed, selection=self.dataset.selection,
         )  # fmt: skip
         point = yield from progress(epochs)

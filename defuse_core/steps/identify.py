@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from defuse_core.base.config import IdentificationConfig
 from defuse_core.base.records import Mistakes
 from defuse_core.base.runtime import AdaptiveBatch
-from defuse_core.data.splits import sample_training
-from defuse_core.method.identification import SHARD_IMAGES, identify_shard
+from defuse_core.method.identification import SHARD_IMAGES, search_shard, searched_images
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, tensors_file
 from defuse_core.steps.source import Source
 
@@ -23,7 +21,7 @@ class Identify(Step):
     def __init__(self, source: Source, config: IdentificationConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.classifier, self.vae, self.train = source.classifier(), source.vae(), source.dataset.train
-        self.index = sample_training(self.train.labels, config.max_images, seed=seed)
+        self.index = searched_images(self.train.labels, config=config, seed=seed)
         self._batch: AdaptiveBatch | None = None
 
     def tasks(self) -> list[str]:
@@ -35,14 +33,13 @@ class Identify(Step):
         if self._batch is None:  # one for all shards of this process: it learns which size fits
             self._batch = AdaptiveBatch(self.config.batch_size, device=self.classifier.mean.device)
         shard = int(task.removeprefix("shard="))
-        part = self.train[self.index[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]]
-        mistakes = identify_shard(
-            self.classifier, self.vae, part,
+        mistakes = search_shard(
+            self.classifier, self.vae, self.train, self.index,
             shard=shard, config=self.config, seed=self.seed, batch=self._batch,
         )  # fmt: skip
-        mistakes = replace(mistakes, source_index=self.index[mistakes.source_index])
-        decoded = len(part) * self.config.n_perturbations
-        yield Point(task, {**mistakes.counts(), "images": len(part), "decoded": decoded})
+        images = min(SHARD_IMAGES, len(self.index) - shard * SHARD_IMAGES)
+        decoded = images * self.config.n_perturbations
+        yield Point(task, {**mistakes.counts(), "images": images, "decoded": decoded})
         yield Progress(1, 1, mistakes.counts())
         yield tensors_file(task, vars(mistakes))
 
@@ -54,7 +51,7 @@ class Identify(Step):
         done : sequence of str
         read : Read
         """
-        parts = [Mistakes(**read(task)[0]) for task in done]
+        parts = (Mistakes(**read(task)[0]) for task in done)
         mistakes = Mistakes.concatenate(parts, latent_dim=self.vae.latent_dim)
         searched = sum(
             min(SHARD_IMAGES, len(self.index) - int(task.removeprefix("shard=")) * SHARD_IMAGES)

@@ -144,7 +144,10 @@ def _contract_json(measured: list[tuple[str, Variant]]) -> list[dict[str, Any]]:
     n = max((variant.accuracy.n for variant in taken if variant.accuracy), default=0)
     whole = by_accuracy(variant for variant in taken if variant.accuracy and variant.accuracy.n == n)
     return [
-        {**_variant_json(name, variant), "worse": bool(whole) and is_worse(variant, whole[0])}
+        {
+            **_variant_json(name, variant),
+            "worse": bool(whole) and is_worse(variant, whole[0], n_tried=len(taken) - 1),
+        }
         for name, variant in measured
     ]
 

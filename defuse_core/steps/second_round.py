@@ -10,6 +10,7 @@ from defuse_core.extensions.rounds import RegionFound, RegionNow, follow_regions
 from defuse_core.method.distillation import membership
 from defuse_core.steps.correct import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
+from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.pipeline import searched_lam
 from defuse_core.workspace.workspace import Workspace
 
@@ -44,8 +45,19 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
         Of the correct run.
     second : dict of str to int
         Runs of the second round by step: identify, and distill where it is done.
+
+    Raises
+    ------
+    WorkspaceError
+        If the second search used another generator: its codes lie in another space.
     """
     source, run = Source(store, run_id), store.runs.get(run_id)
+    used, generator = Source(store, second["identify"]).upstream("vae").id, source.upstream("vae").id
+    if used != generator:
+        raise WorkspaceError(
+            f"search {second['identify']} used generator {used}, the first round generator {generator}: "
+            "their codes cannot be compared; search the corrected classifier again"
+        )
     mixture, min_weight = source.mixture(), source.upstream("distill").config["min_weight"]
     mistakes = Source(store, second["identify"]).mistakes()
     verdicts = source.read("correct", "failures")[1]["verdicts"]

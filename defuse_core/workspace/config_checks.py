@@ -43,7 +43,8 @@ def check_config(step: str, values: Mapping[str, Any]) -> BaseModel:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(_tell(model, dict(problem)) for problem in error.errors())
+        found = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+        problems = "; ".join(_tell(model, dict(problem)) for problem in found)
         raise ConfigError(f"{step}: {problems}") from None
 
 

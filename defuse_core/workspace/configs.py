@@ -192,13 +192,20 @@ class AnnotationConfig(Config):
     )
 
 
+def _lambdas_of_regions(values: dict[str, Any]) -> tuple[float, ...]:
+    """Return the λ of the regions: an equal search, unless the baseline is given λ of its own."""
+    lambdas: tuple[float, ...] = values["correction"].lambdas
+    return lambdas
+
+
 class SweepConfig(Config):
     """Correction over all λ, of the regions and of the baseline."""
 
     correction: CorrectionConfig = CorrectionConfig()
     disagreement_threshold: float = Field(0.5, ge=0, lt=1, description="ρ, over which a region is a failure")
     baseline_lambdas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.1, 1.0, 10.0), description="λ of the baseline; none leaves it out"
+        default_factory=_lambdas_of_regions,
+        description="λ of the baseline, by default those of the regions; none leaves it out",
     )
     regions: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="Failure regions that go in; by default all there are"

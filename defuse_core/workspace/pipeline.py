@@ -110,6 +110,8 @@ SECOND_ROUND: tuple[StepName, ...] = ("classifier", "identify", "distill")
 def next_round(workspace: Workspace, run: Run) -> dict[str, Run]:
     """Return the newest runs of the second round after a correction, by step; empty where there is none.
 
+    A search with another generator than the first round's is left out.
+
     Parameters
     ----------
     workspace : Workspace
@@ -118,9 +120,12 @@ def next_round(workspace: Workspace, run: Run) -> dict[str, Run]:
     """
     runs = workspace.runs.of_project(run.project_id)
     mine = [r for r in runs if r.step == "classifier" and r.config["weights"] == f"corrected:{run.id}"]
-    last = {"classifier": mine[-1]} if mine else {}
+    if not mine:
+        return {}
+    last, generator = {"classifier": mine[-1]}, workspace.runs.ancestry(run.id)["vae"].id
     for step, ground in zip(SECOND_ROUND[1:], SECOND_ROUND, strict=False):
         standing = [r for r in runs if r.step == step and ground in last and last[ground].id in r.upstream]
+        standing = [r for r in standing if step != "identify" or generator in r.upstream]
         if standing:
             last[step] = standing[-1]
     return last

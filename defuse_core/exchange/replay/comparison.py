@@ -188,7 +188,7 @@ def _reasons(original: MadeRun, run: Run) -> list[str]:
         reasons.append(f"{run.step}: what it stood on had been redone after it")
     left_out = original.summary.get("missing")
     if isinstance(left_out, list):
-        reasons.append(f"{run.step}: {', '.join(map(str, left_out))} had been cancelled")
+        reasons.append(f"{run.step}: {', '.join(map(str, left_out))} had been cancelled or had diverged")
     return reasons
 
 
