@@ -1,4 +1,4 @@
-"""Kinds of hostile checkpoints that are pickles: code, claims of memory, zip files that contradict themselves."""
+"""Kinds of hostile checkpoints that are pickles: code, claims of memory, odd zip files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def claims(rng: Random, folder: Path, stock: Stock) -> Path:  # noqa: ARG001
 def nested(rng: Random, folder: Path, stock: Stock) -> Path:  # noqa: ARG001
     """Values that are small in the file and large when they are hashed, compared or printed."""
     depth = rng.choice((10, 60, 1000, 100_000))
-    doubled = b"(t" + b"2\x86" * min(depth, 1000)  # a tuple of itself twice, again and again
+    doubled = b")" + b"q\x01h\x01\x86" * min(depth, 1000)  # a tuple of itself twice, again and again
     value = rng.choice(
         (
             lambda: p.mapped((doubled, p.tensor("0", [16], [1], 16))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import resource
 import selectors
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -126,6 +128,8 @@ def _bound() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    faulthandler.disable()
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (pytest has put others there)
 
 
 def _read(child: _Child) -> bool:

@@ -61,18 +61,13 @@ def shapes(rng: Random, folder: Path, stock: Stock) -> Path:
     content = arrays(stock)
     for name in rng.sample(sorted(content), rng.choice((1, 1, 2))):
         shape, kind = rng.choice(_SHAPES), rng.choice(_TYPES)
-        content[name] = (
-            np.zeros(shape, kind)
-            if rng.random() < 0.6
-            else content[name].astype(kind, casting="unsafe")
-            if name != "class_names"
-            else np.zeros(shape, kind)
-        )
+        converted = name != "class_names" and rng.random() < 0.4
+        content[name] = content[name].astype(kind, casting="unsafe") if converted else np.zeros(shape, kind)
     return _npz(folder, content)
 
 
 def labels(rng: Random, folder: Path, stock: Stock) -> Path:
-    """Labels out of range, negative, as text or floats, too many, too few; names that nobody gives a class."""
+    """Labels out of range, as text or floats, too many, too few; names that nobody gives a class."""
     content = arrays(stock)
     part = rng.choice(("y_train", "y_test", "y_val"))
     values = content[part].copy()

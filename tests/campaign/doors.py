@@ -30,7 +30,7 @@ from defuse_core.exchange.suite.suite import check_suite, read_suite
 from defuse_core.method.classifier import predict_logits
 from defuse_core.networks.architectures import build_network
 from defuse_core.networks.detection import detect
-from defuse_core.networks.formats import read_weights, sniff_format
+from defuse_core.networks.formats import Weights, read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.networks import choose_fit
 from defuse_core.workspace.configs import InspectConfig
@@ -40,11 +40,13 @@ from defuse_core.workspace.label_studio import from_label_studio
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.manifest.models import Answer
 from defuse_core.workspace.manifest.reading import read_manifest
-from defuse_core.workspace.workspace import DATABASE, Workspace
+from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 from tests.campaign.kinds import Stock
 
 MB = 2**20
 N_CLASSES = 10
+SHAPES = {"fc1.weight": (8, 784), "fc1.bias": (8,), "fc2.weight": (N_CLASSES, 8), "fc2.bias": (N_CLASSES,)}
+"""The network of the good checkpoints, one of `tutorials.MLPS`."""
 MOST_DRAWS, MOST_TAU = 100_000, 100.0
 """Larger ones would fill the memory, or draw what has nothing to do with the region."""
 
@@ -74,7 +76,7 @@ def open_weights(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.tensors.values())
     _require(n_bytes <= 4 * path.stat().st_size, f"{n_bytes} bytes of tensors")
     _require(all(type(t) is torch.Tensor for t in weights.tensors.values()), "tensors of another class")
-    if not stock.all_networks and not any(name.endswith("fc1.weight") for name in weights.tensors):
+    if not _is_compared(weights, stock):
         return
     fits = detect(weights, n_classes=N_CLASSES, image_shape=(1, 28, 28))
     for fit in [fit for fit in fits if fit.exact] or [choose_fit(fits, None)]:
@@ -85,8 +87,15 @@ def open_weights(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
         _require(finite, "weights that are not finite")
 
 
+def _is_compared(weights: Weights, stock: Stock) -> bool:
+    """Whether weights are compared with networks: in a short campaign, the good network's alone."""
+    return stock.all_networks or {n: tuple(t.shape) for n, t in weights.tensors.items()} == SHAPES
+
+
 def open_model_for_suite(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
     """Check a checkpoint with the good suite, as `defuse suite check` does."""
+    if not stock.all_networks and not _is_compared(read_weights(path), stock):
+        return
     suite = read_suite(stock.root / "suite")
     model = open_model(path, suite, InspectConfig())
     logits = predict_logits(model.classifier, suite.instances.images[:2])
@@ -180,18 +189,24 @@ def open_archive(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
         except Exception:
             _require(not workspace.projects(), "a project is left of an import that was refused")
             raise
-        n_classes = len(project.class_names)
-        for run in workspace.runs.of_project(project.id):
-            _require(not run.config.get("code_path"), f"code_path of run {run.id}")
-            workspace.runs.tasks(run.id), workspace.runs.events(run.id), workspace.annotations.edits(run.id)
-            for name in workspace.runs.artifacts(run.id):
-                folder = workspace.run_folder(run.id).resolve()
-                _require(workspace.artifact_path(run.id, name).resolve().is_relative_to(folder), name)
-            for event in workspace.annotations.events(run.id):
-                _check_event(event, n_classes=n_classes)
-        workspace.delete_project(project.id)
+        try:
+            _check_project(workspace, project)
+        finally:
+            workspace.delete_project(project.id)
         with closing(sqlite3.connect(workspace.home / DATABASE)) as connection:
             _require(not connection.execute("PRAGMA foreign_key_check").fetchall(), "rows without a parent")
+
+
+def _check_project(workspace: Workspace, project: Project) -> None:
+    """Read all that an import stored."""
+    for run in workspace.runs.of_project(project.id):
+        _require(not run.config.get("code_path"), f"code_path of run {run.id}")
+        workspace.runs.tasks(run.id), workspace.runs.events(run.id), workspace.annotations.edits(run.id)
+        folder = workspace.run_folder(run.id).resolve()
+        for name in workspace.runs.artifacts(run.id):
+            _require(workspace.artifact_path(run.id, name).resolve().is_relative_to(folder), name)
+        for event in workspace.annotations.events(run.id):
+            _check_event(event, n_classes=len(project.class_names))
 
 
 def open_manifest(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001

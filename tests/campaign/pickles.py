@@ -196,7 +196,8 @@ def in_legacy(pickled: bytes, storages: dict[str, bytes]) -> bytes:
     about = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     head = [pickle.dumps(each, 2) for each in (LEGACY_MAGIC, 1001, about)]
     contents = [struct.pack("<q", len(content) // 4) + content for content in storages.values()]
-    return b"".join([*head, pickled, pickle.dumps(list(storages), 2), *contents])
+    own = pickled.replace(b"tQ", b"NtQ")  # a persistent id has one entry more, of views
+    return b"".join([*head, own, pickle.dumps(list(storages), 2), *contents])
 
 
 def in_tar(pickled: bytes) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.records import FailureInstances
@@ -29,7 +28,7 @@ from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Resources
 from defuse_core.workspace.workspace import Workspace
-from tests.campaign.doors import N_CLASSES
+from tests.campaign.doors import N_CLASSES, SHAPES
 from tests.campaign.kinds import Stock
 
 CLASSES = [f"class {n}" for n in range(N_CLASSES)]
@@ -63,10 +62,8 @@ def make_stock(root: Path, *, all_networks: bool = True) -> Stock:
 
 
 def _weights() -> dict[str, bytes]:
-    rng, shapes = torch.Generator().manual_seed(0), {"fc1": (8, 784), "fc2": (N_CLASSES, 8)}
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        state |= {f"{name}.weight": torch.randn(shape, generator=rng), f"{name}.bias": torch.zeros(shape[0])}
+    rng = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=rng) for name, shape in SHAPES.items()}
     zipped, legacy = io.BytesIO(), io.BytesIO()
     torch.save(state, zipped)
     torch.save(state, legacy, _use_new_zipfile_serialization=False)

@@ -16,22 +16,36 @@ COLUMNS: tuple[Ending, ...] = (
 LONGEST = 600
 """Characters of a message, without the path of the file."""
 MOST_SENTENCES = 3
-REMEDIES = (
+VERBS = (
     "add", "ask", "bring", "check", "choose", "close", "convert", "copy", "create", "crop", "delete",
-    "download",
-    "export", "fill in", "free", "give", "import", "install", "keep", "leave", "load", "make", "merge",
-    "move",
-    "must be", "must hold", "must name", "name", "open", "put", "raise", "rearrange", "reduce", "remove",
-    "rename",
-    "renumber", "replace", "resize", "run", "save", "scale", "see", "set", "shorten", "should be", "split",
-    "start",
-    "state", "train", "try", "unpack", "update", "upgrade", "upload", "use", "wait", "write",
+    "download", "draw", "export", "fill", "free", "give", "import", "install", "keep", "leave", "load",
+    "make", "merge", "move", "name", "open", "put", "raise", "reduce", "remove", "rename", "renumber",
+    "replace", "resize", "run", "save", "scale", "see", "set", "shorten", "split", "start", "state",
+    "train", "try", "unpack", "update", "upgrade", "upload", "use", "wait", "write",
 )  # fmt: skip
-"""One of these says what to do: a verb, or what the value has to be."""
+"""What to do: one of them begins a message or a part of one."""
+PHRASES = (
+    "must be",
+    "must hold",
+    "must name",
+    "should be",
+    "there are:",
+    "they fit",
+    "torch.save(",
+    "defuse ",
+    "--",
+)
+"""What the value has to be, what there is instead, or the command itself."""
 
-_REMEDY = re.compile(rf"\b({'|'.join(REMEDIES)})\b", re.IGNORECASE)
+_REMEDY = re.compile(
+    rf"(?:^|[;:,.(]\s+|\b(?:and|or|then|else|to|first)\s+)(?:{'|'.join(VERBS)})\b"
+    rf"|{'|'.join(map(re.escape, PHRASES))}",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])")
-_OUT_OF_MEMORY = re.compile(r"alloc\w* memory|not enough memory|out of memory|MemoryError", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"alloc\w* memory|bad_alloc|not enough memory|out of memory|MemoryError", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
