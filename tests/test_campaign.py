@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -12,13 +13,14 @@ import pytest
 
 from defuse_core.base.errors import CheckpointError
 from tests.campaign.__main__ import KINDS, failures, main, plan, table
-from tests.campaign.children import run_trials
+from tests.campaign.children import SECONDS, run_trials
 from tests.campaign.doors import DOORS, MB, Door, UnusableError
 from tests.campaign.kinds import MARKER, Kind, Stock, write
 from tests.campaign.stock import make_stock
 from tests.campaign.verdicts import Outcome, fault_of_message
 
 FEW = 150
+LIMITS = Path(__file__).resolve().parent.parent / "dashboard" / "docs" / "limits.md"
 SLOW = "-many-"
 """In the names of kinds that are left to the whole campaign: some take a second."""
 
@@ -147,6 +149,35 @@ def test_trials_of_a_batch_that_died_are_run_alone(stock: Stock) -> None:
     outcomes = _outcomes(stock, dies_once)
     assert {o.seed: o.ending for o in outcomes} == {0: "taken", 1: "crash", 2: "taken"}
     assert "SIGABRT" in next(outcome.message for outcome in outcomes if outcome.seed == 1)
+
+
+# What the documentation says
+
+
+def _rows(heading: str) -> list[list[str]]:
+    """Cells of the table under a heading of limits.md."""
+    section = LIMITS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _value(text: str) -> float:
+    number, _, unit = text.replace(",", "").partition(" ")
+    return float(number) * {"": 1, "MB": MB}[unit]
+
+
+def test_every_door_is_documented_with_its_bounds() -> None:
+    rows = {name: (_value(memory), time) for name, _, _, memory, time in _rows("The doors")}
+    assert rows == {name: (door.peak, f"{SECONDS:g} s") for name, door in DOORS.items()}
+
+
+@pytest.mark.parametrize("row", _rows("The limits"), ids=lambda row: row[3].strip("`").rpartition(".")[2])
+def test_a_documented_limit_is_that_of_the_code(row: list[str]) -> None:
+    doors, _, value, home = row
+    module, _, name = home.strip("`").rpartition(".")
+    unit = MB if name.endswith("_MB") else 1
+    assert getattr(import_module(module), name) * unit == _value(value)
+    assert doors == "every upload" or set(doors.split(", ")) <= DOORS.keys()
 
 
 # What it prints

@@ -60,7 +60,7 @@ def run_trials(
     jobs : int
         Children at a time.
     seconds : float
-        After so long in one trial a child is killed.
+        After so long in one trial a child is killed; later on a busy machine.
     doors : mapping of str to Door
     """
     waiting = _batches(trials)
@@ -83,7 +83,9 @@ def run_trials(
                     yield from _end(child, waiting, "")
                 else:
                     yield from child.done[before:]
-            for child in [c for c in children.values() if time.monotonic() - c.since > seconds]:
+            busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+            limit = seconds * min(max(1.0, busy), 3.0)  # others may compute, too
+            for child in [c for c in children.values() if time.monotonic() - c.since > limit]:
                 os.kill(child.pid, signal.SIGKILL)
                 selector.unregister(child.reading)
                 del children[child.reading]
