@@ -129,7 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tempfile.tempdir = _root()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        outcomes = list(run_trials(trials, make_stock(Path(folder)), jobs=given.jobs))
+        outcomes = []
+        for outcome in run_trials(trials, make_stock(Path(folder)), jobs=given.jobs):
+            outcomes.append(outcome)
+            if not len(outcomes) % 1000:
+                print(f"{len(outcomes)} of {len(trials)} trials", file=sys.stderr, flush=True)
     print(table(outcomes, kinds), *failures(outcomes), sep="\n")
     if given.only_seed is not None:
         print(*(f"{o.kind}, seed {o.seed}: {o.ending}: {o.message}" for o in outcomes), sep="\n")
