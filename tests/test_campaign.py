@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -12,6 +13,7 @@ from random import Random
 import pytest
 
 from defuse_core.base.errors import CheckpointError
+from tests.campaign import pickles
 from tests.campaign.__main__ import KINDS, failures, main, plan, table
 from tests.campaign.children import SECONDS, run_trials
 from tests.campaign.doors import DOORS, MB, Door, UnusableError
@@ -135,6 +137,19 @@ def test_what_a_door_does_is_noticed(
     stock: Stock, door: Callable[[Path, Path, Stock], None], ending: str
 ) -> None:
     assert _endings(stock, door) == {ending}
+
+
+def test_a_door_that_unpickles_runs_the_code(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(rng: Random, folder: Path, stock: Stock) -> Path:  # noqa: ARG001
+        return write(folder, "x.pkl", pickles.program(pickles.running(rng, folder)))
+
+    def unpickles(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
+        pickle.loads(path.read_bytes())
+
+    monkeypatch.setenv("TORCH_HOME", str(stock.root))
+    kind, doors = Kind("planted", "planted", make), {"planted": Door(unpickles)}
+    outcomes = list(run_trials([(kind, seed) for seed in range(24)], stock, doors=doors))
+    assert Counter(outcome.ending for outcome in outcomes)["code run"] > 6
 
 
 def test_a_door_that_hangs_is_noticed(stock: Stock) -> None:
