@@ -126,14 +126,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.only_seed is not None:
         trials = [(kind, given.only_seed) for kind in kinds]
     torch.set_num_threads(1)  # a process of one thread can be forked
-    tempfile.tempdir = _root()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        outcomes = []
-        for outcome in run_trials(trials, make_stock(Path(folder)), jobs=given.jobs):
+    with tempfile.TemporaryDirectory(prefix="campaign-", dir=_root()) as folder:
+        tempfile.tempdir, outcomes = folder, []  # what libraries leave behind goes with it
+        (stock := Path(folder) / "stock").mkdir()
+        for outcome in run_trials(trials, make_stock(stock), jobs=given.jobs):
             outcomes.append(outcome)
             if not len(outcomes) % 1000:
                 print(f"{len(outcomes)} of {len(trials)} trials", file=sys.stderr, flush=True)
+    tempfile.tempdir = None
     print(table(outcomes, kinds), *failures(outcomes), sep="\n")
     if given.only_seed is not None:
         print(*(f"{o.kind}, seed {o.seed}: {o.ending}: {o.message}" for o in outcomes), sep="\n")
