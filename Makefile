@@ -30,9 +30,10 @@ check: .venv/developer  ## Lint, formatting and types
 test: .venv/developer browser  ## Run the tests, in minutes
 	$(BIN)/python -m pytest -m 'not verify' -n logical --maxprocesses 8
 
-verify: .venv/developer browser  ## Run what guards a release: the whole demo, kills, Ray, mutants; an hour or two
+verify: .venv/developer browser  ## Run what guards a release: the whole demo, kills, Ray, hostile files, mutants; an hour or two
 	@failed=0; \
 	$(BIN)/python -m pytest -m 'verify or hypothesis' --hypothesis-profile=verify --timeout 1800 || failed=1; \
+	$(BIN)/python -m tests.campaign || failed=1; \
 	$(BIN)/python -m tests.mutation || failed=1; \
 	exit $$failed
 
