@@ -132,3 +132,11 @@ MAX_LABEL_FILE = 64 * 2**20
 
 MAX_CLASS_NAME = 200
 """Characters of the name of a class or of an annotator."""
+
+# Suites (exchange.suite)
+
+MAX_SUITE_MANIFEST = 16 * 2**20
+"""Bytes of the manifest of a suite."""
+
+MAX_SUITE_HEADER = 2**20
+"""Bytes of the safetensors file of a suite besides its images."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from defuse_core.base.config import Config
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
-from defuse_core.base.limits import MAX_TAU
+from defuse_core.base.limits import MAX_SUITE_HEADER, MAX_SUITE_MANIFEST, MAX_TAU
 from defuse_core.base.records import FailureInstances
 from defuse_core.data.class_names import check_class_names
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
@@ -30,8 +30,6 @@ VERSION = 1
 MANIFEST = "manifest.json"
 INSTANCES = "instances.safetensors"
 
-_MAX_MANIFEST = 2**24  # bytes
-_MAX_HEADER = 2**20  # bytes of a safetensors file that are not tensors
 _BATCH = 64  # images at once: networks of strangers may be large
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Side = Annotated[int, Field(ge=1, le=1024)]
@@ -176,8 +174,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise SuiteError(f"{folder} is no suite: it has no {MANIFEST}; make one with: defuse suite export")
-    if path.stat().st_size > _MAX_MANIFEST:
-        raise SuiteError(f"{path} is over {_MAX_MANIFEST >> 20} MB, which no suite's is; export it anew")
+    if path.stat().st_size > MAX_SUITE_MANIFEST:
+        raise SuiteError(f"{path} is over {MAX_SUITE_MANIFEST >> 20} MB, which no suite's is; export it anew")
     content = path.read_bytes()
     try:
         head = _Head.model_validate_json(content)
@@ -205,7 +203,7 @@ def _check_size(manifest: Manifest, path: Path) -> None:
         raise SuiteError(f"{path} is missing; copy the suite again, or export it anew")
     rows, size = manifest.n_images, path.stat().st_size
     n_bytes = rows * (math.prod(manifest.image_shape) + 2 * 8)
-    if not n_bytes < size <= n_bytes + _MAX_HEADER:
+    if not n_bytes < size <= n_bytes + MAX_SUITE_HEADER:
         raise SuiteError(
             f"{path} has {size} bytes, {rows} images of {manifest.image_shape} have about {n_bytes}; copy "
             "the suite again"
