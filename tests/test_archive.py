@@ -490,12 +490,12 @@ def test_a_share_set_apart_for_validation_is_so_after_the_import(tmp_path: Path)
     workspace = Workspace(tmp_path / "home")
     blob = workspace.store_upload("mine.npz", [(tmp_path / "whole.npz").read_bytes()])
     for name, source in (("by path", str(tmp_path / "whole.npz")), ("uploaded", f"blob:{blob.sha256}")):
-        place = Place(workspace, new_project(workspace, name, source, validation_share=0.25))
+        place = Place(workspace, new_project(workspace, name, source, validation=0.25))
         path = exported(place, tmp_path / f"{name}.zip")
         data = {"data": str(tmp_path / "whole.npz")} if name == "by path" else {}
         there = imported(tmp_path / f"there {name}", path, **data)
         assert there.project.dataset == place.project.dataset
-        assert there.project.dataset["validation_share"] == 0.25
+        assert there.project.dataset["validation"] == 0.25
         opened = open_dataset(there.workspace, there.project)
         assert opened.validation is not None
         assert [len(split) for split in (opened.train, opened.validation, opened.test)] == [45, 15, 9]
@@ -703,8 +703,8 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a class that labels need": (project(dataset={"class_names": [NONE_OF_THE_ABOVE]}), "may not be called"),
     "two classes of a name": (project(dataset={"class_names": ["a", "a"]}), "0 and 1 are both called 'a'"),
     "a class without a name": (project(dataset={"class_names": ["a", ""]}), "the name of class 1 is empty"),
-    "a share of nothing": (project(dataset={"validation_share": 0.0}), "share: Input should be greater"),
-    "a share of all": (project(dataset={"validation_share": 1.0}), "share: Input should be less than 1"),
+    "a share of nothing": (project(dataset={"validation": 0.0}), "share: Input should be greater"),
+    "a share of all": (project(dataset={"validation": 1.0}), "share: Input should be less than 1"),
     "a class that a terminal obeys": (project(dataset={"class_names": ["a\x1b[2J"]}), "control characters"),
     "an annotator that one obeys": (row("annotations", 0, annotator="a\x9b2J"), "has control characters"),
     "a point that one obeys": (row("events", 0, key="\r"), "has control characters"),

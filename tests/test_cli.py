@@ -378,12 +378,17 @@ def test_weights_to_begin_with_are_brought_from_a_file(defuse: Defuse, place: Pl
 
 
 def test_a_share_is_set_apart_for_validation(defuse: Defuse) -> None:
-    said = defuse("new", "divided", "--validation-share", "0.1").stdout
+    said = defuse("new", "divided", "--validation", "0.1").stdout
     assert "3,600 train, 400 validation, 1,000 test" in said
-    made = json.loads(defuse("new", "other", "--validation-share", "0.2", "--json").stdout)
-    assert (made["validation_share"], made["sizes"]["validation"]) == (0.2, 800)
-    refused = defuse("new", "x", "--validation-share", "nan", code=1).stderr
-    assert "validation_share must be between 0 and 1, got nan; give 0.1 for a tenth" in refused
+    made = json.loads(defuse("new", "other", "--validation", "0.2", "--json").stdout)
+    assert (made["validation"], made["sizes"]["validation"]) == (0.2, 800)
+    halved = json.loads(defuse("new", "halved", "--validation", "from-test", "--json").stdout)
+    assert halved["validation"] == "from-test"
+    assert halved["sizes"] == {"train": 4000, "validation": 500, "test": 500}
+    refused = defuse("new", "x", "--validation", "nan", code=1).stderr
+    assert "validation must be between 0 and 1, got nan; give 0.1 for a tenth" in refused
+    refused = defuse("new", "x", "--validation", "test", code=2).stderr
+    assert "must be a share such as 0.1, or from-test, got 'test'" in refused
 
 
 def test_numbers_that_no_database_holds_are_wrong_calls(defuse: Defuse) -> None:

@@ -899,7 +899,7 @@ def test_validation_is_the_last_share_of_every_class_in_order(labels: list[int],
 
 
 def test_a_share_of_the_digits_is_the_same_at_every_load(digits: ImageDataset) -> None:
-    found = load_dataset("digits", validation_share=0.1)
+    found = load_dataset("digits", validation=0.1)
     assert {name: len(split) for name, split in found.splits().items()} == {
         "train": 3600, "validation": 400, "test": 1000,
     }  # fmt: skip
@@ -908,21 +908,41 @@ def test_a_share_of_the_digits_is_the_same_at_every_load(digits: ImageDataset) -
         mine = digits.train.images[digits.train.labels == label]
         assert torch.equal(found.validation.images[found.validation.labels == label], mine[360:])
         assert torch.equal(found.train.images[found.train.labels == label], mine[:360])
-    assert found.fingerprint == load_dataset("digits", validation_share=0.1).fingerprint
-    others = (digits, load_dataset("digits", validation_share=0.2))
+    assert found.fingerprint == load_dataset("digits", validation=0.1).fingerprint
+    others = (digits, load_dataset("digits", validation=0.2))
     assert found.fingerprint not in {other.fingerprint for other in others}
+
+
+def test_test_images_are_halved_at_random_the_same_way_every_time() -> None:
+    images = torch.arange(101, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+    test = Split(images, torch.arange(101) % 2)
+    whole = ImageDataset("numbered", test[:4], test, ("a", "b"))
+    found, again = (set_validation_apart(whole, "from-test") for _ in range(2))
+    assert found.validation is not None
+    assert torch.equal(found.train.images, whole.train.images)
+    kept, apart = (split.images[:, 0, 0, 0].tolist() for split in (found.test, found.validation))
+    assert (len(kept), len(apart)) == (51, 50)
+    assert sorted(kept + apart) == list(range(101))
+    assert kept == sorted(kept)
+    assert apart == sorted(apart)
+    assert 12 < sum(number < 50 for number in apart) < 38, "a half of the beginning, too"
+    for split in (found.test, found.validation):
+        assert torch.equal(split.labels, split.images[:, 0, 0, 0].long() % 2)
+    assert found.fingerprint == again.fingerprint != whole.fingerprint
+    with pytest.raises(DataError, match="one has one test image; give a share of the training images"):
+        set_validation_apart(ImageDataset("one", test[:4], test[:1], ("a", "b")), "from-test")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
 def test_a_share_that_is_none_is_refused(digits: ImageDataset, share: float) -> None:
-    with pytest.raises(DataError, match=rf"validation_share must be between 0 and 1, got {share}; give 0\.1"):
+    with pytest.raises(DataError, match=rf"validation must be between 0 and 1, got {share}; give 0\.1"):
         set_validation_apart(digits, share)
-    with pytest.raises(DataError, match="validation_share must be between 0 and 1"):
-        load_dataset("digits", validation_share=share)
+    with pytest.raises(DataError, match="validation must be between 0 and 1"):
+        load_dataset("digits", validation=share)
 
 
 def test_a_validation_split_of_its_own_is_not_overwritten(shapes: ImageDataset) -> None:
-    with pytest.raises(DataError, match=r"shapes has a validation split of its own; leave validation_share"):
+    with pytest.raises(DataError, match=r"shapes has a validation split of its own; leave validation"):
         set_validation_apart(shapes, 0.1)
 
 

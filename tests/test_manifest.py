@@ -50,7 +50,7 @@ def newest(place: Place, step: str) -> Run:
 def test_it_says_what_the_workspace_says(corrected: Place, whole: dict[str, Any]) -> None:
     workspace = corrected.workspace
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert whole["dataset"] == {"validation_share": None, **corrected.project.dataset}
+    assert whole["dataset"] == {"validation": None, **corrected.project.dataset}
     assert whole["versions"]["torch"] == torch.__version__.partition("+")[0]
     steps = [run["step"] for run in whole["runs"]]
     assert steps == ["classifier", "vae", "identify", "distill", "correct"]
@@ -273,7 +273,7 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             "/etc/passwd",
             "classifier: pretrained must be imagenet or blob:",
         ),
-        ("dataset.validation_share", 1.0, "validation_share: Input should be less than 1"),
+        ("dataset.validation", 1.0, "validation: Input should be less than 1"),
         ("runs.4.config.last_annotation", 3, "run 4 names a run or an answer by a number of another"),
         ("runs.0.files.0.sha256", "../../etc", "sha256: String should match"),
         ("logs", [], "every correction needs the log of its regions"),

@@ -68,9 +68,9 @@ def until_read(app: AppTest) -> AppTest:
 def made_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`defuse new` is called in this process, and has ended when the page goes on."""
 
-    def at_once(create: Callable[[list[str]], Any], command: list[str]) -> Future[Any]:
+    def at_once(function: Callable[..., Any], *args: object) -> Future[Any]:
         made: Future[Any] = Future()
-        made.set_result(create(command))
+        made.set_result(function(*args))
         return made
 
     def run(command: list[str], **_: object) -> Completed:
@@ -267,16 +267,24 @@ def test_a_project_is_created_on_an_upload(
 
 
 @pytest.mark.usefixtures("made_here")
-@pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_share_is_set_apart_for_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+@pytest.mark.parametrize(
+    ("chosen", "share", "sizes"),
+    [
+        ("those of the data set, if any", None, {"train": 4000, "test": 1000}),
+        ("a share of the training images", 0.25, {"train": 3000, "validation": 1000, "test": 1000}),
+        ("a random half of the test images", None, {"train": 4000, "validation": 500, "test": 500}),
+    ],
+)
+def test_validation_images_come_from_where_one_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, share: float | None, sizes: dict[str, int]
 ) -> None:
     app = opened(tmp_path / "home", monkeypatch)
-    app.number_input(key="new-validation").set_value(share)
+    app.selectbox(key="new-validation").select(chosen).run()
+    if share is not None:
+        app.number_input(key="new-share").set_value(share)
     until_read(create(app, "mine"))
     (project,) = projects(tmp_path / "home")
-    apart = {"validation": round(share * 4000)} if share else {}
-    assert project.dataset["sizes"] == {"train": 4000 - sum(apart.values()), "test": 1000, **apart}
+    assert project.dataset["sizes"] == sizes
 
 
 @pytest.mark.usefixtures("made_here")
@@ -284,7 +292,7 @@ def test_data_with_a_validation_split_has_none_set_apart(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = opened(place.workspace.home, monkeypatch)
-    app.number_input(key="new-validation").set_value(0.1)
+    app.selectbox(key="new-validation").select("a share of the training images").run()
     app = until_read(create(app, "mine", way="Path", path=place.project.dataset["source"]))
     assert ["has a validation split of its own" in error for error in errors(app)] == [True]
     assert len(place.workspace.projects()) == 1

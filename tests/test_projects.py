@@ -51,9 +51,9 @@ def source_of(kind: str, workspace: Workspace, folder: Path) -> str:
 def test_a_share_is_remembered_and_set_apart_again(workspace: Workspace, tmp_path: Path, kind: str) -> None:
     source = source_of(kind, workspace, tmp_path)
     whole = new_project(workspace, "whole", source)
-    project = new_project(workspace, "divided", source, validation_share=0.2)
-    assert "validation_share" not in whole.dataset
-    assert project.dataset["validation_share"] == 0.2
+    project = new_project(workspace, "divided", source, validation=0.2)
+    assert "validation" not in whole.dataset
+    assert project.dataset["validation"] == 0.2
     assert project.dataset["sizes"] == {"train": 36, "validation": 9, "test": 9}
     assert project.dataset["fingerprint"] != whole.dataset["fingerprint"]
 
@@ -71,7 +71,7 @@ def test_a_share_is_remembered_and_set_apart_again(workspace: Workspace, tmp_pat
 
 def test_folder_images_are_resized_and_divided(workspace: Workspace, tmp_path: Path) -> None:
     source = source_of("folder", workspace, tmp_path)
-    project = new_project(workspace, "small", source, image_size=6, validation_share=0.2)
+    project = new_project(workspace, "small", source, image_size=6, validation=0.2)
     opened = open_dataset(workspace, project)
     expected = load_dataset(source, image_size=6).train
     assert opened.image_shape == (1, 6, 6)
@@ -81,9 +81,9 @@ def test_folder_images_are_resized_and_divided(workspace: Workspace, tmp_path: P
 
 
 def test_another_share_is_another_data_set(workspace: Workspace, tmp_path: Path) -> None:
-    project = new_project(workspace, "divided", source_of("path", workspace, tmp_path), validation_share=0.2)
+    project = new_project(workspace, "divided", source_of("path", workspace, tmp_path), validation=0.2)
     for share in (0.4, None):
-        changed = dataclasses.replace(project, dataset={**project.dataset, "validation_share": share})
+        changed = dataclasses.replace(project, dataset={**project.dataset, "validation": share})
         with pytest.raises(DataError, match="has changed since project 'divided' was created"):
             open_dataset(workspace, changed)
 
@@ -94,8 +94,8 @@ def test_a_share_that_is_none_makes_no_project(
     workspace: Workspace, tmp_path: Path, kind: str, share: float
 ) -> None:
     source = source_of(kind, workspace, tmp_path)
-    with pytest.raises(DataError, match=f"validation_share must be between 0 and 1, got {share}"):
-        new_project(workspace, "divided", source, validation_share=share)
+    with pytest.raises(DataError, match=f"validation must be between 0 and 1, got {share}"):
+        new_project(workspace, "divided", source, validation=share)
     assert workspace.projects() == []
 
 
@@ -105,8 +105,8 @@ def test_data_with_a_validation_split_are_not_divided(
     save_npz(shapes, tmp_path / "shapes.npz")
     blob = workspace.store_upload("mine.npz", [(tmp_path / "shapes.npz").read_bytes()])
     for source in (str(tmp_path / "shapes.npz"), f"blob:{blob.sha256}"):
-        with pytest.raises(DataError, match=r"has a validation split of its own; leave validation_share out"):
-            new_project(workspace, "divided", source, validation_share=0.1)
+        with pytest.raises(DataError, match=r"has a validation split of its own; leave validation out"):
+            new_project(workspace, "divided", source, validation=0.1)
     assert workspace.projects() == []
 
 
@@ -116,7 +116,7 @@ def test_what_was_converted_and_what_looks_wrong_is_remembered(workspace: Worksp
     for path in sorted((tmp_path / "data" / "test").glob("*/*.png")):
         Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 16).save(path)
     (tmp_path / "data" / "test" / "row" / "notes.txt").touch()
-    assert new_project(workspace, "noted", source, validation_share=0.2).notes == [
+    assert new_project(workspace, "noted", source, validation=0.2).notes == [
         "9 images scaled from 12 to 8 bits",
         "1 file passed over, no image (.txt)",
     ]

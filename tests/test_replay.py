@@ -234,9 +234,9 @@ def test_sources_that_are_no_paths_are_read(
 ) -> None:
     changed = put(put(whole, "dataset.source", source), "dataset.image_size", 32)
     assert find_source(elsewhere, parse_manifest(changed)) == opened
-    shared = parse_manifest(put(changed, "dataset.validation_share", 0.125))
+    shared = parse_manifest(put(changed, "dataset.validation", 0.125))
     assert find_source(elsewhere, shared) == (*opened[:2], 0.125)
-    assert find_source(elsewhere, shared, "mine").validation_share == 0.125
+    assert find_source(elsewhere, shared, "mine").validation == 0.125
 
 
 def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:
@@ -323,7 +323,7 @@ def test_the_share_set_apart_for_validation_is_so_again(elsewhere: Workspace, tm
         x_test=test.images[:, 0].numpy(), y_test=test.labels.numpy(),
     )  # fmt: skip
     workspace = Workspace(tmp_path / "home")
-    place = Place(workspace, new_project(workspace, "divided", str(path), validation_share=0.2))
+    place = Place(workspace, new_project(workspace, "divided", str(path), validation=0.2))
     run = done_here(place, "classifier", {"architecture": "resnet_small", "training": {"epochs": 1}})
     assert run.summary["intervals"]["validation"][3] == 18
     told = make_manifest(workspace, run.id)
@@ -334,7 +334,7 @@ def test_the_share_set_apart_for_validation_is_so_again(elsewhere: Workspace, tm
         assert found.project.dataset == place.project.dataset
         here = replay(workspace, parse_manifest(told), name="again", watch=stay)  # where the project has them
         assert here.project.dataset == place.project.dataset
-        other = parse_manifest(put(told, "dataset.validation_share", None))
+        other = parse_manifest(put(told, "dataset.validation", None))
         with pytest.raises(WorkspaceError, match=r"is not the manifest's data set \(images .*18.* there, "):
             replay(elsewhere, other, name="other", watch=stay, bring=bring)
 

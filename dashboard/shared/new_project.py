@@ -16,10 +16,17 @@ from dashboard.shell.server import is_shared
 from dashboard.shell.state import forget, note, open_soon, plain, recall, remember
 from dashboard.shell.uploads import upload_box
 from defuse_core.base.limits import MAX_IMAGE_SIZE
+from defuse_core.data.naming import FROM_TEST
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Blob
 
 _WAYS = ("Digits", "torchvision", "Path", "Upload")
+_SHARE = "share"
+_VALIDATION: dict[str, str | None] = {
+    "those of the data set, if any": None,
+    "a share of the training images": _SHARE,
+    "a random half of the test images": FROM_TEST,
+}
 _READING, _UPLOADED = "_reading", "_uploaded"
 
 
@@ -29,22 +36,30 @@ def new_project_form() -> None:
     ways = [way for way in _WAYS if way != "Path" or not is_shared()]
     way = st.segmented_control("Data set", ways, default=ways[0], required=True, key="new-way")
     source, size = _choose_source(way or _WAYS[0])
-    share = st.number_input(
-        "Set apart for validation",
-        0.0,
-        0.9,
-        value=0.0,
-        step=0.05,
-        key="new-validation",
-        help="Share of the training images of every class, the last ones, on which λ is chosen. For data "
-        "that has no validation split; without one, λ is chosen on the training images",
-    )
+    validation = _choose_validation()
     if st.button("Create", icon=":material/add:", type="primary"):
         if not name.strip() or not source:
             st.error("Give a name and a data set.")
         else:
-            _begin(name.strip(), source, size, share)
+            _begin(name.strip(), source, size, validation)
     _show_reading()
+
+
+def _choose_validation() -> str | None:
+    """Ask where validation images come from; return it as the command takes it, None for the data's own."""
+    chosen = st.selectbox(
+        "Validation images",
+        list(_VALIDATION),
+        key="new-validation",
+        help="λ is chosen on them, and the best epoch. Data without a split of their own can lend some; "
+        "without any, the training images serve",
+    )
+    if _VALIDATION[chosen] != _SHARE:
+        return _VALIDATION[chosen]
+    share = st.number_input(
+        "Share", 0.01, 0.9, value=0.1, step=0.05, key="new-share", help="Of every class, the last images"
+    )
+    return f"{share:g}"
 
 
 def _choose_source(way: str) -> tuple[str | Blob | None, int | None]:
@@ -96,14 +111,14 @@ def _keep(name: str, pieces: Iterator[bytes]) -> None:
         note(str(error))
 
 
-def _begin(name: str, source: str | Blob, size: int | None, share: float) -> None:
+def _begin(name: str, source: str | Blob, size: int | None, validation: str | None) -> None:
     if isinstance(source, Blob):
         options = ["--upload-name", source.name]
         source = f"blob:{source.sha256}"
     else:
         options = ["--image-size", str(size)] if size else []
-    if share:
-        options += ["--validation-share", f"{share:g}"]
+    if validation:
+        options += ["--validation", validation]
     command = [sys.executable, "-P", "-m", "defuse_core.cli", "new", "--json", "--data", source]
     remember(_READING, (name, store.on_thread(_create, [*command, *options, "--", name])))
 

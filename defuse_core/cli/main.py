@@ -37,7 +37,7 @@ from defuse_core.cli.replay import manifest, replay
 from defuse_core.cli.reproduce import reproduce
 from defuse_core.cli.runs import cancel, extend, resume, runs
 from defuse_core.cli.suite import checkpoint, suite_app
-from defuse_core.data.naming import absolute_source
+from defuse_core.data.naming import FROM_TEST, Validation, absolute_source
 from defuse_core.jobs import launcher
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.configs import StepName
@@ -106,6 +106,19 @@ def _bring(workspace: Workspace, project: Project, weights: str | None) -> str |
     return f"blob:{blob.sha256}"
 
 
+def _validation(given: str | None) -> Validation | None:
+    if given is None:
+        return None
+    if given == FROM_TEST:
+        return FROM_TEST
+    try:
+        return float(given)
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be a share such as 0.1, or {FROM_TEST}, got {given!r}", param_hint="--validation"
+        ) from None
+
+
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="What the project is to be called")],
@@ -117,8 +130,12 @@ def new(
     image_size: Annotated[
         int | None, typer.Option(min=1, max=MAX_IMAGE_SIZE, help="Resize folder and GTSRB images, pixels")
     ] = None,
-    validation_share: Annotated[
-        float | None, typer.Option(help="Set this share of the training images apart for validation, say 0.1")
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation images: a share of the training images, say 0.1, or from-test, a random half of "
+            "the test images"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +144,7 @@ def new(
 
     project = new_project(
         Workspace(), name, data,
-        image_size=image_size, validation_share=validation_share, upload_name=upload_name,
+        image_size=image_size, validation=_validation(validation), upload_name=upload_name,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"project": project.id, "name": project.name, **project.dataset}))

@@ -6,6 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+FROM_TEST: Literal["from-test"] = "from-test"
+"""Validation images that are a random half of the test images."""
+
+Validation = float | Literal["from-test"]
+"""Where validation images come from: a share of the training images, in (0, 1), or `FROM_TEST`."""
 
 
 def _same(source: str) -> str:

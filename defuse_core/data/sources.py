@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
 from defuse_core.data.folders import class_folders, passed_over, read_classes
-from defuse_core.data.naming import source_kind
+from defuse_core.data.naming import Validation, source_kind
 from defuse_core.data.npz import read_npz
 from defuse_core.data.pictures import ImageFiles, Rules, plain
 from defuse_core.data.splits import (
@@ -31,7 +31,7 @@ _GTSRB_SIZE = 32  # frames of the benchmark have mixed sizes
 
 
 def load_dataset(
-    source: str, *, image_size: int | None = None, validation_share: float | None = None
+    source: str, *, image_size: int | None = None, validation: Validation | None = None
 ) -> ImageDataset:
     """Load a data set by its name or path.
 
@@ -42,7 +42,7 @@ def load_dataset(
         folder of images.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
-    validation_share : float, optional
+    validation : float or "from-test", optional
         Set this share of the training images apart for validation, as `set_validation_apart` does.
 
     Raises
@@ -55,7 +55,7 @@ def load_dataset(
             f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, got {image_size} for {source}; give another"
         )
     dataset: ImageDataset = load_function(source_kind(source).loader)(source, image_size)
-    return dataset if validation_share is None else set_validation_apart(dataset, validation_share)
+    return dataset if validation is None else set_validation_apart(dataset, validation)
 
 
 def load_path(source: str, image_size: int | None) -> ImageDataset:

@@ -18,6 +18,7 @@ from torch import Tensor
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.class_names import check_class_names
+from defuse_core.data.naming import FROM_TEST, Validation
 
 
 class DataError(ValueError):
@@ -149,29 +150,41 @@ def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Ite
     yield from torch.randperm(n, generator=generator).split(batch_size)
 
 
-def set_validation_apart(dataset: ImageDataset, share: float) -> ImageDataset:
-    """Move the last `share` of every class's training images, in their order, to the validation split.
+def set_validation_apart(dataset: ImageDataset, validation: Validation) -> ImageDataset:
+    """Set validation images apart: a share of the training images, or a random half of the test images.
 
-    In order, not at random: frames of one track or video lie beside each other, and near-copies on
-    both sides would make validation easier than the test.
+    Of the training images the last of every class are taken, in their order: frames of one track or video lie
+    beside each other, and near-copies on both sides would make validation easier than the test. The test
+    images are halved as the paper does (section 4.1), the same way every time.
 
     Parameters
     ----------
     dataset : ImageDataset
-    share : float
-        In (0, 1).
+    validation : float or "from-test"
+        A share in (0, 1) of every class's training images, or `naming.FROM_TEST`.
 
     Raises
     ------
     DataError
         If there is a validation split already, the share is not within (0, 1), or no image is moved.
     """
-    if not 0 < share < 1:
-        raise DataError(f"validation_share must be between 0 and 1, got {share}; give 0.1 for a tenth")
     if dataset.validation is not None:
-        raise DataError(f"{dataset.name} has a validation split of its own; leave validation_share out")
-    train, validation = split_by_class(dataset.train, share, "validation")
-    return replace(dataset, train=train, validation=validation)
+        raise DataError(f"{dataset.name} has a validation split of its own; leave validation out")
+    if validation == FROM_TEST:
+        if len(dataset.test) < 2:
+            raise DataError(
+                f"{dataset.name} has one test image; give a share of the training images, say 0.1"
+            )
+        order = torch.from_numpy(numpy_rng(0, "validation").permutation(len(dataset.test)))
+        first, second = (half.sort().values for half in order.tensor_split(2))
+        return replace(dataset, test=dataset.test[first], validation=dataset.test[second])
+    if isinstance(validation, str) or not 0 < validation < 1:
+        raise DataError(
+            f"validation must be between 0 and 1, got {validation}; give 0.1 for a tenth of the training "
+            f"images, or {FROM_TEST} for half of the test images"
+        )
+    train, apart = split_by_class(dataset.train, validation, "validation")
+    return replace(dataset, train=train, validation=apart)
 
 
 def _check_split(where: str, split: Split, *, n_classes: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from defuse_core.base.config import PRESETS, Config, CorrectionConfig, Preset, VaeConfig
+from defuse_core.data.naming import FROM_TEST, Validation
 from defuse_core.reproduction.paper import DatasetName
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import (
@@ -26,8 +27,8 @@ _C = TypeVar("_C", bound=Config)
 
 Length = Literal["paper", "cpu", "quick"]
 
-VALIDATION_SHARE = 0.1
-"""Of the training images: figure 4 has a validation split, and the data sets have none of their own."""
+VALIDATION: dict[DatasetName, Validation | None] = {"mnist": None, "svhn": FROM_TEST, "gtsrb": FROM_TEST}
+"""Where validation images come from (section 4.1): MNIST has none, and chooses by training accuracy."""
 
 _FEW_LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # five of the paper's 17
 

@@ -56,6 +56,7 @@ def collect(
         "data": {
             "name": blobs.get(source) or source_kind(source).title(source),
             **{key: project.dataset[key] for key in ("sizes", "image_shape", "fingerprint")},
+            "validation": project.dataset.get("validation"),
         },
         "annotators": first["annotators"].summary,
         "configs": {step: _without_folders(run.config) for step, run in first.items()},

@@ -8,7 +8,6 @@ add to those that exist.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from defuse_core.jobs.ensure import ensure, find_run, upstream_among
 from defuse_core.reproduction.paper import PAPER, DatasetName
-from defuse_core.reproduction.plans import VALIDATION_SHARE, Length, Plan
+from defuse_core.reproduction.plans import VALIDATION, Length, Plan
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Resources, Run
@@ -27,7 +26,7 @@ _FILES: dict[DatasetName, str] = {"mnist": "mnist.npz", "svhn": "svhn.npz", "gts
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST", "svhn": "SVHN", "gtsrb": "GTSRB"}
 _CHUNK = 2**20
 _WEIGHTS = (".safetensors", ".pt", ".pth")
-_QUICK = {"train": (300, math.ceil(1 / VALIDATION_SHARE)), "test": (100, 2)}  # images, and least of a class
+_QUICK = {"train": (300, 10), "test": (200, 4)}  # images, and least of a class
 
 _OF_FAILURES: tuple[StepName, ...] = ("correct", "evaluate", "report")
 _OF_MISTAKES: tuple[StepName, ...] = ("distill", "annotate", *_OF_FAILURES)
@@ -85,10 +84,10 @@ def open_project(workspace: Workspace, dataset: DatasetName, length: Length, dat
     if length == "quick":
         upload = workspace.store_upload(f"{dataset}-quick.npz", [few_images(source, size)])
         return new_project(
-            workspace, name, f"blob:{upload.sha256}", validation_share=VALIDATION_SHARE,
+            workspace, name, f"blob:{upload.sha256}", validation=VALIDATION[dataset],
             upload_name=upload.name,
         )  # fmt: skip
-    return new_project(workspace, name, source, image_size=size, validation_share=VALIDATION_SHARE)
+    return new_project(workspace, name, source, image_size=size, validation=VALIDATION[dataset])
 
 
 def find_data(dataset: DatasetName, length: Length, data: Path | None) -> tuple[str, int | None]:

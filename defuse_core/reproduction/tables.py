@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from defuse_core.data.naming import FROM_TEST
 from defuse_core.reproduction.goals import goals
 from defuse_core.reproduction.paper import DECISIONS, PAPER, Model, PaperResult, Part
-from defuse_core.reproduction.plans import changes
+from defuse_core.reproduction.plans import VALIDATION, changes
 from defuse_core.reproduction.results import KINDS, all_seeds
 
 MODELS: dict[Model, str] = {"before": "before", "baseline": "identified mistakes", "defuse": "Defuse"}
@@ -118,10 +119,12 @@ def _annotators(summary: Mapping[str, Any], more_data: str | None) -> str:
 def _differences(results: Results, paper: PaperResult) -> str:
     sizes, shape = results["data"]["sizes"], results["data"]["image_shape"]
     apart = sizes.get("validation", 0)
-    n_train = f"{sizes['train'] + apart:,}, of which {apart:,} for validation"
+    ours = {"train": 0, "test": 0}
+    ours["test" if results["data"].get("validation") == FROM_TEST else "train"] = apart
+    theirs = paper.n_test // 2 if VALIDATION[results["dataset"]] == FROM_TEST else 0
     rows = [
-        ("training images", f"{paper.n_train:,}", n_train),
-        ("test images", f"{paper.n_test:,}", f"{sizes['test']:,}"),
+        ("training images", f"{paper.n_train:,}", _images(sizes["train"], ours["train"])),
+        ("test images", _images(paper.n_test - theirs, theirs), _images(sizes["test"], ours["test"])),
         ("pixels", f"{paper.image_size}×{paper.image_size}", f"{shape[1]}×{shape[2]}"),
         ("annotators", "five people", "five networks"),
         *(("choice of λ", "best validation accuracy", seed["rule"]) for seed in results["seeds"][:1]),
@@ -130,6 +133,10 @@ def _differences(results: Results, paper: PaperResult) -> str:
     ]  # fmt: skip
     rows += [(what, was, now) for sets, what, was, now in DECISIONS if results["dataset"] in sets]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
+
+
+def _images(n: int, apart: int) -> str:
+    return f"{n + apart:,}" + (f", of which {apart:,} for validation" if apart else "")
 
 
 def _classifier(results: Results) -> str:

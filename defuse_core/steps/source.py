@@ -196,11 +196,11 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     source: str = project.dataset["source"]
     kind, _, sha256 = source.partition(":")
     path = str(workspace.blob_path(project.id, sha256)) if kind == "blob" else source
-    share = project.dataset.get("validation_share")
+    share = project.dataset.get("validation")
     if kind == "blob":  # every upload is an .npz, whatever its name
         dataset = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
     else:
-        dataset = load_dataset(path, image_size=project.dataset.get("image_size"), validation_share=share)
+        dataset = load_dataset(path, image_size=project.dataset.get("image_size"), validation=share)
     if dataset.fingerprint != project.dataset["fingerprint"]:
         names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(

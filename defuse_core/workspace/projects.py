@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from defuse_core.data.naming import absolute_source
+from defuse_core.data.naming import Validation, absolute_source
 from defuse_core.data.notes import dataset_notes
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
@@ -18,7 +18,7 @@ def new_project(
     source: str,
     *,
     image_size: int | None = None,
-    validation_share: float | None = None,
+    validation: Validation | None = None,
     upload_name: str = "",
 ) -> Project:
     """Create a project on a data set.
@@ -31,7 +31,7 @@ def new_project(
         As `data.sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
     image_size : int, optional
         Resize folder and GTSRB images to this many pixels, square.
-    validation_share : float, optional
+    validation : float or "from-test", optional
         Of the training images, as `data.set_validation_apart` takes it.
     upload_name : str
         What the user called the upload.
@@ -47,18 +47,18 @@ def new_project(
     if source.startswith("blob:"):
         upload = _find_upload(workspace, source.removeprefix("blob:"), upload_name or "upload.npz")
         dataset = _load_upload(workspace, upload)
-        if validation_share is not None:
-            dataset = set_validation_apart(dataset, validation_share)
+        if validation is not None:
+            dataset = set_validation_apart(dataset, validation)
     else:
         source = absolute_source(source)
-        dataset = load_dataset(source, image_size=image_size, validation_share=validation_share)
+        dataset = load_dataset(source, image_size=image_size, validation=validation)
     notes = dataset_notes(dataset)
     return workspace.create_project(
         name,
         dataset={
             "source": source,
             "image_size": image_size,
-            **({} if validation_share is None else {"validation_share": validation_share}),
+            **({} if validation is None else {"validation": validation}),
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "image_shape": list(dataset.image_shape),

@@ -39,7 +39,7 @@ class Project:
     Attributes
     ----------
     dataset : dict
-        "source" as `data.sources.load_dataset` takes it, "image_size", "validation_share" where one was
+        "source" as `data.sources.load_dataset` takes it, "image_size", "validation" where one was
         set apart, and properties of the data: "fingerprint", "class_names", "image_shape", "sizes" by split,
         and "notes" on what was converted or looks wrong, where there are any.
     """

@@ -65,7 +65,7 @@ def find_data(dataset: DatasetRow, data: str) -> str:
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
     source = absolute_source(data)
-    loaded = load_dataset(source, image_size=dataset.image_size, validation_share=dataset.validation_share)
+    loaded = load_dataset(source, image_size=dataset.image_size, validation=dataset.validation)
     if loaded.fingerprint != dataset.fingerprint:
         raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
     return source
@@ -85,7 +85,7 @@ def known_data(workspace: Workspace, dataset: DatasetRow) -> str:
         return source
     for project in workspace.projects():
         stored = project.dataset
-        same = ("fingerprint", "image_size", "validation_share")
+        same = ("fingerprint", "image_size", "validation")
         if stored["source"].startswith(("blob:", ELSEWHERE)):
             continue
         if all(stored.get(name) == getattr(dataset, name) for name in same):

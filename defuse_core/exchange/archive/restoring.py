@@ -75,7 +75,7 @@ def import_project(
         name = _free_name(workspace, archive, name)
         n_runs, n_labels = check_rows(archive)
         dataset = archive.manifest.project.dataset.model_dump()
-        for optional in ("validation_share", "notes"):  # a project has them only where they say something
+        for optional in ("validation", "notes"):  # a project has them only where they say something
             if dataset[optional] is None:
                 del dataset[optional]
         row = archive.manifest.project.dataset

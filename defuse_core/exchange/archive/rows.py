@@ -59,7 +59,7 @@ class DatasetRow(Row):
 
     source: str = Field(min_length=1, max_length=MAX_SOURCE)
     image_size: Side | None
-    validation_share: float | None = Field(None, gt=0, lt=1)
+    validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
     fingerprint: Sha256
     class_names: list[Name] = Field(min_length=1)
     image_shape: list[Side] = Field(min_length=3, max_length=3)

@@ -57,7 +57,7 @@ class DataSet(Config):
 
     source: str
     image_size: Annotated[int, Field(ge=1)] | None = None
-    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
     fingerprint: Sha256
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
