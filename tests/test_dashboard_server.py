@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BROWSER", f"{browser} %s")
         patch.setenv("HOME", str(folder))  # where Streamlit finds no answer to its questions
-        with serving(folder, options=["--browser"]) as server:
+        with serving(folder, browser=True) as server:
             yield server
 
 

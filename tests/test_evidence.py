@@ -222,10 +222,11 @@ def test_controls_are_tuned_on_the_sample_of_the_correction(place: Place) -> Non
     sample = data.train[stratified_sample(data.train.labels, 90, seed=SWEEP_SEED)]
     images, labels, ids = found.failures("tune")
     told = {}
+    plain = CorrectionConfig(**{**correction, "max_images": None})
     for name, train in (("sample", sample), ("whole", data.train)):
         point = tune(
-            before, train, FailureInstances(images, labels, ids), lam=0.0,
-            config=CorrectionConfig(**correction), seed=SWEEP_SEED, selection=data.selection,
+            before, train, FailureInstances(images, labels, ids), lam=0.0, config=plain, seed=SWEEP_SEED,
+            selection=data.selection,
         )  # fmt: skip
         tuned = apply_point(before, point)
         told[name] = (

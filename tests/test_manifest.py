@@ -134,15 +134,16 @@ def test_a_second_round_brings_the_first_along(place: Place) -> None:
     for step in ("identify", "distill", "correct"):
         last = store_run(place, step, {})
     made = make_manifest(place.workspace, last.id)
-    steps = [(run["step"], run["stands_on"], run["starts_from"]) for run in made["runs"]]
-    assert steps == [
-        ("classifier", [], None), ("vae", [], None), ("identify", [0, 1], None), ("distill", [2], None),
-        ("correct", [3], None), ("classifier", [], 4), ("vae", [], None), ("identify", [5, 6], None),
-        ("distill", [7], None), ("correct", [8], None),
+    steps = [(run["step"], sorted(run["stands_on"]), run["starts_from"]) for run in made["runs"]]
+    assert sorted(steps[:2]) == [("classifier", [], None), ("vae", [], None)]
+    vae = steps.index(("vae", [], None))
+    assert steps[2:] == [
+        ("identify", [0, 1], None), ("distill", [2], None), ("correct", [3], None), ("classifier", [], 4),
+        ("identify", [vae, 5], None), ("distill", [6], None), ("correct", [7], None),
     ]  # fmt: skip
     assert made["runs"][5]["number"] == classifier.id
     assert made["runs"][5]["config"]["weights"] is None
-    assert [log["regions"] for log in made["logs"]] == [3, 8]
+    assert [log["regions"] for log in made["logs"]] == [3, 7]
     parse_manifest(made)
 
 
@@ -273,7 +274,7 @@ def put(made: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             "/etc/passwd",
             "classifier: pretrained must be imagenet or blob:",
         ),
-        ("dataset.validation", 1.0, "validation: Input should be less than 1"),
+        ("dataset.validation", 1.0, "validation.*: Input should be less than 1"),
         ("runs.4.config.last_annotation", 3, "run 4 names a run or an answer by a number of another"),
         ("runs.0.files.0.sha256", "../../etc", "sha256: String should match"),
         ("logs", [], "every correction needs the log of its regions"),

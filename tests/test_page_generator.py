@@ -181,7 +181,7 @@ def test_a_preset_fills_every_field(place: Place, monkeypatch: pytest.MonkeyPatc
     expected = PRESETS[preset].vae_training.model_dump()
     for name, value in expected.items():
         assert shown.pop(f"training.{name}") == value, name
-    for name in ("latent_dim", "hidden_channels", "hidden_units", "depth"):
+    for name in ("latent_dim", "hidden_channels", "hidden_units", "depth", "decoder"):
         assert shown.pop(name) == getattr(PRESETS[preset].vae, name), name
     assert not shown  # no field is left as it was
 

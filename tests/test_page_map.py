@@ -255,7 +255,7 @@ def test_before_any_map_there_is_a_first_picture(
 
 def test_start_submits_what_is_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     app = opened(place, monkeypatch)
-    kinds = (app.number_input, app.selectbox)
+    kinds = (app.number_input, app.selectbox, app.toggle)
     shown = {w.key: w.value for kind in kinds for w in kind if (w.key or "").startswith("map-1-")}
     assert shown == {f"map-1-{name}": value for name, value in MapConfig().model_dump().items()}
     app.selectbox(key="map-1-method").set_value("pca")
@@ -263,12 +263,16 @@ def test_start_submits_what_is_shown(place: Place, monkeypatch: pytest.MonkeyPat
     app.number_input(key="map-1-n_mistakes").set_value(45)
     app.number_input(key="map-1-perplexity").set_value(7.5)
     app.number_input(key="map-1-n_neighbors").set_value(6)
+    app.toggle(key="map-1-in_regions").set_value(True)
     app.number_input(key="map-seed").set_value(11)
     app.run()
     app = click(app, "Start")
     run = latest(place, "map")
     assert run.live
-    values = {"method": "pca", "n_codes": 123, "n_mistakes": 45, "perplexity": 7.5, "n_neighbors": 6}
+    values = {
+        "method": "pca", "n_codes": 123, "n_mistakes": 45, "in_regions": True, "perplexity": 7.5,
+        "n_neighbors": 6,
+    }  # fmt: skip
     assert run.config == check_config("map", values).model_dump(mode="json") == values
     assert (run.seed, run.resources.device) == (11, "auto")
     assert place.workspace.runs.ancestry(run.id)["identify"].id == latest(place, "identify").id
@@ -314,10 +318,13 @@ def test_a_map_under_way_is_told_beside_the_first_picture(
     assert "A first picture" in told(app)
 
 
-def test_a_map_that_waits_for_a_search_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = add_run(place, "identify")
+def test_a_map_that_waits_is_told_and_is_of_the_mistakes_that_are_shown(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, search = latest(place, "identify"), add_run(place, "identify")
     app = click(opened(place, monkeypatch), "Start")
-    assert search.id in latest(place, "map").upstream
+    assert shown.id in latest(place, "map").upstream
+    assert search.id not in latest(place, "map").upstream
     assert progress(app) == [(0, "It is waiting for another run …")]
     assert "A first picture" in told(app)  # of the mistakes there are
 

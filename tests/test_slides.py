@@ -121,11 +121,11 @@ def test_a_region_that_the_correction_did_not_measure_counts_the_draws_looked_at
 @pytest.mark.parametrize(
     ("fixed", "broken", "says"),
     [
-        (12, 5, "neither gain nor loss (McNemar’s exact test, p = .14)"),
+        (12, 5, "neither gain nor loss (McNemar’s exact test, p = 0.14)"),
         (12, 12, "as many images were fixed as broken, 12 each"),
-        (15, 4, "seldom fix 15 and break 4, so this is a gain (McNemar’s exact test, p = .02)"),
+        (15, 4, "seldom fix 15 and break 4, so this is a gain (McNemar’s exact test, p = 0.019)"),
         (4, 15, "seldom fix 4 and break 15, so this is a loss"),
-        (80, 5, "hardly ever fix 80 and break 5, so this is a gain (McNemar’s exact test, p < .001)"),
+        (80, 5, "hardly ever fix 80 and break 5, so this is a gain (McNemar’s exact test, p < 0.001)"),
     ],
 )
 def test_the_trade_off_is_told_in_words(fixed: int, broken: int, says: str) -> None:

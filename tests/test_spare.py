@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,19 +62,25 @@ def test_a_ready_spare_forks_for_every_run_and_where_it_does_not_answer_runs_sta
     eventually(lambda: kept not in spares())
 
 
+THREADED = """
+import threading
+from defuse_core.jobs import spare
+before = spare._count_threads()
+assert spare._may_fork(before)
+over = threading.Event()
+threading.Thread(target=over.wait).start()
+try:
+    assert not spare._may_fork(before)
+finally:
+    over.set()
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the threads of a process")
 def test_a_process_with_threads_of_its_own_does_not_fork() -> None:
     """OpenMP's, for one: whoever was forked would wait for them for ever."""
-    before = spare._count_threads()
-    assert spare._may_fork(before)
-    over = threading.Event()
-    thread = threading.Thread(target=over.wait)
-    thread.start()
-    try:
-        assert not spare._may_fork(before)
-    finally:
-        over.set()
-        thread.join()
+    done = subprocess.run([sys.executable, "-c", THREADED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import open_file, write_bytes
+from defuse_core.base.texts import quote
 
 
 def save_tensors(
@@ -73,7 +74,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); copy or download it again"
+            f"{path} is not a whole safetensors file ({quote(error)}); copy or download it again"
         ) from error
 
 

@@ -22,6 +22,20 @@ def texts(document: Any) -> Iterator[str]:
             waiting += value
 
 
+def quote(error: object, most: int = 200) -> str:
+    """Return what another library says as a part of one line: without control characters, and not long.
+
+    Examples
+    --------
+    >>> quote(ValueError("bad\\nheader"))
+    'bad header'
+    >>> quote("x" * 300, most=4)
+    'xxx…'
+    """
+    text = " ".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(error)).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def find_control(document: Any) -> str | None:
     """Return a text of a value of JSON that has control characters; None where none has."""
     return next((text for text in texts(document) if _CONTROL.search(text)), None)

@@ -16,7 +16,7 @@ from defuse_core.cli.options import AsJson, Device, Threads
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.goals import goals
 from defuse_core.reproduction.paper import PAPER, DatasetName
-from defuse_core.reproduction.plans import Length, Plan, make_plan
+from defuse_core.reproduction.plans import NETWORKS, Length, Plan, make_plan, results_name
 from defuse_core.reproduction.results import Runs, all_seeds, collect, count_scenarios, read_results
 from defuse_core.reproduction.run import (
     find_pretrained,
@@ -24,7 +24,7 @@ from defuse_core.reproduction.run import (
     open_project,
     run_reproduction,
 )
-from defuse_core.reproduction.tables import write_comparison, write_differences
+from defuse_core.reproduction.tables import section_title, write_comparison, write_differences
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -43,6 +43,18 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few hundred images, in minutes: whether all works, no more")
     ] = False,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="For mnist: mnist_cnn (section 4.1) or paper_cnn (figure 8); by default both"),
+    ] = None,
+    unnormalised: Annotated[
+        bool,
+        typer.Option(
+            "--unnormalised",
+            help="Also count what is found where decoded images lack the classifier's normalisation: the "
+            "contract broken on purpose",
+        ),
+    ] = False,
     device: Device = "auto",
     threads: Threads = 0,
     out: Annotated[
@@ -58,34 +70,66 @@ def reproduce(
         raise typer.BadParameter("leave one of --cpu and --quick out", param_hint="--quick")
     length: Length = "quick" if quick else "cpu" if cpu else "paper"
     folder = _folder(out, length)
-    _check_earlier(folder / f"results-{dataset}.json", length, seeds)
+    plans = [make_plan(dataset, length, each) for each in network or NETWORKS[dataset]]
+    for plan in plans:
+        _check_earlier(folder / f"results-{results_name(dataset, plan.architecture)}.json", length, seeds)
     console = output.make_console(quiet=as_json)
     resources = Resources(device=device, threads=threads)
     launcher.probe(resources)
-    workspace, plan = Workspace(), make_plan(dataset, length)
+    workspace = Workspace()
     project = open_project(workspace, dataset, length, data)
     sizes = ", ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
     console.print(f"{PAPER[dataset].title}: {sizes} images, in project {project.name}\n")
     if length == "paper" and not _has_gpu(device):
         console.print(
-            f"{plan.preset.vae_training.epochs} epochs of the generator and 17 λ take days without a GPU; "
+            f"{plans[0].preset.vae_training.epochs} epochs of the generator take days without a GPU; "
             "--cpu does what a core can in one to three hours.\n"
         )
-    done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
-    if done:
-        from defuse_core.reproduction.files import write_reproduction  # matplotlib: slow to import
-
-        results = collect(workspace, project, dataset, length, done)
-        write_reproduction(workspace, results, max(done, key=len), folder)
-    if last.status != "done":
-        progress = f" {len(done)} of {seeds} seeds are done and written." if done else ""
-        console.print(f"It stopped at {last.step}; the same command goes on with it.{progress}")
-        finish_run(workspace, last, detach=False, as_json=as_json)
+    all_results = []
+    for plan in plans:
+        if len(plans) > 1:
+            console.print(section_title(dataset, plan.architecture))
+        done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
+        if done:
+            all_results.append(
+                _write(workspace, project, plan, dataset, length, done, folder, unnormalised, console)
+            )
+        if last.status != "done":
+            progress = f" {len(done)} of {seeds} seeds are done and written." if done else ""
+            console.print(f"It stopped at {last.step}; the same command goes on with it.{progress}")
+            finish_run(workspace, last, detach=False, as_json=as_json)
     if as_json:
-        typer.echo(json.dumps(results))
+        typer.echo(json.dumps(all_results[0] if len(all_results) == 1 else all_results))
         return
-    _print_results(console, results)
+    for results in all_results:
+        _print_results(console, results)
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _write(
+    workspace: Workspace, project: Project, plan: Plan, dataset: DatasetName, length: Length,
+    done: list[Runs], folder: Path, unnormalised: bool, console: Console,
+) -> dict[str, Any]:  # fmt: skip
+    """Write files and figures of the seeds that are done; return their results."""
+    from defuse_core.reproduction.files import write_reproduction  # matplotlib: slow to import
+    from defuse_core.reproduction.unnormalised import search_unnormalised
+
+    results = collect(workspace, project, dataset, length, done)
+    draws: list[Any] = []
+    if unnormalised:
+        results["unnormalised"] = []
+        for runs in done:
+            if "annotate" not in runs:
+                continue
+            measured, of_worst = search_unnormalised(workspace, runs, plan)
+            results["unnormalised"].append(measured)
+            draws = draws or of_worst
+            console.print(
+                f"seed {measured['seed']}, decoded images not normalised: {measured['scenarios']} scenarios, "
+                f"{measured['failure_regions']} failures"
+            )
+    write_reproduction(workspace, results, max(done, key=len), folder, draws)
+    return results
 
 
 def _folder(out: Path | None, length: Length) -> Path:

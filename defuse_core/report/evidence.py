@@ -218,8 +218,8 @@ def tell_change(fixed: int, broken: int, p: float) -> str:
 
     Examples
     --------
-    >>> tell_change(12, 5, 0.143)[:79]
-    '**12 test images were fixed and 5 broken** (McNemar, exact, two-sided, p = .14)'
+    >>> tell_change(12, 5, 0.143)[:80]
+    '**12 test images were fixed and 5 broken** (McNemar, exact, two-sided, p = 0.14)'
     >>> tell_change(0, 0, 1.0)
     'No verdict on a test image changed: **0 fixed, 0 broken**.'
     """

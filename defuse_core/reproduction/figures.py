@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from torch import Tensor
 
 from defuse_core.base.intervals import Interval
 from defuse_core.report import figures, map_figures
@@ -137,6 +138,25 @@ def _labelled(points: list[TradeOff], chosen: list[float], axes: Axes) -> list[t
             near = min(ringed, key=lambda p: abs(p.test.estimate - q.test.estimate))
             lams[near.lam].append(q.lam)
     return [(p, sorted(lams[p.lam])) for p in labelled]
+
+
+def draw_rows(rows: Sequence[Tensor]) -> Figure:
+    """Pictures side by side, a row for each region.
+
+    Parameters
+    ----------
+    rows : sequence of Tensor
+        One or more of (n, channels, height, width), pixels in [0, 1].
+    """
+    most = max(len(images) for images in rows)
+    figure = Figure(figsize=(0.7 * most, 0.75 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), most, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for line, images in zip(grid, rows, strict=True):
+        for axes, image in zip(line, images, strict=False):
+            axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    return figure
 
 
 def draw_kinds(seeds: Sequence[Seed]) -> Figure:

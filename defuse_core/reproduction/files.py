@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.files import write_bytes
@@ -15,12 +17,14 @@ from defuse_core.reproduction.figures import (
     draw_kinds,
     draw_map,
     draw_novelty_over_seeds,
+    draw_rows,
     draw_scores_over_seeds,
     draw_trade_off_over_seeds,
 )
 from defuse_core.reproduction.paper import PAPER
+from defuse_core.reproduction.plans import NETWORKS, results_name
 from defuse_core.reproduction.results import Runs, all_seeds, read_results
-from defuse_core.reproduction.tables import write_section
+from defuse_core.reproduction.tables import section_title, write_section
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace.workspace import Workspace
 
@@ -38,7 +42,9 @@ people found out. Over seeds: mean (lowest–highest). All numbers: `results-<da
 """
 
 
-def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: Runs, folder: Path) -> None:
+def write_reproduction(
+    workspace: Workspace, results: Mapping[str, Any], runs: Runs, folder: Path, draws: Sequence[Tensor] = ()
+) -> None:
     """Write results, figures and tables of one data set, and RESULTS.md of all that are in the folder.
 
     Parameters
@@ -49,12 +55,16 @@ def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: R
         Of the seed that figures 2 and 3 show: one with failure regions, where there is one.
     folder : Path
         Created where it is missing.
+    draws : sequence of Tensor
+        Of `search_unnormalised`, a row of pictures each.
     """
-    dataset, seeds = results["dataset"], results["seeds"]
+    name_of, seeds = _name(results), results["seeds"]
     pictures = {
         "figure2-map": figure_bytes(_map(workspace, runs), "png"),
         "kinds": figure_bytes(draw_kinds(all_seeds(results)), "png"),
     }
+    if draws:
+        pictures["unnormalised"] = figure_bytes(draw_rows(draws), "png")
     if seeds:
         regions = workspace.artifact_path(runs["report"].id, "figure1-regions.png")
         pictures |= {
@@ -65,35 +75,41 @@ def write_reproduction(workspace: Workspace, results: Mapping[str, Any], runs: R
             "figure7-agreement": figure_bytes(draw_agreement_over_seeds(seeds), "png"),
         }
     for name, content in pictures.items():
-        write_bytes(folder / "figures" / f"{dataset}-{name}.png", content)
+        write_bytes(folder / "figures" / f"{name_of}-{name}.png", content)
     for name in _OF_FAILURES - pictures.keys():  # of an earlier reproduction, which had failure regions
-        (folder / "figures" / f"{dataset}-{name}.png").unlink(missing_ok=True)
+        (folder / "figures" / f"{name_of}-{name}.png").unlink(missing_ok=True)
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_bytes(folder / f"results-{dataset}.json", text.encode())
+    write_bytes(folder / f"results-{name_of}.json", text.encode())
     write_bytes(folder / RESULTS, write_results(folder).encode())
 
 
 def write_results(folder: Path) -> str:
     """Return RESULTS.md of the results-<dataset>.json in a folder."""
     sections = []
-    for dataset in PAPER:
-        path, notes = folder / f"results-{dataset}.json", folder / f"notes-{dataset}.md"
+    for dataset, network in [(each, network) for each in PAPER for network in NETWORKS[each]]:
+        name = results_name(dataset, network)
+        path, notes = folder / f"results-{name}.json", folder / f"notes-{name}.md"
         text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
         if path.is_file():
             results = read_results(path.read_bytes(), source=str(path))
-            sections.append(write_section(results, text) + "\n" + _figures(folder, dataset, results))
+            sections.append(write_section(results, text) + "\n" + _figures(folder, name, results))
         else:
-            unmeasured = f"## {PAPER[dataset].title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n"
+            title = f"## {section_title(dataset, network)}"
+            unmeasured = f"{title}\n\nNot measured yet: `defuse reproduce {dataset}`.\n"
             sections.append(unmeasured + (f"\n{text}" if text else ""))
     return _HEAD + "\n".join(sections)
 
 
-def _figures(folder: Path, dataset: str, results: Mapping[str, Any]) -> str:
+def _name(results: Mapping[str, Any]) -> str:
+    return results_name(results["dataset"], results["configs"]["classifier"]["architecture"])
+
+
+def _figures(folder: Path, name: str, results: Mapping[str, Any]) -> str:
     """Links to the pictures of a data set in the folder, and the seed that figures 2 and 3 show."""
     seed = (results["seeds"] or all_seeds(results))[0]["seed"]
     caption = f"Figures 2 and 3 are of seed {seed}.\n\n" if len(all_seeds(results)) > 1 else ""
-    paths = sorted((folder / "figures").glob(f"{dataset}-*.png"))
-    links = [f"![{p.stem.partition('-')[2]}](figures/{p.name})" for p in paths]
+    paths = sorted((folder / "figures").glob(f"{name}-[fku]*.png"))  # figure…, kinds, unnormalised
+    links = [f"![{p.stem.removeprefix(f'{name}-')}](figures/{p.name})" for p in paths]
     return f"### Figures\n\n{caption}" + "\n\n".join(links) + "\n"
 
 

@@ -30,6 +30,13 @@ Length = Literal["paper", "cpu", "quick"]
 VALIDATION: dict[DatasetName, Validation | None] = {"mnist": None, "svhn": FROM_TEST, "gtsrb": FROM_TEST}
 """Where validation images come from (section 4.1): MNIST has none, and chooses by training accuracy."""
 
+NETWORKS: dict[DatasetName, tuple[str, ...]] = {
+    "mnist": ("mnist_cnn", "paper_cnn"),
+    "svhn": ("resnet18",),
+    "gtsrb": ("resnet18",),
+}
+"""Classifiers of each data set: the paper names two for MNIST, in section 4.1 and in figure 8."""
+
 _FEW_LAMBDAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # five of the paper's 17
 
 
@@ -74,22 +81,49 @@ class Plan(Config):
         ]
 
 
-def make_plan(dataset: DatasetName, length: Length = "paper") -> Plan:
+def make_plan(dataset: DatasetName, length: Length = "paper", network: str | None = None) -> Plan:
     """Return the plan of a data set in one of three lengths.
 
     Parameters
     ----------
     dataset : {"mnist", "svhn", "gtsrb"}
     length : {"paper", "cpu", "quick"}
+    network : str, optional
+        One of `NETWORKS`, by default the first.
+
+    Raises
+    ------
+    ValueError
+        If the data set has no such network.
     """
-    return {"paper": _paper, "cpu": _cpu, "quick": _quick}[length](dataset)
+    known = NETWORKS[dataset]
+    if network is not None and network not in known:
+        raise ValueError(f"network of {dataset} must be {' or '.join(known)}, got {network!r}")
+    plan = {"paper": _paper, "cpu": _cpu, "quick": _quick}[length](dataset)
+    return plan if network is None else _changed(plan, architecture=network)
+
+
+def results_name(dataset: DatasetName, network: str) -> str:
+    """Name the results of a data set with one of its networks.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    network : str
+
+    Examples
+    --------
+    >>> results_name("mnist", "mnist_cnn"), results_name("mnist", "paper_cnn")
+    ('mnist', 'mnist-paper_cnn')
+    """
+    return dataset if network == NETWORKS[dataset][0] else f"{dataset}-{network}"
 
 
 def _paper(dataset: DatasetName) -> Plan:
     digits = dataset == "mnist"
     return Plan(
         preset=PRESETS[dataset],
-        architecture="mnist_cnn" if digits else "resnet18",
+        architecture=NETWORKS[dataset][0],
         pretrained=not digits,
         annotators=AnnotatorsConfig(shipped=digits, own_augmentation=digits),  # elastic spoils photographs
         min_probability=AnnotationConfig().min_probability,

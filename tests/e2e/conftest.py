@@ -99,15 +99,17 @@ def archives(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def labelled(server: Server, archives: Path) -> Site:
+def labelled(server: Server, archives: Path, template: Path) -> Site:
     """The project of shapes, whose regions are labelled."""
-    return Site(server, import_project(server.workspace, archives / "labelled.defuse.zip"))
+    data = str(template.parent / "shapes.npz")
+    return Site(server, import_project(server.workspace, archives / "labelled.defuse.zip", data=data))
 
 
 @pytest.fixture
-def corrected(server: Server, archives: Path) -> Site:
+def corrected(server: Server, archives: Path, template: Path) -> Site:
     """The project of shapes, corrected with one λ and one of the baseline."""
-    return Site(server, import_project(server.workspace, archives / "corrected.defuse.zip"))
+    data = str(template.parent / "shapes.npz")
+    return Site(server, import_project(server.workspace, archives / "corrected.defuse.zip", data=data))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def held(site: Site, step: StepName) -> Iterator[None]:
 
 @contextmanager
 def serving(
-    folder: Path, *, options: Sequence[str] = (), port: int = 0, spare: bool = False
+    folder: Path, *, options: Sequence[str] = (), port: int = 0, spare: bool = False, browser: bool = False
 ) -> Iterator[Server]:
     """Serve a dashboard, with its workspace at `folder/home`; end its runs with it.
 
@@ -116,7 +116,8 @@ def serving(
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port), "--no-browser"]
+    command = [sys.executable, "-m", "defuse_core.cli", "dashboard", "--port", str(port)]
+    command.append("--browser" if browser else "--no-browser")
     home = folder / "home"
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from defuse_core.base.limits import MAX_RUNS, MAX_SOURCE
-from defuse_core.base.texts import texts
+from defuse_core.base.texts import quote, texts
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.config_checks import ConfigError, check_config
@@ -38,7 +38,7 @@ def check_rows(archive: Archive) -> tuple[int, int]:
         try:
             check_config(run.step, run.config)
         except ConfigError as error:
-            raise archive.error(f"run {number}: {str(error)[:500]}") from None
+            raise archive.error(f"run {number}: {quote(error, 300)}") from None
         n_runs = number
     named = {f"rows/{table}.jsonl" for table in TABLES}
     named |= {f"runs/{number}/log.txt" for number in range(1, n_runs + 1)} & archive.manifest.members.keys()
@@ -48,7 +48,7 @@ def check_rows(archive: Archive) -> tuple[int, int]:
             raise archive.error(f"{name} is missing, named twice, or not what its row says")
         named.add(name)
     if odd := archive.manifest.members.keys() - named:
-        raise archive.error(f"no row names {min(odd)}")
+        raise archive.error(f"no row names {quote(min(odd))}")
     source = archive.manifest.project.dataset.source
     if source.startswith("blob:") and f"blobs/{source.removeprefix('blob:')}" not in named:
         raise archive.error("the data set is not among the uploads")

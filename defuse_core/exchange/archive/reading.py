@@ -29,12 +29,14 @@ from defuse_core.base.limits import (
     UNPACK_FREE_BYTES,
     UNPACK_RATIO,
 )
-from defuse_core.base.texts import find_control
+from defuse_core.base.texts import find_control, quote
 from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row, Whole
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
 
 CHUNK = 2**20
 MANIFEST = "manifest.json"
+AGAIN = "export the project again"
+"""The remedy for an archive that no export makes."""
 
 _END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _MEMBER = re.compile(r"rows/[a-z]+\.jsonl|blobs/[0-9a-f]{64}|runs/[1-9][0-9]{0,17}/[A-Za-z0-9=_+./-]{1,400}")
@@ -73,9 +75,7 @@ class Archive:
                 digest.update(chunk)
                 yield chunk
         if left or digest.hexdigest() != member.sha256:
-            raise self.error(
-                f"{name} is not as its checksum says; export the project again, or copy it again"
-            )
+            raise self.error(f"{name} is not as its checksum says", "copy it again")
 
     def rows(self, table: str, model: type[AnyRow]) -> Iterator[AnyRow]:
         """Read and check the rows of a table; the checksum is compared after the last one.
@@ -96,7 +96,7 @@ class Archive:
             if len(rest) > MAX_ROW_BYTES:
                 raise self.error(f"{name}, line {number + 1} has over {MAX_ROW_BYTES:,} bytes")
         if rest:
-            raise self.error(f"{name} ends within a line; export the project again")
+            raise self.error(f"{name} ends within a line")
 
     def _row(self, model: type[AnyRow], line: bytes, where: str) -> AnyRow:
         if len(line) > MAX_ROW_BYTES:
@@ -106,12 +106,12 @@ class Archive:
             _refuse_control(row, f"{self.path}: {where}")
         return row
 
-    def error(self, told: str) -> WorkspaceError:
-        """Return an error about this archive."""
-        return WorkspaceError(f"{self.path}: {told}")
+    def error(self, told: str, remedy: str = AGAIN) -> WorkspaceError:
+        """Return an error about this archive, with its remedy."""
+        return WorkspaceError(f"{self.path}: {told}; {remedy}")
 
 
-def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
+def parse(model: type[AnyModel], text: bytes | str, *, where: str, remedy: str = AGAIN) -> AnyModel:
     """Read one line.
 
     Parameters
@@ -122,6 +122,8 @@ def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
         JSON.
     where : str
         Where the line stands; an error begins with it.
+    remedy : str
+        An error ends with it.
 
     Raises
     ------
@@ -133,13 +135,16 @@ def parse(model: type[AnyModel], text: bytes | str, *, where: str) -> AnyModel:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
-        raise WorkspaceError(f"{where}: {field + ': ' if field else ''}{first['msg'][:300]}") from None
+        told = f"{field + ': ' if field else ''}{quote(first['msg'])}"
+        raise WorkspaceError(f"{where}: {told}; {remedy}") from None
 
 
 def _refuse_control(row: Row, where: str) -> None:
     """Refuse control characters everywhere but in an error, which is cleaned."""
     if bad := find_control(row.model_dump(exclude={"error"})):
-        raise WorkspaceError(f"{where} has control characters in {bad[:60]!r}, which a terminal would obey")
+        raise WorkspaceError(
+            f"{where} has control characters in {bad[:60]!r}, which a terminal would obey; {AGAIN}"
+        )
 
 
 class _Head(BaseModel):
@@ -193,7 +198,7 @@ def _bound_directory(path: Path, file: IO[bytes]) -> int:
     if len(tail) == tail_size and tail[_END64.size :][:4] == b"PK\x06\x07":  # zip64 has its own record
         length = _END64.unpack(tail[: _END64.size])[8]
     if length > MAX_DIRECTORY_BYTES:
-        raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has")
+        raise WorkspaceError(f"{path}: its directory has {length:,} bytes, which no export has; {AGAIN}")
     return size
 
 
@@ -245,7 +250,7 @@ def _check_members(path: Path, manifest: Manifest, infos: dict[str, zipfile.ZipI
             raise WorkspaceError(f"{path}: {name[:200]!r} is not what the manifest says; copy it again")
         packed = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1
         if not packed or info.is_dir() or kind not in (0, stat.S_IFREG):
-            raise WorkspaceError(f"{path}: {name[:200]!r} is no plain file as Defuse packs them")
+            raise WorkspaceError(f"{path}: {name[:200]!r} is no plain file as Defuse packs them; {AGAIN}")
 
 
 def _foreign(path: Path) -> WorkspaceError:

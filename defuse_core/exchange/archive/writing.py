@@ -42,6 +42,7 @@ from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 
 _SAMPLE = 2**16  # bytes of a file that are packed to see if that pays
 _WORTH = 0.9  # packing pays below this share of their size
+_CHANGE = "change or delete it, then export again"
 _DEFLATE_RATIO = 1032  # deflate packs no better than this
 
 _QUERIES = {
@@ -252,7 +253,7 @@ class _Writer:
                 where = f"the project cannot be exported: {name}, line {number}"
                 if len(line) > MAX_ROW_BYTES:
                     raise WorkspaceError(f"{where} has over {MAX_ROW_BYTES:,} bytes")
-                parse(TABLES[table], line, where=where)
+                parse(TABLES[table], line, where=where, remedy=_CHANGE)
                 yield line.encode() + b"\n"
 
         self._add(name, lines(), packed=True)
@@ -287,7 +288,7 @@ class _Writer:
         )  # fmt: skip
         if len(text) > MAX_MANIFEST_BYTES:
             raise WorkspaceError(f"the project has {len(self._members):,} files, too many for one archive")
-        parse(Manifest, text, where=f"the project cannot be exported: {MANIFEST}")
+        parse(Manifest, text, where=f"the project cannot be exported: {MANIFEST}", remedy=_CHANGE)
         self._add(MANIFEST, [text.encode()], packed=True)
 
     def _add(self, name: str, chunks: Iterable[bytes], *, packed: bool) -> str:

@@ -22,6 +22,7 @@ from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
 from defuse_core.base.limits import MAX_SUITE_HEADER, MAX_SUITE_MANIFEST, MAX_TAU
 from defuse_core.base.records import FailureInstances
+from defuse_core.base.texts import quote
 from defuse_core.data.class_names import check_class_names
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 
@@ -226,7 +227,7 @@ def _read_instances(manifest: Manifest, path: Path) -> FailureInstances:
                 raise SuiteError(f"{path} does not hold what its manifest says; copy the suite again")
             instances = FailureInstances(*(file.get_tensor(name) for name in layout))
     except SafetensorError as error:
-        raise SuiteError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+        raise SuiteError(f"{path} is not a whole safetensors file ({quote(error)}); copy it again") from error
     stored = instances.labels, instances.region_ids
     if not all(map(torch.equal, of_regions(manifest.regions), stored)):
         raise SuiteError(f"{path} has other labels or regions than its manifest; export the suite anew")
