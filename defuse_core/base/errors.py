@@ -1,11 +1,30 @@
-"""Errors that several rooms raise. Imports nothing."""
+"""Errors that several rooms raise, and the rule for their messages."""
 
 from __future__ import annotations
 
+from defuse_core.base.texts import one_line
 
-class CheckpointError(ValueError):
+LONGEST_MESSAGE = 600
+"""Characters of a message; of a longer one the middle is left out, since its end names the remedy."""
+
+
+class DefuseError(Exception):
+    """An error for people; its message names the remedy.
+
+    Messages quote names and values of files that strangers made. Whatever those hold, a message is one line
+    of printable characters, no longer than `LONGEST_MESSAGE`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = one_line(message)
+        if len(text) > LONGEST_MESSAGE:
+            text = f"{text[: LONGEST_MESSAGE - 253]} … {text[-250:]}"
+        super().__init__(text)
+
+
+class CheckpointError(DefuseError, ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(DefuseError, RuntimeError):
     """A training whose loss or weights are not finite any more; the message names the remedy."""

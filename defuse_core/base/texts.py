@@ -9,6 +9,9 @@ from typing import Any
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
 
 
+_BREAK = re.compile(r"\s*[\t\n\v\f\r]\s*")
+
+
 def texts(document: Any) -> Iterator[str]:
     """Return every text of a value of JSON, keys included."""
     waiting = [document]
@@ -22,6 +25,18 @@ def texts(document: Any) -> Iterator[str]:
             waiting += value
 
 
+def one_line(text: object) -> str:
+    """Return a text as one line; the sign for an unknown character stands for what cannot be printed.
+
+    Examples
+    --------
+    >>> one_line("two\\n  lines, red:\\x1b[31m")
+    'two lines, red:�[31m'
+    """
+    line = _BREAK.sub(" ", str(text).strip())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+
+
 def quote(error: object, most: int = 200) -> str:
     """Return what another library says as a part of one line: without control characters, and not long.
 
@@ -32,7 +47,7 @@ def quote(error: object, most: int = 200) -> str:
     >>> quote("x" * 300, most=4)
     'xxx…'
     """
-    text = " ".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(error)).split())
+    text = one_line(error)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from defuse_core.base.errors import DefuseError
 from defuse_core.workspace.config_fields import config_within, walk_fields
 from defuse_core.workspace.configs import CORRECTED, PRETRAINED, STEPS, StepName
 
 
-class ConfigError(ValueError):
+class ConfigError(DefuseError, ValueError):
     """A config that a step refuses; the message names the fields and what they take."""
 
 

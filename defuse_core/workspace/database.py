@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from defuse_core.base.errors import DefuseError
 from defuse_core.workspace.reserve import DISK_FULL, Reserve
 
 _SMALLEST = 512  # bytes; SQLite treats a smaller file as empty, and would overwrite it
@@ -131,7 +132,7 @@ MIGRATIONS: tuple[str, ...] = (
 """SQL from each schema to the next; never edited once released, only added to."""
 
 
-class WorkspaceError(RuntimeError):
+class WorkspaceError(DefuseError, RuntimeError):
     """A workspace that cannot be used or changed; the message names the remedy."""
 
 

@@ -82,7 +82,7 @@ def answer_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
     if not answer.annotator.strip():
         return "annotator must be named"
     if fault := name_fault(answer.annotator):
-        return f"the annotator's name {fault}: {answer.annotator[:40]!r}"
+        return f"the annotator's name {fault}: {answer.annotator[:40]!r}; rename the annotator"
     if not 1 <= answer.round < _WHOLE:
         return f"round must be a whole number from 1 up, got {answer.round}"
     if answer.seconds is not None and not 0 <= answer.seconds < math.inf:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from defuse_core.base.config import Config
+from defuse_core.base.errors import DefuseError
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
 from defuse_core.base.limits import MAX_SUITE_HEADER, MAX_SUITE_MANIFEST, MAX_TAU
@@ -37,7 +38,7 @@ _Side = Annotated[int, Field(ge=1, le=1024)]
 _Text = Annotated[str, Field(max_length=200)]
 
 
-class SuiteError(ValueError):
+class SuiteError(DefuseError, ValueError):
     """A suite that cannot be used; the message names the file and the remedy."""
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from defuse_core.base.errors import CheckpointError, DefuseError
+from defuse_core.base.files import open_file
 from defuse_core.base.limits import MAX_MANIFEST_BYTES
 from defuse_core.base.texts import find_control
 from defuse_core.workspace.manifest.models import FORMAT, VERSION, Manifest
 
 
-class ManifestError(ValueError):
+class ManifestError(DefuseError, ValueError):
     """A file that is no manifest, or none that this Defuse can read."""
 
 
@@ -26,12 +28,14 @@ def read_manifest(path: Path) -> Manifest:
         If the file is missing, too large, of a newer Defuse, or no manifest.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except CheckpointError as error:
+        raise ManifestError(error) from error
     if len(content) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{path} is over {MAX_MANIFEST_BYTES // 2**20} MB, too large for a manifest")
+        raise ManifestError(
+            f"{path} is over {MAX_MANIFEST_BYTES // 2**20} MB, too large for a manifest; write it again"
+        )
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -65,7 +69,9 @@ def parse_manifest(told: Any, *, source: str = "the manifest") -> Manifest:
     if isinstance(version := told.get("version"), int) and version > VERSION:
         raise ManifestError(f"{source} has version {version}, this Defuse reads {VERSION}; upgrade")
     if bad := find_control(told):
-        raise ManifestError(f"{source} has control characters in {bad[:60]!r}, which a terminal would obey")
+        raise ManifestError(
+            f"{source} has control characters in {bad[:60]!r}, which a terminal would obey; write it again"
+        )
     try:
         return Manifest.model_validate(told)
     except (ValidationError, RecursionError) as error:
