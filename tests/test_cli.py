@@ -339,8 +339,12 @@ def test_weights_are_brought_from_a_file(defuse: Defuse, place: Place, tmp_path:
     brought = json.loads(defuse(*words, "mine.safetensors").stdout)
     assert brought["summary"] == trained.summary
     assert [blob.name for blob in place.workspace.blobs(place.project.id)] == ["mine.safetensors"]
-    told = defuse("train-vae", "--weights", "nowhere.pt", code=2).stderr
-    assert "weights must be shipped:<name> or blob:<sha256>, got 'nowhere.pt'" in told
+    assert (
+        "nowhere.pt does not exist; check the path"
+        in defuse("train-vae", "--weights", "nowhere.pt", code=1).stderr
+    )
+    told = defuse("train-vae", "--weights", "imagenet", code=2).stderr
+    assert "weights must be shipped:<name> or blob:<sha256>, got 'imagenet'" in told
 
 
 @pytest.mark.parametrize(
@@ -371,8 +375,10 @@ def test_weights_to_begin_with_are_brought_from_a_file(defuse: Defuse, place: Pl
     (blob,) = place.workspace.blobs(place.project.id)
     assert (begun["config"]["pretrained"], blob.name) == (f"blob:{blob.sha256}", "mine.safetensors")
     assert begun["summary"]["began_afresh"] == []
-    told = defuse("train-classifier", "--pretrained", "nowhere.pt", code=2).stderr
-    assert "pretrained must be imagenet or blob:<sha256>, got 'nowhere.pt'" in told
+    told = defuse("train-classifier", "--pretrained", "nowhere.pt", code=1).stderr
+    assert "nowhere.pt does not exist; check the path" in told
+    told = defuse("train-classifier", "--pretrained", "shipped:digits", code=2).stderr
+    assert "pretrained must be imagenet or blob:<sha256>, got 'shipped:digits'" in told
     both = ("--pretrained", "mine.safetensors", "--weights", "shipped:demo-classifier")
     assert "pretrained is trained further; leave one" in defuse("train-classifier", *both, code=2).stderr
 

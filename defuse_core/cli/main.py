@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ from defuse_core.cli.suite import checkpoint, suite_app
 from defuse_core.data.naming import FROM_TEST, Validation, absolute_source
 from defuse_core.jobs import launcher
 from defuse_core.workspace.config_checks import ConfigError
-from defuse_core.workspace.configs import StepName
+from defuse_core.workspace.configs import CORRECTED, PRETRAINED, StepName
 from defuse_core.workspace.runs import Resources
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -98,8 +99,10 @@ def _add_step(to: typer.Typer, name: str, step: StepName, help_text: str) -> Non
 
 
 def _bring(workspace: Workspace, project: Project, weights: str | None) -> str | None:
-    """Store a file of weights as an upload of the project; what is no path here passes unchanged."""
-    if weights is None or not os.path.lexists(weights):
+    """Store a file of weights as an upload of the project; a name of weights passes unchanged."""
+    if weights is None or (
+        not os.path.lexists(weights) and re.fullmatch(f"{CORRECTED}|{PRETRAINED}", weights)
+    ):
         return weights
     with open_file(Path(weights)) as file:
         blob = workspace.add_blob(project.id, weights, iter(lambda: file.read(_CHUNK), b""))
