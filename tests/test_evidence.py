@@ -341,6 +341,24 @@ def test_novelty_in_pixels_and_in_latent_space(done: Evaluated) -> None:
     assert told["reference"] == {"images": len(known), "misclassified": True}
 
 
+def test_figure_6_sets_draws_beside_the_misclassified_image_nearest_to_each(done: Evaluated) -> None:
+    source, stored = done.source, done.place.tensors(done.run)["evidence.safetensors"]
+    train, before = source.dataset.train, source.classifier()
+    known = train.images[~right(before, train.images, train.labels)]
+    draws, nearest = stored["figure6.draws"], stored["figure6.known"]
+    images, _, _ = done.failures("test")
+    assert draws.dtype == nearest.dtype == torch.uint8
+    assert len(draws) == len(nearest) == 10
+    assert all(any(torch.equal(draw, image) for image in images) for draw in draws)
+    flat = known.flatten(1).double()
+    for draw, image in zip(draws, nearest, strict=True):
+        far = (flat - draw.flatten().double()).norm(dim=1)
+        assert float((image.double() - draw.double()).norm()) == pytest.approx(float(far.min()))
+    for row in ("draws", "known"):
+        said = before(stored[f"figure6.{row}"]).argmax(1)
+        assert torch.equal(stored[f"figure6.{row}.predictions"], said)
+
+
 def test_noise_is_compared_around_the_same_images(done: Evaluated) -> None:
     source, found = done.source, done.results["noise"]
     sample = sample_split(source.dataset.train, 100, seed=SEED)
@@ -425,7 +443,9 @@ def test_a_classifier_without_mistakes_on_real_images_and_no_validation(done: Ev
     assert told["novelty"]["reference"] == {"images": 1280, "misclassified": False}
     assert list(told["novelty"]["latent"]) == list(told["novelty"]["pixels"]) == ["draws of failure regions"]
     assert stored["curves"] == [
-        "agreement.share", "latent_novelty.draws of failure regions", "novelty.draws of failure regions",
+        "agreement.share", "figure6.draws", "figure6.draws.predictions", "figure6.known",
+        "figure6.known.predictions", "latent_novelty.draws of failure regions",
+        "novelty.draws of failure regions",
     ]  # fmt: skip
     assert told["by_class"][2]["before"] == [None, 0.0, 1.0, 0]
     (control,) = (i for i in step.run("control/lam=0") if isinstance(i, File))

@@ -69,8 +69,9 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 def figures() -> dict[str, bytes]:
     drawn = Figure(figsize=(6.4, 3.6))
     drawn.add_subplot().plot([0, 1], [0, 1])
-    names = ("figure4-accuracy", "figure5-trade-off", "figure6-novelty", "figure7-agreement")
-    kinds = ("svg", "png", "svg", "svg")
+    names = ("figure4-accuracy", "figure5-trade-off", "figure6-nearest", "figure6-novelty")
+    names += ("figure7-agreement",)
+    kinds = ("svg", "png", "png", "svg", "svg")
     return {name: figure_bytes(drawn, kind) for name, kind in zip(names, kinds, strict=True)}
 
 

@@ -135,6 +135,9 @@ _CHUNK_BYTES = 2**26
 """Of float64 rows that are compared at a time, 64 MiB: 170 images of 3×128×128."""
 
 
+_NEAREST_BATCH = 1024  # reference images that are float64 at once
+
+
 def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
     """Figure 6: ℓ2 distance in pixels of each image to the nearest reference image.
 
@@ -150,6 +153,26 @@ def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
         Distances between pixels in [0, 1]. 0 means that the image is in the training data already.
     """
     return _to_nearest(images, reference, _rows)
+
+
+def nearest_known(images: Tensor, reference: Tensor) -> Tensor:
+    """Figure 6: find the reference image that is nearest to each image, by ℓ2 distance in pixels.
+
+    Parameters
+    ----------
+    images : (n, channels, height, width) uint8 or [0, 1]
+        A few: all are held as float64.
+    reference : (m, channels, height, width) uint8 or [0, 1]
+        m of 1 or more.
+
+    Returns
+    -------
+    (n,) int64
+        Indices into `reference`; the first of equals.
+    """
+    rows = torch.from_numpy(_rows(images))
+    parts = [torch.cdist(rows, torch.from_numpy(_rows(some))) for some in reference.split(_NEAREST_BATCH)]
+    return torch.cat(parts, 1).argmin(1)
 
 
 def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:

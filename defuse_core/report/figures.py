@@ -234,19 +234,50 @@ def _most_frequent(said: Sequence[str]) -> str:
     return f"predicted as {clip(name)}" + (" and others" if others else "")
 
 
-def _thumbnail(axes: Axes, image: Tensor, corner: str, *, right: bool) -> None:
+def _thumbnail(axes: Axes, image: Tensor, corner: str, *, right: bool | None) -> None:
+    """An image with the prediction in its corner; where `right` is None, without a verdict."""
     grey = image.shape[0] == 1
     pixels = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
     axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
-    colour = GREEN if right else RED
+    colour = GREY if right is None else GREEN if right else RED
     axes.text(
-        0.06, 0.93, corner if right else f"✗{corner}", transform=axes.transAxes, va="top",
+        0.06, 0.93, f"✗{corner}" if right is False else corner, transform=axes.transAxes, va="top",
         fontsize=8, weight="bold", color="white", parse_math=False,
         bbox={"facecolor": colour, "pad": 1.2, "lw": 0},
     )  # fmt: skip
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=1.2)
+
+
+def draw_side_by_side(
+    draws: Tensor, known: Tensor, predictions: tuple[Sequence[str], Sequence[str]], *, known_as: str
+) -> Figure:
+    """Figure 6: images of failure regions above, the known image nearest to each below.
+
+    Parameters
+    ----------
+    draws, known : (n, channels, height, width) uint8
+        n of 1 or more.
+    predictions : pair of sequence of str
+        What the classifier says of either.
+    known_as : str
+        What the lower row is called.
+    """
+    width, height = max(len(draws) * _CELL, 4.0), 2 * (_CELL + 0.3)
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
+    rows = (("draws of failure regions", draws), (known_as, known))
+    for row, ((name, images), said) in enumerate(zip(rows, predictions, strict=True)):
+        top = height - row * (_CELL + 0.3)
+        figure.text(0.02 / width, (top - 0.15) / height, name, fontsize=9, va="center", parse_math=False)
+        for column, (image, prediction) in enumerate(zip(images, said, strict=True)):
+            box = (
+                column * _CELL / width, (top - 0.3 - _CELL) / height, 0.94 * _CELL / width,
+                0.94 * _CELL / height,
+            )  # fmt: skip
+            _thumbnail(figure.add_axes(box), image, clip(prediction, _IN_CORNER), right=None)
+    return figure
 
 
 def draw_novelty(

@@ -30,9 +30,12 @@ from defuse_core.workspace.workspace import Workspace
 
 RESULTS = "RESULTS.md"
 _NOT_ALWAYS = {
-    "unnormalised",
-    "figure3-regions", "figure4-accuracy", "figure5-trade-off", "figure6-novelty", "figure7-agreement",
+    "figure3-regions", "figure4-accuracy", "figure5-trade-off", "figure6-nearest", "figure6-novelty",
+    "figure7-agreement", "unnormalised",
 }  # fmt: skip
+
+_OF_REPORT = {"figure3-regions": "figure1-regions", "figure6-nearest": "figure6-nearest"}
+"""Pictures of one seed, by what its report calls them."""
 
 _HEAD = """# The paper's figures on its three data sets
 
@@ -67,9 +70,11 @@ def write_reproduction(
     if draws:
         pictures["unnormalised"] = figure_bytes(draw_rows(draws), "png")
     if seeds:
-        regions = workspace.artifact_path(runs["report"].id, "figure1-regions.png")
         pictures |= {
-            "figure3-regions": regions.read_bytes(),
+            name: workspace.artifact_path(runs["report"].id, f"{of_report}.png").read_bytes()
+            for name, of_report in _OF_REPORT.items()
+        }
+        pictures |= {
             "figure4-accuracy": figure_bytes(draw_scores_over_seeds(seeds), "png"),
             "figure5-trade-off": figure_bytes(draw_trade_off_over_seeds(seeds), "png"),
             "figure6-novelty": figure_bytes(draw_novelty_over_seeds(seeds), "png"),
@@ -108,7 +113,8 @@ def _name(results: Mapping[str, Any]) -> str:
 def _figures(folder: Path, name: str, results: Mapping[str, Any]) -> str:
     """Links to the pictures of a data set in the folder, and the seed that figures 2 and 3 show."""
     seed = (results["seeds"] or all_seeds(results))[0]["seed"]
-    caption = f"Figures 2 and 3 are of seed {seed}.\n\n" if len(all_seeds(results)) > 1 else ""
+    told = f"Figures 2, 3 and the pictures of 6 are of seed {seed}.\n\n"
+    caption = told if len(all_seeds(results)) > 1 else ""
     paths = sorted((folder / "figures").glob(f"{name}-[fku]*.png"))  # figure…, kinds, unnormalised
     links = [f"![{p.stem.removeprefix(f'{name}-')}](figures/{p.name})" for p in paths]
     return f"### Figures\n\n{caption}" + "\n\n".join(links) + "\n"

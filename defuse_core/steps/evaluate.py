@@ -19,6 +19,7 @@ from torch import Tensor
 from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances
+from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.splits import Split
 from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
 from defuse_core.extensions.shipped import ANNOTATORS
@@ -29,6 +30,7 @@ from defuse_core.method.evaluation import (
     latent_novelty,
     majority_share,
     misclassified,
+    nearest_known,
     nearest_to_region,
     novelty,
     reconstruction_control,
@@ -58,6 +60,7 @@ from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import EvaluationConfig
 from defuse_core.workspace.edits import names
 
+_SHOWN = 10  # draws in figure 6
 EVIDENCE, CONTROL, NOISE = "evidence", "control/", "noise"
 WITHOUT, RANDOM = f"{CONTROL}lam=0", f"{CONTROL}random"
 
@@ -222,12 +225,26 @@ class Evaluate(Step):
         codes = {draws: self._drawn(), real: test_codes[wrong]}
         pixels = {name: novelty(of, reference.images) for name, of in images.items() if len(of)}
         latent = {name: latent_novelty(of, known) for name, of in codes.items() if len(of)}
-        tensors = {f"novelty.{name}": torch.from_numpy(far) for name, far in pixels.items()}
+        tensors = self._side_by_side(reference)
+        tensors |= {f"novelty.{name}": torch.from_numpy(far) for name, far in pixels.items()}
         tensors |= {f"latent_novelty.{name}": torch.from_numpy(far) for name, far in latent.items()}
         return tensors, {
             "reference": {"images": len(reference), "misclassified": any_misclassified},
             "pixels": results.novelty_rows(pixels), "latent": results.novelty_rows(latent),
         }  # fmt: skip
+
+    def _side_by_side(self, reference: Split) -> dict[str, Tensor]:
+        """Ten draws of failure regions, and the known image nearest to each, with what was predicted."""
+        draws = self.sets["test"]
+        chosen = numpy_rng(self.seed, "figure6").choice(len(draws), min(_SHOWN, len(draws)), replace=False)
+        images = draws.images[torch.from_numpy(chosen)]
+        known = reference.images[nearest_known(images, reference.images)]
+        return {
+            "figure6.draws": images,
+            "figure6.known": known,
+            "figure6.draws.predictions": predict(self.before, images),
+            "figure6.known.predictions": predict(self.before, known),
+        }
 
     def _drawn(self) -> Tensor:
         """The codes of the draws tested on, in their order."""

@@ -22,6 +22,7 @@ from defuse_core.report.figures import (
     draw_novelty,
     draw_regions,
     draw_scores,
+    draw_side_by_side,
     draw_trade_off,
     figure_bytes,
 )
@@ -100,8 +101,20 @@ class Report(Step):
             chosen=self.sweep["corrected"]["chosen"]["lam"],
         )  # fmt: skip
 
+    def draw_side_by_side(self) -> Figure:
+        """Figure 6, in pictures."""
+        said = [
+            [self.class_names[c] for c in self.tensors[f"figure6.{row}.predictions"].tolist()]
+            for row in ("draws", "known")
+        ]
+        is_wrong = json.loads(self.results)["novelty"]["reference"]["misclassified"]
+        return draw_side_by_side(
+            self.tensors["figure6.draws"], self.tensors["figure6.known"], (said[0], said[1]),
+            known_as=f"the nearest {'misclassified ' if is_wrong else ''}training image",
+        )  # fmt: skip
+
     def draw_novelty(self) -> Figure:
-        """Figure 6."""
+        """Figure 6, in numbers: beyond the paper."""
         return draw_novelty(
             {
                 name.removeprefix("novelty."): values.numpy()
@@ -185,6 +198,7 @@ FIGURES: dict[str, Callable[[Report], Figure]] = {
     "figure1-regions": lambda report: draw_regions(report.pictures()),
     "figure4-accuracy": lambda report: draw_scores(report.scores),
     "figure5-trade-off": Report.draw_trade_off,
+    "figure6-nearest": Report.draw_side_by_side,
     "figure6-novelty": Report.draw_novelty,
     "figure7-agreement": Report.draw_agreement,
 }
