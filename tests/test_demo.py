@@ -165,7 +165,7 @@ def test_the_quick_demo_finds_and_repairs_bugs_in_a_few_digits(quick: Folder) ->
     assert results["mistakes"]["perturbation"] > 100
     assert 0 < results["label_agreement"] < 1
     assert {"lam=0", "random"} <= set(results["controls"])
-    assert quick.workspace.project("demo-quick").dataset["sizes"] == {"train": 300, "test": 100}
+    assert quick.workspace.project("demo-quick").dataset["sizes"] == {"train": 300, "test": 200}
 
 
 def test_its_figures_and_its_page_are_in_the_folder(either: Folder) -> None:
