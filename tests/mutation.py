@@ -26,6 +26,7 @@ MODULES = {
     "method.labeling": ("tests/test_labeling.py",),
     "method.correction": ("tests/test_correction.py",),
     "method.evaluation": ("tests/test_evaluation.py",),
+    "method.novelty": ("tests/test_evaluation.py",),
     "workspace.labels": ("tests/test_annotations.py",),
     "workspace.run_store": ("tests/test_run_store.py",),
     "workspace.run_reading": ("tests/test_run_store.py",),

@@ -20,13 +20,13 @@ from torchvision.transforms.v2.functional import resize
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import DivergenceError
+from defuse_core.base.runtime import make_optimizer
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
 from defuse_core.method.augmentation import augment
 from defuse_core.method.classifier import (
     Classifier,
     Preprocessing,
     accuracy,
-    make_optimizer,
     predict,
     predict_logits,
     train_classifier,

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances, Region
 from defuse_core.data.splits import ImageDataset, Split, as_bytes
-from defuse_core.method import evaluation
+from defuse_core.method import novelty as novelty_module
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.method.evaluation import (
     agreement,
     found_again,
-    latent_novelty,
     misclassified,
     nearest_to_region,
-    novelty,
     p_value_of_change,
     reconstruction_control,
     score_failures,
@@ -30,6 +28,7 @@ from defuse_core.method.evaluation import (
     share,
 )
 from defuse_core.method.labeling import draw_latents
+from defuse_core.method.novelty import latent_novelty, novelty
 from defuse_core.method.vae import BetaVAE
 
 
@@ -98,7 +97,7 @@ def test_novelty_in_chunks_is_that_of_all_at_once(rows: int, monkeypatch: pytest
         0, 256, (11, 3, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     whole, codes = novelty(images[:6], images[4:]), images.flatten(1).float()
-    monkeypatch.setattr(evaluation, "_CHUNK_BYTES", rows * 75 * 8)
+    monkeypatch.setattr(novelty_module, "_CHUNK_BYTES", rows * 75 * 8)
     np.testing.assert_allclose(novelty(images[:6], images[4:]), whole, rtol=1e-12)
     np.testing.assert_array_equal(whole[4:], [0, 0])
     np.testing.assert_allclose(latent_novelty(codes[:6], codes[4:]), whole * 255, rtol=1e-6)

@@ -381,7 +381,7 @@ def test_evidence_is_measured_on_the_stored_weights(whole: Place) -> None:
 def test_the_report_holds_the_figures_and_the_table(whole: Place) -> None:
     report = latest(whole, "report")
     names = set(whole.workspace.runs.artifacts(report.id))
-    figures = ("1-regions", "4-accuracy", "5-trade-off", "6-novelty", "7-agreement")
+    figures = ("1-regions", "4-accuracy", "5-trade-off", "6-nearest", "6-novelty", "7-agreement")
     assert names == {f"figure{f}.{kind}" for f in figures for kind in ("png", "svg")} | {
         "results.json", "figure4.md", "report.html", "manifest.json",
     }  # fmt: skip

@@ -319,3 +319,27 @@ def _cuda_room(device: torch.device) -> tuple[int, int]:
     used = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     return used, int(0.8 * (free + torch.cuda.memory_reserved(device)))
+
+
+def make_optimizer(
+    module: nn.Module, kind: str, learning_rate: float
+) -> torch.optim.Adadelta | torch.optim.Adam | torch.optim.SGD:
+    """Return an optimiser by name: adadelta, adam, or sgd with Nesterov momentum 0.9.
+
+    Parameters
+    ----------
+    module : Module
+        Whose parameters are optimised.
+    kind : {"adadelta", "adam", "sgd"}
+    learning_rate : float
+        Above 0.
+    """
+    if kind == "adadelta":
+        return torch.optim.Adadelta(module.parameters(), lr=learning_rate)
+    if kind == "adam":
+        return torch.optim.Adam(module.parameters(), lr=learning_rate)
+    if kind == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+    raise ValueError(f"optimizer must be adadelta, adam or sgd, got {kind!r}")

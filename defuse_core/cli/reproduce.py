@@ -15,7 +15,7 @@ from defuse_core.cli.common import finish_run
 from defuse_core.cli.options import AsJson, Device, Threads
 from defuse_core.jobs import launcher
 from defuse_core.reproduction.goals import goals
-from defuse_core.reproduction.paper import PAPER, DatasetName
+from defuse_core.reproduction.paper import PAPER, DatasetName, section_title
 from defuse_core.reproduction.plans import NETWORKS, Length, Plan, make_plan, results_name
 from defuse_core.reproduction.results import Runs, all_seeds, collect, count_scenarios, read_results
 from defuse_core.reproduction.run import (
@@ -24,37 +24,43 @@ from defuse_core.reproduction.run import (
     open_project,
     run_reproduction,
 )
-from defuse_core.reproduction.tables import section_title, write_comparison, write_differences
+from defuse_core.reproduction.tables import write_comparison, write_differences
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False,
+        help="Folder with mnist.npz, svhn.npz or gtsrb32.npz; else torchvision keeps its files there",
+    ),
+]  # fmt: skip
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", help="For mnist: mnist_cnn (section 4.1) or paper_cnn (figure 8); by default both"
+    ),
+]
+Unnormalised = Annotated[
+    bool,
+    typer.Option(
+        "--unnormalised",
+        help="Also count what is found where decoded images lack the classifier's normalisation: the "
+        "contract broken on purpose",
+    ),
+]
 
 
 def reproduce(
     dataset: Annotated[DatasetName, typer.Argument(help="mnist, svhn or gtsrb (German traffic signs)")],
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Repetitions, under seeds 0, 1, 2, …")] = 1,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, file_okay=False,
-            help="Folder with mnist.npz, svhn.npz or gtsrb32.npz; else torchvision keeps its files there",
-        ),
-    ] = None,
+    data: Data = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Shortened for two cores; see RESULTS.md")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few hundred images, in minutes: whether all works, no more")
     ] = False,
-    network: Annotated[
-        list[str] | None,
-        typer.Option(help="For mnist: mnist_cnn (section 4.1) or paper_cnn (figure 8); by default both"),
-    ] = None,
-    unnormalised: Annotated[
-        bool,
-        typer.Option(
-            "--unnormalised",
-            help="Also count what is found where decoded images lack the classifier's normalisation: the "
-            "contract broken on purpose",
-        ),
-    ] = False,
+    network: Networks = None,
+    unnormalised: Unnormalised = False,
     device: Device = "auto",
     threads: Threads = 0,
     out: Annotated[
@@ -80,15 +86,10 @@ def reproduce(
     project = open_project(workspace, dataset, length, data)
     sizes = ", ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
     console.print(f"{PAPER[dataset].title}: {sizes} images, in project {project.name}\n")
-    if length == "paper" and not _has_gpu(device):
-        console.print(
-            f"{plans[0].preset.vae_training.epochs} epochs of the generator take days without a GPU; "
-            "--cpu does what a core can in one to three hours.\n"
-        )
+    _warn_of_time(plans[0], length, device, console)
     all_results = []
     for plan in plans:
-        if len(plans) > 1:
-            console.print(section_title(dataset, plan.architecture))
+        console.print(section_title(dataset, plan.architecture))
         done, last = _run_all(workspace, project, plan, dataset, length, data, seeds, resources, console)
         if done:
             all_results.append(
@@ -104,6 +105,14 @@ def reproduce(
     for results in all_results:
         _print_results(console, results)
     console.print(f"tables, figures and results are in {folder}/, the runs in project {project.name}.")
+
+
+def _warn_of_time(plan: Plan, length: Length, device: str, console: Console) -> None:
+    if length == "paper" and not _has_gpu(device):
+        console.print(
+            f"{plan.preset.vae_training.epochs} epochs of the generator take days without a GPU; "
+            "--cpu does what a core can in one to three hours.\n"
+        )
 
 
 def _write(

@@ -26,6 +26,7 @@ from defuse_core.base.runtime import (
     check_finite,
     derive_seed,
     follow,
+    make_optimizer,
     torch_rng,
 )
 from defuse_core.data.splits import Split, as_pixels, shuffled_batches
@@ -194,30 +195,6 @@ def accuracy(classifier: Classifier, split: Split, *, precision: Precision = "fp
         raise ValueError("accuracy of an empty split is undefined; give at least one image")
     predictions = predict(classifier, split.images, precision=precision)
     return float((predictions == split.labels).double().mean())
-
-
-def make_optimizer(
-    module: nn.Module, kind: str, learning_rate: float
-) -> torch.optim.Adadelta | torch.optim.Adam | torch.optim.SGD:
-    """Return an optimiser by name: adadelta, adam, or sgd with Nesterov momentum 0.9.
-
-    Parameters
-    ----------
-    module : Module
-        Whose parameters are optimised.
-    kind : {"adadelta", "adam", "sgd"}
-    learning_rate : float
-        Above 0.
-    """
-    if kind == "adadelta":
-        return torch.optim.Adadelta(module.parameters(), lr=learning_rate)
-    if kind == "adam":
-        return torch.optim.Adam(module.parameters(), lr=learning_rate)
-    if kind == "sgd":
-        return torch.optim.SGD(
-            module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
-        )
-    raise ValueError(f"optimizer must be adadelta, adam or sgd, got {kind!r}")
 
 
 def train_classifier(

@@ -31,11 +31,12 @@ from defuse_core.base.runtime import (
     check_finite,
     derive_seed,
     follow,
+    make_optimizer,
     numpy_rng,
     torch_rng,
 )
 from defuse_core.data.splits import Split, sample_training, shuffled_batches
-from defuse_core.method.classifier import Classifier, accuracy, make_optimizer, predict
+from defuse_core.method.classifier import Classifier, accuracy, predict
 
 Rule = Literal["paper", "regions"]
 

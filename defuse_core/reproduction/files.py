@@ -21,10 +21,10 @@ from defuse_core.reproduction.figures import (
     draw_scores_over_seeds,
     draw_trade_off_over_seeds,
 )
-from defuse_core.reproduction.paper import PAPER
+from defuse_core.reproduction.paper import PAPER, section_title
 from defuse_core.reproduction.plans import NETWORKS, results_name
 from defuse_core.reproduction.results import Runs, all_seeds, read_results
-from defuse_core.reproduction.tables import section_title, write_section
+from defuse_core.reproduction.tables import write_section
 from defuse_core.steps.source import open_dataset
 from defuse_core.workspace.workspace import Workspace
 

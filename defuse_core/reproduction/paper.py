@@ -117,3 +117,16 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
     (("gtsrb",), "annotators", "the authors", "five networks, as for the other data sets"),
 )
 """Where the paper is silent or contradicts itself: data sets, subject, what it says, what was decided."""
+
+
+def section_title(dataset: DatasetName, network: str) -> str:
+    """Name the section of a data set, with its network where the paper names two.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "svhn", "gtsrb"}
+    network : str
+        One of `plans.NETWORKS`.
+    """
+    which = {"mnist_cnn": ", the network of section 4.1", "paper_cnn": ", the network of figure 8"}
+    return PAPER[dataset].title + which.get(network, "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from defuse_core.data.naming import FROM_TEST
 from defuse_core.reproduction.goals import goals
-from defuse_core.reproduction.paper import DECISIONS, PAPER, DatasetName, Model, PaperResult, Part
+from defuse_core.reproduction.paper import DECISIONS, PAPER, Model, PaperResult, Part, section_title
 from defuse_core.reproduction.plans import VALIDATION, changes
 from defuse_core.reproduction.results import KINDS, all_seeds
 
@@ -209,19 +209,6 @@ def _broken_contract(results: Results) -> list[str]:
     )
     head = ("", "mistakes", "scenarios", "failure regions", "mean error of the scenarios")
     return [f"### The contract broken\n\n{told}\n\n" + _table(head, rows)]
-
-
-def section_title(dataset: DatasetName, network: str) -> str:
-    """Name the section of a data set, with its network where the paper names two.
-
-    Parameters
-    ----------
-    dataset : {"mnist", "svhn", "gtsrb"}
-    network : str
-        One of `plans.NETWORKS`.
-    """
-    which = {"mnist_cnn": ", the network of section 4.1", "paper_cnn": ", the network of figure 8"}
-    return PAPER[dataset].title + which.get(network, "")
 
 
 def _mistakes(seeds: Sequence[Results]) -> str:

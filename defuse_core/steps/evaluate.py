@@ -27,12 +27,9 @@ from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.correction import apply_point, tuning_epochs
 from defuse_core.method.evaluation import (
     agreement,
-    latent_novelty,
     majority_share,
     misclassified,
-    nearest_known,
     nearest_to_region,
-    novelty,
     reconstruction_control,
 )
 from defuse_core.method.labeling import (
@@ -40,6 +37,7 @@ from defuse_core.method.labeling import (
     failure_instances,
     majority,
 )
+from defuse_core.method.novelty import latent_novelty, nearest_known, novelty
 from defuse_core.method.vae import encode_means
 from defuse_core.steps import results
 from defuse_core.steps.annotators import Labelled, who_labelled

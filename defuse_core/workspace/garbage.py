@@ -12,14 +12,17 @@ import contextlib
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from defuse_core.base.limits import GARBAGE_BATCH
 from defuse_core.workspace.database import Database
+from defuse_core.workspace.runs import Run
 
 _ASIDE = ".gone."
+_KEPT_FILES = frozenset({"config.json", "log.txt"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,29 @@ class Named:
             return name in self.blobs
         kept = self.runs.get(int(name), Kept()) if name.isdecimal() else Kept()
         return kept.everything or "/".join(inner) in kept.names or (kept.work and inner[:1] == ["work"])
+
+
+def find_named(database: Database, runs: Iterable[Run]) -> Named:
+    """Read what rows name.
+
+    Parameters
+    ----------
+    database : Database
+    runs : iterable of Run
+        All there are.
+    """
+    artifacts: defaultdict[int, set[str]] = defaultdict(set)
+    for row in database.read("SELECT run_id, name FROM artifacts"):
+        artifacts[row["run_id"]].add(row["name"])
+    kept = {
+        run.id: Kept(
+            frozenset(artifacts[run.id] | _KEPT_FILES),
+            work=run.status != "done" or "missing" in run.summary,
+            everything=run.live,
+        )
+        for run in runs
+    }
+    return Named({row["sha256"] for row in database.read("SELECT sha256 FROM blobs")}, kept)
 
 
 def remove_garbage(

@@ -14,7 +14,6 @@ import os
 import shutil
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,12 @@ from typing import Any
 from defuse_core.base.files import printable_name, store_chunks, write_bytes
 from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.database import Database, DiskFullError, WorkspaceError, explain_os_error
-from defuse_core.workspace.garbage import Kept, Named, remove_garbage, remove_unnamed
+from defuse_core.workspace.garbage import Named, find_named, remove_garbage, remove_unnamed
 from defuse_core.workspace.labels import Annotations
 from defuse_core.workspace.run_store import RunStore
 from defuse_core.workspace.runs import Artifact, Run
 
 DATABASE = "defuse.sqlite"
-_KEPT_FILES = frozenset({"config.json", "log.txt"})
 
 
 @dataclass(frozen=True)
@@ -342,16 +340,5 @@ class Workspace:
         self._database.reserve.keep()
 
     def _named(self) -> Named:
-        artifacts: defaultdict[int, set[str]] = defaultdict(set)
-        for row in self._database.read("SELECT run_id, name FROM artifacts"):
-            artifacts[row["run_id"]].add(row["name"])
-        kept = {
-            run.id: Kept(
-                frozenset(artifacts[run.id] | _KEPT_FILES),
-                work=run.status != "done" or "missing" in run.summary,
-                everything=run.live,
-            )
-            for project in self.projects()
-            for run in self.runs.of_project(project.id)
-        }
-        return Named({row["sha256"] for row in self._database.read("SELECT sha256 FROM blobs")}, kept)
+        runs = [run for project in self.projects() for run in self.runs.of_project(project.id)]
+        return find_named(self._database, runs)
