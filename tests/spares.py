@@ -11,6 +11,7 @@ import pytest
 from defuse_core.jobs import launcher, spare
 from defuse_core.jobs.spare import SPARE_RUNNER, SpareKeeper
 from defuse_core.workspace.runs import Resources, Run
+from tests.workspaces import eventually
 
 
 def is_spare(run: Run) -> bool:
@@ -23,11 +24,27 @@ def spares_of_this_process() -> list[int]:
     found = []
     for process in psutil.Process().children():
         try:
-            if spare.__name__ in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            eventually(
+                lambda process=process: process.cmdline() or is_zombie(process)
+            )  # a new one has none yet
+            if spare.__name__ in process.cmdline() and not is_zombie(process):
                 found.append(process.pid)
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def _is_known(process: psutil.Process) -> bool:
+    """Whether the system tells its command line: of a process that has just begun it does not yet."""
+    return bool(process.cmdline()) or is_zombie(process)
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    """Whether a process has ended and nobody has waited for it; one that is gone is none."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from defuse_core.workspace.run_store import LiveRunError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
 from tests.in_process import add_run, compute_here, done_here, run_here, runs_in_this_process
-from tests.spares import is_spare, keeping_spare, without_spare
+from tests.spares import is_spare, is_zombie, keeping_spare, without_spare
 from tests.templates import label
 from tests.workspaces import ONE_THREAD, SEARCH, SWEEP, Place, computing_elsewhere, copy_place, eventually
 
@@ -88,7 +88,7 @@ def no_process_is_left(tmp_path: Path, kept_spare: int) -> Iterator[None]:
         ]
 
     def zombies() -> list[psutil.Process]:
-        return [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
+        return [p for p in psutil.Process().children() if is_zombie(p)]
 
     try:
         eventually(lambda: not runners(), seconds=30)
