@@ -126,14 +126,16 @@ def test_noise_finds_what_the_search_and_a_plain_loop_find(
         for name, shift in (("raw", 0.0), ("centred", 0.8)):
             noise = torch.from_numpy(2 * (beta - shift)).float()
             said = trained_classifier(trained_vae.decode((means[:, None] + noise).flatten(0, 1))).argmax(1)
-            misread = int((said.view(150, 20) != split.labels[:, None]).sum())
+            misclassified = int((said.view(150, 20) != split.labels[:, None]).sum())
             searched = identify(
                 trained_classifier, trained_vae, split,
                 config=config.model_copy(update={"centred": name == "centred"}), seed=3,
             )  # fmt: skip
             assert found[name] == {
-                "images": 150, "codes": 3000, "misread": misread, **searched.counts(),
+                "images": 150, "codes": 3000, "misclassified": misclassified, **searched.counts(),
             }  # fmt: skip
-            assert misread >= len(searched) > 0
-            assert (misread == len(searched)) == (cap is None)
-    assert found["raw"]["misread"] > 1.2 * found["centred"]["misread"]  # the shift finds mistakes of its own
+            assert misclassified >= len(searched) > 0
+            assert (misclassified == len(searched)) == (cap is None)
+    assert (
+        found["raw"]["misclassified"] > 1.2 * found["centred"]["misclassified"]
+    )  # the shift finds mistakes of its own

@@ -150,7 +150,7 @@ def test_the_demo_is_more_than_its_controls(whole: Folder) -> None:
     results = whole.results
     for name in ("lam=0", "random"):
         assert results["controls"][name]["region"][0] < 0.6 < results["defuse"]["region"]
-    raw, centred = (results["noise"][name]["misread"] for name in ("raw", "centred"))
+    raw, centred = (results["noise"][name]["misclassified"] for name in ("raw", "centred"))
     assert raw > centred
     assert {row["region_id"] for row in results["nearest"]["regions"]} == {
         row["region_id"] for row in results["by_region"]

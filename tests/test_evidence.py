@@ -367,7 +367,7 @@ def test_noise_is_compared_around_the_same_images(done: Evaluated) -> None:
         mistakes = identify(source.classifier(), source.vae(), sample, config=config, seed=SEED)
         assert {kind: found[name][kind] for kind in mistakes.counts()} == mistakes.counts()
         assert (found[name]["images"], found[name]["codes"]) == (100, 6000)
-        assert found[name]["misread"] >= len(mistakes) > 0
+        assert found[name]["misclassified"] >= len(mistakes) > 0
 
 
 def test_one_annotator_has_nobody_to_agree_with(done: Evaluated) -> None:

@@ -111,11 +111,18 @@ DISTANCES = {
     "real": np.random.default_rng(1).gamma(12.0, 0.5, 30),
 }
 NOISE = {
-    "raw": {"images": 4, "codes": 400, "misread": 50, "dataset": 1, "reconstruction": 2, "perturbation": 30},
+    "raw": {
+        "images": 4,
+        "codes": 400,
+        "misclassified": 50,
+        "dataset": 1,
+        "reconstruction": 2,
+        "perturbation": 30,
+    },
     "centred": {
         "images": 4,
         "codes": 400,
-        "misread": 5,
+        "misclassified": 5,
         "dataset": 1,
         "reconstruction": 4,
         "perturbation": 0,

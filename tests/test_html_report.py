@@ -143,7 +143,7 @@ EVERYTHING: dict[str, Any] = {
                    "fixed": 8, "broken": 2},
     },
     "noise": {
-        name: {"images": 256, "codes": 25600, "misread": n, "dataset": 1, "reconstruction": 2,
+        name: {"images": 256, "codes": 25600, "misclassified": n, "dataset": 1, "reconstruction": 2,
                "perturbation": 3}
         for name, n in (("raw", 6400), ("centred", 256))
     },

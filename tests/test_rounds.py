@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from defuse_core.base.intervals import Interval
-from defuse_core.extensions.rounds import follow_regions, misread, trace_regions
+from defuse_core.extensions.rounds import follow_regions, still_misclassified, trace_regions
 
 W = Interval.wilson
 NONE = np.array([], dtype=np.int64)
@@ -41,9 +41,9 @@ def test_a_region_is_closed_by_its_draws_and_by_the_search(
 
 def test_what_is_read_as_people_said_is_no_mistake_of_the_region() -> None:
     where, said = inside(r3=4, r4=2, out=1), np.array([7, 7, 8, 1, 7, 8, 7])
-    assert misread(where, said, {3: 7, 4: 8}).tolist() == [-1, -1, 3, 3, 4, -1, -1]
-    assert misread(where, said, {}).tolist() == where.tolist()
-    assert misread(NONE, NONE, {3: 7}).tolist() == []
+    assert still_misclassified(where, said, {3: 7, 4: 8}).tolist() == [-1, -1, 3, 3, 4, -1, -1]
+    assert still_misclassified(where, said, {}).tolist() == where.tolist()
+    assert still_misclassified(NONE, NONE, {3: 7}).tolist() == []
 
 
 def test_limits_can_be_chosen() -> None:

@@ -99,7 +99,7 @@ def show_noise(card: Card) -> None:
                 lambda: noises_picture(counts), lambda: noise_table(counts),
                 alt="Mistakes by kind that raw and centred noise find",
             )  # fmt: skip
-        raw, centred = (counts[name]["misread"] / counts[name]["codes"] for name in ("raw", "centred"))
+        raw, centred = (counts[name]["misclassified"] / counts[name]["codes"] for name in ("raw", "centred"))
         right.markdown(
             f"Of {counts['raw']['codes']:,} codes **{percent(raw, 1)} are misclassified with raw noise, "
             f"{percent(centred, 1)} with centred**. What raw noise finds beyond centred is found by moving "

@@ -109,13 +109,12 @@ def agreement_table(evidence: Evidence) -> pd.DataFrame:
 
 def noise_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     """What raw and centred noise find, one row each."""
-    columns = ("images", "codes", "misread", *KINDS)
+    columns = ("images", "codes", "misclassified", *KINDS)
     rows = [
         {"noise": name, **{column: counts[name][column] for column in columns if column in counts[name]}}
         for name in NOISES
     ]
     table = pd.DataFrame(rows)
-    table = table.rename(columns={"misread": "misclassified"})
     return table.assign(share_misclassified=table["misclassified"] / table["codes"])
 
 

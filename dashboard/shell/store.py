@@ -210,13 +210,16 @@ class ArrayCache:
     def get(self, key: Hashable, load: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a key, loaded where they are not kept."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = load()
-            found = self._kept[key]
-            self._kept.move_to_end(key)
-            while self.nbytes > self._max_bytes:
-                self._kept.popitem(last=False)
-            return found
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = load()  # others need not wait for it
+        if sum(array.nbytes for array in found.values()) <= self._max_bytes:
+            with self._lock:
+                self._kept[key] = found
+                while self.nbytes > self._max_bytes:
+                    self._kept.popitem(last=False)
+        return found
 
 
 @st.cache_resource(show_spinner=False)

@@ -105,14 +105,13 @@ def compare_noise(
     Returns
     -------
     dict of str to dict of str to int
-        For "raw" and "centred": `images` and `codes` searched; `misread`, the number of these codes that
-        are misclassified; and by kind the mistakes that the search keeps, at most
-        `max_mistakes_per_image` an image.
+        For "raw" and "centred": `images` and `codes` searched; `misclassified`, how many of these codes are;
+        and by kind the mistakes that the search keeps, at most `max_mistakes_per_image` an image.
     """
     batch = AdaptiveBatch(config.batch_size, device=classifier.mean.device)
     n_shards = math.ceil(len(split) / SHARD_IMAGES)
     searched = {"images": len(split), "codes": len(split) * config.n_perturbations}
-    nothing = {"misread": 0, **{kind.name.lower(): 0 for kind in MistakeKind}}
+    nothing = {"misclassified": 0, **{kind.name.lower(): 0 for kind in MistakeKind}}
     counts = {"raw": nothing, "centred": nothing}
     for shard in range(n_shards):
         part = split[shard * SHARD_IMAGES : (shard + 1) * SHARD_IMAGES]
@@ -122,9 +121,9 @@ def compare_noise(
                 classifier, vae, part, shard=shard, config=every, seed=seed, batch=batch
             )
             nearest = mistakes[_rank(mistakes) < (config.max_mistakes_per_image or config.n_perturbations)]
-            more = {"misread": len(mistakes), **nearest.counts()}
+            more = {"misclassified": len(mistakes), **nearest.counts()}
             counts[name] = {key: count + more[key] for key, count in counts[name].items()}
-        yield shard + 1, n_shards, {name: float(sums["misread"]) for name, sums in counts.items()}
+        yield shard + 1, n_shards, {name: float(sums["misclassified"]) for name, sums in counts.items()}
     return {name: {**searched, **sums} for name, sums in counts.items()}
 
 

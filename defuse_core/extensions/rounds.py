@@ -39,7 +39,8 @@ class RegionNow:
     before, after : Interval
         Share of its test draws that are misclassified before and after correction.
     n_before, n_after : int
-        Mistakes that the first and the second search found in it, less those that `misread` leaves out.
+        Mistakes that the first and the second search found in it, less those that `still_misclassified`
+        leaves out.
     """
 
     region_id: int
@@ -71,7 +72,7 @@ class RegionFound:
     was_failure: bool = False
 
 
-def misread(
+def still_misclassified(
     inside: NDArray[np.int64], predictions: NDArray[np.int64], labels: Mapping[int, int]
 ) -> NDArray[np.int64]:
     """Leave out the mistakes that are predicted as the label of the region they lie in.
@@ -92,7 +93,7 @@ def misread(
 
     Examples
     --------
-    >>> misread(np.array([3, 3, 4]), np.array([7, 8, 7]), {3: 7}).tolist()
+    >>> still_misclassified(np.array([3, 3, 4]), np.array([7, 8, 7]), {3: 7}).tolist()
     [-1, 3, 4]
     """
     region_labels = np.array([labels.get(i, -1) for i in inside.tolist()], dtype=np.int64)

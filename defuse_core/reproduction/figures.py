@@ -192,8 +192,8 @@ def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
     pixels = [seed["novelty"]["pixels"] for seed in seeds]
     n = {name: " / ".join(f"{p[name]['n']:,}" for p in pixels if name in p) for q in pixels for name in q}
     figure = Figure(figsize=(7.2, 1.2 + 0.6 * len(n)), layout="constrained")
-    misread = "misclassified " * all(seed["novelty"]["reference"]["misclassified"] for seed in seeds)
-    figure.suptitle(f"median ℓ2 distance to the nearest {misread}training image", fontsize=10)
+    kind = "misclassified " * all(seed["novelty"]["reference"]["misclassified"] for seed in seeds)
+    figure.suptitle(f"median ℓ2 distance to the nearest {kind}training image", fontsize=10)
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"pixels": "in pixels", "latent": "in latent space"}
     for axes, (space, title) in zip(panels, titles.items(), strict=True):

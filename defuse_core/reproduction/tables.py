@@ -127,8 +127,8 @@ def _differences(results: Results, paper: PaperResult) -> str:
         ("training images", f"{paper.n_train:,}", _images(sizes["train"], ours["train"])),
         ("test images", _images(paper.n_test - theirs, theirs), _images(sizes["test"], ours["test"])),
         ("pixels", f"{paper.image_size}×{paper.image_size}", f"{shape[1]}×{shape[2]}"),
-        ("annotators", "five people", "five networks"),
-        *(("choice of λ", "best validation accuracy", seed["rule"]) for seed in results["seeds"][:1]),
+        ("annotators", paper.annotators, "five networks"),
+        *(("choice of λ", f"best {paper.chosen_by} accuracy", seed["rule"]) for seed in results["seeds"][:1]),
         ("classifier", paper.classifier, _classifier(results)),
         ("decoder", "256 units, one transposed convolution more than the encoder has", _decoder(results)),
     ]  # fmt: skip
@@ -231,7 +231,7 @@ def _mistakes(seeds: Sequence[Results]) -> str:
         counts = [seed["noise"][noise] for seed in seeds if "noise" in seed]
         if counts:
             caption = f"codes misclassified around the same {counts[0]['images']} images, {noise} noise"
-            rows.append((caption, over_seeds([each["misread"] / each["codes"] for each in counts])))
+            rows.append((caption, over_seeds([each["misclassified"] / each["codes"] for each in counts])))
     return _table(("", "mean (range)"), rows)
 
 
@@ -252,7 +252,7 @@ def _controls(seeds: Sequence[Results]) -> str:
 
 
 def _rest(seeds: Sequence[Results]) -> str:
-    misread = all(seed["novelty"]["reference"]["misclassified"] for seed in seeds)
+    of_mistakes = all(seed["novelty"]["reference"]["misclassified"] for seed in seeds)
     singles = [baseline["labelled_images"] for seed in seeds if (baseline := seed.get("baseline"))]
     rows = [
         ("single mistakes that the baseline is tuned on", over_seeds(singles, "{:,.0f}")),
@@ -274,7 +274,7 @@ def _rest(seeds: Sequence[Results]) -> str:
     for space in ("pixels", "latent"):
         curves = [seed["novelty"][space] for seed in seeds]
         for name in dict.fromkeys(name for each in curves for name in each):
-            known = "misclassified " if misread else ""
+            known = "misclassified " if of_mistakes else ""
             caption = f"ℓ2 in {space} to the nearest {known}training image, median: {name}"
             medians = [each[name]["median"] for each in curves if name in each]
             rows.append((caption, over_seeds(medians, "{:.2f}")))

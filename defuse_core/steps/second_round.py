@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from defuse_core.base.intervals import Interval
-from defuse_core.extensions.rounds import RegionFound, RegionNow, follow_regions, misread, trace_regions
+from defuse_core.extensions.rounds import (
+    RegionFound,
+    RegionNow,
+    follow_regions,
+    still_misclassified,
+    trace_regions,
+)
 from defuse_core.method.distillation import membership
 from defuse_core.steps.correct import BEFORE, SAID, task_of
 from defuse_core.steps.source import Source
@@ -66,7 +72,8 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
     found = membership(mixture, mistakes.latents, min_weight=min_weight).numpy()  # nobody selected these
     lying = [source.region_of_mistakes(), found]
     wrong = [
-        misread(inside, s.predictions.numpy(), labels) for inside, s in zip(lying, searches, strict=True)
+        still_misclassified(inside, s.predictions.numpy(), labels)
+        for inside, s in zip(lying, searches, strict=True)
     ]
     errors = _errors(source, searched_lam(Source(store, second["identify"]).upstream("classifier"), run))
     traced: list[RegionFound] = []

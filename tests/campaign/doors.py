@@ -20,6 +20,7 @@ import torch
 
 from defuse_core.base.checkpoints import load_weights
 from defuse_core.base.errors import CheckpointError
+from defuse_core.base.limits import MAX_SAMPLES, MAX_TAU
 from defuse_core.cli.labels import label_import
 from defuse_core.data.sources import load_dataset
 from defuse_core.data.splits import ImageDataset
@@ -47,8 +48,6 @@ MB = 2**20
 N_CLASSES = 10
 SHAPES = {"fc1.weight": (8, 784), "fc1.bias": (8,), "fc2.weight": (N_CLASSES, 8), "fc2.bias": (N_CLASSES,)}
 """The network of the good checkpoints, one of `tutorials.MLPS`."""
-MOST_DRAWS, MOST_TAU = 100_000, 100.0
-"""Larger ones would fill the memory, or draw what has nothing to do with the region."""
 
 
 class UnusableError(Exception):
@@ -167,8 +166,8 @@ def _check_event(event: LabelEvent, *, n_classes: int) -> None:
     _require(event.label is None or 0 <= event.label < n_classes, f"label {event.label} of {n_classes}")
     _require(event.sample_id is None or event.sample_id >= 0, f"sample {event.sample_id}")
     _require(event.sample_id is None or event.region_id < 0 or event.sample_id < event.n_samples, "sample")
-    _require(event.undoes is not None or 0 < event.tau <= MOST_TAU, f"tau {event.tau}")
-    _require(event.n_samples <= MOST_DRAWS, f"n_samples {event.n_samples}")
+    _require(event.undoes is not None or 0 < event.tau <= MAX_TAU, f"tau {event.tau}")
+    _require(event.n_samples <= MAX_SAMPLES, f"n_samples {event.n_samples}")
     _require(event.seconds is None or 0 <= event.seconds < math.inf, f"seconds {event.seconds}")
     _require(math.isfinite(event.at), f"at {event.at}")
 
@@ -218,8 +217,8 @@ def open_manifest(path: Path, root: Path, stock: Stock) -> None:  # noqa: ARG001
     for log in manifest.logs:
         for entry in (entry for entry in log.entries if isinstance(entry, Answer)):
             _require(entry.label is None or entry.label < n_classes, f"label {entry.label} of {n_classes}")
-            _require(entry.undoes is not None or 0 < entry.tau <= MOST_TAU, f"tau {entry.tau}")
-            _require(entry.n_samples <= MOST_DRAWS, f"n_samples {entry.n_samples}")
+            _require(entry.undoes is not None or 0 < entry.tau <= MAX_TAU, f"tau {entry.tau}")
+            _require(entry.n_samples <= MAX_SAMPLES, f"n_samples {entry.n_samples}")
             _require(math.isfinite(entry.at), f"at {entry.at}")
             _require(entry.seconds is None or 0 <= entry.seconds < math.inf, f"seconds {entry.seconds}")
 
@@ -229,7 +228,7 @@ def open_suite(path: Path, root: Path, stock: Stock) -> None:
     suite = read_suite(path)
     for region in suite.manifest.regions:
         _require(region.label < len(suite.manifest.class_names), f"label {region.label}")
-        _require(0 < region.tau <= MOST_TAU, f"tau {region.tau}")
+        _require(0 < region.tau <= MAX_TAU, f"tau {region.tau}")
         _require(region.n == int((suite.instances.region_ids == region.region_id).sum()), "images")
         _require(0 <= region.before.estimate <= 1, f"error {region.error}")
     model = root / "model.safetensors"

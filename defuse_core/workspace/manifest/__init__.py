@@ -1,0 +1,1 @@
+"""What a result stands on, as one JSON document: data, runs, settings, labels, checksums."""
