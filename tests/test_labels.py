@@ -15,6 +15,7 @@ from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Annotation
 from defuse_core.extensions.answers import all_votes, answers_by_region, self_agreement, single_labels
 from defuse_core.extensions.shipped import ANNOTATORS
+from defuse_core.workspace.label_events import SIMULATED_NAMES
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 MACHINE, OTHER = sorted(ANNOTATORS)[:2]
@@ -23,6 +24,10 @@ ANSWERS = st.builds(
     st.none() | st.integers(0, 2), st.none() | st.integers(0, 3), st.sampled_from([0.1, 0.5]),
     st.sampled_from([0, 1]), st.just(4), round=st.integers(1, 3),
 )  # fmt: skip
+
+
+def test_names_that_no_person_may_have_are_those_of_the_simulated_annotators() -> None:
+    assert set(SIMULATED_NAMES) == set(ANNOTATORS)
 
 
 def test_people_count_before_simulated_annotators_region_by_region() -> None:

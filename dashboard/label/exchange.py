@@ -15,6 +15,7 @@ from dashboard.shell import store
 from dashboard.shell.jobs_panel import newest, start
 from dashboard.shell.state import annotator, note, refuse
 from dashboard.shell.uploads import upload_box
+from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import decode_labels, from_csv, to_csv
@@ -114,4 +115,5 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
         refuse(str(error) if str(error).startswith(name) else f"{name}: {error}")
     else:
         known = len(events) - new
-        note(f"{new} answers stored" + (f", {known} were known already" if known else ""))
+        were = "was" if known == 1 else "were"
+        note(f"{count(new, 'answer')} stored" + (f", {known:,} {were} known already" if known else ""))

@@ -186,6 +186,7 @@ def show_agreement(run: Run) -> None:
     right.metric("Pairs of equal answers", f"{score.pairwise:.0%}")
     right.caption(
         plain(
-            f"{', '.join(people)} on {first}{len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others."
+            f"{', '.join(people)} on {first}{len(votes):,} draws; "
+            f"“{NONE_OF_THE_ABOVE}” is an answer like others."
         )
     )
