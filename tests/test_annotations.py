@@ -32,6 +32,7 @@ from defuse_core.workspace.label_files import (
     read_label_file,
     to_csv,
 )
+from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.labels import (
     SINGLE_MISTAKES,
     Annotations,
@@ -682,6 +683,11 @@ def test_a_csv_of_a_person_needs_three_columns_in_any_order() -> None:
     for ends in ("\r\n", "\r"):
         again = from_csv("\ufeff" + text.replace("\n", ends), CLASSES, REGIONS)
         assert again == from_csv(text, CLASSES, REGIONS)
+
+
+@pytest.mark.parametrize("kinds", [None, [3], {"flip": "3"}, {"flip": -3}, {"flip": 3.0}, {"flip": True}, {}])
+def test_mistakes_that_a_stranger_counted_are_numbers_or_unknown(kinds: object) -> None:
+    assert count_mistakes({"mistakes": kinds}) is None
 
 
 def test_case_and_spaces_around_the_names_of_columns_do_not_count() -> None:

@@ -17,6 +17,7 @@ from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import decode_labels, from_csv, read_label_file, to_csv
+from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -53,7 +54,7 @@ def label_import(
     run = _regions(workspace, chosen)
     region_ids = [region["region_id"] for region in run.summary["regions"]]
     ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
-    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
     if str(file) == "-":
         text = decode_labels([sys.stdin.buffer.read(MAX_LABEL_FILE + 1)], name="the input")
     else:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.base.spreadsheet import escape_formula, unescape_formula
@@ -155,8 +156,8 @@ def _read_columns(header: Sequence[str]) -> list[str]:
     for name in (n for n in names if n not in CSV_COLUMNS):
         if close := get_close_matches(name[:40].casefold(), CSV_COLUMNS, n=2, cutoff=_CLOSE):
             raise WorkspaceError(
-                f"line 1: there is no column {name[:40]!r}, did you mean {' or '.join(close)}? Rename or remove it; "
-                f"there are: {', '.join(CSV_COLUMNS)}"
+                f"line 1: there is no column {name[:40]!r}, did you mean {' or '.join(close)}? "
+                f"Rename or remove it; there are: {', '.join(CSV_COLUMNS)}"
             )
     return names
 
@@ -172,10 +173,7 @@ def _parse(
             )
         return int(text)
 
-    if any(cell.strip() for cell in [*(row.get(None) or []), row.get("") or ""]):
-        raise WorkspaceError(
-            f"line {line} has more cells than there are columns; check its commas and quotes"
-        )
+    _refuse_surplus(row, line)
     region = whole("region", "", SINGLE_MISTAKES)
     seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
     sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
@@ -206,6 +204,14 @@ def _parse(
     if fault := person_fault(annotator) or answer_fault(event, n_classes=len(class_names)):
         raise WorkspaceError(f"line {line}: {fault}" + ("" if ";" in fault else "; correct it"))
     return event
+
+
+def _refuse_surplus(row: Mapping[Any, Any], line: int) -> None:
+    """Raise WorkspaceError if there is text beyond the columns, or in one without a name."""
+    if any(cell.strip() for cell in [*(row.get(None) or []), row.get("") or ""]):
+        raise WorkspaceError(
+            f"line {line} has more cells than there are columns; check its commas and quotes"
+        )
 
 
 def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:

@@ -5,7 +5,8 @@ Imports no torch.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_ROUND, MAX_SAMPLES, MAX_SECONDS, MAX_TAU
 from defuse_core.data.class_names import name_fault
@@ -42,7 +43,27 @@ class AnswerFields(Protocol):
     def key(self) -> str | None: ...
 
 
-def bounds_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str | None:
+def count_mistakes(summary: Mapping[str, Any]) -> int | None:
+    """Count the mistakes that a search found; None where its results do not say.
+
+    Parameters
+    ----------
+    summary : mapping
+        Results of a run of the step `identify`, which a stranger may have written.
+
+    Examples
+    --------
+    >>> count_mistakes({"mistakes": {"flip": 3, "boundary": 2}}), count_mistakes({})
+    (5, None)
+    """
+    kinds = summary.get("mistakes")
+    numbers = list(kinds.values()) if isinstance(kinds, dict) else []
+    return sum(numbers) or None if all(type(n) is int and n >= 0 for n in numbers) else None
+
+
+def bounds_fault(
+    answer: AnswerFields, *, n_classes: int | None = None, n_mistakes: int | None = None
+) -> str | None:
     """Say why an answer cannot be judged, or None: its numbers are about no draw or no class.
 
     Parameters
@@ -50,10 +71,12 @@ def bounds_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
     answer : LabelEvent, or a row of a file
     n_classes : int, optional
         Of the project; by default as many as a project may have.
+    n_mistakes : int, optional
+        Of the search that the regions come from; by default any number.
     """
     n_labels = MAX_CLASSES if n_classes is None else n_classes
     single = answer.region_id == SINGLE_MISTAKES
-    n_images = _WHOLE if single else answer.n_samples
+    n_images = (n_mistakes or _WHOLE) if single else answer.n_samples
     if not SINGLE_MISTAKES <= answer.region_id < _WHOLE:
         return f"region must be a whole number from {SINGLE_MISTAKES} up, got {answer.region_id}"
     if answer.label is not None and not 0 <= answer.label < n_labels:
