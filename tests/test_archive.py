@@ -760,6 +760,17 @@ def test_what_was_tampered_with_is_refused(
     assert not (victim.home.parent / "evil.json").exists()
 
 
+def test_names_that_an_older_version_stored_are_mended_on_the_way_out(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        database.execute("UPDATE annotations SET annotator = ?", ("A\u200bd\x1ba",))
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    (now,) = there.workspace.runs.of_project(there.project.id, "distill")
+    assert {e.annotator for e in there.workspace.annotations.events(now.id)} == {"Ada"}
+    (then,) = place.workspace.runs.of_project(place.project.id, "distill")
+    assert {e.annotator for e in place.workspace.annotations.events(then.id)} == {"Ada"}
+
+
 @pytest.mark.parametrize(
     "poison", ["n_samples = 1 << 62", "region_id = -1, sample_id = 5", "round = 1 << 62", "seconds = 1e308"]
 )

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.data import npz, splits
-from defuse_core.data.class_names import check_class_names, class_key
+from defuse_core.data.class_names import check_class_names, class_key, mend_name, name_fault
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -265,6 +265,14 @@ HIDING = (
 def test_class_names_that_labels_could_not_tell_apart_are_refused(names: tuple[str, ...], told: str) -> None:
     with pytest.raises(DataError, match=f"^toys: {told}"):
         ImageDataset("toys", GOOD, GOOD, names)
+
+
+@given(name=st.text(max_size=300))
+@example(name="क\u200d" * 150)
+def test_a_mended_name_has_no_fault_and_a_good_one_stays(name: str) -> None:
+    mended = mend_name(name)
+    assert name_fault(mended) is None
+    assert (mended == name) == (name_fault(name) is None)
 
 
 def test_class_names_may_be_of_any_script_and_length_up_to_the_limit() -> None:

@@ -7,7 +7,8 @@ no torch.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES
 
@@ -53,14 +54,35 @@ def name_fault(name: str) -> str | None:
         return "is empty"
     if len(name) > MAX_CLASS_NAME:
         return f"has {len(name):,} characters, at most {MAX_CLASS_NAME} are allowed"
-    kinds = (
-        _UNSHOWN.get(unicodedata.category(character))
-        for at, character in enumerate(name)
-        if not (character in _JOINERS and _is_joined(name[at - 1 : at]) and _is_joined(name[at + 1 : at + 2]))
-    )
-    if found := next(filter(None, kinds), None):
+    if found := next(filter(None, map(_UNSHOWN.get, _categories(name))), None):
         return f"has {found}"
     return "has characters that XML cannot hold" if set(name) & set(_NONCHARACTERS) else None
+
+
+@lru_cache(maxsize=1024)
+def mend_name(name: str) -> str:
+    """Return a name that an older version stored as it may be stored now: `name_fault` finds nothing.
+
+    Examples
+    --------
+    >>> mend_name("Ada"), mend_name("A\u200bda\x1b"), mend_name("\u200b")
+    ('Ada', 'Ada', 'unnamed')
+    """
+    if name_fault(name) is None:
+        return name
+    kept = (
+        character
+        for character, category in zip(name, _categories(name), strict=True)
+        if category not in _UNSHOWN and character not in _NONCHARACTERS
+    )
+    return "".join(kept)[:MAX_CLASS_NAME].strip().rstrip(_JOINERS) or "unnamed"
+
+
+def _categories(name: str) -> Iterator[str]:
+    """Yield the Unicode category of every character; that of a joiner in its place is "" here."""
+    for at, character in enumerate(name):
+        joins = character in _JOINERS and _is_joined(name[at - 1 : at]) and _is_joined(name[at + 1 : at + 2])
+        yield "" if joins else unicodedata.category(character)
 
 
 def _is_joined(neighbour: str) -> bool:

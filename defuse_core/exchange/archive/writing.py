@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from defuse_core.base.limits import MAX_MANIFEST_BYTES, MAX_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
 from defuse_core.base.texts import without_control
+from defuse_core.data.class_names import mend_name
 from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
 from defuse_core.exchange.archive.rows import (
     FORMAT,
@@ -217,6 +218,7 @@ class _Rows:
         undoes, edit = row["undoes"], row["edit"]
         return {
             **self._of_run(row, "id"),
+            "annotator": mend_name(row["annotator"]),
             "undoes": None if undoes is None else self._label(undoes),
             "edit": None if edit is None else json.loads(edit),
         }
