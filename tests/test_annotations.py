@@ -32,6 +32,7 @@ from defuse_core.workspace.label_files import (
     read_label_file,
     to_csv,
 )
+from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.labels import (
     SINGLE_MISTAKES,
     Annotations,
@@ -149,6 +150,14 @@ def test_labels_come_back_as_they_were_in_the_order_of_storing(annotations: Anno
         (1, LabelEvent(0, "ann", 1, n_samples=2**62), "n_samples must be at least 1 and at most 10,000"),
         (1, LabelEvent(0, "ann", 1, tau=1e308), "tau must be above 0 and at most 100"),
         (1, LabelEvent(0, "ann", 1, key="k" * 201), "key must have at most 200 characters, got 201"),
+        (1, LabelEvent(0, "ann", 1, key="a\x1b[2J"), "key has control characters"),
+        (1, LabelEvent(0, "ann", 1, round=1001), "round must be at least 1 and at most 1,000, got 1001"),
+        (
+            1,
+            LabelEvent(0, "ann", 1, seconds=1e308),
+            "seconds must be 0 or more and at most 10,000,000, got 1e",
+        ),
+        (1, LabelEvent(-1, "ann", 1), "sample must be the number of a mistake where region is -1, got none"),
         (99, LabelEvent(0, "ann", 1), "run 99 does not exist"),
         (1, LabelEvent(0, "ann", 1, undoes=12345), "does not exist"),
         (1, LabelEvent(0, "ann", 1, undoes=1), "undone already"),
@@ -563,7 +572,7 @@ def test_what_changes_a_verdict_makes_a_correction_stale_and_so_does_its_undo(
 # CSV
 
 TEXTS = st.text(
-    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="\ufffe\uffff"),
+    st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], exclude_characters="\ufffe\uffff"),
     min_size=1, max_size=200,
 ).filter(lambda text: text.strip())  # fmt: skip
 ODD = ("=1+1", "a,b", 'say "no"', "'", "日本", "@x", "-1", "None", ",,", '""', "ﬁ", "cat", " dog", "'=1+1",
@@ -587,7 +596,11 @@ def labelled(draw: st.DrawFn) -> tuple[list[str], list[LabelEvent]]:
                 region,
                 draw(WORDS),
                 draw(st.none() | st.integers(0, len(names) - 1)),
-                draw(st.none() | st.integers(0, most - 1)),
+                draw(
+                    st.integers(0, most - 1)
+                    if region == SINGLE_MISTAKES
+                    else st.none() | st.integers(0, most - 1)
+                ),
                 draw(st.floats(0, 100, exclude_min=True)),
                 draw(st.integers(0, 2**62)),
                 n_samples,
@@ -672,6 +685,16 @@ def test_a_csv_of_a_person_needs_three_columns_in_any_order() -> None:
         assert again == from_csv(text, CLASSES, REGIONS)
 
 
+@pytest.mark.parametrize("kinds", [None, [3], {"flip": "3"}, {"flip": -3}, {"flip": 3.0}, {"flip": True}, {}])
+def test_mistakes_that_a_stranger_counted_are_numbers_or_unknown(kinds: object) -> None:
+    assert count_mistakes({"mistakes": kinds}) is None
+
+
+def test_case_and_spaces_around_the_names_of_columns_do_not_count() -> None:
+    text = "Region, SAMPLE ,Annotator,label, Tau,N_Samples,,\n0,11,Ann,dog,2,12,,\n"
+    assert from_csv(text, CLASSES, REGIONS) == [LabelEvent(0, "Ann", 1, 11, tau=2.0, n_samples=12)]
+
+
 GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n"
 
 
@@ -692,7 +715,7 @@ GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n
         (GOOD + "2,0,ann,cat\n", "line 3: there is no region 2; there are: 0, 1, 7"),
         (GOOD + "-1,0,ann,cat\n", "line 3: there is no region -1; there are: 0, 1, 7"),
         (GOOD + "x,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got 'x'"),
-        (GOOD + ",0,ann,cat\n", "line 3: region must be a whole number from -1 up, got ''"),
+        (GOOD + ",0,ann,cat\n", "line 3: region must be a whole number from -1 up, got ''; correct it"),
         (GOOD + "-2,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '-2'"),
         (GOOD + "-,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '-'"),
         (GOOD + "²,0,ann,cat\n", "line 3: region must be a whole number from -1 up, got '²'"),
@@ -704,7 +727,7 @@ GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n
         (GOOD + "0,10,ann,cat\n", r"line 3: sample must be in 0 … 9, got 10"),
         (GOOD + "0,-1,ann,cat\n", r"line 3: sample must be a whole number from 0 up, got '-1'"),
         (GOOD + "0,20,ann,cat,0.5,0,20\n", r"line 3: sample must be in 0 … 19, got 20"),
-        (GOOD + "0,0, ,cat\n", "line 3: annotator must be named"),
+        (GOOD + "0,0, ,cat\n", "line 3: annotator must be named; say who"),
         (GOOD + "0,0,ann,cat,0\n", "line 3: tau must be above 0 and at most 100, got 0"),
         (GOOD + "0,0,ann,cat,-1\n", "line 3: tau must be above 0 and at most 100, got -1"),
         (GOOD + "0,0,ann,cat,nan\n", "line 3: tau must be above 0 and at most 100, got nan"),
@@ -721,6 +744,20 @@ GOOD = "region,sample,annotator,label,tau,seed,n_samples\n0,0,ann,cat,0.5,0,10\n
         (GOOD + "0,0,ann,cat,0.5,-1\n", "line 3: seed must be a whole number from 0 up, got '-1'"),
         (GOOD + "0,,ann,cat,0.5,0,0\n", "line 3: n_samples must be a whole number from 1 up, got '0'"),
         (GOOD + "0,,ann,cat,0.5,0,many\n", "line 3: n_samples must be a whole number from 1 up, got 'many'"),
+        (GOOD + "0,0,a\u200bnn,cat\n", "line 3: the annotator's name has characters that are not shown"),
+        (GOOD + "0,0,annotator-eve,cat\n", "line 3: names that begin with annotator- are .*; rename the ann"),
+        (GOOD + "0,0,ann,cat,0.5,0,10,,cat\n", "line 3 has more cells than there are columns; check its "),
+        ("region,annotator,label,\n0,ann,cat,5\n", "line 2 has more cells than there are columns"),
+        (
+            GOOD.replace("sample", "samples", 1),
+            "there is no column 'samples', did you mean sample or n_samples",
+        ),
+        (
+            GOOD.replace("n_samples", "samples"),
+            "there is no column 'samples', did you mean sample or n_samples",
+        ),
+        (GOOD.replace("n_samples", "NSamples"), "there is no column 'NSamples', did you mean n_samples"),
+        (GOOD.replace("tau", "Label "), "line 1: the column 'label' is there twice; remove or rename one"),
         (GOOD + "0\n", "line 3: annotator must be named"),
         (GOOD + "0,0,ann\n", "line 3: label must be one of"),
         ('region,annotator,label,note\n0,ann,cat,"two\nlines"\n0,ann,cow\n', "line 4: label must be one of"),

@@ -62,7 +62,11 @@ def small(home: Path) -> Place:
     source = f"blob:{upload.sha256}"
     place = Place(workspace, workspace.create_project("small", dataset=dataset(source), upload=upload))
     for step in ("classifier", "vae", "identify"):
-        keep(place, store_run(place, step, {"accuracy": float("nan"), "mistakes": {}}), "weights.safetensors")
+        keep(
+            place,
+            store_run(place, step, {"accuracy": float("nan"), "mistakes": {"flip": 3, "boundary": 2}}),
+            "weights.safetensors",
+        )
     regions = store_run(place, "distill", {"regions": [{"region_id": 0}, {"region_id": 1}]})
     label(place, regions)
     label(other, regions)
@@ -686,6 +690,15 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
     "a label of no class": (row("annotations", 0, label=99), r"line 1: label must be in 0 … \d+, got 99"),
     "a sample below all": (row("annotations", 0, sample_id=-5), "sample must be in 0 … "),
+    "a mistake that is not there": (
+        row("annotations", 0, region_id=-1, sample_id=5), r"line 1: sample must be in 0 … 4, got 5",
+    ),
+    "mistakes as a whole": (
+        row("annotations", 0, region_id=-1, sample_id=None), "must be the number of a mistake",
+    ),
+    "a pass without end": (row("annotations", 0, round=2**62), "round must be at least 1 and at most 1,000"),
+    "time without end": (row("annotations", 0, seconds=1e308), "seconds must be 0 or more and at most"),
+    "a key that one obeys": (row("annotations", 0, key="a\x1b[2J"), "has control characters"),
     "a tau below 0": (row("annotations", 0, tau=-1.0), "tau must be above 0 and at most 100, got -1"),
     "a tau beyond": (row("annotations", 0, tau=1e308), "tau must be above 0 and at most 100, got 1e"),
     "a tau beyond of an edit": (
@@ -747,13 +760,27 @@ def test_what_was_tampered_with_is_refused(
     assert not (victim.home.parent / "evil.json").exists()
 
 
-def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path) -> None:
+def test_names_that_an_older_version_stored_are_mended_on_the_way_out(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        database.execute("UPDATE annotations SET annotator = ?", ("A\u200bd\x1ba",))
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    (now,) = there.workspace.runs.of_project(there.project.id, "distill")
+    assert {e.annotator for e in there.workspace.annotations.events(now.id)} == {"Ada"}
+    (then,) = place.workspace.runs.of_project(place.project.id, "distill")
+    assert {e.annotator for e in place.workspace.annotations.events(then.id)} == {"Ada"}
+
+
+@pytest.mark.parametrize(
+    "poison", ["n_samples = 1 << 62", "region_id = -1, sample_id = 5", "round = 1 << 62", "seconds = 1e308"]
+)
+def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path, poison: str) -> None:
     place = small(tmp_path / "home")
     with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
         run = place.workspace.runs.of_project(place.project.id, "distill")[0].id
         (poisoned,) = database.execute("SELECT MIN(id) FROM annotations WHERE run_id = ?", (run,)).fetchone()
-        database.execute("UPDATE annotations SET n_samples = 1 << 62 WHERE ? IN (id, undoes)", (poisoned,))
-    before = place.workspace.annotations.events(run)
+        database.execute(f"UPDATE annotations SET {poison} WHERE ? IN (id, undoes)", (poisoned,))
+    before = [e for e in place.workspace.annotations.events(run) if poisoned not in (e.id, e.undoes)]
     there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
     (now,) = there.workspace.runs.of_project(there.project.id, "distill")
     after = there.workspace.annotations.events(now.id)

@@ -111,9 +111,7 @@ def test_the_whole_method_from_the_command_line(
     regions = place.workspace.runs.latest(mine.id, "distill")
     assert regions is not None
     rows = "".join(f"{r['region_id']},Ada,row\n" for r in regions.summary["regions"])
-    assert (
-        "labels added" in defuse("label", "import", "-", *p, stdin="region,annotator,label\n" + rows).stdout
-    )
+    assert "label added" in defuse("label", "import", "-", *p, stdin="region,annotator,label\n" + rows).stdout
     defuse("correct", *p, *SWEEP)
     defuse("evaluate", *p)
     report = defuse("report", *p, "--out", "evidence").stdout
@@ -140,7 +138,7 @@ def test_labels_go_out_and_in_as_csv(defuse: Defuse, place: Place) -> None:
     assert place.workspace.annotations.counting(regions.id) == before
     (place.workspace.home / "more.csv").write_text(f"{text}{rows[0]['region']},1,Eve,row\r\n")
     done = defuse("label", "import", str(place.workspace.home / "more.csv"))
-    assert f"1 labels added to the regions of run {regions.id}; {len(before)} were known" in done.stdout
+    assert f"1 label added to the regions of run {regions.id}; {len(before)} were known" in done.stdout
     assert len(place.workspace.annotations.counting(regions.id)) == len(before) + 1
 
 

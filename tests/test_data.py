@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.data import npz, splits
-from defuse_core.data.class_names import check_class_names, class_key
+from defuse_core.data.class_names import check_class_names, class_key, mend_name, name_fault
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -230,6 +230,19 @@ def test_a_dataset_above_a_limit_is_refused_wherever_it_is_from(
         ImageDataset("toys", GOOD, GOOD, ("cat", "dog"))
 
 
+HIDING = (
+    "c\u200bat",
+    "\u202etac",
+    "cat\ufeff",
+    "ca\u00adt",
+    "c\u200dat",
+    "\u200d日",
+    "नमस्ते\u200d",
+    "1\u200d日",
+)
+"""Look like others, or like nothing: zero-width and turning characters, and joiners that join nothing."""
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [
@@ -242,6 +255,7 @@ def test_a_dataset_above_a_limit_is_refused_wherever_it_is_from(
         (("cat", "a" * 201), "the name of class 1 has 201 characters, at most 200 are allowed: 'a{40}'; "),
         (("cat\n", "dog"), r"the name of class 0 has control characters: 'cat\\n'"),
         (("cat", "\x1b[2J"), r"the name of class 1 has control characters: '\\x1b\[2J'"),
+        *((("cat", name), "the name of class 1 has characters that are not shown") for name in HIDING),
         (("cat", "a\u2028b"), "the name of class 1 has line breaks"),
         (("cat", "caf\udce9"), "the name of class 1 has bytes that are not UTF-8"),
         (("cat", "a\uffff"), "the name of class 1 has characters that XML cannot hold"),
@@ -253,8 +267,17 @@ def test_class_names_that_labels_could_not_tell_apart_are_refused(names: tuple[s
         ImageDataset("toys", GOOD, GOOD, names)
 
 
+@given(name=st.text(max_size=300))
+@example(name="क\u200d" * 150)
+def test_a_mended_name_has_no_fault_and_a_good_one_stays(name: str) -> None:
+    mended = mend_name(name)
+    assert name_fault(mended) is None
+    assert (mended == name) == (name_fault(name) is None)
+
+
 def test_class_names_may_be_of_any_script_and_length_up_to_the_limit() -> None:
-    names = ("Cat", "cat", "=cat", "日本 語", "नमस्ते\u200d", "a" * 200, "🦓", "none")
+    names = ("Cat", "cat", "=cat", "日本 語", "क्\u200dष", "می\u200cخواهم", "a" * 200, "🦓",
+             "👩\u200d🚀", "🏳\ufe0f\u200d🌈", "none")  # fmt: skip
     assert check_class_names(names) is None
     assert class_key(" e\u0301 ") == "\u00e9"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Annotation
-from defuse_core.extensions.answers import answers_by_region, self_agreement, single_labels
+from defuse_core.extensions.answers import all_votes, answers_by_region, self_agreement, single_labels
 from defuse_core.extensions.shipped import ANNOTATORS
+from defuse_core.workspace.label_events import SIMULATED_NAMES
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 MACHINE, OTHER = sorted(ANNOTATORS)[:2]
@@ -22,6 +24,10 @@ ANSWERS = st.builds(
     st.none() | st.integers(0, 2), st.none() | st.integers(0, 3), st.sampled_from([0.1, 0.5]),
     st.sampled_from([0, 1]), st.just(4), round=st.integers(1, 3),
 )  # fmt: skip
+
+
+def test_names_that_no_person_may_have_are_those_of_the_simulated_annotators() -> None:
+    assert set(SIMULATED_NAMES) == set(ANNOTATORS)
 
 
 def test_people_count_before_simulated_annotators_region_by_region() -> None:
@@ -106,7 +112,30 @@ def test_answers_about_mistakes_that_are_not_there_do_not_count() -> None:
     assert single_labels(events, n_mistakes=5)[0].tolist() == [0, 4]
 
 
-# A person against themselves
+# Annotators against each other, and a person against themselves
+
+
+def test_compared_are_the_draws_that_two_or_more_answered() -> None:
+    said = [("ann", 1, None), ("ann", 2, 1), ("bob", 1, 1), ("bob", 1, 3), (MACHINE, 0, 3)]
+    events = [LabelEvent(0, name, label, sample, n_samples=4) for name, label, sample in said]
+    assert all_votes(events) == [[2, 1], [1, 0, 1]]
+    everywhere = LabelEvent(0, "bob", 5, n_samples=6)
+    assert all_votes([*events, everywhere]) == [[2, 1], [1, 0, 1], *[[1, 5]] * 4]
+    assert all_votes([*events, everywhere], most=3) == [[2, 1], [1, 0, 1], [1, 5]]
+    alone = [LabelEvent(0, "ann", 1), LabelEvent(0, "bob", 1, seed=1), LabelEvent(0, "bob", 1, round=2)]
+    assert all_votes(alone) == []
+
+
+def test_memory_grows_with_the_answers_and_not_with_the_draws_shown() -> None:
+    once = [LabelEvent(0, name, 1, seed=seed, n_samples=10_000) for name in "ab" for seed in range(200)]
+    twice = [replace(e, round=n) for e in once for n in (1, 2)]
+    tracemalloc.start()
+    try:
+        assert len(all_votes(once, most=1000)) == 1000
+        assert self_agreement(twice, "a") == Interval.wilson(2_000_000, 2_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def passes(*answers: tuple[int, int | None, int | None, int]) -> list[LabelEvent]:

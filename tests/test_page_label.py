@@ -397,9 +397,21 @@ def test_an_answer_that_can_never_be_stored_is_told_and_holds_up_no_other(
     assert not errors(click(app, "Understood"))
 
 
-def test_names_of_simulated_annotators_are_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = opened(place, monkeypatch, annotator="annotator-bob")
-    assert errors(app) == ["Names that begin with annotator- are those of simulated annotators."]
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "annotator-bob",
+            "Names that begin with annotator- are those of simulated annotators; choose another.",
+        ),
+        ("Bo\u200bb", "The annotator's name has characters that are not shown: "),
+    ],
+)
+def test_names_that_no_person_may_have_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    (error,) = errors(opened(place, monkeypatch, annotator=name))
+    assert error.startswith(told)
 
 
 def test_a_tie_between_people_is_told_as_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

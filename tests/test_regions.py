@@ -157,6 +157,25 @@ def test_a_mistake_stays_in_the_region_that_a_person_chose_for_it() -> None:
     assert lying() == membership(FITTED, latents, min_weight=MIN_WEIGHT).tolist()
 
 
+@pytest.mark.parametrize("both", [True, False], ids=["both halves", "one half"])
+def test_selected_mistakes_follow_a_split_whose_halves_are_merged_later(both: bool) -> None:
+    latents = torch.cat([codes_of(region, 20) for region in FITTED.regions()[:2]])
+    edits = [replace(made_into("select", [], [select(FITTED, latents, of=80)]), mistakes=tuple(range(40)))]
+
+    def lying() -> tuple[Mixture, list[int]]:
+        mixture = apply_edits(FITTED, edits, min_weight=MIN_WEIGHT)
+        return mixture, region_of_mistakes(mixture, edits, latents, min_weight=MIN_WEIGHT).tolist()
+
+    mixture, _ = lying()
+    edits.append(RegionEdit("split", (6,), split(mixture, mixture.regions()[-1], latents, seed=0)))
+    mixture, halves = lying()
+    assert halves in ([7] * 20 + [8] * 20, [8] * 20 + [7] * 20)
+    gone = (7, 8) if both else (0, 7)
+    chosen = [region for region in mixture.regions() if region.region_id in gone]
+    edits.append(RegionEdit("merge", gone, (merge(mixture, chosen),)))
+    assert lying()[1] == [9 if half in gone else half for half in halves]
+
+
 def test_a_selection_takes_its_weight_from_all_and_no_region_with_it() -> None:
     """Region 3 weighs 0.0105, just over the cut; after the selection a quarter less."""
     edit = made_into("select", [], [select(FITTED, codes_of(FITTED.regions()[0], 10), of=40)])

@@ -15,9 +15,11 @@ from dashboard.shell import store
 from dashboard.shell.jobs_panel import newest, start
 from dashboard.shell.state import annotator, note, refuse
 from dashboard.shell.uploads import upload_box
+from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import decode_labels, from_csv, to_csv
+from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -100,7 +102,7 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
     workspace = store.workspace()
     region_ids = [region["region_id"] for region in run.summary["regions"]]
     ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
-    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
     try:
         text = decode_labels(content, name=name)
         if name.lower().endswith(".json"):
@@ -114,4 +116,5 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
         refuse(str(error) if str(error).startswith(name) else f"{name}: {error}")
     else:
         known = len(events) - new
-        note(f"{new} answers stored" + (f", {known} were known already" if known else ""))
+        were = "was" if known == 1 else "were"
+        note(f"{count(new, 'answer')} stored" + (f", {known:,} {were} known already" if known else ""))

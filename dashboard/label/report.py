@@ -17,6 +17,7 @@ from dashboard.shared.region_table import status_of
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
 from dashboard.shell.state import plain, recall, remember
+from defuse_core.base.limits import MAX_COMPARED_DRAWS
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 from defuse_core.workspace.runs import Run
@@ -172,16 +173,20 @@ def show_agreement(run: Run) -> None:
     from defuse_core.method.evaluation import agreement
 
     events = store.workspace().annotations.counting(run.id)
-    votes = [answers for answers in all_votes(events) if len(answers) > 1]
+    votes = all_votes(events)
     if not votes:
         st.caption("Nobody else has answered the same draws yet.")
         return
     score = agreement(votes)
     people = sorted(_shared(events))
+    first = "the first " if len(votes) == MAX_COMPARED_DRAWS else ""
     left, right = st.columns([2, 1])
     left.plotly_chart(charts.agreement(score.share), key="agreement")
     right.metric("Unanimous", f"{score.unanimous.estimate:.0%}", help=f"{score.unanimous}, n = {len(votes)}")
     right.metric("Pairs of equal answers", f"{score.pairwise:.0%}")
     right.caption(
-        plain(f"{', '.join(people)} on {len(votes):,} draws; “{NONE_OF_THE_ABOVE}” is an answer like others.")
+        plain(
+            f"{', '.join(people)} on {first}{len(votes):,} draws; "
+            f"“{NONE_OF_THE_ABOVE}” is an answer like others."
+        )
     )

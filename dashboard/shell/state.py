@@ -14,6 +14,7 @@ import streamlit as st
 from dashboard.shell import store
 from dashboard.shell.rerun import was_own
 from dashboard.shell.text import plain as plain  # pages import it from here, too
+from defuse_core.workspace.label_rules import annotator_fault
 from defuse_core.workspace.labels import SIMULATED_PREFIX
 from defuse_core.workspace.workspace import Project
 
@@ -124,8 +125,12 @@ def annotator_field(latest: str | None) -> str:
     if not str(st.session_state.get(ANNOTATOR) or "").strip():
         st.session_state[ANNOTATOR] = latest or annotator()
     st.text_input("Annotator", key=ANNOTATOR, max_chars=40, bind="query-params")
-    if (name := annotator()).startswith(SIMULATED_PREFIX):
-        st.error(plain(f"Names that begin with {SIMULATED_PREFIX} are those of simulated annotators."))
+    name = annotator()
+    fault = annotator_fault(name)
+    if name.startswith(SIMULATED_PREFIX):
+        fault = f"names that begin with {SIMULATED_PREFIX} are those of simulated annotators; choose another"
+    if fault:
+        st.error(plain(f"{fault[0].upper()}{fault[1:]}."))
         st.stop()
     return name
 

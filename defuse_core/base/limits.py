@@ -124,6 +124,15 @@ SMALL_BYTES = 64 * 2**20
 MAX_SAMPLES = 10_000
 """Draws of a region that one answer may be about: every verdict on it draws them again, in memory."""
 
+MAX_COMPARED_DRAWS = 1_000_000
+"""Draws on which annotators are compared with each other; 300 regions of ten draws have 3,000."""
+
+MAX_ROUND = 1_000
+"""The highest pass over the same draws; people take two."""
+
+MAX_SECONDS = 10_000_000.0
+"""Time spent on an answer, some 115 days: a page that was left open."""
+
 MAX_TAU = 100.0
 """The largest τ; above it, a region's draws have nothing to do with the region."""
 

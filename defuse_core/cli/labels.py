@@ -13,9 +13,11 @@ from defuse_core.base.files import write_bytes
 from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.cli.common import find_project
 from defuse_core.cli.options import AsJson, ProjectName
+from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import decode_labels, from_csv, read_label_file, to_csv
+from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -52,7 +54,7 @@ def label_import(
     run = _regions(workspace, chosen)
     region_ids = [region["region_id"] for region in run.summary["regions"]]
     ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
-    n_mistakes = sum(workspace.runs.ancestry(run.id)["identify"].summary["mistakes"].values())
+    n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
     if str(file) == "-":
         text = decode_labels([sys.stdin.buffer.read(MAX_LABEL_FILE + 1)], name="the input")
     else:
@@ -60,8 +62,8 @@ def label_import(
     events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
     added = workspace.annotations.append_new(run.id, events)
     known = len(events) - added
-    message = f"{added} labels added to the regions of run {run.id}"
-    message += f"; {known} were known already" if known else ""
+    message = f"{count(added, 'label')} added to the regions of run {run.id}"
+    message += f"; {known:,} {'was' if known == 1 else 'were'} known already" if known else ""
     result = {"run": run.id, "added": added, "known": known}
     typer.echo(json.dumps(result) if as_json else message)
 

@@ -7,7 +7,8 @@ no torch.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES
 
@@ -16,6 +17,7 @@ NONE_OF_THE_ABOVE = "none of the above"
 
 _UNSHOWN = {
     "Cc": "control characters",
+    "Cf": "characters that are not shown",
     "Cs": "bytes that are not UTF-8",
     "Zl": "line breaks",
     "Zp": "line breaks",
@@ -23,6 +25,10 @@ _UNSHOWN = {
 """What one line does not show, by Unicode category."""
 
 _NONCHARACTERS = "\ufffe\uffff"  # XML cannot hold them
+
+
+_JOINERS = "\u200c\u200d"
+"""Between letters of the scripts that need them, and within an emoji, they change what is shown."""
 
 
 def class_key(name: str) -> str:
@@ -48,10 +54,44 @@ def name_fault(name: str) -> str | None:
         return "is empty"
     if len(name) > MAX_CLASS_NAME:
         return f"has {len(name):,} characters, at most {MAX_CLASS_NAME} are allowed"
-    kinds = (_UNSHOWN.get(unicodedata.category(character)) for character in name)
-    if found := next(filter(None, kinds), None):
+    if found := next(filter(None, map(_UNSHOWN.get, _categories(name))), None):
         return f"has {found}"
     return "has characters that XML cannot hold" if set(name) & set(_NONCHARACTERS) else None
+
+
+@lru_cache(maxsize=1024)
+def mend_name(name: str) -> str:
+    """Return a name that an older version stored as it may be stored now: `name_fault` finds nothing.
+
+    Examples
+    --------
+    >>> mend_name("Ada"), mend_name("A\u200bda\x1b"), mend_name("\u200b")
+    ('Ada', 'Ada', 'unnamed')
+    """
+    if name_fault(name) is None:
+        return name
+    kept = (
+        character
+        for character, category in zip(name, _categories(name), strict=True)
+        if category not in _UNSHOWN and character not in _NONCHARACTERS
+    )
+    return "".join(kept)[:MAX_CLASS_NAME].strip().rstrip(_JOINERS) or "unnamed"
+
+
+def _categories(name: str) -> Iterator[str]:
+    """Yield the Unicode category of every character; that of a joiner in its place is "" here."""
+    for at, character in enumerate(name):
+        joins = character in _JOINERS and _is_joined(name[at - 1 : at]) and _is_joined(name[at + 1 : at + 2])
+        yield "" if joins else unicodedata.category(character)
+
+
+def _is_joined(neighbour: str) -> bool:
+    """Whether a joiner may stand beside a character, "" for none: a letter, mark or symbol, not Latin."""
+    return (
+        not neighbour.isascii()  # nor ""
+        and unicodedata.category(neighbour)[0] in "LMS"
+        and not unicodedata.name(neighbour, "").startswith("LATIN")
+    )
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -66,7 +106,8 @@ def check_class_names(names: Sequence[str]) -> None:
     ------
     ValueError
         If there are none or over `MAX_CLASSES`; if a name is empty, over `MAX_CLASS_NAME` characters, or has
-        control characters; if two are equal by `class_key`; or if one is `NONE_OF_THE_ABOVE`.
+        control characters or others that are not shown; if two are equal by `class_key`; or if one is
+        `NONE_OF_THE_ABOVE`.
 
     Examples
     --------

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
+from defuse_core.base.limits import MAX_COMPARED_DRAWS
 from defuse_core.base.records import Annotation, Region, Verdict
 from defuse_core.method.classifier import Classifier, predict
 from defuse_core.method.labeling import Votes, collect_votes, draw_images, majority, reach_verdict
@@ -55,10 +57,25 @@ def _of_people(events: Sequence[LabelEvent]) -> Sequence[LabelEvent]:
     return [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)] or events
 
 
-def all_votes(events: Sequence[LabelEvent]) -> Votes:
-    """The answers of everybody on each draw of the first pass, simulated annotators included."""
+def all_votes(events: Sequence[LabelEvent], *, most: int = MAX_COMPARED_DRAWS) -> Votes:
+    """Return the answers on each draw of the first pass that two or more annotators answered.
+
+    Parameters
+    ----------
+    events : sequence of LabelEvent
+        Those of simulated annotators included.
+    most : int
+        At most so many draws, the first ones.
+    """
     groups = _same_draws([e for e in events if e.round == 1])
-    return [votes for group in groups for votes in _votes(group, _most_shown(group))]
+    compared = (
+        votes
+        for group in groups
+        for (votes,), n_draws in _votes(group)
+        if len(votes) > 1
+        for _ in range(n_draws)
+    )
+    return list(islice(compared, most))
 
 
 def _same_draws(events: Sequence[LabelEvent]) -> list[list[LabelEvent]]:
@@ -70,9 +87,27 @@ def _same_draws(events: Sequence[LabelEvent]) -> list[list[LabelEvent]]:
     return list(groups.values())
 
 
-def _votes(events: Sequence[LabelEvent], n_samples: int) -> Votes:
-    answers = [Annotation(e.region_id, e.annotator, e.label, e.sample_id) for e in events]
-    return collect_votes(answers, n_samples)
+def _votes(group: Sequence[LabelEvent], *, passes: Sequence[int] = (1,)) -> list[tuple[Votes, int]]:
+    """Return the answers of each pass on the same draws, with the number of draws of which they are.
+
+    Draws without an answer of their own are alike and stand last, once: so memory grows with the answers
+    and not with the draws.
+    """
+    asked = sorted({e.sample_id for e in group if e.sample_id is not None})
+    place: dict[int | None, int | None] = {None: None, **{sample: i for i, sample in enumerate(asked)}}
+    by_pass = [
+        collect_votes(
+            [
+                Annotation(e.region_id, e.annotator, e.label, place[e.sample_id])
+                for e in group
+                if e.round == n
+            ],
+            len(asked) + 1,
+        )
+        for n in passes
+    ]
+    n_draws = [1] * len(asked) + [_most_shown(group) - len(asked)]
+    return list(zip(map(list, zip(*by_pass, strict=True)), n_draws, strict=True))
 
 
 def _most_shown(events: Sequence[LabelEvent]) -> int:
@@ -88,15 +123,13 @@ def self_agreement(events: Sequence[LabelEvent], annotator: str) -> Interval:
         Of both passes; those of other annotators do not count.
     annotator : str
     """
-    pairs = [
-        (first, second)
+    draws = [
+        (first == second, n_draws)
         for group in _same_draws([e for e in events if e.annotator == annotator])
-        for first, second in zip(
-            *(_votes([e for e in group if e.round == i], _most_shown(group)) for i in (1, 2)), strict=True
-        )
+        for (first, second), n_draws in _votes(group, passes=(1, 2))
         if first and second
     ]
-    return Interval.wilson(sum(first == second for first, second in pairs), len(pairs))
+    return Interval.wilson(sum(n for same, n in draws if same), sum(n for _, n in draws))
 
 
 def judge(

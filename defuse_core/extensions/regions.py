@@ -106,7 +106,8 @@ def _follow(edit: RegionEdit, of_region: NDArray[np.int64], mixture: Mixture, la
     elif edit.kind == "merge":
         of_region[gone] = new_ids[0]
     elif edit.kind == "split" and gone.any():
-        weights = np.where(np.isin(np.arange(len(mixture.weights)), new_ids), mixture.weights, 0.0)
+        weights = np.zeros_like(mixture.weights)  # of `mixture`, a part that an edit removed later has 0
+        weights[new_ids] = [gaussian.weight for gaussian in edit.into]
         among = replace(mixture, weights=weights)
         of_region[gone] = membership(among, latents[gone], min_weight=0.0).numpy()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from math import comb
 
 import numpy as np
 import torch
@@ -192,8 +192,9 @@ def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:
     share = [max(Counter(v).values()) / len(v) if v else float("nan") for v in votes]
     answered = [v for v in votes if v]
     same = sum(len(set(v)) == 1 for v in answered)
-    pairs = [a == b for v in answered for a, b in combinations(v, 2)]
-    pairwise = sum(pairs) / len(pairs) if pairs else float("nan")
+    pairs = sum(comb(len(v), 2) for v in answered)
+    equal = sum(comb(n, 2) for v in answered for n in Counter(v).values())
+    pairwise = equal / pairs if pairs else float("nan")
     return Agreement(np.array(share), Interval.wilson(same, len(answered)), pairwise)
 
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 SIMULATED_PREFIX = "annotator-"
 """How the names of simulated annotators begin; answers of people replace theirs."""
 
+SIMULATED_NAMES = tuple(
+    SIMULATED_PREFIX + architecture
+    for architecture in ("vgg_small", "wide_kernel", "resnet_small", "mobile_small", "all_convolutional")
+)
+"""Their names; no person may have one with that prefix."""
+
 BY_ID = "id:"
 """How the name of an event without a key begins."""
 

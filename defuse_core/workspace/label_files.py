@@ -9,19 +9,25 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.base.spreadsheet import escape_formula, unescape_formula
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.label_rules import answer_fault
+from defuse_core.workspace.label_rules import answer_fault, person_fault
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
 )  # fmt: skip
+
+
+_CLOSE = 0.75  # of difflib: "samples" is close to "n_samples", "date" is not to "at"
 
 
 def read_label_file(path: Path) -> str:
@@ -104,7 +110,8 @@ def from_csv(
     ----------
     text : str
         Columns region, annotator and label; optional are sample (by default the whole region), tau
-        (0.5), seed (0), n_samples (10), round (1) and seconds.
+        (0.5), seed (0), n_samples (10), round (1) and seconds; "at" is not read. Case and spaces at the
+        ends of their names do not count. Others are ignored, unless their name is close to one of these.
     class_names : sequence of str
     region_ids : iterable of int
         Those that exist.
@@ -114,18 +121,15 @@ def from_csv(
     Raises
     ------
     WorkspaceError
-        If any line is malformed; the message names the line, and nothing is returned.
+        If any line is malformed, has more cells than there are columns, or a column's name is misspelt or
+        given twice; the message names the line, and nothing is returned.
     """
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
         header = list(reader.fieldnames or [])
     except csv.Error as error:
         raise WorkspaceError(f"line 1: {error}; the first line should be {','.join(CSV_COLUMNS)}") from None
-    if missing := [name for name in ("region", "annotator", "label") if name not in header]:
-        raise WorkspaceError(
-            f"the CSV lacks the columns {', '.join(missing)}; its first line is {','.join(header)!r}, "
-            f"and should be {','.join(CSV_COLUMNS)}"
-        )
+    reader.fieldnames = _read_columns(header)
     sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
     try:
         return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
@@ -135,15 +139,41 @@ def from_csv(
         ) from None
 
 
+def _read_columns(header: Sequence[str]) -> list[str]:
+    """Return the names of the columns, those that are known as `CSV_COLUMNS` has them."""
+    names = [
+        folded if (folded := name.strip().casefold()) in CSV_COLUMNS else name.strip() for name in header
+    ]
+    if missing := [name for name in ("region", "annotator", "label") if name not in names]:
+        raise WorkspaceError(
+            f"the CSV lacks the columns {', '.join(missing)}; its first line is {','.join(header)!r}, "
+            f"and should be {','.join(CSV_COLUMNS)}"
+        )
+    if twice := next((name for name, n in Counter(filter(None, names)).items() if n > 1), None):
+        raise WorkspaceError(
+            f"line 1: the column {twice[:40]!r} is there twice; remove or rename one of them"
+        )
+    for name in (n for n in names if n not in CSV_COLUMNS):
+        if close := get_close_matches(name[:40].casefold(), CSV_COLUMNS, n=2, cutoff=_CLOSE):
+            raise WorkspaceError(
+                f"line 1: there is no column {name[:40]!r}, did you mean {' or '.join(close)}? "
+                f"Rename or remove it; there are: {', '.join(CSV_COLUMNS)}"
+            )
+    return names
+
+
 def _parse(
     row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None]
 ) -> LabelEvent:
     def whole(name: str, default: str, lowest: int) -> int:
         text = (row.get(name) or "").strip() or default
         if not re.fullmatch(r"-?\d{1,19}", text) or not lowest <= int(text) < 2**63:
-            raise WorkspaceError(f"line {line}: {name} must be a whole number from {lowest} up, got {text!r}")
+            raise WorkspaceError(
+                f"line {line}: {name} must be a whole number from {lowest} up, got {text[:40]!r}; correct it"
+            )
         return int(text)
 
+    _refuse_surplus(row, line)
     region = whole("region", "", SINGLE_MISTAKES)
     seed, n_samples = whole("seed", "0", 0), whole("n_samples", "10", 1)
     sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
@@ -151,25 +181,37 @@ def _parse(
     try:
         tau = float((row.get("tau") or "").strip() or "0.5")
     except ValueError:
-        raise WorkspaceError(f"line {line}: tau must be a number, got {row.get('tau')!r}") from None
+        raise WorkspaceError(
+            f"line {line}: tau must be a number, got {row.get('tau')!r}; write it like 0.5"
+        ) from None
     try:
         seconds = float(text) if (text := (row.get("seconds") or "").strip()) else None
     except ValueError:
         seconds = math.nan
     if seconds is not None and not 0 <= seconds < math.inf:
-        raise WorkspaceError(f"line {line}: seconds must be 0 or more, got {row.get('seconds')!r}")
+        raise WorkspaceError(
+            f"line {line}: seconds must be 0 or more, got {row.get('seconds')!r}; leave it empty if unknown"
+        )
     if not annotator:
-        raise WorkspaceError(f"line {line}: annotator must be named")
+        raise WorkspaceError(f"line {line}: annotator must be named; say who gave the label")
     refuse_unknown(region, sizes, where=f"line {line}")
     index = read_label(label, class_names, where=f"line {line}: label")
     if sample is not None and sample >= (n_images := sizes[region] or n_samples):
-        raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}")
+        raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}; correct it")
     event = LabelEvent(
         region, annotator, index, sample, tau, seed, n_samples, round=whole("round", "1", 1), seconds=seconds
     )
-    if fault := answer_fault(event, n_classes=len(class_names)):
-        raise WorkspaceError(f"line {line}: {fault}")
+    if fault := person_fault(annotator) or answer_fault(event, n_classes=len(class_names)):
+        raise WorkspaceError(f"line {line}: {fault}" + ("" if ";" in fault else "; correct it"))
     return event
+
+
+def _refuse_surplus(row: Mapping[Any, Any], line: int) -> None:
+    """Raise WorkspaceError if there is text beyond the columns, or in one without a name."""
+    if any(cell.strip() for cell in [*(row.get(None) or []), row.get("") or ""]):
+        raise WorkspaceError(
+            f"line {line} has more cells than there are columns; check its commas and quotes"
+        )
 
 
 def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
@@ -185,7 +227,9 @@ def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
     """
     if region_id not in (ids := sorted(known)):
         there = ", ".join(map(str, ids)) or "none"
-        raise WorkspaceError(f"{where}: there is no region {region_id}; there are: {there}")
+        raise WorkspaceError(
+            f"{where}: there is no region {region_id}; there are: {there}; choose one of them"
+        )
 
 
 def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | None:
@@ -211,8 +255,10 @@ def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | No
         exact = [index for index, known in enumerate(class_names) if known == name]
         same = exact or [i for i, known in enumerate(class_names) if class_key(known) == class_key(name)]
         if len(same) > 1:
-            raise WorkspaceError(f"{where} {name[:40]!r} is the name of classes {same[0]} and {same[1]}")
+            raise WorkspaceError(
+                f"{where} {name[:40]!r} is the name of classes {same[0]} and {same[1]}; rename one"
+            )
         if same and class_key(name):
             return same[0]
     some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
-    raise WorkspaceError(f"{where} must be one of {some}, got {text[:100]!r}")
+    raise WorkspaceError(f"{where} must be one of {some}, got {text[:100]!r}; choose one of them")

@@ -5,11 +5,12 @@ Imports no torch.
 
 from __future__ import annotations
 
-import math
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_SAMPLES, MAX_TAU
+from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_ROUND, MAX_SAMPLES, MAX_SECONDS, MAX_TAU
 from defuse_core.data.class_names import name_fault
+from defuse_core.workspace.label_events import SIMULATED_NAMES, SIMULATED_PREFIX
 
 SINGLE_MISTAKES = -1
 """The region_id of labels of single mistakes, whose `sample_id` is an index into them."""
@@ -42,7 +43,27 @@ class AnswerFields(Protocol):
     def key(self) -> str | None: ...
 
 
-def bounds_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str | None:
+def count_mistakes(summary: Mapping[str, Any]) -> int | None:
+    """Count the mistakes that a search found; None where its results do not say.
+
+    Parameters
+    ----------
+    summary : mapping
+        Results of a run of the step `identify`, which a stranger may have written.
+
+    Examples
+    --------
+    >>> count_mistakes({"mistakes": {"flip": 3, "boundary": 2}}), count_mistakes({})
+    (5, None)
+    """
+    kinds = summary.get("mistakes")
+    numbers = list(kinds.values()) if isinstance(kinds, dict) else []
+    return sum(numbers) or None if all(type(n) is int and n >= 0 for n in numbers) else None
+
+
+def bounds_fault(
+    answer: AnswerFields, *, n_classes: int | None = None, n_mistakes: int | None = None
+) -> str | None:
     """Say why an answer cannot be judged, or None: its numbers are about no draw or no class.
 
     Parameters
@@ -50,9 +71,12 @@ def bounds_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
     answer : LabelEvent, or a row of a file
     n_classes : int, optional
         Of the project; by default as many as a project may have.
+    n_mistakes : int, optional
+        Of the search that the regions come from; by default any number.
     """
     n_labels = MAX_CLASSES if n_classes is None else n_classes
-    n_images = _WHOLE if answer.region_id == SINGLE_MISTAKES else answer.n_samples
+    single = answer.region_id == SINGLE_MISTAKES
+    n_images = (n_mistakes or _WHOLE) if single else answer.n_samples
     if not SINGLE_MISTAKES <= answer.region_id < _WHOLE:
         return f"region must be a whole number from {SINGLE_MISTAKES} up, got {answer.region_id}"
     if answer.label is not None and not 0 <= answer.label < n_labels:
@@ -61,11 +85,48 @@ def bounds_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
         return f"n_samples must be at least 1 and at most {MAX_SAMPLES:,}, got {answer.n_samples}"
     if answer.sample_id is not None and not 0 <= answer.sample_id < n_images:
         return f"sample must be in 0 … {n_images - 1}, got {answer.sample_id}"
+    if single and answer.sample_id is None:
+        return f"sample must be the number of a mistake where region is {SINGLE_MISTAKES}, got none"
     if not 0 < answer.tau <= MAX_TAU:
         return f"tau must be above 0 and at most {MAX_TAU:g}, got {answer.tau:g}"
     if not 0 <= answer.seed < _WHOLE:
         return f"seed must be a whole number from 0 up, got {answer.seed}"
+    if not 1 <= answer.round <= MAX_ROUND:
+        return f"round must be at least 1 and at most {MAX_ROUND:,}, got {answer.round}"
+    if answer.seconds is not None and not 0 <= answer.seconds <= MAX_SECONDS:
+        return f"seconds must be 0 or more and at most {MAX_SECONDS:,.0f}, got {answer.seconds:g}"
     return None
+
+
+def annotator_fault(name: str) -> str | None:
+    """Say why an annotator cannot be called so, in words; None where they can.
+
+    Examples
+    --------
+    >>> annotator_fault("Ada"), annotator_fault(" ")
+    (None, 'annotator must be named')
+    """
+    if not name.strip():
+        return "annotator must be named"
+    if fault := name_fault(name):
+        return f"the annotator's name {fault}: {name[:40]!r}; rename the annotator"
+    return None
+
+
+def person_fault(name: str) -> str | None:
+    """Say why a person cannot be called so: also by a name that would be taken for a simulated annotator's.
+
+    Examples
+    --------
+    >>> person_fault("Ada"), person_fault(SIMULATED_NAMES[0])
+    (None, None)
+    """
+    if name.startswith(SIMULATED_PREFIX) and name not in SIMULATED_NAMES:
+        return (
+            f"names that begin with {SIMULATED_PREFIX} are those of simulated annotators, "
+            f"got {name[:40]!r}; rename the annotator"
+        )
+    return annotator_fault(name)
 
 
 def answer_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str | None:
@@ -79,14 +140,10 @@ def answer_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
     """
     if fault := bounds_fault(answer, n_classes=n_classes):
         return fault
-    if not answer.annotator.strip():
-        return "annotator must be named"
-    if fault := name_fault(answer.annotator):
-        return f"the annotator's name {fault}: {answer.annotator[:40]!r}; rename the annotator"
-    if not 1 <= answer.round < _WHOLE:
-        return f"round must be a whole number from 1 up, got {answer.round}"
-    if answer.seconds is not None and not 0 <= answer.seconds < math.inf:
-        return f"seconds must be 0 or more, got {answer.seconds:g}"
+    if fault := annotator_fault(answer.annotator):
+        return fault
     if len(answer.key or "") > MAX_CLASS_NAME:
         return f"key must have at most {MAX_CLASS_NAME} characters, got {len(answer.key or ''):,}"
+    if answer.key and (fault := name_fault(answer.key)):
+        return f"key {fault}, got {answer.key[:40]!r}"
     return None

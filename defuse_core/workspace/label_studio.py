@@ -24,7 +24,7 @@ from xml.sax.saxutils import quoteattr
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_files import read_label, refuse_unknown
-from defuse_core.workspace.label_rules import answer_fault
+from defuse_core.workspace.label_rules import answer_fault, person_fault
 from defuse_core.workspace.labels import LabelEvent
 
 Shown = tuple[int, int, float, int, int]
@@ -199,7 +199,7 @@ class _Task:
             region, name or self.annotator, index, part, *draw[2:],
             at=self._moment(annotation), round=round_, seconds=seconds, key=_storable(key),
         )  # fmt: skip
-        if fault := answer_fault(event, n_classes=len(self.class_names)):
+        if fault := person_fault(event.annotator) or answer_fault(event, n_classes=len(self.class_names)):
             raise WorkspaceError(f"{self.where}: {fault}; {_REMEDY}")
         return event
 

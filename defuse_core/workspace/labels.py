@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from defuse_core.base.limits import MAX_TAU
+from defuse_core.data.class_names import mend_name
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
 from defuse_core.workspace.label_events import BY_ID
@@ -320,5 +321,6 @@ def _edits(connection: sqlite3.Connection, run_id: int) -> list[RegionEdit]:
 
 
 def read_event(row: sqlite3.Row) -> LabelEvent:
-    """Build an answer from its row in the database."""
-    return LabelEvent(**{name: row[name] for name in row.keys() if name not in ("run_id", "edit")})  # noqa: SIM118
+    """Build an answer from its row in the database; an annotator's name of an older version is mended."""
+    values = {name: row[name] for name in row.keys() if name not in ("run_id", "edit")}  # noqa: SIM118
+    return LabelEvent(**{**values, "annotator": mend_name(row["annotator"])})

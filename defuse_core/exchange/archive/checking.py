@@ -9,7 +9,7 @@ from defuse_core.base.texts import quote, texts
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.config_checks import ConfigError, check_config
-from defuse_core.workspace.label_rules import bounds_fault
+from defuse_core.workspace.label_rules import bounds_fault, count_mistakes
 
 
 def check_rows(archive: Archive) -> tuple[int, int]:
@@ -20,12 +20,7 @@ def check_rows(archive: Archive) -> tuple[int, int]:
     WorkspaceError
         At the first fault; the message says where it is.
     """
-    n_labels, n_classes = 0, len(archive.manifest.project.dataset.class_names)
-    for number, row in enumerate(archive.rows("annotations", AnnotationRow), 1):
-        if row.edit is None and (fault := bounds_fault(row, n_classes=n_classes)):
-            raise archive.error(f"rows/annotations.jsonl, line {number}: {fault}")
-        n_labels = number
-    n_runs = 0
+    n_labels, n_runs = _check_labels(archive), 0
     for number, run in enumerate(archive.rows("runs", RunRow), 1):
         if number > MAX_RUNS:
             raise archive.error(f"it has over {MAX_RUNS:,} runs, which no export has")
@@ -54,6 +49,24 @@ def check_rows(archive: Archive) -> tuple[int, int]:
         raise archive.error("the data set is not among the uploads")
     _check_references(archive, n_runs)
     return n_runs, n_labels
+
+
+def _check_labels(archive: Archive) -> int:
+    """Refuse answers that cannot be judged; return how many label events there are."""
+    n_labels, n_classes = 0, len(archive.manifest.project.dataset.class_names)
+    found: dict[int, int | None] = {}  # mistakes, by the run of the search
+    n_mistakes: dict[int, int | None] = {}  # by the run of the regions
+    for number, run in enumerate(archive.rows("runs", RunRow), 1):
+        if run.step == "identify":
+            found[number] = count_mistakes(run.record.get("summary") or {})  # type: ignore[arg-type]
+        elif run.step == "distill":
+            n_mistakes[number] = next((found[above] for above in run.inputs if above in found), None)
+    for number, row in enumerate(archive.rows("annotations", AnnotationRow), 1):
+        fault = bounds_fault(row, n_classes=n_classes, n_mistakes=n_mistakes.get(row.run))
+        if row.edit is None and fault:
+            raise archive.error(f"rows/annotations.jsonl, line {number}: {fault}")
+        n_labels = number
+    return n_labels
 
 
 def _named(archive: Archive) -> Iterator[tuple[str, str, int]]:

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from defuse_core.base.limits import MAX_MANIFEST_BYTES, MAX_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
 from defuse_core.base.texts import without_control
+from defuse_core.data.class_names import mend_name
 from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
 from defuse_core.exchange.archive.rows import (
     FORMAT,
@@ -35,7 +36,7 @@ from defuse_core.exchange.archive.rows import (
     ResourcesRow,
 )
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
-from defuse_core.workspace.label_rules import bounds_fault
+from defuse_core.workspace.label_rules import bounds_fault, count_mistakes
 from defuse_core.workspace.labels import read_event
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
@@ -128,13 +129,18 @@ class _Rows:
 
     def __init__(self, workspace: Workspace, project: Project, connection: sqlite3.Connection) -> None:
         self._workspace, self._project, self._connection = workspace, project, connection
-        live = [run for run in workspace.runs.of_project(project.id) if run.live]
-        if live:
+        runs = {run.id: run for run in workspace.runs.of_project(project.id)}
+        if live := [run for run in runs.values() if run.live]:
             raise WorkspaceError(
                 f"run {live[0].id} ({live[0].step}) is live; wait for it, or stop it: "
                 f"defuse cancel {live[0].id}; then export again"
             )
         self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
+        self._n_mistakes = {  # by the run of the regions
+            run.id: count_mistakes(runs[above].summary)
+            for run in runs.values() if run.step == "distill"
+            for above in run.upstream if above in runs and runs[above].step == "identify"
+        }  # fmt: skip
         self.labels = array("q", (row["id"] for row in self._annotations()))
         self._new = Renumbering(self._number, self._label, unknown=NO_RUN)
         self.files: list[tuple[str, Path, str | None]] = []
@@ -164,7 +170,10 @@ class _Rows:
         """Edits and answers, without those that `Annotations.events` leaves out, too."""
         n_classes = len(self._project.class_names)
         for row in self._connection.execute(_QUERIES["annotations"], (self._project.id,)):
-            if row["edit"] is not None or bounds_fault(read_event(row), n_classes=n_classes) is None:
+            n_mistakes = self._n_mistakes.get(row["run_id"])
+            if row["edit"] is not None or not bounds_fault(
+                read_event(row), n_classes=n_classes, n_mistakes=n_mistakes
+            ):
                 yield row
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
@@ -209,6 +218,7 @@ class _Rows:
         undoes, edit = row["undoes"], row["edit"]
         return {
             **self._of_run(row, "id"),
+            "annotator": mend_name(row["annotator"]),
             "undoes": None if undoes is None else self._label(undoes),
             "edit": None if edit is None else json.loads(edit),
         }
