@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.base.limits import MAX_ZIP_DIRECTORY
 from defuse_core.data import npz, splits
 from defuse_core.data.class_names import check_class_names, class_key
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
@@ -428,6 +429,14 @@ def test_images_that_are_refused_are_not_read(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_the_directory_of_an_npz_is_not_read_at_any_length(tmp_path: Path) -> None:
+    entries, length, path = 2**16 - 1, MAX_ZIP_DIRECTORY + 1, tmp_path / "toys.npz"
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, entries, entries, length, 0, 0)
+    path.write_bytes(b"PK" + bytes(length) + end)
+    with pytest.raises(DataError, match=r"its directory takes more than 4,194,304 bytes\); write it again"):
+        load_npz(path)
 
 
 def test_what_is_not_wanted_of_an_npz_is_not_read(tmp_path: Path) -> None:

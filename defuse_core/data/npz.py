@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_EXPANSION, SMALL_BYTES
+from defuse_core.base.zips import bounded_zip
 from defuse_core.data.splits import DataError
 
 _ENCRYPTED = 0x1  # bit of a member's flags
@@ -62,7 +63,7 @@ def read_npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
         if path.exists():
             raise DataError(f"{path} is no regular file; give an .npz file")
         raise DataError(f"{path} does not exist; check the path")
-    with _explained(path), zipfile.ZipFile(path) as archive:
+    with _explained(path), bounded_zip(path) as archive:
         members = _members(archive)
         chosen = [name for name in _ARRAYS if name in members]
         _check_size(path, [members[name] for name in chosen])
