@@ -175,7 +175,7 @@ GOOD = split_of([0, 1])
     ("train", "test", "told"),
     [
         (split_of([0, 2]), GOOD, r"toys, train split: labels must be in 0 … 1 .*renumber"),
-        (GOOD, split_of([-1, 1]), r"toys, test split: labels must be in 0 … 1 .*got -1.*renumber"),
+        (GOOD, split_of([-1, 1]), r"toys, test split: labels must be 0 or more, got -1; renumber"),
         (split_of([1, 1]), GOOD, r"toys: no training image of class cat; add images, or leave"),
         (GOOD, split_of([0], size=5), r"toys: test images are \(1, 5, 5\), train .*resize"),
         (GOOD, split_of([0], channels=3), r"toys: test images are \(3, 4, 4\), train .*resize"),
@@ -312,6 +312,47 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
 
 
 @pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (np.array(["cat", "chaton", "chèvre", "d", "e"]), ("cat", "chaton", "chèvre", "d", "e")),
+        (
+            np.array([*map(str.encode, ("cat", "chaton", "chèvre", "d", "e"))]),
+            ("cat", "chaton", "chèvre", "d", "e"),
+        ),
+        (np.array([7, 8, 9, 10, 11]), ("7", "8", "9", "10", "11")),
+    ],
+    ids=["text", "bytes", "integers"],
+)
+def test_class_names_of_an_npz_are_text(tmp_path: Path, names: NDArray[Any], read: tuple[str, ...]) -> None:
+    path = save(tmp_path / "toys.npz", arrays() | {"class_names": names})
+    assert load_npz(path).class_names == read
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_a_validation_split_of_an_npz_has_any_of_its_names(tmp_path: Path, name: str) -> None:
+    content = arrays()
+    content |= {f"x_{name}": content["x_test"], f"y_{name}": content["y_test"]}
+    dataset = load_npz(save(tmp_path / "toys.npz", content))
+    assert dataset.validation is not None
+    assert torch.equal(dataset.validation.images, dataset.test.images)
+    assert not dataset.conversions
+
+
+def test_two_validation_splits_of_an_npz_are_refused(tmp_path: Path) -> None:
+    content = arrays()
+    content |= {"x_val": content["x_test"], "y_val": content["y_test"], "x_dev": content["x_test"]}
+    with pytest.raises(DataError, match=r"validation arrays of more than one name \(val, dev\); keep one"):
+        load_npz(save(tmp_path / "toys.npz", content))
+
+
+def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_told(tmp_path: Path) -> None:
+    content = arrays() | {"X_val": np.zeros(3), "y_extra": np.zeros(3), "index": np.zeros(3)}
+    assert load_npz(save(tmp_path / "toys.npz", content)).conversions == (
+        "2 arrays not read (X_val, y_extra)",
+    )
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"y_test": None}, r"toys\.npz lacks y_test; it holds .*Save the arrays under these"),
@@ -327,10 +368,25 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
             r"toys\.npz: x_test is empty; add images",
         ),
         ({"x_test": np.zeros((5, 4, 4), np.uint8)}, r"toys: test images are .*resize one"),
-        ({"y_test": np.full(5, -1)}, r"toys, test split: labels must be in .*got -1.*renumber"),
+        ({"y_test": np.full(5, -1)}, r"toys, test split: labels must be 0 or more, got -1; renumber"),
+        (
+            {"y_train": np.full(10, -1), "y_test": np.full(5, -1)},
+            r"toys, train split: labels must be 0 or more, got -1; renumber the classes from 0",
+        ),
         ({"y_test": np.full(5, 7)}, r"toys: no training image of class 5, 6, 7; add images"),
         ({"class_names": np.array(["a", "b"])}, r"labels must be in 0 … 1 .*extend class_names"),
         ({"class_names": np.array("abcde")}, r"toys\.npz.*class_names"),
+        (
+            {"class_names": np.array([b"caf\xe9", *b"abcd"])},
+            r"toys\.npz: class_names has .* not UTF-8 .*; save",
+        ),
+        *(
+            (
+                {"class_names": np.arange(5).astype(dtype)},
+                r"toys\.npz: class_names must be texts, got (?!str)",
+            )
+            for dtype in ("float64", "bool", "complex128", "M8[D]")
+        ),
         ({"class_names": np.array([*"abcd", "a"])}, r"toys\.npz: toys: classes 0 and 4 are both called 'a'"),
         ({"y_train": np.array([*range(9), 2**60])}, r"toys.*(labels|class)"),
     ],

@@ -23,7 +23,8 @@ class _BoundedFile(io.FileIO):
             return super().read(size) or b""
         if size is not None and size > MAX_ZIP_DIRECTORY:
             raise zipfile.BadZipFile(f"its directory takes more than {MAX_ZIP_DIRECTORY:,} bytes")
-        rest = max(0, os.fstat(self.fileno()).st_size - self.tell())  # as much memory is taken as is asked for
+        # as much memory is taken as is asked for: no more than is left
+        rest = max(0, os.fstat(self.fileno()).st_size - self.tell())
         return super().read(min(rest, MAX_ZIP_DIRECTORY)) or b""  # the end, where zipfile looks for it
 
 

@@ -15,6 +15,10 @@ Validation = float | Literal["from-test"]
 """Where validation images come from: a share of the training images, in (0, 1), or `FROM_TEST`."""
 
 
+VALIDATION_NAMES = ("val", "valid", "validation", "dev")
+"""What people call a validation split: in an `.npz` after x_ and y_, in a folder in any case."""
+
+
 def _same(source: str) -> str:
     return source
 

@@ -16,7 +16,7 @@ from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
 from defuse_core.data.folders import class_folders, passed_over, read_classes
 from defuse_core.data.naming import Validation, source_kind
-from defuse_core.data.npz import read_npz
+from defuse_core.data.npz import decoded_names, read_npz, unread_arrays
 from defuse_core.data.pictures import ImageFiles, Rules, plain
 from defuse_core.data.splits import (
     DataError,
@@ -143,11 +143,13 @@ def _naming(path: Path) -> Iterator[None]:
 def load_npz(path: str | Path) -> ImageDataset:
     """Load `x_train, y_train, x_test, y_test` and optional `x_val, y_val, class_names`.
 
+    The validation split may also be called valid, validation or dev.
+
     Parameters
     ----------
     path : str or Path
-        Images are uint8, NHW or NHWC with 1 or 3 channels; labels are integers from 0. Without
-        class_names the classes are named by number.
+        Images are uint8, NHW or NHWC with 1 or 3 channels; labels are integers from 0; class_names are
+        texts, bytes of UTF-8, or integers. Without class_names the classes are named by number.
 
     Raises
     ------
@@ -165,15 +167,15 @@ def load_npz(path: str | Path) -> ImageDataset:
                 splits[part] = _to_split(arrays.pop(f"x_{part}"), arrays[f"y_{part}"])
             del array
     train, test, validation = splits["train"], splits["test"], splits.get("val")
-    n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
+    n_classes = max(0, *(int(split.labels.max()) for split in (train, test))) + 1
     if n_classes > len(train) and "class_names" not in arrays:
         raise DataError(
             f"{path} has label {n_classes - 1} and only {len(train)} training images; "
             "renumber the labels from 0, every class needs an image"
         )
-    names = arrays["class_names"] if "class_names" in arrays else np.arange(n_classes)
     with _naming(path):
-        return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
+        names = decoded_names(arrays.get("class_names", np.arange(n_classes)))
+        return ImageDataset(path.stem, train, test, names, validation, unread_arrays(path))
 
 
 def load_image_folder(

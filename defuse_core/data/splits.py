@@ -209,7 +209,9 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
             "save them in another size"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_classes:
+    if low < 0:
+        raise DataError(f"{where}: labels must be 0 or more, got {low}; renumber the classes from 0")
+    if high >= n_classes:
         raise DataError(
             f"{where}: labels must be in 0 … {n_classes - 1} for {n_classes} classes, "
             f"got {low} … {high}; renumber them or extend class_names"
