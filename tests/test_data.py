@@ -25,9 +25,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.base.errors import DefuseError
 from defuse_core.base.limits import MAX_ZIP_DIRECTORY
 from defuse_core.data import npz, splits
 from defuse_core.data.class_names import check_class_names, class_key
+from defuse_core.data.naming import absolute_source
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -891,7 +893,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert load_image_folder(tmp_path).class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name", ["validation", "val"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
 def test_validation_folder_by_either_name(name: str, tmp_path: Path) -> None:
     for part in ("train", "test", name):
         write(tmp_path / part / "cat" / "0.png", picture())
@@ -900,11 +902,60 @@ def test_validation_folder_by_either_name(name: str, tmp_path: Path) -> None:
     assert len(validation) == 1
 
 
-def test_two_validation_folders_are_refused(tmp_path: Path) -> None:
-    for part in ("train", "test", "val", "validation"):
+@pytest.mark.parametrize("names", [("val", "validation"), ("Dev", "valid")], ids="-".join)
+def test_two_folders_of_one_split_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    for part in ("train", "test", *names):
         write(tmp_path / part / "cat" / "0.png", picture())
-    with pytest.raises(DataError, match="both validation/ and val/; remove one"):
+    with pytest.raises(DataError, match="has both {}/ and {}/; remove one of them".format(*names)):
         load_image_folder(tmp_path)
+
+
+def test_the_names_of_splits_are_taken_in_any_case(tmp_path: Path) -> None:
+    for number, part in enumerate(("Train", "TEST", "Valid", "extra")):
+        write(tmp_path / part / "cat" / "0.png", picture(seed=number))
+    dataset = load_image_folder(tmp_path)
+    for number, name in enumerate(("train", "test", "validation")):
+        image = dataset.splits()[name].images[0].permute(1, 2, 0)
+        assert np.array_equal(image, picture(seed=number))
+    assert dataset.conversions == ("1 folder beside train/ passed over (extra)",)
+
+
+def test_a_class_may_be_called_train_where_there_is_no_test(tmp_path: Path) -> None:
+    for name in ("Bus", "Train", "dev", "val"):
+        for number in range(5):
+            write(tmp_path / name / f"{number}.png", picture(seed=number))
+    assert load_image_folder(tmp_path).class_names == ("Bus", "Train", "dev", "val")
+
+
+@pytest.mark.parametrize("root", ["", "train"])
+def test_images_that_are_in_no_class_are_told(root: str, tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path / root / "cat" / f"{number}.png", picture())
+    if root:
+        write(tmp_path / "test" / "cat" / "0.png", picture())
+    for file in ("cat/old/0.png", "cat/old/more/1.PNG", "cat/old/.2.png", "3.png"):
+        write(tmp_path / root / file, picture())
+    (tmp_path / root / "labels.csv").write_text("")
+    dataset = load_image_folder(tmp_path)
+    assert sum(map(len, dataset.splits().values())) == (6 if root else 5)
+    assert dataset.conversions == (
+        "2 images in subfolders of classes passed over; move them up, or make each subfolder a class",
+        "1 image beside the class folders passed over; move each into one",
+    )
+
+
+def test_images_that_are_all_too_deep_are_told_where_they_are(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "cat" / "0.png", picture())
+    with pytest.raises(
+        DataError, match=r"has no images \(.*\); move up the 1 image in subfolders of classes"
+    ):
+        load_image_folder(tmp_path)
+
+
+def test_an_empty_text_is_not_the_current_folder() -> None:
+    for function in (absolute_source, load_dataset):
+        with pytest.raises(DefuseError, match="the data set is an empty text; give its name or path"):
+            function("")
 
 
 @pytest.mark.parametrize("given", ["x_val", "y_val"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from defuse_core.base.errors import DefuseError
+
 FROM_TEST: Literal["from-test"] = "from-test"
 """Validation images that are a random half of the test images."""
 
@@ -17,6 +19,8 @@ Validation = float | Literal["from-test"]
 
 VALIDATION_NAMES = ("val", "valid", "validation", "dev")
 """What people call a validation split: in an `.npz` after x_ and y_, in a folder in any case."""
+
+NO_SOURCE = "the data set is an empty text; give its name or path, or . for the current folder"
 
 
 def _same(source: str) -> str:
@@ -59,6 +63,8 @@ def _without_root(source: str) -> str:
 
 
 def _absolute_path(source: str) -> str:
+    if not source:
+        raise DefuseError(NO_SOURCE)
     return str(Path(source).expanduser().resolve())
 
 
@@ -103,6 +109,11 @@ def source_kind(source: str) -> DataSource:
 
 def absolute_source(source: str) -> str:
     """Make the path in a source absolute, since a run starts in a folder of its own.
+
+    Raises
+    ------
+    DefuseError
+        If it is empty: that would be the current folder.
 
     Examples
     --------

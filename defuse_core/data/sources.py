@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
-from defuse_core.data.folders import class_folders, passed_over, read_classes
-from defuse_core.data.naming import Validation, source_kind
+from defuse_core.data.folders import PassedOver, class_folders, images_beside, read_classes, split_folders
+from defuse_core.data.naming import NO_SOURCE, Validation, source_kind
 from defuse_core.data.npz import decoded_names, read_npz, unread_arrays
 from defuse_core.data.pictures import ImageFiles, Rules, plain
 from defuse_core.data.splits import (
@@ -73,6 +72,8 @@ def load_path(source: str, image_size: int | None) -> ImageDataset:
     DataError
         If the path is neither, or the data set cannot be used.
     """
+    if not source:
+        raise DataError(NO_SOURCE)
     path = Path(source)
     if plain(path) != str(path):
         raise DataError(f"{plain(path)} has a name that is not UTF-8; rename it")
@@ -181,10 +182,11 @@ def load_npz(path: str | Path) -> ImageDataset:
 def load_image_folder(
     path: str | Path, *, image_size: int | None = None, channels: int | None = None
 ) -> ImageDataset:
-    """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/` or `val/`.
+    """Load `train/<class>/*.png`, `test/<class>/*.png` and, if there is one, `validation/<class>/*.png`.
 
-    A folder without train/ is read as `<class>/*.png`, and the last fifth of each class, by name, becomes the
-    test split. Hidden files are skipped. `pictures` has the rules for depth, transparency and rotation.
+    Validation may also be called valid, val or dev, and all of them in any case. A folder without train/ is
+    read as `<class>/*.png`, and the last fifth of each class, by name, becomes the test split. Hidden files
+    are skipped. `pictures` has the rules for depth, transparency and rotation.
 
     Parameters
     ----------
@@ -204,34 +206,36 @@ def load_image_folder(
         raise DataError(f"{root} is not a folder; give the folder that holds train/ and test/")
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels} for {root}")
-    divided = (root / "train").is_dir()
-    base = root / "train" if divided else root
+    passed = PassedOver()
+    folders = split_folders(root, passed)
+    base = folders.get("train", root)
     names = tuple(class_folders(base))
     if not names:
         raise DataError(f"{base} has no class folders; put the images of each class in one folder")
-    parts = ("train", "test", "validation", "val") if divided else (".",)
-    folders = [root / part for part in parts if (root / part).is_dir()]
-    if len(folders) == 4:
-        raise DataError(f"{root} has both validation/ and val/; remove one of them")
-    if divided and root / "test" not in folders:
+    if folders and "test" not in folders:
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
+    if folders:
+        passed.n_beside += images_beside(root)
     with _naming(root):
-        splits, conversions = _read_folders(root, folders, names, image_size, channels)
-        train, test, *rest = splits if divided else split_by_class(splits[0], 0.2)
+        splits, conversions = _read_folders(
+            root, [*folders.values()] or [root], names, image_size, channels, passed
+        )
+        train, test, *rest = splits if folders else split_by_class(splits[0], 0.2)
         validation = rest[0] if rest else None
         return ImageDataset(root.resolve().name, train, test, names, validation, conversions)
 
 
 def _read_folders(
-    root: Path, folders: list[Path], names: tuple[str, ...], size: int | None, channels: int | None
+    root: Path,
+    folders: list[Path],
+    names: tuple[str, ...],
+    size: int | None,
+    channels: int | None,
+    passed: PassedOver,
 ) -> tuple[list[Split], tuple[str, ...]]:
     """Read the folders of all splits by the same rules; return the splits, and what was converted."""
-    files, others = ImageFiles(root, size), Counter[str]()
-    read = []
-    for folder in folders:
-        pictures, labels, more = read_classes(folder, names, files)
-        read.append((pictures, labels))
-        others += more
+    files = ImageFiles(root, size)
+    read = [read_classes(folder, names, files, passed) for folder in folders]
     files.check()
     everything = [picture for pictures, _ in read for picture in pictures]
     if channels is None:
@@ -241,7 +245,7 @@ def _read_folders(
     rules = Rules.of(everything)
     del everything
     splits = [_to_split(rules.stack(pictures, channels), np.array(labels)) for pictures, labels in read]
-    return splits, (*files.conversions(rules), *passed_over(others))
+    return splits, (*files.conversions(rules), *passed.notes())
 
 
 def load_torchvision(
