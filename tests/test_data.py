@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from defuse_core.base.errors import DefuseError
 from defuse_core.base.limits import MAX_ZIP_DIRECTORY
 from defuse_core.data import npz, splits
 from defuse_core.data.class_names import check_class_names, class_key
@@ -954,7 +953,7 @@ def test_images_that_are_all_too_deep_are_told_where_they_are(tmp_path: Path) ->
 
 def test_an_empty_text_is_not_the_current_folder() -> None:
     for function in (absolute_source, load_dataset):
-        with pytest.raises(DefuseError, match="the data set is an empty text; give its name or path"):
+        with pytest.raises(DataError, match="the data set is an empty text; give its name or path"):
             function("")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from defuse_core.base.errors import DefuseError
+from defuse_core.base.errors import DataError
 
 FROM_TEST: Literal["from-test"] = "from-test"
 """Validation images that are a random half of the test images."""
@@ -64,7 +64,7 @@ def _without_root(source: str) -> str:
 
 def _absolute_path(source: str) -> str:
     if not source:
-        raise DefuseError(NO_SOURCE)
+        raise DataError(NO_SOURCE)
     return str(Path(source).expanduser().resolve())
 
 
@@ -112,7 +112,7 @@ def absolute_source(source: str) -> str:
 
     Raises
     ------
-    DefuseError
+    DataError
         If it is empty: that would be the current folder.
 
     Examples

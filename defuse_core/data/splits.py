@@ -15,15 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from defuse_core.base.errors import DefuseError
+from defuse_core.base.errors import DataError as DataError
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.class_names import check_class_names
 from defuse_core.data.naming import FROM_TEST, Validation
-
-
-class DataError(DefuseError, ValueError):
-    """A data set that cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
