@@ -932,13 +932,14 @@ def test_images_that_are_in_no_class_are_told(root: str, tmp_path: Path) -> None
         write(tmp_path / root / "cat" / f"{number}.png", picture())
     if root:
         write(tmp_path / "test" / "cat" / "0.png", picture())
-    for file in ("cat/old/0.png", "cat/old/more/1.PNG", "cat/old/.2.png", "3.png"):
+    for file in ("cat/old/0.png", "cat/old/more/1.PNG", "cat/old/.2.png", "cat/old/.git/2.png", "3.png"):
         write(tmp_path / root / file, picture())
+    (tmp_path / root / "cat" / "linked").symlink_to(tmp_path)  # only its top is looked at: 3.png or none
     (tmp_path / root / "labels.csv").write_text("")
-    dataset = load_image_folder(tmp_path)
+    dataset, n_nested = load_image_folder(tmp_path), 2 if root else 3
     assert sum(map(len, dataset.splits().values())) == (6 if root else 5)
     assert dataset.conversions == (
-        "2 images in subfolders of classes passed over; move them up, or make each subfolder a class",
+        f"{n_nested} images in subfolders of classes passed over; move them up, or make each subfolder a class",
         "1 image beside the class folders passed over; move each into one",
     )
 

@@ -186,8 +186,12 @@ def images_beside(folder: Path) -> int:
 
 
 def _n_images(folder: Path) -> int:
-    """How many image files lie in a folder at any depth; links to folders are not followed."""
-    return sum(_is_image(name) for _, _, names in os.walk(folder) for name in names)
+    """How many image files lie in a folder at any depth; of a link, which may lead anywhere, at the top."""
+    n_images = 0
+    for _, folders, names in os.walk(folder):
+        n_images += sum(_is_image(name) for name in names)
+        folders[:] = [] if folder.is_symlink() else [name for name in folders if not name.startswith(".")]
+    return n_images
 
 
 def _is_image(name: str) -> bool:

@@ -129,7 +129,7 @@ def _contrast(picture: Picture, background: int) -> float:
         return 0.0
     level = int(np.einsum("hwc,hw->", pixels, picture.alpha, dtype=np.int64, casting="unsafe"))
     # no pixel is beyond 0 or 255, so that the mean of differences is the difference of means
-    return abs(level / (n_opaque * pixels.shape[2]) - background)
+    return float(abs(level / (n_opaque * pixels.shape[2]) - background))
 
 
 class ImageFiles:
