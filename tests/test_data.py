@@ -347,7 +347,7 @@ def test_two_validation_splits_of_an_npz_are_refused(tmp_path: Path) -> None:
 
 
 def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_told(tmp_path: Path) -> None:
-    content = arrays() | {"X_val": np.zeros(3), "y_extra": np.zeros(3), "index": np.zeros(3)}
+    content = arrays() | {"X_val": np.zeros(3), "y_\x1b[2J": np.zeros(3), "index": np.zeros(3)}
     assert load_npz(save(tmp_path / "toys.npz", content)).conversions == (
         "2 arrays not read (X_val, y_extra)",
     )
@@ -939,7 +939,8 @@ def test_images_that_are_in_no_class_are_told(root: str, tmp_path: Path) -> None
     dataset, n_nested = load_image_folder(tmp_path), 2 if root else 3
     assert sum(map(len, dataset.splits().values())) == (6 if root else 5)
     assert dataset.conversions == (
-        f"{n_nested} images in subfolders of classes passed over; move them up, or make each subfolder a class",
+        f"{n_nested} images in subfolders of classes passed over; move them up, or make each subfolder a "
+        "class",
         "1 image beside the class folders passed over; move each into one",
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from defuse_core.base.limits import MAX_CLASSES, MAX_IMAGES
+from defuse_core.base.texts import first_names
 from defuse_core.data.naming import VALIDATION_NAMES
 from defuse_core.data.pictures import ImageFiles, Picture, plain
 from defuse_core.data.splits import DataError
@@ -18,7 +19,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 _LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_NAMES, "validation")
-_SHOWN = 5
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PassedOver:
         """Say what was passed over, a phrase for each kind; nothing if all was read."""
         n, notes = self.suffixes.total(), []
         if n:
-            kinds = _some([plain(Path(suffix)) for suffix in sorted(self.suffixes)])
+            kinds = first_names([plain(Path(suffix)) for suffix in sorted(self.suffixes)])
             notes.append(f"{_count(n, 'file')} passed over, no {'image' if n == 1 else 'images'} ({kinds})")
         if self.n_nested:
             notes.append(
@@ -56,9 +56,8 @@ class PassedOver:
                 f"{_count(self.n_beside, 'image')} beside the class folders passed over; move each into one"
             )
         if self.folders:
-            notes.append(
-                f"{_count(len(self.folders), 'folder')} beside train/ passed over ({_some(self.folders)})"
-            )
+            folders, names = _count(len(self.folders), "folder"), first_names(self.folders)
+            notes.append(f"{folders} beside train/ passed over ({names})")
         return tuple(notes)
 
 
@@ -200,10 +199,6 @@ def _is_image(name: str) -> bool:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else noun + 's'}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
 
 def _entries(folder: Path) -> list[Path]:

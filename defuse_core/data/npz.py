@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_EXPANSION, SMALL_BYTES
+from defuse_core.base.texts import first_names
 from defuse_core.base.zips import bounded_zip
 from defuse_core.data.naming import VALIDATION_NAMES
 from defuse_core.data.splits import DataError
@@ -27,7 +28,6 @@ _ENCRYPTED = 0x1  # bit of a member's flags
 _ARRAYS = ("class_names", "y_train", "x_train", "y_test", "x_test", "y_val", "x_val")
 _ALIASES = {f"{kind}_{name}": f"{kind}_val" for kind in "xy" for name in VALIDATION_NAMES}
 _NAME_KINDS = "USiu"  # of class_names: text, bytes of UTF-8, or numbers
-_SHOWN = 5
 _VERSION = (1, 0)  # of the format .npy; others are for arrays of records, with headers of up to 4 GB
 
 
@@ -97,8 +97,7 @@ def unread_arrays(path: Path) -> tuple[str, ...]:
     unread = sorted(set(names) - {*_ARRAYS, *_ALIASES})
     if not unread:
         return ()
-    some = ", ".join(unread[:_SHOWN]) + (" …" if len(unread) > _SHOWN else "")
-    return (f"{len(unread):,} {'array' if len(unread) == 1 else 'arrays'} not read ({some})",)
+    return (f"{len(unread):,} {'array' if len(unread) == 1 else 'arrays'} not read ({first_names(unread)})",)
 
 
 def decoded_names(names: NDArray[Any]) -> tuple[str, ...]:
