@@ -349,7 +349,7 @@ def test_two_validation_splits_of_an_npz_are_refused(tmp_path: Path) -> None:
 def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_told(tmp_path: Path) -> None:
     content = arrays() | {"X_val": np.zeros(3), "y_\x1b[2J": np.zeros(3), "index": np.zeros(3)}
     assert load_npz(save(tmp_path / "toys.npz", content)).conversions == (
-        "2 arrays not read (X_val, y_extra)",
+        "2 arrays not read (X_val, y_�[2J)",
     )
 
 
