@@ -312,6 +312,7 @@ def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"no")
     assert "is not a readable .npz" in defuse("new", "x", "--data", "broken.npz", code=1).stderr
     assert "is not a data set" in defuse("new", "x", "--data", "nowhere", code=1).stderr
+    assert "the data set is an empty text; give" in defuse("new", "x", "--data", "", code=1).stderr
     assert "there is a project 'shapes' already" in defuse("new", "shapes", "--data", "digits", code=1).stderr
 
 

@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.base.limits import MAX_ZIP_DIRECTORY
 from defuse_core.data import npz, splits
 from defuse_core.data.class_names import check_class_names, class_key, mend_name, name_fault
+from defuse_core.data.naming import absolute_source
 from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
 from defuse_core.data.splits import (
     DataError,
@@ -174,7 +176,7 @@ GOOD = split_of([0, 1])
     ("train", "test", "told"),
     [
         (split_of([0, 2]), GOOD, r"toys, train split: labels must be in 0 … 1 .*renumber"),
-        (GOOD, split_of([-1, 1]), r"toys, test split: labels must be in 0 … 1 .*got -1.*renumber"),
+        (GOOD, split_of([-1, 1]), r"toys, test split: labels must be 0 or more, got -1; renumber"),
         (split_of([1, 1]), GOOD, r"toys: no training image of class cat; add images, or leave"),
         (GOOD, split_of([0], size=5), r"toys: test images are \(1, 5, 5\), train .*resize"),
         (GOOD, split_of([0], channels=3), r"toys: test images are \(3, 4, 4\), train .*resize"),
@@ -334,6 +336,47 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
 
 
 @pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (np.array(["cat", "chaton", "chèvre", "d", "e"]), ("cat", "chaton", "chèvre", "d", "e")),
+        (
+            np.array([*map(str.encode, ("cat", "chaton", "chèvre", "d", "e"))]),
+            ("cat", "chaton", "chèvre", "d", "e"),
+        ),
+        (np.array([7, 8, 9, 10, 11]), ("7", "8", "9", "10", "11")),
+    ],
+    ids=["text", "bytes", "integers"],
+)
+def test_class_names_of_an_npz_are_text(tmp_path: Path, names: NDArray[Any], read: tuple[str, ...]) -> None:
+    path = save(tmp_path / "toys.npz", arrays() | {"class_names": names})
+    assert load_npz(path).class_names == read
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_a_validation_split_of_an_npz_has_any_of_its_names(tmp_path: Path, name: str) -> None:
+    content = arrays()
+    content |= {f"x_{name}": content["x_test"], f"y_{name}": content["y_test"]}
+    dataset = load_npz(save(tmp_path / "toys.npz", content))
+    assert dataset.validation is not None
+    assert torch.equal(dataset.validation.images, dataset.test.images)
+    assert not dataset.conversions
+
+
+def test_two_validation_splits_of_an_npz_are_refused(tmp_path: Path) -> None:
+    content = arrays()
+    content |= {"x_val": content["x_test"], "y_val": content["y_test"], "x_dev": content["x_test"]}
+    with pytest.raises(DataError, match=r"validation arrays of more than one name \(val, dev\); keep one"):
+        load_npz(save(tmp_path / "toys.npz", content))
+
+
+def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_told(tmp_path: Path) -> None:
+    content = arrays() | {"X_val": np.zeros(3), "y_\x1b[2J": np.zeros(3), "index": np.zeros(3)}
+    assert load_npz(save(tmp_path / "toys.npz", content)).conversions == (
+        "2 arrays not read (X_val, y_�[2J)",
+    )
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"y_test": None}, r"toys\.npz lacks y_test; it holds .*Save the arrays under these"),
@@ -349,10 +392,25 @@ def test_npz_of_nhwc_with_names_and_validation(tmp_path: Path, channels: int) ->
             r"toys\.npz: x_test is empty; add images",
         ),
         ({"x_test": np.zeros((5, 4, 4), np.uint8)}, r"toys: test images are .*resize one"),
-        ({"y_test": np.full(5, -1)}, r"toys, test split: labels must be in .*got -1.*renumber"),
+        ({"y_test": np.full(5, -1)}, r"toys, test split: labels must be 0 or more, got -1; renumber"),
+        (
+            {"y_train": np.full(10, -1), "y_test": np.full(5, -1)},
+            r"toys, train split: labels must be 0 or more, got -1; renumber the classes from 0",
+        ),
         ({"y_test": np.full(5, 7)}, r"toys: no training image of class 5, 6, 7; add images"),
         ({"class_names": np.array(["a", "b"])}, r"labels must be in 0 … 1 .*extend class_names"),
         ({"class_names": np.array("abcde")}, r"toys\.npz.*class_names"),
+        (
+            {"class_names": np.array([b"caf\xe9", *b"abcd"])},
+            r"toys\.npz: class_names has .* not UTF-8 .*; save",
+        ),
+        *(
+            (
+                {"class_names": np.arange(5).astype(dtype)},
+                r"toys\.npz: class_names must be texts, got (?!str)",
+            )
+            for dtype in ("float64", "bool", "complex128", "M8[D]")
+        ),
         ({"class_names": np.array([*"abcd", "a"])}, r"toys\.npz: toys: classes 0 and 4 are both called 'a'"),
         ({"y_train": np.array([*range(9), 2**60])}, r"toys.*(labels|class)"),
     ],
@@ -451,6 +509,14 @@ def test_images_that_are_refused_are_not_read(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_the_directory_of_an_npz_is_not_read_at_any_length(tmp_path: Path) -> None:
+    entries, length, path = 2**16 - 1, MAX_ZIP_DIRECTORY + 1, tmp_path / "toys.npz"
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, entries, entries, length, 0, 0)
+    path.write_bytes(b"PK" + bytes(length) + end)
+    with pytest.raises(DataError, match=r"its directory takes more than 4,194,304 bytes\); write it again"):
+        load_npz(path)
 
 
 def test_what_is_not_wanted_of_an_npz_is_not_read(tmp_path: Path) -> None:
@@ -849,7 +915,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert load_image_folder(tmp_path).class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name", ["validation", "val"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
 def test_validation_folder_by_either_name(name: str, tmp_path: Path) -> None:
     for part in ("train", "test", name):
         write(tmp_path / part / "cat" / "0.png", picture())
@@ -858,11 +924,62 @@ def test_validation_folder_by_either_name(name: str, tmp_path: Path) -> None:
     assert len(validation) == 1
 
 
-def test_two_validation_folders_are_refused(tmp_path: Path) -> None:
-    for part in ("train", "test", "val", "validation"):
+@pytest.mark.parametrize("names", [("val", "validation"), ("Dev", "valid")], ids="-".join)
+def test_two_folders_of_one_split_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    for part in ("train", "test", *names):
         write(tmp_path / part / "cat" / "0.png", picture())
-    with pytest.raises(DataError, match="both validation/ and val/; remove one"):
+    with pytest.raises(DataError, match="has both {}/ and {}/; remove one of them".format(*names)):
         load_image_folder(tmp_path)
+
+
+def test_the_names_of_splits_are_taken_in_any_case(tmp_path: Path) -> None:
+    for number, part in enumerate(("Train", "TEST", "Valid", "extra")):
+        write(tmp_path / part / "cat" / "0.png", picture(seed=number))
+    dataset = load_image_folder(tmp_path)
+    for number, name in enumerate(("train", "test", "validation")):
+        image = dataset.splits()[name].images[0].permute(1, 2, 0)
+        assert np.array_equal(image, picture(seed=number))
+    assert dataset.conversions == ("1 folder beside train/ passed over (extra)",)
+
+
+def test_a_class_may_be_called_train_where_there_is_no_test(tmp_path: Path) -> None:
+    for name in ("Bus", "Train", "dev", "val"):
+        for number in range(5):
+            write(tmp_path / name / f"{number}.png", picture(seed=number))
+    assert load_image_folder(tmp_path).class_names == ("Bus", "Train", "dev", "val")
+
+
+@pytest.mark.parametrize("root", ["", "train"])
+def test_images_that_are_in_no_class_are_told(root: str, tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path / root / "cat" / f"{number}.png", picture())
+    if root:
+        write(tmp_path / "test" / "cat" / "0.png", picture())
+    for file in ("cat/old/0.png", "cat/old/more/1.PNG", "cat/old/.2.png", "cat/old/.git/2.png", "3.png"):
+        write(tmp_path / root / file, picture())
+    (tmp_path / root / "cat" / "linked").symlink_to(tmp_path)  # only its top is looked at: 3.png or none
+    (tmp_path / root / "labels.csv").write_text("")
+    dataset, n_nested = load_image_folder(tmp_path), 2 if root else 3
+    assert sum(map(len, dataset.splits().values())) == (6 if root else 5)
+    assert dataset.conversions == (
+        f"{n_nested} images in subfolders of classes passed over; move them up, or make each subfolder a "
+        "class",
+        "1 image beside the class folders passed over; move each into one",
+    )
+
+
+def test_images_that_are_all_too_deep_are_told_where_they_are(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "cat" / "0.png", picture())
+    with pytest.raises(
+        DataError, match=r"has no images \(.*\); move up the 1 image in subfolders of classes"
+    ):
+        load_image_folder(tmp_path)
+
+
+def test_an_empty_text_is_not_the_current_folder() -> None:
+    for function in (absolute_source, load_dataset):
+        with pytest.raises(DataError, match="the data set is an empty text; give its name or path"):
+            function("")
 
 
 @pytest.mark.parametrize("given", ["x_val", "y_val"])

@@ -78,6 +78,48 @@ def test_32_bit_tiff_are_scaled(tmp_path: Path) -> None:
     assert dataset.conversions == ("2 images scaled from 24 to 8 bits",)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_a_tiff_whose_0_is_white_is_inverted(tmp_path: Path, dtype: str) -> None:
+    bright = GREY.astype(dtype) * (257 if dtype == "u2" else 1)
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        (tmp_path / part / "a" / "0.tif").write_bytes(tiff(bright, photometric=0))
+    dataset = load_image_folder(tmp_path)
+    assert np.array_equal(pixels(dataset), 255 - GREY)
+    told = ("2 images inverted, since 0 is white in their files", "2 images scaled from 16 to 8 bits")
+    assert sorted(dataset.conversions) == (sorted(told) if dtype == "u2" else [])
+
+
+def tiff(array: NDArray[Any], *, photometric: int = 1, sample_format: int = 1) -> bytes:
+    """An uncompressed grey TIFF with tags that Pillow would not write."""
+    height, width = array.shape
+    tags = {256: width, 257: height, 258: array.itemsize * 8, 259: 1, 262: photometric, 273: 8, 277: 1,
+            278: height, 279: array.nbytes, 339: sample_format}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + array.nbytes) + array.tobytes() + directory
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (tiff(GREY, sample_format=2), "signed integers of 8 bits; save them unsigned"),
+        (
+            tiff(np.ones((6, 8), "f4"), photometric=0, sample_format=3),
+            "floats of which 0 is white; save them inverted",
+        ),
+    ],
+    ids=["signed", "inverted floats"],
+)
+def test_a_tiff_of_which_the_brightness_is_unclear_is_refused(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    folder = folder_of(tmp_path, Image.fromarray(GREY))
+    (folder / "train" / "a" / "bad.tif").write_bytes(content)
+    with pytest.raises(DataError, match=rf"bad\.tif is not a readable image \({told}"):
+        load_image_folder(folder)
+
+
 @pytest.mark.parametrize("white", [1, 255])
 def test_floats_of_0_to_1_or_255_are_scaled(tmp_path: Path, white: int) -> None:
     floats = (GREY / np.float32(255) * white).astype(np.float32)
@@ -189,6 +231,18 @@ def test_black_on_alpha_is_laid_on_white_and_white_on_black(tmp_path: Path, chan
     assert np.array_equal(pixels(white), expected)
     assert black.conversions == ("2 images with transparency laid on white",)
     assert white.conversions == ("2 images with transparency laid on black",)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ink_that_is_nearly_white_is_laid_on_black_and_nearly_black_on_white(
+    tmp_path: Path, channels: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 12, SHAPE.shape, dtype=np.uint8)
+    for name, ink, background in (("light", 243 + noise, 0), ("dark", noise, 255)):
+        image = Image.fromarray(np.dstack([ink] * channels + [SHAPE]), "LA" if channels == 1 else "RGBA")
+        other = with_alpha(background, channels=channels)  # one rule for all: two of three decide
+        laid = pixels(read(tmp_path / name, image, image, other)).reshape(6, 8, -1)[..., 0]
+        assert np.array_equal(laid, np.where(SHAPE, ink, background)), name
 
 
 def test_one_empty_image_does_not_change_the_background_of_the_others(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ class DefuseError(Exception):
         super().__init__(text)
 
 
+class DataError(DefuseError, ValueError):
+    """A data set that cannot be used; the message names the file and the remedy."""
+
+
 class CheckpointError(DefuseError, ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 

@@ -57,10 +57,12 @@ UNPACK_RATIO = 100
 IMPORT_SPARE_BYTES = 64 * 2**20
 """Disk space that an import leaves free."""
 
-# Weights: files of networks, read by defuse_core.networks
+# Zip archives of weights and of arrays (base.zips)
 
 MAX_ZIP_DIRECTORY = 4 * 2**20
 """Bytes of a zip archive's directory: some 50,000 storages as torch.save names them."""
+
+# Weights: files of networks, read by defuse_core.networks
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """Bytes of the pickle that lists the tensors of a file of torch.save; their content is not in it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tab and line feed do no harm
@@ -49,6 +49,17 @@ def quote(error: object, most: int = 200) -> str:
     """
     text = one_line(error)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, each as `quote` does, with a sign for more.
+
+    Examples
+    --------
+    >>> first_names(["a", "b", "c"], most=2)
+    'a, b …'
+    """
+    return ", ".join(quote(name, 60) for name in names[:most]) + (" …" if len(names) > most else "")
 
 
 def find_control(document: Any) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from defuse_core.base.limits import MAX_CLASSES, MAX_IMAGES
+from defuse_core.base.texts import first_names
+from defuse_core.data.naming import VALIDATION_NAMES
 from defuse_core.data.pictures import ImageFiles, Picture, plain
 from defuse_core.data.splits import DataError
 
@@ -14,6 +18,83 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 )
 _LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"})
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_NAMES, "validation")
+
+
+@dataclass
+class PassedOver:
+    """What of a folder is not read, for `notes`.
+
+    Attributes
+    ----------
+    suffixes : Counter of str
+        Files in the folders of classes that are no images, by suffix.
+    n_nested, n_beside : int
+        Images in folders within those of classes, and beside the folders of classes.
+    folders : list of str
+        Names of the folders beside train/.
+    """
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    n_nested: int = 0
+    n_beside: int = 0
+    folders: list[str] = field(default_factory=list)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was passed over, a phrase for each kind; nothing if all was read."""
+        n, notes = self.suffixes.total(), []
+        if n:
+            kinds = first_names([plain(Path(suffix)) for suffix in sorted(self.suffixes)])
+            notes.append(f"{_count(n, 'file')} passed over, no {'image' if n == 1 else 'images'} ({kinds})")
+        if self.n_nested:
+            notes.append(
+                f"{_count(self.n_nested, 'image')} in subfolders of classes passed over; move them up, or "
+                "make each subfolder a class"
+            )
+        if self.n_beside:
+            notes.append(
+                f"{_count(self.n_beside, 'image')} beside the class folders passed over; move each into one"
+            )
+        if self.folders:
+            folders, names = _count(len(self.folders), "folder"), first_names(self.folders)
+            notes.append(f"{folders} beside train/ passed over ({names})")
+        return tuple(notes)
+
+
+def split_folders(root: Path, passed: PassedOver) -> dict[str, Path]:
+    """Return the folders of train, test and validation, in this order, by the split.
+
+    They are called train, test, and any of `naming.VALIDATION_NAMES`, in any case. A folder without a test
+    split whose train/ has no folders holds classes, one of which is called train.
+
+    Parameters
+    ----------
+    root : Path
+    passed : PassedOver
+        Remembers the other folders.
+
+    Returns
+    -------
+    folders : dict of Path
+        Empty if the root holds the classes.
+
+    Raises
+    ------
+    DataError
+        If a split has two folders.
+    """
+    named: dict[str, list[Path]] = {"train": [], "test": [], "validation": [], "": []}
+    for entry in _entries(root):
+        if entry.is_dir():
+            named[_SPLITS.get(entry.name.casefold(), "")].append(entry)
+    others = named.pop("")
+    if not named["train"] or not (named["test"] or any(map(class_folders, named["train"]))):
+        return {}
+    for own in named.values():
+        if len(own) > 1:
+            raise DataError(f"{root} has both {own[0].name}/ and {own[1].name}/; remove one of them")
+    passed.folders = [plain(Path(entry.name)) for entry in others]
+    return {split: own[0] for split, own in named.items() if own}
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -44,8 +125,8 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def read_classes(
-    folder: Path, names: Sequence[str], files: ImageFiles
-) -> tuple[list[Picture], list[int], Counter[str]]:
+    folder: Path, names: Sequence[str], files: ImageFiles, passed: PassedOver
+) -> tuple[list[Picture], list[int]]:
     """Read the images of each class in its folder.
 
     Parameters
@@ -56,13 +137,13 @@ def read_classes(
         Of the classes.
     files : ImageFiles
         Remembers the files that cannot be used, which are left out here.
+    passed : PassedOver
+        Remembers what is not read.
 
     Returns
     -------
     pictures : list of Picture
     labels : list of int
-    others : Counter of str
-        How many files were passed over that are no images, by their suffix.
 
     Raises
     ------
@@ -76,33 +157,48 @@ def read_classes(
         )
     found: list[Path] = []
     labels: list[int] = []
-    others: Counter[str] = Counter()
+    nested = 0
     for label, name in enumerate(names):
         for entry in _entries(folder / name) if (folder / name).is_dir() else []:
-            if entry.suffix.lower() in IMAGE_SUFFIXES:
+            if _is_image(entry.name):
                 found.append(entry)
                 labels.append(label)
-            elif not entry.is_dir():
-                others[entry.suffix.lower() or "no suffix"] += 1
+            elif entry.is_dir():
+                nested += _n_images(entry)
+            else:
+                passed.suffixes[entry.suffix.lower() or "no suffix"] += 1
     if not found:
-        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some")
+        remedy = f"move up the {_count(nested, 'image')} in subfolders of classes" if nested else "add some"
+        raise DataError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); {remedy}")
     if len(found) > MAX_IMAGES:
         raise DataError(
             f"{folder} has {len(found):,} images, at most {MAX_IMAGES:,} are read; leave some out"
         )
-    pictures = files.read(found, folder)
-    return pictures, labels, others
+    passed.n_nested += nested
+    passed.n_beside += images_beside(folder)
+    return files.read(found, folder), labels
 
 
-def passed_over(others: Counter[str]) -> tuple[str, ...]:
-    """Say how many files are no images; nothing if all are."""
-    if not others:
-        return ()
-    n, suffixes = others.total(), sorted(others)
-    some = ", ".join(plain(Path(suffix)) for suffix in suffixes[:5]) + (" …" if len(suffixes) > 5 else "")
-    return (
-        f"{n:,} {'file' if n == 1 else 'files'} passed over, no {'image' if n == 1 else 'images'} ({some})",
-    )
+def images_beside(folder: Path) -> int:
+    """Return how many image files lie in a folder itself."""
+    return sum(_is_image(entry.name) and not entry.is_dir() for entry in _entries(folder))
+
+
+def _n_images(folder: Path) -> int:
+    """How many image files lie in a folder at any depth; of a link, which may lead anywhere, at the top."""
+    n_images = 0
+    for _, folders, names in os.walk(folder):
+        n_images += sum(_is_image(name) for name in names)
+        folders[:] = [] if folder.is_symlink() else [name for name in folders if not name.startswith(".")]
+    return n_images
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun if n == 1 else noun + 's'}"
 
 
 def _entries(folder: Path) -> list[Path]:

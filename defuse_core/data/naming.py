@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from defuse_core.base.errors import DataError
+
 FROM_TEST: Literal["from-test"] = "from-test"
 """Validation images that are a random half of the test images."""
 
 Validation = float | Literal["from-test"]
 """Where validation images come from: a share of the training images, in (0, 1), or `FROM_TEST`."""
+
+
+VALIDATION_NAMES = ("val", "valid", "validation", "dev")
+"""What people call a validation split: in an `.npz` after x_ and y_, in a folder in any case."""
+
+NO_SOURCE = "the data set is an empty text; give its name or path, or . for the current folder"
 
 
 def _same(source: str) -> str:
@@ -55,6 +63,8 @@ def _without_root(source: str) -> str:
 
 
 def _absolute_path(source: str) -> str:
+    if not source:
+        raise DataError(NO_SOURCE)
     return str(Path(source).expanduser().resolve())
 
 
@@ -99,6 +109,11 @@ def source_kind(source: str) -> DataSource:
 
 def absolute_source(source: str) -> str:
     """Make the path in a source absolute, since a run starts in a folder of its own.
+
+    Raises
+    ------
+    DataError
+        If it is empty: that would be the current folder.
 
     Examples
     --------

@@ -19,10 +19,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_EXPANSION, SMALL_BYTES
+from defuse_core.base.texts import first_names
+from defuse_core.base.zips import bounded_zip
+from defuse_core.data.naming import VALIDATION_NAMES
 from defuse_core.data.splits import DataError
 
 _ENCRYPTED = 0x1  # bit of a member's flags
 _ARRAYS = ("class_names", "y_train", "x_train", "y_test", "x_test", "y_val", "x_val")
+_ALIASES = {f"{kind}_{name}": f"{kind}_val" for kind in "xy" for name in VALIDATION_NAMES}
+_NAME_KINDS = "USiu"  # of class_names: text, bytes of UTF-8, or numbers
 _VERSION = (1, 0)  # of the format .npy; others are for arrays of records, with headers of up to 4 GB
 
 
@@ -45,7 +50,8 @@ Headers = Mapping[str, ArrayHeader]
 def read_npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield the arrays of a data set one by one, so that no two have to be in memory.
 
-    What else is in the file is not read.
+    A validation split of any of the `naming.VALIDATION_NAMES` is x_val and y_val here. What else is in the
+    file is not read; `unread_arrays` tells of it.
 
     Parameters
     ----------
@@ -54,22 +60,74 @@ def read_npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     Raises
     ------
     DataError
-        If the file is missing, no regular file, damaged, encrypted, or compressed in an unusual way; if an
-        array is missing, malformed, there twice, holds objects, is not of the size that its header says, or
-        exceeds a limit.
+        If the file is missing, no regular file, damaged, encrypted, compressed in an unusual way, or has a
+        directory above `MAX_ZIP_DIRECTORY`; if there are two validation splits; if an array is missing,
+        malformed, there twice, holds objects, is not of the size that its header says, or exceeds a limit.
     """
     if not path.is_file():
         if path.exists():
             raise DataError(f"{path} is no regular file; give an .npz file")
         raise DataError(f"{path} does not exist; check the path")
-    with _explained(path), zipfile.ZipFile(path) as archive:
-        members = _members(archive)
+    with _explained(path), bounded_zip(path) as archive:
+        held = _members(archive)
+        members = _as_read(path, held)
         chosen = [name for name in _ARRAYS if name in members]
         _check_size(path, [members[name] for name in chosen])
         headers = {name: _read_header(archive, members[name]) for name in chosen}
-        _check_headers(path, headers, list(members))
+        _check_headers(path, headers, list(held))
         for name in headers:
             yield name, _read_array(archive, members[name])  # no local name would keep it in memory
+
+
+def unread_arrays(path: Path) -> tuple[str, ...]:
+    """Say which arrays of an `.npz` are called like images or labels (x_…, y_…) and are not read.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file that `read_npz` reads.
+
+    Returns
+    -------
+    notes : tuple of str
+        One phrase, or none.
+    """
+    with _explained(path), bounded_zip(path) as archive:
+        names = [name for name in _members(archive) if name[:2].lower() in ("x_", "y_")]
+    unread = sorted(set(names) - {*_ARRAYS, *_ALIASES})
+    if not unread:
+        return ()
+    return (f"{len(unread):,} {'array' if len(unread) == 1 else 'arrays'} not read ({first_names(unread)})",)
+
+
+def decoded_names(names: NDArray[Any]) -> tuple[str, ...]:
+    """Return an array of class names as text.
+
+    Parameters
+    ----------
+    names : (n_classes,) of text, of bytes or of integers
+
+    Raises
+    ------
+    DataError
+        If bytes are not UTF-8.
+    """
+    if names.dtype.kind != "S":
+        return tuple(str(name) for name in names)
+    try:
+        return tuple(name.decode() for name in names.tolist())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"class_names has bytes that are not UTF-8 ({error.reason}); save it as text"
+        ) from None
+
+
+def _as_read(path: Path, held: Mapping[str, zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """The arrays by the names under which they are read, a validation split as x_val and y_val."""
+    apart = [name for name in VALIDATION_NAMES if {f"x_{name}", f"y_{name}"} & held.keys()]
+    if len(apart) > 1:
+        raise DataError(f"{path} has validation arrays of more than one name ({', '.join(apart)}); keep one")
+    return {_ALIASES.get(name, name): member for name, member in held.items()}
 
 
 def _check_headers(path: Path, arrays: Headers, names: list[str]) -> None:
@@ -85,7 +143,9 @@ def _check_headers(path: Path, arrays: Headers, names: list[str]) -> None:
         _check_split(path, arrays, part)
     if "class_names" not in arrays:
         return
-    shape = arrays["class_names"].shape
+    shape, dtype = arrays["class_names"].shape, arrays["class_names"].dtype
+    if dtype.kind not in _NAME_KINDS:
+        raise DataError(f"{path}: class_names must be texts, got {dtype}; save np.array(names, dtype=str)")
     if len(shape) != 1:
         raise DataError(f"{path}: class_names must be a list of names, got shape {shape}; save a list")
     if shape[0] > MAX_CLASSES:

@@ -1,9 +1,10 @@
 """Reads image files as uint8, by rules that hold for a whole data set.
 
 - *Depth.* Of more than 8 bits the upper 8 are kept. Where a format does not say how many of its 16 bits are
-  used, the brightest pixel of the data set does: 12 bits in a 16-bit PNG are 12 bits.
+  used, the brightest pixel of the data set does: 12 bits in a 16-bit PNG are 12 bits. Of a TIFF whose 0 is
+  white, all 16 are.
 - *Floats* are of 0 … 1 if no pixel of the data set is above 1, else of 0 … 255.
-- *Transparency* is laid on white; on black if that leaves fewer images of a single colour.
+- *Transparency* is laid on white; on black if opaque pixels differ more from that, on average.
 - *Rotation* by EXIF is applied. Of several frames the first is read.
 """
 
@@ -28,6 +29,8 @@ _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF")
 
 _GREY = ("1", "L", "LA", "La")
 _ORIENTATION = 0x0112  # EXIF tag
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
+_SIGNED = 2  # a sample format
 _SHOWN = 10
 
 
@@ -73,15 +76,15 @@ class Rules:
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> Rules:
         """Find the rules for a data set; see the module."""
-        bits, peak, blank = 8, 0.0, {0: 0, 255: 0}
+        bits, peak, contrast = 8, 0.0, {0: 0.0, 255: 0.0}
         for picture in pictures:
             bits = max(bits, picture.bits)
             if picture.pixels.dtype.kind == "f":
                 peak = max(peak, float(picture.pixels.max()))
             if picture.alpha is not None:
-                for background in blank:
-                    blank[background] += int(np.ptp(_laid_on(picture, background)) == 0)
-        return cls(bits, 255.0 if peak > 1 else 1.0, 0 if blank[0] < blank[255] else 255)
+                for background in contrast:
+                    contrast[background] += _contrast(picture, background)
+        return cls(bits, 255.0 if peak > 1 else 1.0, 0 if contrast[0] > contrast[255] else 255)
 
     def apply(self, picture: Picture, channels: int) -> NDArray[np.uint8]:
         """Return an image as uint8 (height, width, channels)."""
@@ -115,6 +118,18 @@ def _laid_on(picture: Picture, background: int) -> NDArray[np.uint8]:
         alpha = alpha[..., None]
     laid = picture.pixels * alpha + np.uint16(background) * (255 - alpha)
     return ((laid + 127) // 255).astype(np.uint8)
+
+
+def _contrast(picture: Picture, background: int) -> float:
+    """Mean absolute difference of an image from a background of 0 or 255, over its opaque pixels."""
+    assert picture.alpha is not None
+    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+    n_opaque = int(picture.alpha.sum(dtype=np.int64))
+    if not n_opaque:
+        return 0.0
+    level = int(np.einsum("hwc,hw->", pixels, picture.alpha, dtype=np.int64, casting="unsafe"))
+    # no pixel is beyond 0 or 255, so that the mean of differences is the difference of means
+    return float(abs(level / (n_opaque * pixels.shape[2]) - background))
 
 
 class ImageFiles:
@@ -264,17 +279,20 @@ def read_picture(path: Path, size: int | None = None) -> Picture:
 
 def _decode(image: Image.Image, size: int | None) -> Picture:
     done = []
+    if _tag(image, _SAMPLE_FORMAT) == _SIGNED and not _is_deep(image):
+        raise DataError("signed integers of 8 bits; save them unsigned, 0 black and 255 white")
     if getattr(image, "is_animated", False):
         done.append("of several frames, of which the first was read")
     if not _is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         done.append("of 16 bits a channel, of which the upper 8 were read")
     scaled = image.format == "PPM"  # Pillow scales those to 16 bits by the brightest value they declare
+    inverted = _is_deep(image) and _tag(image, _PHOTOMETRIC, 1) == 0  # Pillow inverts those of 8 bits itself
     image.load()
     turned = _turned(image)
     if turned is not image:
         done.append("turned as their EXIF says")
     if _is_deep(turned):
-        return _deep(turned, size, scaled=scaled, done=done)
+        return _deep(turned, size, scaled=scaled, inverted=inverted, done=done)
     if turned.mode not in (*_GREY, "RGB", "RGBA", "RGBa", "P", "PA"):
         done.append(f"converted from {turned.mode} to RGB")
     see_through = turned.has_transparency_data
@@ -307,9 +325,17 @@ def _resized(image: Image.Image, size: int | None) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR) if size else image
 
 
-def _deep(image: Image.Image, size: int | None, *, scaled: bool, done: list[str]) -> Picture:
-    """Read an image of more than 8 bits a pixel, which is grey."""
+def _tag(image: Image.Image, tag: int, default: int = 0) -> int:
+    """The first value of a tag of a TIFF; the default where it is absent or the image of another format."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _deep(image: Image.Image, size: int | None, *, scaled: bool, inverted: bool, done: list[str]) -> Picture:
+    """Read an image of more than 8 bits a pixel, which is grey; where 0 is white it is `inverted`."""
     if image.mode == "F":
+        if inverted:
+            raise DataError("floats of which 0 is white; save them inverted, 0 black")
         if scaled:
             raise DataError("a float PFM; save it as PNG, 0 black and 255 white")
         pixels: NDArray[Any] = np.array(_resized(image, size))
@@ -321,6 +347,9 @@ def _deep(image: Image.Image, size: int | None, *, scaled: bool, done: list[str]
     pixels = np.array(_resized(image, size))
     if (least := int(pixels.min())) < 0:
         raise DataError(f"integers from {least}; scale them to 0 … 65535")
-    bits = 16 if scaled else max(8, int(pixels.max()).bit_length())
+    if inverted:
+        pixels = 2**16 - 1 - pixels
+        done.append("inverted, since 0 is white in their files")
+    bits = 16 if scaled or inverted else max(8, int(pixels.max()).bit_length())
     pixels = pixels.astype(np.uint16 if bits <= 16 else np.int32)
     return Picture(pixels, bits=bits, conversions=(*done, "deep"))

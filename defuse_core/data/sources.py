@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
-from defuse_core.data.folders import class_folders, passed_over, read_classes
-from defuse_core.data.naming import Validation, source_kind
-from defuse_core.data.npz import read_npz
+from defuse_core.data.folders import PassedOver, class_folders, images_beside, read_classes, split_folders
+from defuse_core.data.naming import NO_SOURCE, Validation, source_kind
+from defuse_core.data.npz import decoded_names, read_npz, unread_arrays
 from defuse_core.data.pictures import ImageFiles, Rules, plain
 from defuse_core.data.splits import (
     DataError,
@@ -73,6 +72,8 @@ def load_path(source: str, image_size: int | None) -> ImageDataset:
     DataError
         If the path is neither, or the data set cannot be used.
     """
+    if not source:
+        raise DataError(NO_SOURCE)
     path = Path(source)
     if plain(path) != str(path):
         raise DataError(f"{plain(path)} has a name that is not UTF-8; rename it")
@@ -143,11 +144,13 @@ def _naming(path: Path) -> Iterator[None]:
 def load_npz(path: str | Path) -> ImageDataset:
     """Load `x_train, y_train, x_test, y_test` and optional `x_val, y_val, class_names`.
 
+    The validation split may also be called valid, validation or dev.
+
     Parameters
     ----------
     path : str or Path
-        Images are uint8, NHW or NHWC with 1 or 3 channels; labels are integers from 0. Without
-        class_names the classes are named by number.
+        Images are uint8, NHW or NHWC with 1 or 3 channels; labels are integers from 0; class_names are
+        texts, bytes of UTF-8, or integers. Without class_names the classes are named by number.
 
     Raises
     ------
@@ -165,24 +168,25 @@ def load_npz(path: str | Path) -> ImageDataset:
                 splits[part] = _to_split(arrays.pop(f"x_{part}"), arrays[f"y_{part}"])
             del array
     train, test, validation = splits["train"], splits["test"], splits.get("val")
-    n_classes = max(int(split.labels.max()) for split in (train, test)) + 1
+    n_classes = max(0, *(int(split.labels.max()) for split in (train, test))) + 1
     if n_classes > len(train) and "class_names" not in arrays:
         raise DataError(
             f"{path} has label {n_classes - 1} and only {len(train)} training images; "
             "renumber the labels from 0, every class needs an image"
         )
-    names = arrays["class_names"] if "class_names" in arrays else np.arange(n_classes)
     with _naming(path):
-        return ImageDataset(path.stem, train, test, tuple(str(name) for name in names), validation)
+        names = decoded_names(arrays.get("class_names", np.arange(n_classes)))
+        return ImageDataset(path.stem, train, test, names, validation, unread_arrays(path))
 
 
 def load_image_folder(
     path: str | Path, *, image_size: int | None = None, channels: int | None = None
 ) -> ImageDataset:
-    """Load `train/<class>/*.png`, `test/<class>/*.png` and optionally `validation/` or `val/`.
+    """Load `train/<class>/*.png`, `test/<class>/*.png` and, if there is one, `validation/<class>/*.png`.
 
-    A folder without train/ is read as `<class>/*.png`, and the last fifth of each class, by name, becomes the
-    test split. Hidden files are skipped. `pictures` has the rules for depth, transparency and rotation.
+    Validation may also be called valid, val or dev, and all of them in any case. A folder without train/ is
+    read as `<class>/*.png`, and the last fifth of each class, by name, becomes the test split. Hidden files
+    are skipped. `pictures` has the rules for depth, transparency and rotation.
 
     Parameters
     ----------
@@ -202,34 +206,36 @@ def load_image_folder(
         raise DataError(f"{root} is not a folder; give the folder that holds train/ and test/")
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels} for {root}")
-    divided = (root / "train").is_dir()
-    base = root / "train" if divided else root
+    passed = PassedOver()
+    folders = split_folders(root, passed)
+    base = folders.get("train", root)
     names = tuple(class_folders(base))
     if not names:
         raise DataError(f"{base} has no class folders; put the images of each class in one folder")
-    parts = ("train", "test", "validation", "val") if divided else (".",)
-    folders = [root / part for part in parts if (root / part).is_dir()]
-    if len(folders) == 4:
-        raise DataError(f"{root} has both validation/ and val/; remove one of them")
-    if divided and root / "test" not in folders:
+    if folders and "test" not in folders:
         raise DataError(f"{root} has train/ but no test/; add {root / 'test'}/<class>/")
+    if folders:
+        passed.n_beside += images_beside(root)
     with _naming(root):
-        splits, conversions = _read_folders(root, folders, names, image_size, channels)
-        train, test, *rest = splits if divided else split_by_class(splits[0], 0.2)
+        splits, conversions = _read_folders(
+            root, [*folders.values()] or [root], names, image_size, channels, passed
+        )
+        train, test, *rest = splits if folders else split_by_class(splits[0], 0.2)
         validation = rest[0] if rest else None
         return ImageDataset(root.resolve().name, train, test, names, validation, conversions)
 
 
 def _read_folders(
-    root: Path, folders: list[Path], names: tuple[str, ...], size: int | None, channels: int | None
+    root: Path,
+    folders: list[Path],
+    names: tuple[str, ...],
+    size: int | None,
+    channels: int | None,
+    passed: PassedOver,
 ) -> tuple[list[Split], tuple[str, ...]]:
     """Read the folders of all splits by the same rules; return the splits, and what was converted."""
-    files, others = ImageFiles(root, size), Counter[str]()
-    read = []
-    for folder in folders:
-        pictures, labels, more = read_classes(folder, names, files)
-        read.append((pictures, labels))
-        others += more
+    files = ImageFiles(root, size)
+    read = [read_classes(folder, names, files, passed) for folder in folders]
     files.check()
     everything = [picture for pictures, _ in read for picture in pictures]
     if channels is None:
@@ -239,7 +245,7 @@ def _read_folders(
     rules = Rules.of(everything)
     del everything
     splits = [_to_split(rules.stack(pictures, channels), np.array(labels)) for pictures, labels in read]
-    return splits, (*files.conversions(rules), *passed_over(others))
+    return splits, (*files.conversions(rules), *passed.notes())
 
 
 def load_torchvision(

@@ -15,15 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from defuse_core.base.errors import DefuseError
+from defuse_core.base.errors import DataError as DataError
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.class_names import check_class_names
 from defuse_core.data.naming import FROM_TEST, Validation
-
-
-class DataError(DefuseError, ValueError):
-    """A data set that cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,9 @@ def _check_split(where: str, split: Split, *, n_classes: int) -> None:
             "save them in another size"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_classes:
+    if low < 0:
+        raise DataError(f"{where}: labels must be 0 or more, got {low}; renumber the classes from 0")
+    if high >= n_classes:
         raise DataError(
             f"{where}: labels must be in 0 … {n_classes - 1} for {n_classes} classes, "
             f"got {low} … {high}; renumber them or extend class_names"

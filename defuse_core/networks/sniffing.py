@@ -6,7 +6,6 @@ Imports no torch, so that the answer comes at once.
 from __future__ import annotations
 
 import errno
-import io
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from typing import Literal
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import open_file
-from defuse_core.base.limits import MAX_HEADER_BYTES, MAX_ZIP_DIRECTORY
+from defuse_core.base.limits import MAX_HEADER_BYTES
+from defuse_core.base.zips import bounded_zip
 
 CheckpointFormat = Literal["safetensors", "state_dict", "torchscript", "exported"]
 
@@ -44,20 +44,6 @@ _TAR_MAGIC = slice(257, 262)
 _OF_ZIPFILE = (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error)
 
 
-class _BoundedFile(io.FileIO):
-    """A file of which no more than the directory of a zip archive may be read at once, until `free`."""
-
-    free = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read at most `MAX_ZIP_DIRECTORY` bytes."""
-        if self.free or (size is not None and 0 <= size <= MAX_ZIP_DIRECTORY):
-            return super().read(size) or b""
-        if size is not None and size > MAX_ZIP_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory takes more than {MAX_ZIP_DIRECTORY:,} bytes")
-        return super().read(MAX_ZIP_DIRECTORY) or b""  # the last 64 KB, where zipfile looks for the directory
-
-
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive with a directory of at most `MAX_ZIP_DIRECTORY` bytes.
@@ -68,8 +54,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         If it is cut off or damaged; also for damage that is met inside the context.
     """
     try:
-        with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
-            file.free = True
+        with bounded_zip(path) as archive:
             yield archive
     except CheckpointError:
         raise
