@@ -24,6 +24,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
@@ -649,6 +650,22 @@ def double(members: Members, name: str) -> None:
     members[name] *= 2
 
 
+def edit_after_a_mixture(
+    *, n_components: int = 7, latent_dim: int = 2, content: bytes = b""
+) -> Callable[[Members], None]:
+    """The regions that were edited are of a mixture of this shape, which the archive holds."""
+
+    def change(members: Members) -> None:
+        file = content or dump_tensors({"means": torch.zeros(n_components, latent_dim)})
+        members["runs/4/mixture.safetensors"] = file
+        about = {"run": 4, "name": "mixture.safetensors", "size": len(file)}
+        about["sha256"] = hashlib.sha256(file).hexdigest()
+        members["rows/artifacts.jsonl"] += json.dumps(about).encode() + b"\n"
+
+    return change
+
+
+REGION = {"region_id": 7, "weight": 0.5, "mean": [0.0], "covariance": [[1.0]]}
 EDIT = {"kind": "merge", "regions": [0], "into": [], "mistakes": [], "name": "", "tau": None}
 
 TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
@@ -695,6 +712,19 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "an edit that makes nothing": (row("annotations", 0, edit=EDIT), "merge names 1 regions and makes 0"),
     "an edit without a number": (
         row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": float("nan")}), "edit.tau: Input should be",
+    ),
+    "a region of another mixture": (
+        edit_after_a_mixture(n_components=6), "line 8: the edit of regions: it does not fit a mixture of 6",
+    ),
+    "a region of another latent_dim": (
+        edit_after_a_mixture(latent_dim=3), "its mean has 2 values, the mixture has 3 dimensions",
+    ),
+    "a mixture that is none": (edit_after_a_mixture(content=b"{}" * 9), "mixture.safetensors is no mixture"),
+    "a region that cannot be": (
+        row("annotations", 0, edit=EDIT | {"into": [REGION | {"weight": -5.0}]}), "weight must be above 0",
+    ),
+    "a region of no extent": (
+        row("annotations", 0, edit=EDIT | {"into": [REGION | {"covariance": [[0.0]]}]}), "positive definite",
     ),
     "a number that is none": (row("events", 0, at=float("inf")), "at: Input should be a finite number"),
     "a number too large": (row("runs", 0, seed=2**63), "seed: Input should be less"),
@@ -745,6 +775,14 @@ def test_what_was_tampered_with_is_refused(
     assert everything(victim) == before
     assert names_in(tmp_path) == ["bad.zip"]
     assert not (victim.home.parent / "evil.json").exists()
+
+
+def test_edits_of_the_mixture_in_the_archive_are_taken(archive: Path, tmp_path: Path) -> None:
+    members = unpacked(archive)
+    edit_after_a_mixture()(members)
+    there = imported(tmp_path / "there", packed(members, tmp_path / "good.zip"))
+    (regions,) = there.workspace.runs.of_project(there.project.id, "distill")
+    assert [e.kind for e in there.workspace.annotations.edits(regions.id)] == ["merge", "rename", "tau"]
 
 
 def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from defuse_core.base.limits import (
     MAX_THREADS,
 )
 from defuse_core.data.class_names import check_class_names
-from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault
 
 FORMAT = "defuse project"
@@ -188,9 +188,9 @@ class GaussianRow(Row):
     covariance: list[list[float]]
 
     @model_validator(mode="after")
-    def _square(self) -> Self:
-        if {len(self.covariance), *map(len, self.covariance)} != {len(self.mean)}:
-            raise ValueError("covariance must be square, with as many rows as the mean has values")
+    def _drawable(self) -> Self:
+        if fault := gaussian_fault(self):
+            raise ValueError(fault)
         return self
 
 
@@ -207,7 +207,7 @@ class EditRow(Row):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         about_one = self.kind in ("rename", "tau")
-        if (len(self.regions) != 1) if about_one else not self.into:
+        if (len(self.regions), len(self.into)) != (1, 0) if about_one else not self.into:
             raise ValueError(f"{self.kind} names {len(self.regions)} regions and makes {len(self.into)}")
         return self
 

@@ -16,7 +16,7 @@ from defuse_core.base.limits import MAX_TAU
 from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import STEPS
-from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault, bounds_fault
 
 FORMAT = "defuse-manifest"
@@ -174,6 +174,12 @@ class Placed(Config):
     weight: float
     mean: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if fault := gaussian_fault(self):
+            raise ValueError(fault)
+        return self
 
 
 class Edit(Config):
