@@ -726,6 +726,9 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a region of no extent": (
         row("annotations", 0, edit=EDIT | {"into": [REGION | {"covariance": [[0.0]]}]}), "positive definite",
     ),
+    "a time without end": (row("runs", 0, seconds=1e308), "seconds: Input should be less than or equal to 3"),
+    "an answer without end": (row("annotations", 0, seconds=1e308), "seconds: Input should be less than or"),
+    "a date without end": (row("events", 0, at=1e308), "at: Input should be less than or equal to 325036800"),
     "a number that is none": (row("events", 0, at=float("inf")), "at: Input should be a finite number"),
     "a number too large": (row("runs", 0, seed=2**63), "seed: Input should be less"),
     "a line cut off": (lambda m: m.update({"rows/tasks.jsonl": m["rows/tasks.jsonl"][:-1]}), "within a line"),

@@ -48,7 +48,13 @@ MAX_SIDE = 2**20
 """Pixels of a side of the images of an archive's project, and its channels."""
 
 MAX_THREADS = 4_096
-"""Threads that a run of an archive computed with, and would be resumed with."""
+"""Threads that a run may compute with, whether a command, a manifest or an archive asks for them."""
+
+MAX_SECONDS = 10 * 366 * 24 * 3600
+"""Seconds that a run, or an answer, of an archive or a manifest took: ten years."""
+
+MAX_TIME = 32_503_680_000
+"""The latest time in an archive or a manifest, seconds since 1970: the year 3000."""
 
 UNPACK_FREE_BYTES = 64 * 2**20
 UNPACK_RATIO = 100

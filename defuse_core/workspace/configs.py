@@ -24,6 +24,7 @@ from defuse_core.base.config import (
     VaeConfig,
     VaeTraining,
 )
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import check_name, named_field
 
 WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
@@ -62,7 +63,10 @@ class NetworkConfig(Config):
         None, description="One value a channel; by default that of the training images"
     )
     image_size: int | None = Field(
-        None, ge=1, description="Resize to this many pixels, square; by default as the images are"
+        None,
+        ge=1,
+        le=MAX_IMAGE_SIZE,
+        description="Resize to this many pixels, square; by default as the images are",
     )
     channel_order: Literal["rgb", "bgr"] = Field("rgb", description="In which the network takes colours")
 

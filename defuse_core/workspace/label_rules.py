@@ -5,10 +5,9 @@ Imports no torch.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
-from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_SAMPLES, MAX_TAU
+from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_SAMPLES, MAX_SECONDS, MAX_TAU
 from defuse_core.data.class_names import name_fault
 
 SINGLE_MISTAKES = -1
@@ -85,8 +84,8 @@ def answer_fault(answer: AnswerFields, *, n_classes: int | None = None) -> str |
         return f"the annotator's name {fault}: {answer.annotator[:40]!r}; rename the annotator"
     if not 1 <= answer.round < _WHOLE:
         return f"round must be a whole number from 1 up, got {answer.round}"
-    if answer.seconds is not None and not 0 <= answer.seconds < math.inf:
-        return f"seconds must be 0 or more, got {answer.seconds:g}"
+    if answer.seconds is not None and not 0 <= answer.seconds <= MAX_SECONDS:
+        return f"seconds must be 0 to {MAX_SECONDS:,}, got {answer.seconds:g}"
     if len(answer.key or "") > MAX_CLASS_NAME:
         return f"key must have at most {MAX_CLASS_NAME} characters, got {len(answer.key or ''):,}"
     return None

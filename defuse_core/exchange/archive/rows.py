@@ -16,10 +16,12 @@ from defuse_core.base.limits import (
     MAX_ERROR,
     MAX_NAME,
     MAX_SAMPLES,
+    MAX_SECONDS,
     MAX_SIDE,
     MAX_SOURCE,
     MAX_TAU,
     MAX_THREADS,
+    MAX_TIME,
 )
 from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.edits import EditKind, gaussian_fault
@@ -36,6 +38,7 @@ Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 Told = Annotated[str, Field(max_length=MAX_ERROR)]
+Time = Annotated[float, Field(ge=0, le=MAX_TIME)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 NO_RUN = 10**18 - 1
@@ -77,7 +80,7 @@ class ProjectRow(Row):
 
     name: Name
     dataset: DatasetRow
-    created_at: float
+    created_at: Time
 
 
 class Member(Row):
@@ -103,7 +106,7 @@ class BlobRow(Row):
     sha256: Sha256
     name: str = Field(max_length=200, pattern=r"^[^/\x00]*$")
     size: Whole
-    created_at: float
+    created_at: Time
 
 
 class ResourcesRow(Row):
@@ -125,11 +128,11 @@ class RunRow(Row):
     status: Literal["done", "failed", "cancelled", "interrupted"]
     error: Told | None
     record: dict[str, JsonValue]
-    created_at: float
-    started_at: float | None
-    attempt_at: float | None
-    finished_at: float | None
-    seconds: float
+    created_at: Time
+    started_at: Time | None
+    attempt_at: Time | None
+    finished_at: Time | None
+    seconds: Annotated[float, Field(ge=-MAX_SECONDS, le=MAX_SECONDS)]  # below 0 if a clock was set back
     last_annotation: Whole | None
     inputs: list[Number]
 
@@ -161,7 +164,7 @@ class EventRow(Row):
     task: Name
     key: Name
     data: dict[str, JsonValue]
-    at: float
+    at: Time
 
 
 class ArtifactRow(Row):
@@ -224,9 +227,9 @@ class AnnotationRow(Row):
     seed: Whole
     n_samples: Annotated[int, Field(ge=0, le=MAX_SAMPLES)]  # 0 of an edit
     undoes: Number | None
-    at: float
+    at: Time
     round: Number
-    seconds: float | None
+    seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None
     key: Name | None
     edit: EditRow | None
 
