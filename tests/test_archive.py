@@ -406,6 +406,28 @@ def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset,
     assert "--data" in told
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"class_names": ["diagonal", "column", "row"]}, "other class names, or in another order"),
+        ({"image_shape": [1, 9, 8]}, "images of another shape"),
+        ({"sizes": {"train": 1, "test": 1}}, "another number of images"),
+    ],
+)
+def test_an_archive_that_says_what_its_data_are_not_is_refused(
+    template: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    place = copy_place(template, tmp_path / "home")
+    members, data = unpacked(exported(place, tmp_path / "a.zip")), str(template.parent / "shapes.npz")
+    project(dataset=changes)(members)
+    packed(members, tmp_path / "bad.zip")
+    with pytest.raises(DataError, match=f"it has {told}; give that one"):
+        imported(tmp_path / "there", tmp_path / "bad.zip", data=data)
+    stored = replace(place.project, dataset=place.project.dataset | changes)
+    with pytest.raises(DataError, match=f"it has {told}; put the old data back"):
+        open_dataset(place.workspace, stored)
+
+
 FAR = "/home/stranger/shapes.npz"
 
 

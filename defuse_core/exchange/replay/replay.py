@@ -125,13 +125,13 @@ def _open_project(workspace: Workspace, manifest: Manifest, name: str, data: str
 def _check_data(project: Project, manifest: Manifest, remedy: str) -> Project:
     """Return the project; its data must be those of the manifest."""
     was, now = manifest.dataset.model_dump(mode="json"), project.dataset
-    if was["fingerprint"] == now["fingerprint"]:
-        return project
     changes = [
         f"{words} {was[name]} there, {now[name]} here"
         for name, words in (("sizes", "images"), ("image_shape", "shape"), ("class_names", "classes"))
         if was[name] != now[name]
     ]
+    if not changes and was["fingerprint"] == now["fingerprint"]:
+        return project
     changes = changes or ["same numbers, shapes and classes, but other pixels or labels"]
     raise WorkspaceError(f"{now['source']} is not the manifest's data set ({'; '.join(changes)}); {remedy}")
 
