@@ -5,7 +5,6 @@ A prediction on a draw is right if it is the label that people gave the region, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dashboard.shared import kept
 from dashboard.shell.store import checksum, later, workspace
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -126,7 +126,7 @@ class Curator:
 
         results: dict[str, Any] = {}
         if evaluate is not None:
-            results = json.loads(self.store.artifact_path(evaluate.id, "results.json").read_bytes())
+            results = load_results(self.store.artifact_path(evaluate.id, "results.json"), evaluate.id)
         scores = {} if correct is None else self._scores(correct, results)
         answers, verdicts = answers_by_region(events), self.verdicts.result()
         exhibits = [

@@ -51,6 +51,13 @@ ARTIFACT = rf"^({_FOLDER}/){{0,3}}{_FOLDER}\.(safetensors|json|png|svg|md|csv|ht
 """Names of artifacts: only paths downwards, and no file that Python would import."""
 
 
+_RECORD: dict[str, type] = {
+    "summary": dict, "versions": dict, "device": dict, "attempts": list, "machine": str, "threads": int,
+}  # fmt: skip
+"""What the record of a run may hold."""
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+
+
 class Row(BaseModel):
     """One line of an archive."""
 
@@ -138,9 +145,29 @@ class RunRow(Row):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if not isinstance(self.record.get("summary", {}), dict):
-            raise ValueError("the summary in the record must be an object")
+        for name, kind in _RECORD.items():
+            if not isinstance(self.record.get(name, kind()), kind):
+                raise ValueError(f"the {name} in the record must be {_KINDS[kind]}")
+        if self.status == "done" and (fault := _summary_fault(self.step, self.record.get("summary"))):
+            raise ValueError(f"the summary in the record is damaged: {fault}")
         return self
+
+
+def _summary_fault(step: str, summary: Any) -> str | None:
+    """What later steps need of the summary of a run that is done, and is not there."""
+    if not isinstance(summary, dict):
+        return "there is none"
+    regions, mistakes = summary.get("regions"), summary.get("mistakes")
+    if step == "distill" and not (
+        isinstance(regions, list)
+        and all(isinstance(row, dict) and type(row.get("region_id")) is int for row in regions)
+    ):
+        return "regions must be a list with a region_id each"
+    if step == "identify" and not (
+        isinstance(mistakes, dict) and all(type(count) is int for count in mistakes.values())
+    ):
+        return "mistakes must be numbers by kind"
+    return None
 
 
 class TaskRow(Row):
