@@ -134,6 +134,21 @@ def check_initial_weights(path: Path, architecture: str, *, n_classes: int) -> N
     begin_with(network, read_weights(path).tensors, source=str(path))
 
 
+def check_stated_channels(config: NetworkConfig, channels: int) -> None:
+    """Check that mean and std, where they are stated, have a value for each channel of the network.
+
+    Raises
+    ------
+    CheckpointError
+        If not.
+    """
+    stated = config.mean or config.std
+    if stated and len(stated) != channels:
+        raise CheckpointError(
+            f"mean and std have {len(stated)} values, the network takes {channels} channels; give {channels}"
+        )
+
+
 def stated_preprocessing(
     config: NetworkConfig, dataset: ImageDataset, *, channels: int | None = None
 ) -> Preprocessing:
@@ -149,8 +164,7 @@ def stated_preprocessing(
     usual = Preprocessing.of(dataset.train.images)
     stated = config.mean or config.std
     n_channels = channels or (len(stated) if stated else len(usual.mean))
-    if stated and len(stated) != n_channels:
-        raise ValueError(f"mean and std have {len(stated)} values, the network takes {n_channels} channels")
+    check_stated_channels(config, n_channels)
 
     def fit(values: tuple[float, ...]) -> tuple[float, ...]:
         return values if len(values) == n_channels else (sum(values) / len(values),) * n_channels

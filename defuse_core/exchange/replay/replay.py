@@ -76,11 +76,15 @@ def replay(
         replay of this manifest.
     DataError
         If the data set cannot be read.
+    ConfigError
+        If the device or the threads are refused.
     """
     bring = bring or Bring()
     check_consent(manifest, bring)
     uploads = find_uploads(workspace, manifest, bring.checkpoints)
     find_more_data(manifest, bring.more_data)  # raises before anything is created
+    for made in manifest.runs:
+        launcher.probe(resources_of(made, bring))
     project = _open_project(workspace, manifest, name, bring.data)
     stored = {blob.sha256 for blob in workspace.blobs(project.id)}
     for upload, path in uploads.items():

@@ -23,7 +23,7 @@ from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.steps.networks import choose_fit
+from defuse_core.steps.networks import check_stated_channels, choose_fit
 from defuse_core.workspace.configs import NetworkConfig
 
 _STATED = ("mean", "std", "image_size", "channel_order")
@@ -144,6 +144,7 @@ def _of_weights(
     tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
     network = build_network(fit.architecture, n_classes=n_classes, channels=fit.channels, like=tensors)
     load_weights(network, tensors, source=path)
+    check_stated_channels(config, fit.channels)
     fed = _of_channels(fed, fit.channels)
     return fit.architecture, network, replace(fed, image_size=fed.image_size or fit.image_size)
 
