@@ -162,13 +162,13 @@ class Curator:
         """Accuracy before and after on the test draws, by region: as evaluated, else measured here."""
         if "by_region" in results:
             return {row["region_id"]: row for row in results["by_region"]}
-        from defuse_core.base.checkpoints import load_tensors
+        from defuse_core.base.checkpoints import load_artifact
         from defuse_core.base.records import FailureInstances
         from defuse_core.method.evaluation import score_regions
 
         assert self.corrected is not None
         path = self.store.artifact_path(correct.id, "failures.safetensors")
-        tensors, _ = load_tensors(path)
+        tensors, _ = load_artifact(path)
         scores: dict[int, dict[str, Any]] = {}
         for name in ("test", "held_out"):
             failures = FailureInstances.of_file(tensors, name)

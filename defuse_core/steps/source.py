@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.checkpoints import load_artifact, load_weights
 from defuse_core.base.config import VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
@@ -67,13 +67,13 @@ class Source:
         name : str
             Of the file, without the suffix `.safetensors`.
         """
-        return load_tensors(self.workspace.artifact_path(self.upstream(step).id, f"{name}.safetensors"))
+        return load_artifact(self.workspace.artifact_path(self.upstream(step).id, f"{name}.safetensors"))
 
     def own(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Load a file that an earlier attempt of this run stored; None where there is none."""
         if f"{name}.safetensors" not in self.workspace.runs.artifacts(self.run.id):
             return None
-        return load_tensors(self.workspace.artifact_path(self.run.id, f"{name}.safetensors"))
+        return load_artifact(self.workspace.artifact_path(self.run.id, f"{name}.safetensors"))
 
     def classifier(self) -> Classifier:
         """The classifier under test."""
