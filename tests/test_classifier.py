@@ -40,7 +40,7 @@ from defuse_core.networks.architectures import (
     build_network,
     imagenet_weights,
 )
-from defuse_core.steps.networks import stated_preprocessing
+from defuse_core.steps.feeding import stated_preprocessing
 from defuse_core.workspace.configs import NetworkConfig
 
 PLAIN = Preprocessing()

@@ -57,10 +57,12 @@ class NetworkConfig(Config):
         False, description="Run TorchScript and torch.export files: they are programs, not only weights"
     )
     mean: tuple[float, ...] | None = Field(
-        None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
+        None,
+        description="One value a channel, of pixels in [0, 1]; by default what the file of the weights says, "
+        "else that of the training images",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="One value a channel; by default that of the training images"
+        None, description="One value a channel; by default as mean"
     )
     image_size: int | None = Field(
         None,

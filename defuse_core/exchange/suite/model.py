@@ -23,7 +23,8 @@ from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
-from defuse_core.steps.networks import check_stated_channels, choose_fit
+from defuse_core.steps.feeding import check_class_names_of, check_stated_channels
+from defuse_core.steps.networks import choose_fit
 from defuse_core.workspace.configs import NetworkConfig
 
 _STATED = ("mean", "std", "image_size", "channel_order")
@@ -65,7 +66,7 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
     """
     kind = sniff_format(path)
     metadata = load_tensors(path)[1] if kind == "safetensors" else {}
-    _check_classes(path, metadata, suite)
+    check_class_names_of(metadata, suite.manifest.class_names, path=path, owner="the suite")
     base, origin = _feeding(path, metadata, suite, config)
     if kind in PROGRAMS:
         if not config.trust_program:
@@ -79,20 +80,6 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
         classifier = Classifier(network, fed).eval()
     _check_answers(classifier, path, suite)
     return Model(classifier, architecture, origin)
-
-
-def _check_classes(path: Path, metadata: Mapping[str, Any], suite: Suite) -> None:
-    """Refuse a checkpoint of ours that has other classes; other files do not name theirs."""
-    theirs, ours = metadata.get("class_names"), list(suite.manifest.class_names)
-    if isinstance(theirs, list) and [str(name) for name in theirs] != ours:
-        raise CheckpointError(
-            f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), the suite has {len(ours)} "
-            f"({_some(ours)}); check the model that was made for the suite's data"
-        )
-
-
-def _some(names: list[Any]) -> str:
-    return ", ".join(str(name)[:40] for name in names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _feeding(
