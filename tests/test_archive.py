@@ -24,6 +24,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
@@ -409,6 +410,28 @@ def test_a_data_set_by_path_is_found_again(template: Path, shapes: ImageDataset,
     assert "--data" in told
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"class_names": ["diagonal", "column", "row"]}, "other class names, or in another order"),
+        ({"image_shape": [1, 9, 8]}, "images of another shape"),
+        ({"sizes": {"train": 1, "test": 1}}, "another number of images"),
+    ],
+)
+def test_an_archive_that_says_what_its_data_are_not_is_refused(
+    template: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    place = copy_place(template, tmp_path / "home")
+    members, data = unpacked(exported(place, tmp_path / "a.zip")), str(template.parent / "shapes.npz")
+    project(dataset=changes)(members)
+    packed(members, tmp_path / "bad.zip")
+    with pytest.raises(DataError, match=f"it has {told}; give that one"):
+        imported(tmp_path / "there", tmp_path / "bad.zip", data=data)
+    stored = replace(place.project, dataset=place.project.dataset | changes)
+    with pytest.raises(DataError, match=f"it has {told}; put the old data back"):
+        open_dataset(place.workspace, stored)
+
+
 FAR = "/home/stranger/shapes.npz"
 
 
@@ -653,6 +676,22 @@ def double(members: Members, name: str) -> None:
     members[name] *= 2
 
 
+def edit_after_a_mixture(
+    *, n_components: int = 7, latent_dim: int = 2, content: bytes = b""
+) -> Callable[[Members], None]:
+    """The regions that were edited are of a mixture of this shape, which the archive holds."""
+
+    def change(members: Members) -> None:
+        file = content or dump_tensors({"means": torch.zeros(n_components, latent_dim)})
+        members["runs/4/mixture.safetensors"] = file
+        about = {"run": 4, "name": "mixture.safetensors", "size": len(file)}
+        about["sha256"] = hashlib.sha256(file).hexdigest()
+        members["rows/artifacts.jsonl"] += json.dumps(about).encode() + b"\n"
+
+    return change
+
+
+REGION = {"region_id": 7, "weight": 0.5, "mean": [0.0], "covariance": [[1.0]]}
 EDIT = {"kind": "merge", "regions": [0], "into": [], "mistakes": [], "name": "", "tau": None}
 
 TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
@@ -681,7 +720,11 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a run that stands on itself": (row("runs", 2, inputs=[3]), r"run 3 cannot stand on \[3\]"),
     "a run that stands on one twice": (row("runs", 2, inputs=[1, 1]), "run 3 cannot stand on"),
     "labels of the future": (row("runs", 4, last_annotation=99), "run 5 took in labels that are not there"),
-    "a summary that is a list": (row("runs", 0, record={"summary": []}), "the summary in the record"),
+    "a summary that is a list": (row("runs", 0, record={"summary": []}), "the summary in the record must"),
+    "a record of nothing": (row("runs", 0, record={}), "summary in the record is damaged: there is none"),
+    "a device that is none": (row("runs", 0, record={"device": 3}), "the device in the record must be"),
+    "mistakes that are none": (row("runs", 2, record={"summary": {"mistakes": 3}}), "mistakes must be num"),
+    "regions that are none": (row("runs", 3, record={"summary": {}}), "regions must be a list with a region"),
     "a task of no run": (row("tasks", 0, run=99), "there is no run 99"),
     "a label of no run": (row("annotations", 0, run=99), "there is no run 99"),
     "an undo of what comes": (row("annotations", 0, undoes=1), "undoes what comes after it"),
@@ -709,6 +752,22 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "an edit without a number": (
         row("annotations", 0, edit=EDIT | {"kind": "tau", "tau": float("nan")}), "edit.tau: Input should be",
     ),
+    "a region of another mixture": (
+        edit_after_a_mixture(n_components=6), "line 8: the edit of regions: it does not fit a mixture of 6",
+    ),
+    "a region of another latent_dim": (
+        edit_after_a_mixture(latent_dim=3), "its mean has 2 values, the mixture has 3 dimensions",
+    ),
+    "a mixture that is none": (edit_after_a_mixture(content=b"{}" * 9), "mixture.safetensors is no mixture"),
+    "a region that cannot be": (
+        row("annotations", 0, edit=EDIT | {"into": [REGION | {"weight": -5.0}]}), "weight must be above 0",
+    ),
+    "a region of no extent": (
+        row("annotations", 0, edit=EDIT | {"into": [REGION | {"covariance": [[0.0]]}]}), "positive definite",
+    ),
+    "a time without end": (row("runs", 0, seconds=1e308), "seconds: Input should be less than or equal to 3"),
+    "an answer without end": (row("annotations", 0, seconds=1e308), "seconds: Input should be less than or"),
+    "a date without end": (row("events", 0, at=1e308), "at: Input should be less than or equal to 325036800"),
     "a number that is none": (row("events", 0, at=float("inf")), "at: Input should be a finite number"),
     "a number too large": (row("runs", 0, seed=2**63), "seed: Input should be less"),
     "a line cut off": (lambda m: m.update({"rows/tasks.jsonl": m["rows/tasks.jsonl"][:-1]}), "within a line"),
@@ -769,6 +828,14 @@ def test_names_that_an_older_version_stored_are_mended_on_the_way_out(tmp_path: 
     assert {e.annotator for e in there.workspace.annotations.events(now.id)} == {"Ada"}
     (then,) = place.workspace.runs.of_project(place.project.id, "distill")
     assert {e.annotator for e in place.workspace.annotations.events(then.id)} == {"Ada"}
+
+
+def test_edits_of_the_mixture_in_the_archive_are_taken(archive: Path, tmp_path: Path) -> None:
+    members = unpacked(archive)
+    edit_after_a_mixture()(members)
+    there = imported(tmp_path / "there", packed(members, tmp_path / "good.zip"))
+    (regions,) = there.workspace.runs.of_project(there.project.id, "distill")
+    assert [e.kind for e in there.workspace.annotations.edits(regions.id)] == ["merge", "rename", "tau"]
 
 
 @pytest.mark.parametrize(

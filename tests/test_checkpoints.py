@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import (
     copy_state,
+    load_artifact,
     load_tensors,
     load_weights,
     save_tensors,
@@ -129,6 +130,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"half\.safetensors is not a whole .*download it"):
         load_tensors(path)
+
+
+def test_a_damaged_file_of_a_run_is_written_again_by_its_step(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"copy or download it again$"):
+        load_tensors(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"not a whole safetensors file .*; run the step again$"):
+        load_artifact(tmp_path / "x.safetensors")
 
 
 def test_a_pickled_file_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import resize
 
 from defuse_core.base.config import ClassifierTraining
 from defuse_core.base.errors import DivergenceError
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.runtime import make_optimizer
 from defuse_core.data.splits import ImageDataset, Split, as_pixels
 from defuse_core.method.augmentation import augment
@@ -39,7 +40,7 @@ from defuse_core.networks.architectures import (
     build_network,
     imagenet_weights,
 )
-from defuse_core.steps.networks import stated_preprocessing
+from defuse_core.steps.feeding import stated_preprocessing
 from defuse_core.workspace.configs import NetworkConfig
 
 PLAIN = Preprocessing()
@@ -85,6 +86,12 @@ def test_a_constant_channel_gives_finite_pixels() -> None:
 def test_bad_mean_and_std_are_refused(mean: tuple[float, ...], std: tuple[float, ...], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Preprocessing(mean, std)
+
+
+@pytest.mark.parametrize("image_size", [0, MAX_IMAGE_SIZE + 1])
+def test_a_size_that_no_image_is_resized_to_is_refused(image_size: int) -> None:
+    with pytest.raises(ValueError, match=rf"image_size must be 1 to 4096 pixels, got {image_size}; give"):
+        Preprocessing(image_size=image_size)
 
 
 def test_images_are_normalised_by_channel() -> None:

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -21,9 +22,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from defuse_core.cli import console
+from defuse_core.cli import console, main
 from defuse_core.cli.main import app
 from defuse_core.jobs import launcher
+from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
 from tests.commands import (
@@ -401,6 +403,22 @@ def test_numbers_that_no_database_holds_are_wrong_calls(defuse: Defuse) -> None:
     defuse("identify", "--seed", "9" * 20, code=2)
     defuse("resume", "0", code=2)
     assert "device must be auto" in defuse("identify", "--device", "foo", code=2).stderr
+    for words in (("identify",), ("resume", "1"), ("replay", "none.json"), ("reproduce", "mnist")):
+        assert "4096" in defuse(*words, "--threads", "4097", code=2).stderr
+    with pytest.raises(ConfigError, match="threads must be 0 to 4,096, got 100,000,000; give fewer"):
+        launcher.probe(Resources(threads=10**8))
+
+
+def test_every_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("red:\x1b[31m\n" + "x" * 1000 + "\nuse another")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        main.main()
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"defuse: red:.\[31m x+ … x+ use another\n", told)
+    assert len(told) < 620
 
 
 def test_labels_are_read_and_written_while_new_regions_are_made(defuse: Defuse, place: Place) -> None:

@@ -398,6 +398,7 @@ COUNT = "mean and std need 1 or 3 values each, got "
         ({"mean": [0.0], "std": [1.0, 1.0, 1.0]}, COUNT + "(0.0,) and (1.0, 1.0, 1.0)"),
         ({"mean": [0.0, 0.0], "std": [1.0, 1.0]}, COUNT + "(0.0, 0.0) and (1.0, 1.0)"),
         ({"image_size": 0}, "image_size should be greater than or equal to 1, got 0"),
+        ({"image_size": 4097}, "image_size should be less than or equal to 4096, got 4097"),
     ],
 )
 def test_preprocessing_that_no_network_can_use_is_refused_before_the_run(

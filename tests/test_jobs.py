@@ -561,7 +561,10 @@ def test_changed_data_are_noticed(place: Place, template: Path, tmp_path: Path) 
     run = run_here(mine, "vae", {"training": {"epochs": 1}})
     assert run.status == "failed"
     assert run.error is not None
-    assert "has changed since project 'mine' was created; put the old data back" in run.error
+    assert (
+        "has changed since project 'mine' was created: it has other pixels or labels; put the old data back"
+        in run.error
+    )
 
 
 def test_a_run_records_what_made_it(place: Place) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from defuse_core.workspace.edits import (
     EditKind,
     Gaussian,
     RegionEdit,
+    gaussian_fault,
     ids_ever,
     live_ids,
     names,
@@ -87,6 +89,28 @@ def test_numbers_that_sqlite_cannot_read_again_are_refused(bad: float) -> None:
     ):
         with pytest.raises(ValueError, match="not JSON compliant"):
             edit.to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"weight": -5.0}, "weight must be above 0 and at most 1, got -5"),
+        ({"weight": 1.1}, "weight must be above 0"),
+        ({"mean": (0.0,)}, "covariance must be square"),
+        ({"mean": (), "covariance": ()}, "covariance must be square"),
+        ({"covariance": ((1.0, 0.0), (0.0,))}, "covariance must be square"),
+        ({"mean": (0.0, math.inf)}, "mean and covariance must be finite"),
+        ({"covariance": ((1.0, 0.5), (0.0, 1.0))}, "covariance must be symmetric"),
+        ({"covariance": ((0.0, 0.0), (0.0, 0.0))}, "covariance must be positive definite"),
+        ({"covariance": ((1.0, 2.0), (2.0, 1.0))}, "covariance must be positive definite"),
+        ({"covariance": ((1e308, 1e308), (1e308, -1e308))}, "covariance must be positive definite"),
+    ],
+)
+def test_a_region_that_nothing_can_be_drawn_from_is_told(changes: dict[str, Any], told: str | None) -> None:
+    (good,) = made(3)
+    fault = gaussian_fault(replace(good, **changes))
+    assert fault == told if told is None or fault is None else fault.startswith(told)
 
 
 @given(history=histories())

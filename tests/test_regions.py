@@ -17,7 +17,7 @@ from torch import Tensor
 
 from defuse_core.base.records import Mixture, Region, Verdict
 from defuse_core.extensions.answers import answers_by_region, judge
-from defuse_core.extensions.regions import apply_edits, merge, region_of_mistakes, select, split
+from defuse_core.extensions.regions import RegionError, apply_edits, merge, region_of_mistakes, select, split
 from defuse_core.method.classifier import Classifier
 from defuse_core.method.distillation import membership
 from defuse_core.method.vae import BetaVAE
@@ -191,11 +191,13 @@ def test_a_selection_takes_its_weight_from_all_and_no_region_with_it() -> None:
         RegionEdit("merge", (0, 1), (Gaussian(5, 0.5, (0.0,) * 2, ((1.0, 0.0), (0.0, 1.0))),)),
         RegionEdit("merge", (0, 1), (Gaussian(7, 0.5, (0.0,) * 2, ((1.0, 0.0), (0.0, 1.0))),)),
         RegionEdit("merge", (0, 6), (Gaussian(6, 0.5, (0.0,) * 2, ((1.0, 0.0), (0.0, 1.0))),)),
+        RegionEdit("merge", (0, 1), (Gaussian(6, 0.5, (0.0,), ((1.0,),)),)),
     ],
-    ids=["an id that was used", "an id left out", "a region that does not exist"],
+    ids=["an id that was used", "an id left out", "a region that does not exist", "another latent_dim"],
 )
 def test_an_edit_of_another_mixture_is_refused(edit: RegionEdit) -> None:
-    with pytest.raises(ValueError, match=r"merged into . does not fit a mixture of 6 components"):
+    told = r"(does not fit a mixture of 6 components|its mean has 1 values, the mixture has 2 dim).*distill$"
+    with pytest.raises(RegionError, match=told):
         apply_edits(FITTED, [edit])
 
 

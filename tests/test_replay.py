@@ -14,6 +14,7 @@ from defuse_core.exchange.replay.bringing import Bring, find_more_data, find_sou
 from defuse_core.exchange.replay.comparison import compare, differences
 from defuse_core.exchange.replay.replay import Replay, replay
 from defuse_core.jobs import launcher
+from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.manifest.reading import parse_manifest
@@ -271,6 +272,19 @@ def test_other_data_are_refused(
         WorkspaceError, match=rf"other\.npz is not the manifest's data set \(.*{told}.*--data"
     ):
         replay(elsewhere, parse_manifest(whole), name="again", watch=stay, bring=bring)
+    assert elsewhere.projects() == []
+
+
+@pytest.mark.parametrize(
+    ("bring", "told"),
+    [({"device": "foo"}, "device must be auto"), ({"threads": 10**8}, "threads must be 0 to")],
+)
+def test_resources_that_are_refused_leave_nothing_behind(
+    whole: dict[str, Any], elsewhere: Workspace, bring: dict[str, Any], told: str
+) -> None:
+    data = whole["dataset"]["source"]
+    with pytest.raises(ConfigError, match=told):
+        replay(elsewhere, parse_manifest(whole), name="again", watch=stay, bring=Bring(data=data, **bring))
     assert elsewhere.projects() == []
 
 

@@ -13,7 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from defuse_core.base.checkpoints import load_tensors, save_tensors
 from defuse_core.base.config import DistillationConfig, IdentificationConfig
+from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import FailureInstances, Mistakes
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import stratified_sample
@@ -21,7 +23,7 @@ from defuse_core.extensions.answers import answers_by_region, judge
 from defuse_core.extensions.projection import project
 from defuse_core.jobs.engine import Ended, LocalEngine, run_task
 from defuse_core.method import identification
-from defuse_core.method.classifier import predict
+from defuse_core.method.classifier import Preprocessing, predict
 from defuse_core.method.correction import find_flips
 from defuse_core.method.distillation import fit_mixture, membership
 from defuse_core.method.evaluation import score_failures, score_split
@@ -33,9 +35,10 @@ from defuse_core.steps import identify as identify_step
 from defuse_core.steps import map as map_step
 from defuse_core.steps.base import File, Progress
 from defuse_core.steps.correct import Correct, task_of
+from defuse_core.steps.networks import bring_network
 from defuse_core.steps.source import Source
 from defuse_core.steps.stability import Stability
-from defuse_core.workspace.configs import STEPS
+from defuse_core.workspace.configs import STEPS, ClassifierConfig
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.runs import Run
@@ -250,6 +253,7 @@ from defuse_core.data.splits import sample_training
 from defuse_core.method.correction import apply_point, sweep_lambdas
 from defuse_core.method.evaluation import score_failures
 from defuse_core.base.records import FailureInstances
+from defuse_core.steps.networks import bring_network
 from defuse_core.steps.source import Source
 from defuse_core.workspace.workspace import Workspace
 
@@ -428,6 +432,36 @@ def test_weights_can_be_brought(place: Place) -> None:
     again = done_here(place, "vae", {"weights": f"blob:{blob.sha256}"})  # the file says how it is built
     stored = place.tensors(again)["vae.safetensors"]
     assert all(torch.equal(stored[name], tensor) for name, tensor in safetensors.torch.load(vae).items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "told"),
+    [
+        ({"class_names": ["diagonal", "column", "row"]}, {}, r"apart \(diagonal, column, row\), the data"),
+        (
+            {"preprocessing": {"mean": ["x"]}},
+            {},
+            "states a preprocessing that is none; save the weights alone",
+        ),
+        ({"preprocessing": {"mean": [0.3], "std": [0.7], "image_size": 16}}, {}, None),
+        ({"preprocessing": {"mean": [0.3], "std": [0.7], "image_size": 16}}, {"mean": (0.1,)}, None),
+    ],
+)
+def test_what_the_file_of_weights_says_counts(
+    place: Place, tmp_path: Path, changes: dict[str, Any], config: dict[str, Any], told: str | None
+) -> None:
+    source = source_of(place, "classifier")
+    tensors, metadata = load_tensors(place.workspace.artifact_path(source.run.id, "classifier.safetensors"))
+    path = tmp_path / "mine.safetensors"
+    save_tensors(path, tensors, metadata={**metadata, **changes})
+    blob = place.workspace.add_blob(place.project.id, path.name, [path.read_bytes()])
+    stated = ClassifierConfig(architecture="resnet_small", weights=f"blob:{blob.sha256}", **config)
+    if told is not None:
+        with pytest.raises(CheckpointError, match=told):
+            bring_network(source, stated)
+        return
+    expected = Preprocessing(config.get("mean", (0.3,)), (0.7,), 16)
+    assert bring_network(source, stated).preprocessing == expected
 
 
 @pytest.mark.parametrize(

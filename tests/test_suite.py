@@ -524,6 +524,14 @@ def test_options_come_before_the_file_and_that_before_the_suite(
         open_model(path, made, NetworkConfig())
 
 
+@pytest.mark.parametrize("stated", [{"mean": (0.1, 0.2, 0.3)}, {"std": (1.0, 2.0, 3.0)}])
+def test_values_for_channels_that_the_network_has_not_are_refused(
+    made: Suite, models: dict[str, Path], stated: dict[str, Any]
+) -> None:
+    with pytest.raises(CheckpointError, match="have 3 values, the network takes 1 channels; give 1"):
+        open_model(models["after"], made, NetworkConfig(**stated))
+
+
 def test_models_of_other_classes_are_refused_in_words(made: Suite, tmp_path: Path) -> None:
     five = build_network("resnet_small", n_classes=5, channels=1)
     torch.save(five.state_dict(), tmp_path / "five.pt")

@@ -21,6 +21,7 @@ from defuse_core.workspace.edits import ids_ever
 from defuse_core.workspace.label_files import decode_labels, from_csv, to_csv
 from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.results import region_ids
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
@@ -100,8 +101,8 @@ def show_simulated(project: Project, run: Run) -> None:
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
     """Store the labels of a file, all or none."""
     workspace = store.workspace()
-    region_ids = [region["region_id"] for region in run.summary["regions"]]
-    ids = ids_ever(region_ids, workspace.annotations.edits(run.id))
+    found = region_ids(run.summary)
+    ids = ids_ever(found, workspace.annotations.edits(run.id))
     n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
     try:
         text = decode_labels(content, name=name)

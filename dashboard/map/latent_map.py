@@ -109,10 +109,10 @@ def make_preview(store: Workspace, run_id: int) -> LatentMap:
 
 def fit_manifold(store: Workspace, run_id: int) -> Manifold:
     """Load the codes of all training images that a map run stored."""
-    from defuse_core.base.checkpoints import load_tensors
+    from defuse_core.base.checkpoints import load_artifact
     from defuse_core.extensions.manifold import Manifold
 
-    codes, _ = load_tensors(store.artifact_path(run_id, "codes.safetensors"))
+    codes, _ = load_artifact(store.artifact_path(run_id, "codes.safetensors"))
     return Manifold.of(codes["latents"], seed=store.runs.get(run_id).seed)
 
 

@@ -17,6 +17,7 @@ from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import live_ids
 from defuse_core.workspace.pipeline import Stage
+from defuse_core.workspace.results import region_ids
 from defuse_core.workspace.workspace import Project
 
 PAGES: dict[StepName, str] = {
@@ -92,8 +93,8 @@ def _labelled(by_step: dict[StepName, Stage]) -> str:
     if regions is None or not regions.summary:
         return "–"
     annotations = store.workspace().annotations
-    region_ids = [region["region_id"] for region in regions.summary["regions"]]
-    live = live_ids(region_ids, annotations.edits(regions.id))
+    found = region_ids(regions.summary)
+    live = live_ids(found, annotations.edits(regions.id))
     labelled = {event.region_id for event in annotations.counting(regions.id)} & {*live}
     return f"{len(labelled)} of {len(live)}"
 

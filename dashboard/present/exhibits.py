@@ -5,7 +5,6 @@ A prediction on a draw is right if it is the label that people gave the region, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dashboard.shared import kept
 from dashboard.shell.store import checksum, later, workspace
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -126,7 +126,7 @@ class Curator:
 
         results: dict[str, Any] = {}
         if evaluate is not None:
-            results = json.loads(self.store.artifact_path(evaluate.id, "results.json").read_bytes())
+            results = load_results(self.store.artifact_path(evaluate.id, "results.json"), evaluate.id)
         scores = {} if correct is None else self._scores(correct, results)
         answers, verdicts = answers_by_region(events), self.verdicts.result()
         exhibits = [
@@ -162,13 +162,13 @@ class Curator:
         """Accuracy before and after on the test draws, by region: as evaluated, else measured here."""
         if "by_region" in results:
             return {row["region_id"]: row for row in results["by_region"]}
-        from defuse_core.base.checkpoints import load_tensors
+        from defuse_core.base.checkpoints import load_artifact
         from defuse_core.base.records import FailureInstances
         from defuse_core.method.evaluation import score_regions
 
         assert self.corrected is not None
         path = self.store.artifact_path(correct.id, "failures.safetensors")
-        tensors, _ = load_tensors(path)
+        tensors, _ = load_artifact(path)
         scores: dict[int, dict[str, Any]] = {}
         for name in ("test", "held_out"):
             failures = FailureInstances.of_file(tensors, name)

@@ -40,10 +40,10 @@ def generator(run_id: int) -> Callable[[], BetaVAE]:
 
 
 def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
-    from defuse_core.base.checkpoints import load_tensors
+    from defuse_core.base.checkpoints import load_artifact
     from defuse_core.steps.source import unpack_vae
 
-    return unpack_vae(*load_tensors(store.artifact_path(run_id, "vae.safetensors")))
+    return unpack_vae(*load_artifact(store.artifact_path(run_id, "vae.safetensors")))
 
 
 @later("the classifier", max_entries=4)

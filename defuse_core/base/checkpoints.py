@@ -58,8 +58,21 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def load_artifact(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read a file that a run stored, as `load_tensors` does; the step can write a damaged one again."""
+    return load_tensors(path, remedy="run the step again")
+
+
+def load_tensors(
+    path: str | Path, *, remedy: str = "copy or download it again"
+) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Read tensors (on the CPU) and metadata of `save_tensors`.
+
+    Parameters
+    ----------
+    path : str or Path
+    remedy : str
+        For a file that is not whole; an error ends with it.
 
     Raises
     ------
@@ -73,9 +86,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]
             metadata = {key: _parse(text) for key, text in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({quote(error)}); copy or download it again"
-        ) from error
+        raise CheckpointError(f"{path} is not a whole safetensors file ({quote(error)}); {remedy}") from error
 
 
 def _parse(text: str) -> object:

@@ -8,6 +8,20 @@ LONGEST_MESSAGE = 600
 """Characters of a message; of a longer one the middle is left out, since its end names the remedy."""
 
 
+def short_message(message: object) -> str:
+    """Return a message, or an error of another library, as one line of at most `LONGEST_MESSAGE` characters.
+
+    Examples
+    --------
+    >>> short_message("two\\nlines")
+    'two lines'
+    """
+    text = one_line(message)
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    return f"{text[: LONGEST_MESSAGE - 253]} … {text[-250:]}"
+
+
 class DefuseError(Exception):
     """An error for people; its message names the remedy.
 
@@ -16,10 +30,7 @@ class DefuseError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        text = one_line(message)
-        if len(text) > LONGEST_MESSAGE:
-            text = f"{text[: LONGEST_MESSAGE - 253]} … {text[-250:]}"
-        super().__init__(text)
+        super().__init__(short_message(message))
 
 
 class DataError(DefuseError, ValueError):

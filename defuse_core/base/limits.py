@@ -48,7 +48,13 @@ MAX_SIDE = 2**20
 """Pixels of a side of the images of an archive's project, and its channels."""
 
 MAX_THREADS = 4_096
-"""Threads that a run of an archive computed with, and would be resumed with."""
+"""Threads that a run may compute with, whether a command, a manifest or an archive asks for them."""
+
+MAX_SECONDS = 10 * 366 * 24 * 3600
+"""Seconds that a run of an archive or a manifest took: ten years."""
+
+MAX_TIME = 32_503_680_000
+"""The latest time in an archive or a manifest, seconds since 1970: the year 3000."""
 
 UNPACK_FREE_BYTES = 64 * 2**20
 UNPACK_RATIO = 100
@@ -132,7 +138,7 @@ MAX_COMPARED_DRAWS = 1_000_000
 MAX_ROUND = 1_000
 """The highest pass over the same draws; people take two."""
 
-MAX_SECONDS = 10_000_000.0
+MAX_ANSWER_SECONDS = 10_000_000.0
 """Time spent on an answer, some 115 days: a page that was left open."""
 
 MAX_TAU = 100.0

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core.base.config import PRESETS
+from defuse_core.base.errors import short_message
 from defuse_core.base.files import open_file
 from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.cli import console as output
@@ -316,6 +317,6 @@ def main() -> None:
         app()
     except (ValueError, RuntimeError, OSError) as error:
         if as_json:
-            typer.echo(json.dumps({"error": str(error)}))
-        typer.echo(f"defuse: {error}", err=True)
+            typer.echo(json.dumps({"error": short_message(error)}))
+        typer.echo(f"defuse: {short_message(error)}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

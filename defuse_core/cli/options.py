@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperOption
 
 from defuse_core.base.config import PRESETS
+from defuse_core.base.limits import MAX_THREADS
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.config_fields import choices, walk_fields
 from defuse_core.workspace.configs import STEPS, StepName, preset_values
@@ -35,7 +36,11 @@ PresetName = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="Of every random stream")]
 RunNumber = Annotated[int, typer.Argument(min=1, max=LARGEST, help="Number of the run")]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:<n>")]
-Threads = Annotated[int, typer.Option(min=0, help="Of the CPU; 0 takes DEFUSE_THREADS, else all cores")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, max=MAX_THREADS, help="Of the CPU; 0 takes DEFUSE_THREADS, else all cores"),
+]
+OtherThreads = Annotated[int | None, typer.Option(min=0, max=MAX_THREADS, help="Another number of threads")]
 EngineName = Annotated[str, typer.Option(help="local, or ray")]
 Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or local to start one")]
 Cpus = Annotated[float, typer.Option(min=0, help="Ray: CPUs a task")]

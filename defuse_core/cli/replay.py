@@ -15,7 +15,7 @@ from rich.table import Table
 from defuse_core.base.files import write_bytes
 from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run
-from defuse_core.cli.options import LARGEST, AsJson, ProjectName
+from defuse_core.cli.options import LARGEST, AsJson, OtherThreads, ProjectName
 from defuse_core.exchange.replay.bringing import Bring, find_source
 from defuse_core.exchange.replay.comparison import Comparison, RunComparison, compare
 from defuse_core.exchange.replay.replay import replay as replay_manifest
@@ -92,7 +92,7 @@ def replay(
         bool, typer.Option("--trust-program", help="Run uploads that are programs, not only weights")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Another device than in the original")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
+    threads: OtherThreads = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a result again from its manifest, in a project of its own, and say what differs.

@@ -10,7 +10,15 @@ from rich.table import Table
 
 from defuse_core.cli import console as output
 from defuse_core.cli.common import finish_run, tell_on_interrupt
-from defuse_core.cli.options import LARGEST, AsJson, Detach, RunNumber, given_resources, more_lambdas
+from defuse_core.cli.options import (
+    LARGEST,
+    AsJson,
+    Detach,
+    OtherThreads,
+    RunNumber,
+    given_resources,
+    more_lambdas,
+)
 from defuse_core.jobs import launcher
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
@@ -76,7 +84,7 @@ def cancel(
 def resume(
     run: RunNumber,
     device: Annotated[str | None, typer.Option(help="Another device than before")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads")] = None,
+    threads: OtherThreads = None,
     engine: Annotated[str | None, typer.Option(help="local, or ray")] = None,
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster, where it has changed")] = None,
     detach: Detach = False,

@@ -13,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defuse_core.base.errors import DefuseError
 from defuse_core.base.records import Mixture, Region
 from defuse_core.base.runtime import derive_seed
 from defuse_core.method.distillation import membership
-from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit
+from defuse_core.workspace.edits import STRUCTURAL, Gaussian, RegionEdit, fit_fault
 
 _REGULARISATION = 1e-6  # added to variances, as scikit-learn's mixtures do
+
+
+class RegionError(DefuseError, ValueError):
+    """Edits that do not fit the regions; the message names the remedy."""
 
 
 def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: float | None = None) -> Mixture:
@@ -35,7 +40,7 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: fl
 
     Raises
     ------
-    ValueError
+    RegionError
         If an edit was made for another mixture.
     """
     weights, means, covariances = list(mixture.weights), list(mixture.means), list(mixture.covariances)
@@ -43,8 +48,12 @@ def apply_edits(mixture: Mixture, edits: Sequence[RegionEdit], *, min_weight: fl
     for edit in (e for e in edits if e.kind in STRUCTURAL):
         first = len(weights)
         new_ids = list(range(first, first + len(edit.into)))
-        if [g.region_id for g in edit.into] != new_ids or any(i >= first for i in edit.regions):
-            raise ValueError(f"the edit {edit} does not fit a mixture of {first} components")
+        latent_dim = mixture.means.shape[1]
+        if fault := fit_fault(edit.regions, edit.into, n_components=first, latent_dim=latent_dim):
+            raise RegionError(
+                f"the edit “{edit}” was made for other regions: {fault}; group the mistakes again: "
+                "defuse distill"
+            )
         for gaussian in edit.into:
             weights.append(0.0 if edit.undone else gaussian.weight)
             means.append(np.array(gaussian.mean))

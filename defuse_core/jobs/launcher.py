@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from defuse_core.base.files import write_bytes
+from defuse_core.base.limits import MAX_THREADS
 from defuse_core.base.machine import available_cores
 from defuse_core.jobs.spare import SpareKeeper, start_process
 from defuse_core.workspace.config_checks import ConfigError, check_config, check_growth
@@ -215,19 +216,21 @@ def extend(workspace: Workspace, run_id: int, changes: Mapping[str, Any]) -> Run
 
 
 def probe(resources: Resources) -> None:
-    """Check the device and the Ray address of a run within seconds.
+    """Check the device, the threads and the Ray address of a run within seconds.
 
     Ray itself would wait for minutes at an address where nothing listens.
 
     Raises
     ------
     ConfigError
-        If device or address are malformed.
+        If device, threads or address are malformed.
     WorkspaceError
         If nothing listens.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", resources.device):
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:<n>, got {resources.device!r}")
+    if not 0 <= resources.threads <= MAX_THREADS:
+        raise ConfigError(f"threads must be 0 to {MAX_THREADS:,}, got {resources.threads:,}; give fewer")
     if resources.engine != "ray" or resources.address in (None, "local"):
         return
     host, _, port = str(resources.address).rpartition(":")

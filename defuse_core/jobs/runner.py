@@ -215,7 +215,7 @@ def _machine(workspace: Workspace, run: Run, guard: Guard) -> Iterator[None]:
 def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | None, list[str]]:
     """Run the missing tasks and merge those that are done; None if all were cancelled."""
     from defuse_core.base import runtime  # imports torch, so only when it is this run's turn
-    from defuse_core.base.checkpoints import load_tensors
+    from defuse_core.base.checkpoints import load_artifact
     from defuse_core.steps import load_step
 
     threads = runtime.set_threads(run.resources.threads or None)
@@ -247,7 +247,7 @@ def _compute(workspace: Workspace, run: Run, guard: Guard) -> tuple[Merged | Non
         return None, []
     guard.check()
     merged = step.merge(
-        done, lambda name: load_tensors(workspace.artifact_path(run.id, f"{name}.safetensors"))
+        done, lambda name: load_artifact(workspace.artifact_path(run.id, f"{name}.safetensors"))
     )
     for file in merged.files:
         workspace.runs.name_artifact(run.id, workspace.store_artifact(run.id, file.name, file.content))

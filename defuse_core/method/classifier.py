@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.base.config import NetworkTraining, Precision
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.runtime import (
     AdaptiveBatch,
     Callback,
@@ -63,6 +64,10 @@ class Preprocessing:
             raise ValueError(f"std must be positive, got {self.std}; for no scaling give 1")
         if not all(math.isfinite(value) for value in _as_float32(self.mean)):
             raise ValueError(f"mean must be finite, got {self.mean}; for no shift give 0")
+        if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(
+                f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, got {self.image_size}; give another"
+            )
 
     @staticmethod
     def of_json(values: Mapping[str, Any]) -> Preprocessing:

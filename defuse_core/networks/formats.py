@@ -6,8 +6,8 @@ Programs (TorchScript, torch.export) are opened by `load_program`, with the user
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,6 +48,7 @@ class Weights:
     prefix: str
     nested_under: str | None
     format: CheckpointFormat
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
     def own_prefixes(self) -> list[str]:
         """Return what a network's own names may keep of the prefix, the shortest first: "", …, all of it."""
@@ -87,29 +88,29 @@ def read_weights(path: str | Path) -> Weights:
             f"{path} is a program ({kind}), not weights; open it with load_program if you trust who made it, "
             f"or bring the weights alone: {SAVE_WEIGHTS}"
         )
-    weights, where = _load(path, kind)
+    weights, where, metadata = _load(path, kind)
     if not weights:
         raise CheckpointError(f"{path} holds no weights; bring a trained network: {SAVE_WEIGHTS}")
     if len(weights) > 1:
         weights.pop("n_averaged", None)  # the counter that torch.optim.swa_utils.AveragedModel adds
     names, prefix = _strip_prefix(list(weights))
     tensors = {name: tensor.detach().clone() for name, tensor in zip(names, weights.values(), strict=True)}
-    return Weights(tensors, prefix, where, kind)
+    return Weights(tensors, prefix, where, kind, metadata)
 
 
-def _load(path: Path, kind: CheckpointFormat) -> tuple[dict[str, Tensor], str | None]:
-    """Load the tensors of a file of weights, and the entry that they were nested under."""
+def _load(path: Path, kind: CheckpointFormat) -> tuple[dict[str, Tensor], str | None, Mapping[str, object]]:
+    """Load the tensors of a file of weights, the entry that they were nested under, and metadata."""
     if kind == "state_dict":
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "weights.safetensors"
             where = convert(path, target)
-            return load_tensors(target)[0], where
-    tensors = load_tensors(path)[0]
+            return load_tensors(target)[0], where, {}
+    tensors, metadata = load_tensors(path)
     check_names(tensors, path)
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise strange_dtype(str(tensor.dtype), name, path)
-    return tensors, None
+    return tensors, None, metadata
 
 
 def _strip_prefix(names: list[str]) -> tuple[list[str], str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from defuse_core.base.intervals import Interval
 from defuse_core.report.numbers import judge_flips, p_value, percent
 from defuse_core.report.sweep import Change
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
 
@@ -104,7 +105,7 @@ def read_evidence(store: Workspace, run_id: int) -> Evidence:
     """
     from safetensors import safe_open
 
-    results = json.loads(store.artifact_path(run_id, "results.json").read_bytes())
+    results = load_results(store.artifact_path(run_id, "results.json"), run_id)
     with safe_open(store.artifact_path(run_id, "evidence.safetensors"), framework="numpy") as file:
         metadata = {name: json.loads(file.metadata()[name]) for name in ("scores", "agreement")}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – it is no mapping

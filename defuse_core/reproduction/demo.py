@@ -25,6 +25,7 @@ from defuse_core.jobs.ensure import ensure, upstream_among
 from defuse_core.reproduction.run import Watch, few_images
 from defuse_core.workspace.configs import StepName, preset_values
 from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -180,5 +181,4 @@ def write_evidence(workspace: Workspace, report: Run, out: Path) -> dict[str, An
     """
     for name in workspace.runs.artifacts(report.id):
         write_bytes(out / name, workspace.artifact_path(report.id, name).read_bytes())
-    results: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return results
+    return load_results(out / "results.json", report.id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from defuse_core.base.checkpoints import load_tensors
+from defuse_core.base.checkpoints import load_artifact
 from defuse_core.base.files import write_bytes
 from defuse_core.report.figures import figure_bytes
 from defuse_core.reproduction.figures import (
@@ -124,7 +124,7 @@ def _map(workspace: Workspace, runs: Runs) -> Any:
     """Figure 2 from a map run: training codes by class, and the mistakes that lie in a region."""
     run = runs["map"]
     method = run.config["method"]
-    tensors, _ = load_tensors(workspace.artifact_path(run.id, f"{method}.safetensors"))
+    tensors, _ = load_artifact(workspace.artifact_path(run.id, f"{method}.safetensors"))
     project = workspace.project(run.project_id)
     index = tensors["train_index"]
     labels = open_dataset(workspace, project).train.labels[index]

@@ -15,6 +15,7 @@ from defuse_core.reproduction.paper import DatasetName
 from defuse_core.reproduction.plans import Length
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -70,7 +71,7 @@ def collect(
 
 def _of_seed(workspace: Workspace, runs: Runs) -> dict[str, Any]:
     path = workspace.artifact_path(runs["report"].id, "results.json")
-    results: dict[str, Any] = json.loads(path.read_bytes())
+    results: dict[str, Any] = load_results(path, runs["report"].id)
     failures = {row["region_id"] for row in results["by_region"]}
     settings = {step: _without_folders(config) for step, config in results["settings"].items()}
     return {

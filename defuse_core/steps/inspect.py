@@ -21,12 +21,12 @@ from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import read_weights, sniff_format
 from defuse_core.networks.sniffing import PROGRAMS
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, interval_json, tensors_file
+from defuse_core.steps.feeding import stated_preprocessing
 from defuse_core.steps.networks import (
     Network,
     bring_network,
     build_fit,
     choose_fit,
-    stated_preprocessing,
     upload_of,
 )
 from defuse_core.steps.source import Source, check_fits

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.checkpoints import load_artifact, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import ImageDataset
@@ -22,6 +22,7 @@ from defuse_core.networks.detection import Fit, describe_misfit, detect
 from defuse_core.networks.formats import CheckpointFormat, Weights, load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
+from defuse_core.steps.feeding import check_class_names_of, preprocessing_of, stated_preprocessing
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ClassifierConfig, NetworkConfig
 
@@ -134,32 +135,6 @@ def check_initial_weights(path: Path, architecture: str, *, n_classes: int) -> N
     begin_with(network, read_weights(path).tensors, source=str(path))
 
 
-def stated_preprocessing(
-    config: NetworkConfig, dataset: ImageDataset, *, channels: int | None = None
-) -> Preprocessing:
-    """Preprocessing as the config states it, else with the training images' mean and std.
-
-    Parameters
-    ----------
-    config : NetworkConfig
-    dataset : ImageDataset
-    channels : {1, 3}, optional
-        Channels that the network takes; by default those of the images.
-    """
-    usual = Preprocessing.of(dataset.train.images)
-    stated = config.mean or config.std
-    n_channels = channels or (len(stated) if stated else len(usual.mean))
-    if stated and len(stated) != n_channels:
-        raise ValueError(f"mean and std have {len(stated)} values, the network takes {n_channels} channels")
-
-    def fit(values: tuple[float, ...]) -> tuple[float, ...]:
-        return values if len(values) == n_channels else (sum(values) / len(values),) * n_channels
-
-    return Preprocessing(
-        config.mean or fit(usual.mean), config.std or fit(usual.std), config.image_size, config.channel_order
-    )
-
-
 def bring_network(source: Source, config: NetworkConfig) -> Network:
     """Load the network whose weights the config names.
 
@@ -227,7 +202,7 @@ def _corrected(source: Source, run_id: int, config: NetworkConfig) -> Network:
             "std and image_size out"
         )
     ground = Source(source.workspace, run_id)
-    tensors, tuned = load_tensors(source.workspace.artifact_path(run_id, "corrected.safetensors"))
+    tensors, tuned = load_artifact(source.workspace.artifact_path(run_id, "corrected.safetensors"))
     metadata = ground.read("classifier", "classifier")[1]
     facts = {**{name: metadata[name] for name in _FACTS if name in metadata}, "corrected": tuned["point"]}
     corrected = ground.build(tensors, metadata)
@@ -288,7 +263,9 @@ def build_fit(
         fit.architecture, n_classes=dataset.n_classes, channels=fit.channels, like=tensors
     )
     load_weights(network, tensors, source=path)
-    stated = stated_preprocessing(config, dataset, channels=fit.channels)
+    check_class_names_of(weights.metadata, dataset.class_names, path=path, owner="the data set")
+    own = preprocessing_of(weights.metadata, path)
+    stated = stated_preprocessing(config, dataset, channels=fit.channels, own=own)
     stated = replace(stated, image_size=stated.image_size or fit.image_size)
     facts = {"key_prefix": weights.prefix.removesuffix(fit.prefix), "nested_under": weights.nested_under}
     return Network(fit.architecture, network, stated, facts)
@@ -301,8 +278,10 @@ def _own_class(
     name = config.architecture or ""
     network = import_network(name, code_path, n_classes=dataset.n_classes, channels=channels)
     load_weights(network, weights.under_names(network.state_dict().keys()), source=path)
+    check_class_names_of(weights.metadata, dataset.class_names, path=path, owner="the data set")
+    own = preprocessing_of(weights.metadata, path)
     facts = {"code_path": code_path, "nested_under": weights.nested_under}
-    return Network(name, network, stated_preprocessing(config, dataset, channels=channels), facts)
+    return Network(name, network, stated_preprocessing(config, dataset, channels=channels, own=own), facts)
 
 
 def choose_fit(fits: list[Fit], architecture: str | None) -> Fit:

@@ -33,6 +33,7 @@ from defuse_core.steps.report_pictures import Gallery
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import ReportConfig
 from defuse_core.workspace.manifest.writing import make_manifest
+from defuse_core.workspace.results import load_results
 
 
 class Report(Step):
@@ -55,9 +56,10 @@ class Report(Step):
         self.tensors, self.metadata = source.read("evaluate", "evidence")
         self.scores = [_scores(row) for row in self.metadata["scores"]]
         evaluation = source.upstream("evaluate")
-        self.results = source.workspace.artifact_path(evaluation.id, "results.json").read_bytes()
+        path = source.workspace.artifact_path(evaluation.id, "results.json")
+        self.results = path.read_bytes()
         scored, chosen = (
-            json.loads(self.results)["defuse"]["lam"],
+            load_results(path, evaluation.id)["defuse"]["lam"],
             self.sweep["corrected"]["chosen"]["lam"],
         )
         if scored != chosen:  # pictures would be of one classifier, numbers of another

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.checkpoints import load_artifact, load_weights
 from defuse_core.base.config import VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
+from defuse_core.data.facts import find_change
 from defuse_core.data.sources import load_dataset, load_npz
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
 from defuse_core.extensions.regions import apply_edits, region_of_mistakes
@@ -66,13 +67,13 @@ class Source:
         name : str
             Of the file, without the suffix `.safetensors`.
         """
-        return load_tensors(self.workspace.artifact_path(self.upstream(step).id, f"{name}.safetensors"))
+        return load_artifact(self.workspace.artifact_path(self.upstream(step).id, f"{name}.safetensors"))
 
     def own(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Load a file that an earlier attempt of this run stored; None where there is none."""
         if f"{name}.safetensors" not in self.workspace.runs.artifacts(self.run.id):
             return None
-        return load_tensors(self.workspace.artifact_path(self.run.id, f"{name}.safetensors"))
+        return load_artifact(self.workspace.artifact_path(self.run.id, f"{name}.safetensors"))
 
     def classifier(self) -> Classifier:
         """The classifier under test."""
@@ -201,11 +202,11 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
         dataset = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
     else:
         dataset = load_dataset(path, image_size=project.dataset.get("image_size"), validation=share)
-    if dataset.fingerprint != project.dataset["fingerprint"]:
+    if change := find_change(project.dataset, dataset):
         names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(
-            f"{names.get(sha256, source)} has changed since project {project.name!r} was created; "
-            "put the old data back, or create a new project on the new data"
+            f"{names.get(sha256, source)} has changed since project {project.name!r} was created: it has "
+            f"{change}; put the old data back, or create a new project on the new data"
         )
     return dataset
 

@@ -24,6 +24,7 @@ from defuse_core.base.config import (
     VaeConfig,
     VaeTraining,
 )
+from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import check_name, named_field
 
 WEIGHTS = r"^(shipped:[A-Za-z0-9_-]+|blob:[0-9a-f]{64})$"
@@ -56,13 +57,18 @@ class NetworkConfig(Config):
         False, description="Run TorchScript and torch.export files: they are programs, not only weights"
     )
     mean: tuple[float, ...] | None = Field(
-        None, description="One value a channel, of pixels in [0, 1]; by default that of the training images"
+        None,
+        description="One value a channel, of pixels in [0, 1]; by default what the file of the weights says, "
+        "else that of the training images",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="One value a channel; by default that of the training images"
+        None, description="One value a channel; by default as mean"
     )
     image_size: int | None = Field(
-        None, ge=1, description="Resize to this many pixels, square; by default as the images are"
+        None,
+        ge=1,
+        le=MAX_IMAGE_SIZE,
+        description="Resize to this many pixels, square; by default as the images are",
     )
     channel_order: Literal["rgb", "bgr"] = Field("rgb", description="In which the network takes colours")
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from defuse_core.base.limits import MAX_TAU
 
 EditKind = Literal["rename", "tau", "merge", "split", "select"]
 STRUCTURAL: tuple[EditKind, ...] = ("merge", "split", "select")
 """Edits that change which regions there are."""
+
+_ROUNDING = 1e-6  # sums of weights may exceed 1 by this, and covariances be asymmetric
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,71 @@ class RegionEdit:
             "split": f"region {old} split into {new}",
             "select": f"region {new} made of a selection",
         }[self.kind]
+
+
+class GaussianFields(Protocol):
+    """What a `Gaussian` and its rows in files have in common."""
+
+    @property
+    def region_id(self) -> int: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def mean(self) -> Sequence[float]: ...
+    @property
+    def covariance(self) -> Sequence[Sequence[float]]: ...
+
+
+def gaussian_fault(region: GaussianFields) -> str | None:
+    """Say why nothing can be drawn from a region that an edit adds, in words; None where it can.
+
+    Parameters
+    ----------
+    region : Gaussian, or a row of a file
+    """
+    import numpy as np  # slow to import, and most commands see no edit
+
+    dim = len(region.mean)
+    if not 0 < region.weight <= 1 + _ROUNDING:
+        return f"weight must be above 0 and at most 1, got {region.weight:g}"
+    if not dim or {len(region.covariance), *map(len, region.covariance)} != {dim}:
+        return "covariance must be square, with as many rows as the mean has values"
+    covariance = np.array(region.covariance, dtype=np.float64)  # (latent_dim, latent_dim)
+    if not np.isfinite(region.mean).all() or not np.isfinite(covariance).all():
+        return "mean and covariance must be finite"
+    with np.errstate(all="ignore"):
+        if not np.allclose(covariance, covariance.T, rtol=_ROUNDING, atol=0.0):
+            return "covariance must be symmetric"
+        try:
+            definite = bool(np.isfinite(np.linalg.cholesky(covariance)).all())
+        except np.linalg.LinAlgError:
+            definite = False
+    return None if definite else "covariance must be positive definite"
+
+
+def fit_fault(
+    removed: Sequence[int], added: Sequence[GaussianFields], *, n_components: int, latent_dim: int
+) -> str | None:
+    """Say why an edit was made for another mixture, in words; None where it fits.
+
+    Parameters
+    ----------
+    removed : sequence of int
+        Ids of the regions that the edit is about.
+    added : sequence of Gaussian, or of rows of a file
+    n_components : int
+        Of the mixture, those of earlier edits included.
+    latent_dim : int
+        Of the mixture.
+    """
+    new_ids = [region.region_id for region in added]
+    if any(i >= n_components for i in removed) or new_ids != [
+        *range(n_components, n_components + len(added))
+    ]:
+        return f"it does not fit a mixture of {n_components} components"
+    if other := next((len(region.mean) for region in added if len(region.mean) != latent_dim), None):
+        return f"its mean has {other} values, the mixture has {latent_dim} dimensions"
+    return None
 
 
 def live_ids(found: Iterable[int], edits: Sequence[RegionEdit]) -> list[int]:

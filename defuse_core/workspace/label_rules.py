@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from defuse_core.base.limits import MAX_CLASS_NAME, MAX_CLASSES, MAX_ROUND, MAX_SAMPLES, MAX_SECONDS, MAX_TAU
+from defuse_core.base.limits import (
+    MAX_ANSWER_SECONDS,
+    MAX_CLASS_NAME,
+    MAX_CLASSES,
+    MAX_ROUND,
+    MAX_SAMPLES,
+    MAX_TAU,
+)
 from defuse_core.data.class_names import name_fault
 from defuse_core.workspace.label_events import SIMULATED_NAMES, SIMULATED_PREFIX
 
@@ -93,8 +100,8 @@ def bounds_fault(
         return f"seed must be a whole number from 0 up, got {answer.seed}"
     if not 1 <= answer.round <= MAX_ROUND:
         return f"round must be at least 1 and at most {MAX_ROUND:,}, got {answer.round}"
-    if answer.seconds is not None and not 0 <= answer.seconds <= MAX_SECONDS:
-        return f"seconds must be 0 or more and at most {MAX_SECONDS:,.0f}, got {answer.seconds:g}"
+    if answer.seconds is not None and not 0 <= answer.seconds <= MAX_ANSWER_SECONDS:
+        return f"seconds must be 0 or more and at most {MAX_ANSWER_SECONDS:,.0f}, got {answer.seconds:g}"
     return None
 
 

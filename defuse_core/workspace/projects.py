@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from defuse_core.data.facts import dataset_facts
 from defuse_core.data.naming import Validation, absolute_source
 from defuse_core.data.notes import dataset_notes
 from defuse_core.data.sources import load_dataset, load_npz
@@ -59,10 +60,7 @@ def new_project(
             "source": source,
             "image_size": image_size,
             **({} if validation is None else {"validation": validation}),
-            "fingerprint": dataset.fingerprint,
-            "class_names": list(dataset.class_names),
-            "image_shape": list(dataset.image_shape),
-            "sizes": {part: len(split) for part, split in dataset.splits().items()},
+            **dataset_facts(dataset),
             **({"notes": notes} if notes else {}),
         },
         upload=upload,

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import psutil
 
+from defuse_core.workspace.results import Results
+
 RunStatus = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 TaskStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -99,9 +101,9 @@ class Run:
         return self.status in ("queued", "running")
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Results:
         """The results of the run, in numbers; empty until it is done."""
-        return self.record.get("summary", {})  # type: ignore[no-any-return]
+        return Results(self.record.get("summary", {}), where=f"the summary of run {self.id} ({self.step})")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from defuse_core.base.limits import MAX_RUNS, MAX_SOURCE
@@ -9,6 +10,7 @@ from defuse_core.base.texts import quote, texts
 from defuse_core.exchange.archive.reading import Archive
 from defuse_core.exchange.archive.rows import TABLES, AnnotationRow, ArtifactRow, BlobRow, RunRow
 from defuse_core.workspace.config_checks import ConfigError, check_config
+from defuse_core.workspace.edits import fit_fault
 from defuse_core.workspace.label_rules import bounds_fault, count_mistakes
 
 
@@ -48,6 +50,7 @@ def check_rows(archive: Archive) -> tuple[int, int]:
     if source.startswith("blob:") and f"blobs/{source.removeprefix('blob:')}" not in named:
         raise archive.error("the data set is not among the uploads")
     _check_references(archive, n_runs)
+    _check_edits(archive)
     return n_runs, n_labels
 
 
@@ -75,6 +78,36 @@ def _named(archive: Archive) -> Iterator[tuple[str, str, int]]:
         yield f"blobs/{blob.sha256}", blob.sha256, blob.size
     for row in archive.rows("artifacts", ArtifactRow):
         yield f"runs/{row.run}/{row.name}", row.sha256, row.size
+
+
+def _check_edits(archive: Archive) -> None:
+    """Compare the edits of regions with the mixture that they edit, where the archive holds it."""
+    edited = {row.run for row in archive.rows("annotations", AnnotationRow) if row.edit is not None}
+    shapes = {run: shape for run in edited if (shape := _mixture_shape(archive, run)) is not None}
+    for number, row in enumerate(archive.rows("annotations", AnnotationRow), 1):
+        if row.edit is None or row.undoes is not None or row.run not in shapes:
+            continue
+        n_components, latent_dim = shapes[row.run]
+        removed, added = row.edit.regions, row.edit.into
+        if fault := fit_fault(removed, added, n_components=n_components, latent_dim=latent_dim):
+            raise archive.error(f"rows/annotations.jsonl, line {number}: the edit of regions: {fault}")
+        shapes[row.run] = n_components + len(added), latent_dim
+
+
+def _mixture_shape(archive: Archive, run: int) -> tuple[int, int] | None:
+    """(n_components, latent_dim) of the mixture of a distill run; None where the archive has none."""
+    name = f"runs/{run}/mixture.safetensors"
+    if name not in archive.manifest.members:
+        return None
+    head = next(archive.chunks(name), b"")  # 8 bytes: the length of the header; then the header
+    length = int.from_bytes(head[:8], "little")
+    try:
+        n_components, latent_dim = json.loads(head[8 : 8 + length])["means"]["shape"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise archive.error(f"{name} is no mixture") from None
+    if not (type(n_components) is type(latent_dim) is int):
+        raise archive.error(f"{name} is no mixture")
+    return n_components, latent_dim
 
 
 def _check_references(archive: Archive, n_runs: int) -> None:

@@ -59,6 +59,7 @@ def find_data(dataset: DatasetRow, data: str) -> str:
     data : str
         As `data.sources.load_dataset` takes it.
     """
+    from defuse_core.data.facts import find_change
     from defuse_core.data.sources import load_dataset
     from defuse_core.data.splits import DataError  # torch
 
@@ -66,8 +67,10 @@ def find_data(dataset: DatasetRow, data: str) -> str:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
     source = absolute_source(data)
     loaded = load_dataset(source, image_size=dataset.image_size, validation=dataset.validation)
-    if loaded.fingerprint != dataset.fingerprint:
-        raise DataError(f"{source} is not the data set of the project, {dataset.source}; give that one")
+    if change := find_change(dataset.model_dump(), loaded):
+        raise DataError(
+            f"{source} is not the data set of the project, {dataset.source}: it has {change}; give that one"
+        )
     return source
 
 

@@ -16,13 +16,15 @@ from defuse_core.base.limits import (
     MAX_ERROR,
     MAX_NAME,
     MAX_SAMPLES,
+    MAX_SECONDS,
     MAX_SIDE,
     MAX_SOURCE,
     MAX_TAU,
     MAX_THREADS,
+    MAX_TIME,
 )
 from defuse_core.data.class_names import check_class_names
-from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault
 
 FORMAT = "defuse project"
@@ -36,6 +38,7 @@ Signed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 Told = Annotated[str, Field(max_length=MAX_ERROR)]
+Time = Annotated[float, Field(ge=0, le=MAX_TIME)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 NO_RUN = 10**18 - 1
@@ -46,6 +49,13 @@ _RUN_IN_TEXT = re.compile(r"\b(run|resume) ([1-9][0-9]{0,17})\b")
 _FOLDER = r"[A-Za-z0-9][A-Za-z0-9=_+.-]{0,99}"
 ARTIFACT = rf"^({_FOLDER}/){{0,3}}{_FOLDER}\.(safetensors|json|png|svg|md|csv|html|pdf)$"
 """Names of artifacts: only paths downwards, and no file that Python would import."""
+
+
+_RECORD: dict[str, type] = {
+    "summary": dict, "versions": dict, "device": dict, "attempts": list, "machine": str, "threads": int,
+}  # fmt: skip
+"""What the record of a run may hold."""
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 
 class Row(BaseModel):
@@ -77,7 +87,7 @@ class ProjectRow(Row):
 
     name: Name
     dataset: DatasetRow
-    created_at: float
+    created_at: Time
 
 
 class Member(Row):
@@ -103,7 +113,7 @@ class BlobRow(Row):
     sha256: Sha256
     name: str = Field(max_length=200, pattern=r"^[^/\x00]*$")
     size: Whole
-    created_at: float
+    created_at: Time
 
 
 class ResourcesRow(Row):
@@ -125,19 +135,39 @@ class RunRow(Row):
     status: Literal["done", "failed", "cancelled", "interrupted"]
     error: Told | None
     record: dict[str, JsonValue]
-    created_at: float
-    started_at: float | None
-    attempt_at: float | None
-    finished_at: float | None
-    seconds: float
+    created_at: Time
+    started_at: Time | None
+    attempt_at: Time | None
+    finished_at: Time | None
+    seconds: Annotated[float, Field(ge=-MAX_SECONDS, le=MAX_SECONDS)]  # below 0 if a clock was set back
     last_annotation: Whole | None
     inputs: list[Number]
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if not isinstance(self.record.get("summary", {}), dict):
-            raise ValueError("the summary in the record must be an object")
+        for name, kind in _RECORD.items():
+            if not isinstance(self.record.get(name, kind()), kind):
+                raise ValueError(f"the {name} in the record must be {_KINDS[kind]}")
+        if self.status == "done" and (fault := _summary_fault(self.step, self.record.get("summary"))):
+            raise ValueError(f"the summary in the record is damaged: {fault}")
         return self
+
+
+def _summary_fault(step: str, summary: Any) -> str | None:
+    """What later steps need of the summary of a run that is done, and is not there."""
+    if not isinstance(summary, dict):
+        return "there is none"
+    regions, mistakes = summary.get("regions"), summary.get("mistakes")
+    if step == "distill" and not (
+        isinstance(regions, list)
+        and all(isinstance(row, dict) and type(row.get("region_id")) is int for row in regions)
+    ):
+        return "regions must be a list with a region_id each"
+    if step == "identify" and not (
+        isinstance(mistakes, dict) and all(type(count) is int for count in mistakes.values())
+    ):
+        return "mistakes must be numbers by kind"
+    return None
 
 
 class TaskRow(Row):
@@ -161,7 +191,7 @@ class EventRow(Row):
     task: Name
     key: Name
     data: dict[str, JsonValue]
-    at: float
+    at: Time
 
 
 class ArtifactRow(Row):
@@ -188,9 +218,9 @@ class GaussianRow(Row):
     covariance: list[list[float]]
 
     @model_validator(mode="after")
-    def _square(self) -> Self:
-        if {len(self.covariance), *map(len, self.covariance)} != {len(self.mean)}:
-            raise ValueError("covariance must be square, with as many rows as the mean has values")
+    def _drawable(self) -> Self:
+        if fault := gaussian_fault(self):
+            raise ValueError(fault)
         return self
 
 
@@ -207,7 +237,7 @@ class EditRow(Row):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         about_one = self.kind in ("rename", "tau")
-        if (len(self.regions) != 1) if about_one else not self.into:
+        if (len(self.regions), len(self.into)) != (1, 0) if about_one else not self.into:
             raise ValueError(f"{self.kind} names {len(self.regions)} regions and makes {len(self.into)}")
         return self
 
@@ -224,9 +254,9 @@ class AnnotationRow(Row):
     seed: Whole
     n_samples: Annotated[int, Field(ge=0, le=MAX_SAMPLES)]  # 0 of an edit
     undoes: Number | None
-    at: float
+    at: Time
     round: Number
-    seconds: float | None
+    seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None
     key: Name | None
     edit: EditRow | None
 

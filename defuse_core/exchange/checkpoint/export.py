@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defuse_core.base.checkpoints import dump_tensors, load_tensors
+from defuse_core.base.checkpoints import dump_tensors, load_artifact
 from defuse_core.base.intervals import Interval
 from defuse_core.exchange.checkpoint.loading_code import loading_code
 from defuse_core.exchange.checkpoint.model_card import Card, RegionRow, write_card
@@ -121,7 +121,7 @@ def _weights(workspace: Workspace, run: Run, task: str | None) -> tuple[dict[str
     if task is not None and task not in (known := tasks_with_weights(workspace, run.id)):
         raise WorkspaceError(f"task must be one of {', '.join(known)}, got {task!r}")
     path = workspace.artifact_path(run.id, f"{task or 'corrected'}.safetensors")
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = load_artifact(path)
     point: dict[str, Any] = metadata["point"]  # type: ignore[assignment]
     return tensors, point
 

@@ -76,11 +76,15 @@ def replay(
         replay of this manifest.
     DataError
         If the data set cannot be read.
+    ConfigError
+        If the device or the threads are refused.
     """
     bring = bring or Bring()
     check_consent(manifest, bring)
     uploads = find_uploads(workspace, manifest, bring.checkpoints)
     find_more_data(manifest, bring.more_data)  # raises before anything is created
+    for made in manifest.runs:
+        launcher.probe(resources_of(made, bring))
     project = _open_project(workspace, manifest, name, bring.data)
     stored = {blob.sha256 for blob in workspace.blobs(project.id)}
     for upload, path in uploads.items():
@@ -125,13 +129,13 @@ def _open_project(workspace: Workspace, manifest: Manifest, name: str, data: str
 def _check_data(project: Project, manifest: Manifest, remedy: str) -> Project:
     """Return the project; its data must be those of the manifest."""
     was, now = manifest.dataset.model_dump(mode="json"), project.dataset
-    if was["fingerprint"] == now["fingerprint"]:
-        return project
     changes = [
         f"{words} {was[name]} there, {now[name]} here"
         for name, words in (("sizes", "images"), ("image_shape", "shape"), ("class_names", "classes"))
         if was[name] != now[name]
     ]
+    if not changes and was["fingerprint"] == now["fingerprint"]:
+        return project
     changes = changes or ["same numbers, shapes and classes, but other pixels or labels"]
     raise WorkspaceError(f"{now['source']} is not the manifest's data set ({'; '.join(changes)}); {remedy}")
 

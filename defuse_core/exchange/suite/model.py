@@ -23,6 +23,7 @@ from defuse_core.networks.detection import Fit, detect
 from defuse_core.networks.formats import load_program, read_weights, sniff_format
 from defuse_core.networks.local_code import import_network
 from defuse_core.networks.sniffing import PROGRAMS
+from defuse_core.steps.feeding import check_class_names_of, check_stated_channels
 from defuse_core.steps.networks import choose_fit
 from defuse_core.workspace.configs import NetworkConfig
 
@@ -65,7 +66,7 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
     """
     kind = sniff_format(path)
     metadata = load_tensors(path)[1] if kind == "safetensors" else {}
-    _check_classes(path, metadata, suite)
+    check_class_names_of(metadata, suite.manifest.class_names, path=path, owner="the suite")
     base, origin = _feeding(path, metadata, suite, config)
     if kind in PROGRAMS:
         if not config.trust_program:
@@ -79,20 +80,6 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
         classifier = Classifier(network, fed).eval()
     _check_answers(classifier, path, suite)
     return Model(classifier, architecture, origin)
-
-
-def _check_classes(path: Path, metadata: Mapping[str, Any], suite: Suite) -> None:
-    """Refuse a checkpoint of ours that has other classes; other files do not name theirs."""
-    theirs, ours = metadata.get("class_names"), list(suite.manifest.class_names)
-    if isinstance(theirs, list) and [str(name) for name in theirs] != ours:
-        raise CheckpointError(
-            f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), the suite has {len(ours)} "
-            f"({_some(ours)}); check the model that was made for the suite's data"
-        )
-
-
-def _some(names: list[Any]) -> str:
-    return ", ".join(str(name)[:40] for name in names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _feeding(
@@ -144,6 +131,7 @@ def _of_weights(
     tensors = {fit.prefix + key: tensor for key, tensor in weights.tensors.items()}
     network = build_network(fit.architecture, n_classes=n_classes, channels=fit.channels, like=tensors)
     load_weights(network, tensors, source=path)
+    check_stated_channels(config, fit.channels)
     fed = _of_channels(fed, fit.channels)
     return fit.architecture, network, replace(fed, image_size=fed.image_size or fit.image_size)
 

@@ -21,7 +21,7 @@ from defuse_core.base.config import Config
 from defuse_core.base.errors import DefuseError
 from defuse_core.base.files import file_sha256
 from defuse_core.base.intervals import Interval
-from defuse_core.base.limits import MAX_SUITE_HEADER, MAX_SUITE_MANIFEST, MAX_TAU
+from defuse_core.base.limits import MAX_IMAGE_SIZE, MAX_SUITE_HEADER, MAX_SUITE_MANIFEST, MAX_TAU
 from defuse_core.base.records import FailureInstances
 from defuse_core.base.texts import quote
 from defuse_core.data.class_names import check_class_names
@@ -47,7 +47,7 @@ class Feeding(Config):
 
     mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
     std: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
-    image_size: _Side | None = None
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
     @model_validator(mode="after")

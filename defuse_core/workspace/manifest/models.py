@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from defuse_core.base.config import Config
-from defuse_core.base.limits import MAX_TAU
+from defuse_core.base.limits import MAX_IMAGE_SIZE, MAX_SECONDS, MAX_TAU, MAX_THREADS, MAX_TIME
 from defuse_core.data.class_names import check_class_names
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import STEPS
-from defuse_core.workspace.edits import EditKind
+from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault, bounds_fault
 
 FORMAT = "defuse-manifest"
@@ -29,7 +29,10 @@ MadeStep = Literal[
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Threads = Annotated[int, Field(ge=0, le=MAX_THREADS)]
 Share = Annotated[float, Field(ge=0)]
+Time = Annotated[float, Field(ge=0, le=MAX_TIME)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 
 
 def uploads_of(config: Mapping[str, Any]) -> set[str]:
@@ -56,7 +59,7 @@ class DataSet(Config):
     """The data set, as in `Project.dataset`."""
 
     source: str
-    image_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
     fingerprint: Sha256
     class_names: tuple[str, ...]
@@ -73,7 +76,7 @@ class Asked(Config):
     """The resources of a run, without the address of a cluster."""
 
     device: str
-    threads: Whole
+    threads: Threads
     engine: Literal["local", "ray"]
     cpus: Share
     gpus: Share
@@ -85,7 +88,7 @@ class Found(Config):
     versions: dict[str, str] = Field(default_factory=dict)
     machine: str = ""
     device: dict[str, JsonValue] = Field(default_factory=dict)
-    threads: Whole = 0
+    threads: Threads = 0
 
 
 class MadeFile(Config):
@@ -137,7 +140,7 @@ class MadeRun(Config):
     done: bool
     stale: bool
     found: Found
-    seconds: Share
+    seconds: Seconds
     summary: dict[str, JsonValue]
     results: dict[str, JsonValue] | None = None
     files: tuple[MadeFile, ...]
@@ -155,7 +158,7 @@ class Answer(Config):
     seed: int = 0
     n_samples: int = 10
     undoes: Whole | None = None
-    at: float = 0.0
+    at: Time = 0.0
     round: int = 1
     seconds: float | None = None
     key: str | None = None
@@ -175,6 +178,12 @@ class Placed(Config):
     mean: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if fault := gaussian_fault(self):
+            raise ValueError(fault)
+        return self
+
 
 class Edit(Config):
     """A `RegionEdit`."""
@@ -187,7 +196,7 @@ class Edit(Config):
     name: str = ""
     tau: Annotated[float, Field(gt=0, le=MAX_TAU)] | None = None
     by: str = ""
-    at: float = 0.0
+    at: Time = 0.0
 
     @model_validator(mode="after")
     def _about_something(self) -> Self:
@@ -260,7 +269,7 @@ class Manifest(Config):
 
     format: Literal["defuse-manifest"]
     version: Literal[1]
-    made_at: float
+    made_at: Time
     versions: dict[str, str]
     machine: dict[str, JsonValue]
     project: str

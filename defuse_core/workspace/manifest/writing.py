@@ -32,6 +32,7 @@ from defuse_core.workspace.manifest.models import (
     Manifest,
     uploads_of,
 )
+from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Artifact, Run
 from defuse_core.workspace.workspace import Project, Workspace
 
@@ -179,7 +180,7 @@ def read_results(workspace: Workspace, run: Run) -> dict[str, Any] | None:
     """
     if RESULTS not in workspace.runs.artifacts(run.id) or "results" in run.summary:
         return None
-    results: dict[str, Any] = json.loads(workspace.artifact_path(run.id, RESULTS).read_text())
+    results: dict[str, Any] = load_results(workspace.artifact_path(run.id, RESULTS), run.id)
     return results
 
 
