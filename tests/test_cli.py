@@ -113,7 +113,9 @@ def test_the_whole_method_from_the_command_line(
     regions = place.workspace.runs.latest(mine.id, "distill")
     assert regions is not None
     rows = "".join(f"{r['region_id']},Ada,row\n" for r in regions.summary["regions"])
-    assert "label added" in defuse("label", "import", "-", *p, stdin="region,annotator,label\n" + rows).stdout
+    assert (
+        "labels added" in defuse("label", "import", "-", *p, stdin="region,annotator,label\n" + rows).stdout
+    )
     defuse("correct", *p, *SWEEP)
     defuse("evaluate", *p)
     report = defuse("report", *p, "--out", "evidence").stdout
