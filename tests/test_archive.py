@@ -740,7 +740,7 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
         row("annotations", 0, region_id=-1, sample_id=None), "must be the number of a mistake",
     ),
     "a pass without end": (row("annotations", 0, round=2**62), "round must be at least 1 and at most 1,000"),
-    "time without end": (row("annotations", 0, seconds=1e308), "seconds: Input should be less than or equal to 316224000"),
+    "time without end": (row("annotations", 0, seconds=1e308), "seconds: Input should be less than"),
     "a key that one obeys": (row("annotations", 0, key="a\x1b[2J"), "has control characters"),
     "a tau below 0": (row("annotations", 0, tau=-1.0), "tau must be above 0 and at most 100, got -1"),
     "a tau beyond": (row("annotations", 0, tau=1e308), "tau must be above 0 and at most 100, got 1e"),
