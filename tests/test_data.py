@@ -1097,3 +1097,15 @@ def test_a_share_under_one_image_of_every_class_is_refused(share: float, few: in
     enough = set_validation_apart(of_each(few), share).validation
     assert enough is not None
     assert enough.labels.tolist() == [0, 1]
+
+
+def test_a_huge_label_beside_class_names_takes_no_memory(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4), np.uint8)
+    images[1] = 255
+    labels = np.array([0, 1, 2**62])
+    np.savez(
+        tmp_path / "huge.npz", x_train=images, y_train=labels, x_test=images, y_test=labels,
+        class_names=np.array(["a", "b", "c"]),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="labels must be"):
+        load_npz(tmp_path / "huge.npz")

@@ -175,7 +175,7 @@ def load_npz(path: str | Path) -> ImageDataset:
             "renumber the labels from 0, every class needs an image"
         )
     with _naming(path):
-        names = decoded_names(arrays.get("class_names", np.arange(n_classes)))
+        names = decoded_names(arrays["class_names"] if "class_names" in arrays else np.arange(n_classes))
         return ImageDataset(path.stem, train, test, names, validation, unread_arrays(path))
 
 

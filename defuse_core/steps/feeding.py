@@ -83,7 +83,7 @@ def check_class_names_of(
         whose = "this data" if owner == "the data set" else "the suite's data"
         raise CheckpointError(
             f"{path} tells {len(theirs)} classes apart ({_some(theirs)}), {owner} has {len(ours)} "
-            f"({_some(ours)}); take the model that was made for {whose}"
+            f"({_some(ours)}); use the model that was made for {whose}"
         )
 
 
