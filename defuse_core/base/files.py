@@ -49,6 +49,11 @@ def printable_name(path: str | Path) -> str:
     return str(path).encode("utf-8", "replace").decode()
 
 
+def plain(path: Path) -> str:
+    """Return a path as text that can be printed, whatever bytes its name has."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 

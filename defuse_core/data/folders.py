@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_CLASSES, MAX_IMAGES
 from defuse_core.base.texts import first_names
 from defuse_core.data.naming import VALIDATION_NAMES
-from defuse_core.data.pictures import ImageFiles, Picture, plain
+from defuse_core.data.pictures import ImageFiles, Picture
 from defuse_core.data.splits import DataError
 
 IMAGE_SUFFIXES = frozenset(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS
 from defuse_core.data.splits import DataError
 
@@ -28,8 +29,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF")
 """What is tried, whatever a file is called; others of Pillow's readers start programs."""
 
 _GREY = ("1", "L", "LA", "La")
-_ORIENTATION = 0x0112  # EXIF tag
-_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
+_ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 262, 339  # tags of EXIF and of TIFF
 _SIGNED = 2  # a sample format
 _SHOWN = 10
 
@@ -234,11 +234,6 @@ class ImageFiles:
             f"{n:,} {'image' if n == 1 else 'images'} {words.get(kind, kind)}"
             for kind, n in sorted(self._conversions.items())
         )
-
-
-def plain(path: Path) -> str:
-    """Return a path as text that can be printed, whatever bytes its name has."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_picture(path: Path, size: int | None = None) -> Picture:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.base.named import load_function
 from defuse_core.data.folders import PassedOver, class_folders, images_beside, read_classes, split_folders
 from defuse_core.data.naming import NO_SOURCE, Validation, source_kind
 from defuse_core.data.npz import decoded_names, read_npz, unread_arrays
-from defuse_core.data.pictures import ImageFiles, Rules, plain
+from defuse_core.data.pictures import ImageFiles, Rules
 from defuse_core.data.splits import (
     DataError,
     ImageDataset,

@@ -94,7 +94,7 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         ("mnist",),
         "network of the classifier",
         "figure 8, printed, and PyTorch's MNIST example, named in 4.1",
-        "the example",
+        "both, each in a section of its own",
     ),
     (("mnist",), "β", "printed as 4 and as 0.4 (B.2)", "0.4: at 4 digits blur away"),
     (("mnist",), "dimensions of z", "10 (4.1), printed as 15 in figure 9", "10"),

@@ -59,15 +59,17 @@ def search_unnormalised(workspace: Workspace, runs: Runs, plan: Plan) -> tuple[d
     source, preset = Source(workspace, runs["annotate"].id), plan.preset
     seed, vae, broken = runs["identify"].seed, source.vae(), without_normalisation(source.classifier())
     found = identify(broken, vae, source.dataset.train, config=preset.identification, seed=seed)
-    mixture = fit_mixture(found.latents, config=preset.distillation, seed=seed)
-    verdicts, draws = [], {}
-    for region in mixture.regions(preset.distillation.min_weight):
+    annotators, regions, verdicts, draws = find_annotators(source), [], [], {}
+    if len(found) > 1:  # fewer are no mixture, as for the runs
+        mixture = fit_mixture(found.latents, config=preset.distillation, seed=seed)
+        regions = mixture.regions(preset.distillation.min_weight)
+    for region in regions:
         number = region.region_id
         draws[number] = draw_images(
             vae, region, preset.labeling.n_samples, tau=preset.labeling.tau, seed=seed
         )
         answers = simulate_annotators(
-            find_annotators(source), draws[number], region_id=number, threshold=plan.min_probability
+            annotators, draws[number], region_id=number, threshold=plan.min_probability
         )
         verdicts.append(
             reach_verdict(
