@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
-from dashboard.shared.reconstruction import show_control, show_generator, show_losses
+from dashboard.shared.reconstruction import show_control, show_generator, show_losses, show_training
 from dashboard.shell.forms import config_form
 from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
 from dashboard.shell.state import need_project
@@ -33,7 +35,14 @@ with st.expander("Train a generator, or use a shipped one", expanded=run is None
         config = config_form(
             "vae",
             key=f"vae-{project.id}",
-            main=("latent_dim", "beta", "epochs", "kl_anneal_steps", "learning_rate", "batch_size"),
+            main=(
+                "latent_dim",
+                "beta",
+                "consistency_weight",
+                "epochs",
+                "learning_rate",
+                "batch_size",
+            ),
             leave_out=("weights",),
         )
         seed = st.number_input("seed", 0, value=0, step=1, key="vae-seed", help="Of every random stream")
@@ -46,7 +55,7 @@ with st.expander("Train a generator, or use a shipped one", expanded=run is None
 if run is None:
     st.info("No generator yet.")
 elif run.live:
-    follow(run, show_losses)
+    follow(run, partial(show_training, project))
 elif run.status == "done":
     show_control(project)
     show_generator(project, run)

@@ -23,7 +23,7 @@ from tests.workspaces import ONE_THREAD, Place
 def add_run(place: Place, step: StepName, config: Mapping[str, Any] | None = None, *, seed: int = 0) -> Run:
     """Queue a run that has no runner, on the newest runs that it can stand on."""
     checked = check_config(step, config or {}).model_dump(mode="json")
-    upstream = launcher.find_upstream(place.workspace, place.project.id, step)
+    upstream = launcher.find_upstream(place.workspace, place.project.id, step, config)
     ids = [upstream[name].id for name in upstream]
     return place.workspace.runs.add(
         place.project.id, step, checked, seed=seed, resources=ONE_THREAD, upstream=ids

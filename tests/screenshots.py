@@ -62,7 +62,7 @@ def fill(home: Path) -> None:
             label(workspace, project.id)
         config = {"weights": "shipped:demo-classifier"} if step == "inspect" else configs.get(step, {})
         run = launcher.submit(workspace, project.id, step, config)
-        eventually(lambda run=run: not workspace.runs.get(run.id).live, seconds=600)
+        eventually(lambda run=run: not workspace.runs.get(run.id).live, seconds=3600)
         run = workspace.runs.get(run.id)
         if run.status != "done":
             raise RuntimeError(f"{step} is {run.status}: {run.error}")

@@ -337,7 +337,7 @@ def test_every_field_that_is_wrong_is_named_at_once() -> None:
             "correction.lambda is not a field; did you mean lambdas?",
         ),
         ("report", {"colour": "red"}, "colour is not a field; there are: n_regions"),
-        ("control", {"colour": "red"}, "colour is not a field; there are: none"),
+        ("control", {"colour": "red"}, "colour is not a field; there are: train_reader"),
         ("annotate", {"labeling": {"zzz": 1}}, "there are: n_samples, tau, disagreement_threshold"),
     ],
 )

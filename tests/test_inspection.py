@@ -38,7 +38,7 @@ from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Run
 from tests.conftest import TinyNetwork, bars
 from tests.in_process import add_run, done_here, fresh_place, run_here
-from tests.workspaces import Place, copy_place
+from tests.workspaces import ALONE, Place, copy_place
 
 FEW: dict[str, Any] = {"n_perturbations": 4, "centred": True, "noise_scale": 6.0, "precision": "fp32"}
 
@@ -365,7 +365,7 @@ def test_a_program_is_run_only_once_it_is_trusted(place: Place) -> None:
     brought = done_here(place, "classifier", trusted)
     assert brought.summary["accuracy"] == before.summary["accuracy"]
     assert brought.summary["by_class"] == before.summary["by_class"]
-    control = done_here(place, "control")
+    control = done_here(place, "control", ALONE)
     expected = reconstruction_control(
         Classifier(network, Preprocessing.of_json(before.summary["preprocessing"])),
         Source(place.workspace, control.id).vae(),
@@ -414,7 +414,7 @@ def test_code_of_ones_own_is_imported_only_where_that_is_allowed(
     brought = done_here(place, "classifier", config)
     dataset = Source(place.workspace, brought.id).dataset
     assert brought.summary["accuracy"]["test"] == accuracy(trained_classifier, dataset.test)
-    control = done_here(place, "control")  # builds it again from what was stored
+    control = done_here(place, "control", ALONE)  # builds it again from what was stored
     assert control.summary["control"]["test"][3] == round(
         brought.summary["accuracy"]["test"] * len(dataset.test)
     )
@@ -605,7 +605,9 @@ def test_weights_and_pretrained_are_not_taken_for_each_other(config: Mapping[str
 
 
 def test_the_control_is_that_of_the_evaluation_whole_and_by_class(place: Place) -> None:
-    run = done_here(place, "control")  # not `there`, whose newest classifier is what a test before took in
+    run = done_here(
+        place, "control", ALONE
+    )  # not `there`, whose newest classifier is what a test before took in
     source = Source(place.workspace, run.id)
     classifier, vae = source.classifier(), source.vae()
     parts = source.dataset.splits()

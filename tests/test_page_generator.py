@@ -10,10 +10,11 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from defuse_core.base.config import PRESETS
+from defuse_core.base.config import PRESETS, VaeTraining
 from defuse_core.data.splits import as_bytes
 from defuse_core.method.evaluation import reconstruction_control
-from defuse_core.method.vae import decode_images, encode_means
+from defuse_core.method.vae import BetaVAE, decode_images, encode_means, vae_config_for
+from defuse_core.method.vae_training import train_vae
 from defuse_core.reproduction.demo import demo_project
 from defuse_core.steps.source import Source
 from defuse_core.workspace.config_checks import check_config
@@ -23,7 +24,7 @@ from defuse_core.workspace.workspace import Workspace
 from tests.apps import click, errors, figure, latest, metrics, open_page, opener, settle, tiles, told, words
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, end_all, fresh_place, store_run
-from tests.workspaces import Place
+from tests.workspaces import ALONE, Place
 
 opened = opener("generator")
 
@@ -77,7 +78,7 @@ def test_losses_are_those_of_the_run(place: Place, monkeypatch: pytest.MonkeyPat
 
 def test_the_control_is_told_as_measured_and_warns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Measure it" in [button.label for button in opened(place, monkeypatch).button]
-    run = done_here(place, "control")
+    run = done_here(place, "control", ALONE)
     source = Source(place.workspace, run.id)
     app = opened(place, monkeypatch)
     shown, poor = metrics(app), []
@@ -127,14 +128,14 @@ def test_a_control_of_an_older_generator_is_measured_again(
     assert "Still correct, test" not in metrics(app)
     click(app, "Measure it")
     run = latest(place, "control")
-    assert (run.live, run.config) == (True, {})
+    assert (run.live, run.config) == (True, {"train_reader": True})
     assert vae.id in run.upstream
     assert "Every image is reconstructed and classified …" in told(app)
 
 
 def test_what_the_generator_makes_is_what_it_computes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = latest(place, "vae")
-    source = Source(place.workspace, done_here(place, "control").id)
+    source = Source(place.workspace, done_here(place, "control", ALONE).id)
     vae, test = source.vae(), source.dataset.test
     app = opened(place, monkeypatch, **{"images-of": "test", "draw": "3"})
     assert app.selectbox(key="images-of").value == "test"
@@ -181,7 +182,7 @@ def test_a_preset_fills_every_field(place: Place, monkeypatch: pytest.MonkeyPatc
     expected = PRESETS[preset].vae_training.model_dump()
     for name, value in expected.items():
         assert shown.pop(f"training.{name}") == value, name
-    for name in ("latent_dim", "hidden_channels", "hidden_units", "depth", "decoder"):
+    for name in ("latent_dim", "hidden_channels", "hidden_units", "depth", "decoder", "blocks"):
         assert shown.pop(name) == getattr(PRESETS[preset].vae, name), name
     assert not shown  # no field is left as it was
 
@@ -282,3 +283,55 @@ def test_a_split_of_few_images_is_shown_whole(tmp_path: Path, monkeypatch: pytes
         project=small.project.name, **{"images-of": "test"},
     )  # fmt: skip
     assert len(tiles(app, "pairs")) == 6
+
+
+@pytest.mark.parametrize(("theirs", "warned"), [(0.92, False), (0.8, True)])
+def test_what_other_networks_keep_stands_beside_it_and_a_difference_is_warned_of(
+    place: Place, monkeypatch: pytest.MonkeyPatch, theirs: float, warned: bool
+) -> None:
+    mine, read = [0.96, 0.95, 0.97, 100], [theirs, 0.7, 0.95, 80]
+    summary = {
+        "control": dict.fromkeys(("train", "test"), mine), "by_class": {"train": [mine] * 3},
+        "by_readers": dict.fromkeys(("train", "test"), read), "readers": ["resnet_small"],
+    }  # fmt: skip
+    store_run(place, "control", {**summary, "by_readers": {"train": read, "test": [0.96, 0.9, 0.99, 80]}})
+    app = opened(place, monkeypatch)
+    assert metrics(app)["By other networks, train"] == f"{theirs:.1%}"
+    assert metrics(app)["By other networks, test"] == "96.0%"
+    assert any("resnet_small" in caption.value for caption in app.caption)
+    deceptions = [w.value for w in app.warning if "pleases this classifier alone" in w.value]
+    assert bool(deceptions) is warned
+    assert all("On train images" in text for text in deceptions)
+
+
+def test_who_watches_a_training_sees_what_it_keeps_and_its_pictures(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run in the middle of its training: ε = 0 as measured now and then, reconstructions as of now."""
+    shape = {"latent_dim": 3, "hidden_channels": 4, "hidden_units": 16, "depth": 2}
+    run = add_run(place, "vae", {**shape, "training": {"epochs": 6}})
+    begin(place, run)
+    for epoch in range(1, 4):
+        losses = {"loss": 9.0 - epoch, "reconstruction": 8.0, "kl": 1.0, "kl_weight": 1.0, "monitored": 9.0}
+        kept = {"kept": 0.2 * epoch} if epoch != 2 else {}
+        place.workspace.runs.add_point(run.id, "vae", str(epoch), {**losses, **kept})
+    dataset = Source(place.workspace, run.id).dataset
+    vae = BetaVAE(vae_config_for(dataset.image_shape, **shape))
+    path = place.workspace.run_folder(run.id) / "work" / "training.safetensors"
+    train_vae(
+        vae,
+        dataset.train.images[:64],
+        config=VaeTraining(epochs=2, precision="fp32"),
+        seed=0,
+        checkpoint=path,
+    )
+    try:
+        app = opened(place, monkeypatch)
+        (line,) = figure(app, "g-kept")["data"]
+        assert list(line["x"]) == [1, 3]
+        assert list(line["y"]) == pytest.approx([0.2, 0.6])
+        assert "By now 60%: around 40% of the images" in " ".join(caption.value for caption in app.caption)
+        assert "Originals and their reconstructions after 2 epochs" in told(app)
+        assert len(tiles(app, "unfinished")) == 10
+    finally:
+        end_all(place)

@@ -27,6 +27,9 @@ from defuse_core.workspace.workspace import DATABASE, Project, Workspace
 ONE_THREAD = Resources(device="cpu", threads=1)
 """A run gives the same bits as the process that compares with it."""
 
+ALONE: dict[str, Any] = {"train_reader": False}
+"""A control of the classifier alone."""
+
 SEARCH: dict[str, Any] = {
     "n_perturbations": 60, "centred": True, "noise_scale": 6.0, "max_mistakes_per_image": 4,
     "precision": "fp32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import newest, start
+from defuse_core.report.numbers import count
+from defuse_core.report.reconstruction import DECEPTION, deceives
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
@@ -34,9 +37,18 @@ def show_losses(run: Run) -> None:
         if run.live:
             st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
         return
-    beta = run.config["training"]["beta"]
-    losses = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]
-    of = run.config["training"]["epochs"]
+    training = run.config["training"]
+    beta, gamma = training["beta"], training.get("consistency_weight", 0.0)
+    losses = [
+        {
+            **point,
+            "weighted": point["kl"] * beta * point["kl_weight"],
+            "differ": gamma * point.get("consistency", 0.0),
+        }
+        for point in points
+    ]
+    of = training["epochs"]
+    _show_kept(points)
     left, right = st.columns(2)
     left.plotly_chart(
         charts.curves(
@@ -44,8 +56,58 @@ def show_losses(run: Run) -> None:
         ),
         key="g-reconstruction",
     )
-    series = {"kl": "KL", "weighted": "βw·KL"}
+    series = {"kl": "KL", "weighted": "βw·KL"} | ({"differ": "γ·consistency"} if gamma else {})
     right.plotly_chart(charts.curves(losses, series, title="KL", y="nats an image", of=of), key="g-kl")
+
+
+def show_training(project: Project, run: Run) -> None:
+    """Show a generator that is being trained: reconstructions as they are by now, and its losses."""
+    _show_unfinished(project, run)
+    show_losses(run)
+
+
+def _show_kept(points: Sequence[Mapping[str, float]]) -> None:
+    """Draw ε = 0 over the epochs at which it was measured on a few images."""
+    looked = [(epoch, point["kept"]) for epoch, point in enumerate(points, 1) if "kept" in point]
+    if not looked:
+        return
+    epochs, shares = zip(*looked, strict=True)
+    st.plotly_chart(
+        charts.line(
+            epochs, shares, title="Still classified correctly after reconstruction (ε = 0)", x="epoch",
+            y="share of up to 500 images",
+        ),
+        key="g-kept",
+    )  # fmt: skip
+    st.caption(_meaning(shares[-1]))
+
+
+def _meaning(share: float) -> str:
+    """What a share at ε = 0 means for what follows."""
+    if share >= WANTED:
+        return f"By now {share:.0%}: what a search finds is nearly all the classifier's doing."
+    return (
+        f"By now {share:.0%}: around {1 - share:.0%} of the images a search would find “mistakes” that are "
+        "blur of the generator. While the curve still rises, more epochs help."
+    )
+
+
+def _show_unfinished(project: Project, run: Run) -> None:
+    dataset = kept.dataset(project.id)
+    path = store.workspace().run_folder(run.id) / "work" / "training.safetensors"
+    if dataset is None or not path.is_file():
+        return
+    from defuse_core.base.errors import DefuseError
+    from defuse_core.method.vae_training import load_unfinished
+
+    try:
+        vae, epochs = load_unfinished(path)
+    except (DefuseError, OSError):  # the run ended meanwhile, and its folder is gone
+        return
+    st.markdown(f"Originals and their reconstructions after {count(epochs, 'epoch')}")
+    part = "validation" if dataset.validation is not None else "train"
+    chosen = np.linspace(0, len(dataset.splits()[part]) - 1, _SHOWN).astype(int)
+    _show_pairs(project, dataset, vae, part, chosen, key="unfinished")
 
 
 def show_control(project: Project) -> None:
@@ -58,6 +120,7 @@ def show_control(project: Project) -> None:
     usable = run is not None and run.status == "done" and not run.stale
     if usable and run is not None:
         _show_shares(run.summary["control"])
+        _show_readers(run.summary)
         with st.expander("By class"):
             part = next(iter(run.summary["by_class"]))
             figure = charts.by_class(
@@ -94,6 +157,28 @@ def _show_shares(shares: dict[str, list[float]]) -> None:
         st.success(f"At least {WANTED:.0%} everywhere: the generator is good enough.")
 
 
+def _show_readers(summary: Mapping[str, Any]) -> None:
+    """Show the same share as readers measure it that the generator never saw, and warn of deception."""
+    by_readers = {part: share for part, share in summary.get("by_readers", {}).items() if share}
+    if not by_readers:
+        return
+    columns = st.columns(max(4, len(by_readers)))
+    for column, (part, (estimate, low, high, n)) in zip(columns, by_readers.items(), strict=False):
+        details = f"[{low:.3f}, {high:.3f}] of {n:,} images that they classify correctly, at ε = 0"
+        column.metric(f"By other networks, {part}", f"{estimate:.1%}", help=details)
+    st.caption(f"Other networks, which the generator never saw: {', '.join(summary['readers'])}.")
+    by_classifier = summary["control"]
+    deceived = [part for part in by_readers if deceives(by_classifier[part][0], by_readers[part][0])]
+    if deceived:
+        st.warning(
+            f"On {' and '.join(deceived)} images the classifier still classifies more reconstructions "
+            f"correctly than other networks do, by over {DECEPTION:.0%}: part of what the generator learned "
+            "pleases this classifier alone, and a person may see something else. Look at the pictures below; "
+            "train longer, or lower γ.",
+            icon=":material/visibility_off:",
+        )
+
+
 def show_generator(project: Project, run: Run) -> None:
     """Show reconstructions of real images, samples from the prior, and a traversal of each dimension."""
     vae, dataset = kept.generator(run.id), kept.dataset(project.id)
@@ -123,7 +208,7 @@ def as_arrays(pixels: Tensor) -> NDArray[np.uint8]:
 
 
 def _show_pairs(
-    project: Project, dataset: ImageDataset, vae: BetaVAE, part: str, index: NDArray[Any]
+    project: Project, dataset: ImageDataset, vae: BetaVAE, part: str, index: NDArray[Any], key: str = "pairs"
 ) -> None:
     from defuse_core.method.vae import decode_images, encode_means
 
@@ -135,7 +220,7 @@ def _show_pairs(
         Tile([a, b], caption=name, alt=[f"{name}, original", f"{name}, reconstruction"])
         for a, b, name in zip(originals, decoded, names, strict=True)
     ]
-    image_grid(tiles, key="pairs", headings=("original", "reconstruction"))
+    image_grid(tiles, key=key, headings=("original", "reconstruction"))
 
 
 def _tensor(index: NDArray[Any]) -> Tensor:

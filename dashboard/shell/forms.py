@@ -19,6 +19,7 @@ PRESET_NAMES = {
     "mnist": "the paper's, MNIST",
     "svhn": "the paper's, SVHN",
     "gtsrb": "the paper's, German signs",
+    "photographs": "photographs of your own, 32 to 128 pixels",
 }
 
 Path = tuple[str, ...]

@@ -56,7 +56,7 @@ def start(
     """Submit a run that stands on the runs `on`, else on the newest ones, or say why it is refused."""
     workspace = store.workspace()
     try:
-        upstream = launcher.find_upstream(workspace, project.id, step, fixed=on)
+        upstream = launcher.find_upstream(workspace, project.id, step, config, fixed=on)
         return launcher.submit(
             workspace, project.id, step, config, seed=seed, resources=Resources(device=device),
             upstream=list(upstream.values()),

@@ -23,6 +23,11 @@ DECODER = (
     "more; linear puts a layer between them, for images of any size"
 )
 
+BLOCKS = (
+    "Residual blocks at every size of encoder and decoder, with smooth activations and learned upsampling; 0 "
+    "is the paper's plain stack"
+)
+
 PAPER_LAMBDAS: tuple[float, ...] = (
     *(1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 100.0, 1000.0),
@@ -47,6 +52,7 @@ class VaeConfig(Config):
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
     latent_dim: int = Field(10, ge=1, description="Dimensions of z")
     decoder: Decoder = Field("linear", description=DECODER)
+    blocks: int = Field(0, ge=0, le=8, description=BLOCKS)
 
     @property
     def padded_size(self) -> int:
@@ -95,6 +101,18 @@ class VaeTraining(Config):
     learning_rate: float = Field(1e-3, gt=0, description="Of Adam")
     patience: int | None = Field(None, ge=1, description="Epochs without a better loss; None never stops")
     precision: Precision = Field("auto", description="auto takes bf16 where the processor multiplies it")
+    final_learning_rate: float | None = Field(
+        None, gt=0, description="Cosine decay to this rate; None keeps the rate"
+    )
+    augmentation: Literal["none", "shift"] = Field(
+        "none", description="Distortions of the training images; shift moves, scales and brightens a little"
+    )
+    consistency_weight: float = Field(
+        0.0,
+        ge=0,
+        description="γ, weight of KL(f(x) ‖ f(decode(z))): how much the generator has to keep what the "
+        "classifier predicts; 0 is the paper's",
+    )
 
 
 class NetworkTraining(Config):
@@ -285,5 +303,31 @@ PRESETS: dict[str, Preset] = {
         labeling=LabelingConfig(),
         correction=CorrectionConfig(lambdas=_DEMO_LAMBDAS),
     ),
+    "photographs": Preset(  # beyond the paper: colour images of 32 to 128 pixels
+        vae=VaeConfig(channels=3, image_size=32, padding=0, hidden_channels=64, latent_dim=32, blocks=1),
+        vae_training=VaeTraining(
+            epochs=40,
+            beta=0.5,
+            kl_anneal_steps=500,
+            final_learning_rate=1e-5,
+            augmentation="shift",
+            consistency_weight=50.0,
+        ),
+        classifier_training=ClassifierTraining(
+            optimizer="adam",
+            learning_rate=1e-3,
+            epochs=20,
+            batch_size=128,
+            keep="best",
+            final_learning_rate=1e-5,
+            augmentation="affine",
+        ),
+        identification=IdentificationConfig(
+            n_perturbations=100, centred=True, noise_scale=4.0, max_mistakes_per_image=20
+        ),
+        distillation=DistillationConfig(max_codes=20_000),
+        labeling=LabelingConfig(),
+        correction=CorrectionConfig(epochs=5, batch_size=256, learning_rate=1e-4),
+    ),
 }
-"""The paper's settings by data set, and the demo's."""
+"""The paper's settings by data set, the demo's, and those for photographs."""

@@ -78,7 +78,7 @@ def ensure(
     return launcher.resume(workspace, run.id, resources=resources)
 
 
-def upstream_among(runs: Mapping[StepName, Run], step: StepName) -> list[Run]:
+def upstream_among(runs: Mapping[StepName, Run], step: StepName, config: Mapping[str, Any]) -> list[Run]:
     """Return the runs that a step would stand on directly.
 
     Parameters
@@ -86,6 +86,8 @@ def upstream_among(runs: Mapping[StepName, Run], step: StepName) -> list[Run]:
     runs : mapping of str to Run
         By step.
     step : str
+    config : mapping
+        Fields of the step's config.
     """
-    spec = STEPS[step]
-    return [runs[name] for name in (*spec.needs, *spec.optional) if name in runs]
+    needed = STEPS[step].needed(check_config(step, config))
+    return [runs[name] for name in (*needed, *STEPS[step].optional) if name in runs]

@@ -79,7 +79,7 @@ def submit(
     resources = resources or Resources()
     probe(resources)
     if upstream is None:
-        upstream = list(find_upstream(workspace, project_id, step).values())
+        upstream = list(find_upstream(workspace, project_id, step, config).values())
     run = workspace.runs.add(
         project_id, step, checked.model_dump(mode="json"), seed=seed, resources=resources,
         upstream=[each.id for each in upstream],
@@ -89,8 +89,9 @@ def submit(
 
 
 def find_upstream(
-    workspace: Workspace, project_id: int, step: StepName, *, fixed: Sequence[Run] = ()
-) -> dict[str, Run]:
+    workspace: Workspace, project_id: int, step: StepName, config: Mapping[str, Any] | None = None, *,
+    fixed: Sequence[Run] = (),
+) -> dict[str, Run]:  # fmt: skip
     """Return the newest usable runs that a step would stand on directly, by step.
 
     A corrected classifier is searched with the generator of the round before, whatever was trained since:
@@ -101,17 +102,21 @@ def find_upstream(
     workspace : Workspace
     project_id : int
     step : str
+    config : mapping, optional
+        Fields of the step's config, as in `submit`: some decide what it stands on.
     fixed : sequence of Run
         Runs that are taken instead of the newest of their steps.
 
     Raises
     ------
+    ConfigError
+        If the config is refused.
     WorkspaceError
         If there is none of a step that it needs.
     """
     upstream: dict[str, Run] = {}
     chosen = {run.step: run for run in fixed}
-    for name in STEPS[step].needs:
+    for name in STEPS[step].needed(check_config(step, config or {})):
         latest = chosen.get(name) or workspace.runs.latest(project_id, name)
         if latest is None:
             raise WorkspaceError(f"{step} stands on {name}, of which no run is done; run that step first")

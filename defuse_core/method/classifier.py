@@ -25,6 +25,7 @@ from defuse_core.base.runtime import (
     Loop,
     autocast,
     check_finite,
+    cosine_rate,
     derive_seed,
     follow,
     make_optimizer,
@@ -317,9 +318,9 @@ def _train_epoch(
         for step, index in enumerate(batches, (epoch - 1) * steps_per_epoch):
             if len(index) == 1 < min(config.batch_size, len(data)):
                 continue  # the last: batch-norm could learn nothing from it
-            if config.final_learning_rate is not None:
-                progress = step / (config.epochs * steps_per_epoch)
-                optimizer.param_groups[0]["lr"] = _cosine(config, progress)
+            progress = step / (config.epochs * steps_per_epoch)
+            rate = cosine_rate(config.learning_rate, config.final_learning_rate, progress)
+            optimizer.param_groups[0]["lr"] = rate
             x, y = as_pixels(data.images[index.to(device)]), data.labels[index.to(device)]
             x = augment(x, config.augmentation, generator)
             with autocast(device, config.precision):
@@ -333,8 +334,3 @@ def _train_epoch(
             seen += len(y)
     classifier.eval()
     return {"loss": float(loss_sum) / seen, "accuracy": float(hits) / seen}
-
-
-def _cosine(config: NetworkTraining, progress: float) -> float:
-    final = config.final_learning_rate or 0.0
-    return final + (config.learning_rate - final) * (1 + math.cos(math.pi * progress)) / 2

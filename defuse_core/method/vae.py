@@ -6,6 +6,9 @@ linearly from 0 to 1 over `kl_anneal_steps` (Higgins et al. 2017; annealing afte
 more than the encoder has convolutions: 256 units are a map of (64, 2, 2), or of (16, 4, 4) for the signs,
 and end at 32 or 128 pixels. So decodes `decoder="reshape"`; "linear" puts a layer onto
 (hidden_channels, side, side) after them instead, which images of other sizes need.
+
+Beyond the paper, `blocks` puts residual blocks at every size (pre-activation, He et al. 2016) and enlarges by
+sub-pixel convolutions (Shi et al. 2016): photographs need more than the plain stack.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class BetaVAE(nn.Module):
         flat = width * side * side
         down = [config.channels] + [width] * config.depth
         self.encoder = nn.Sequential(
-            *_stack(lambda a, b: nn.Conv2d(a, b, 4, 2, 1), down),
+            *_stack(lambda a, b: _with_blocks(nn.Conv2d(a, b, 4, 2, 1), b, config.blocks), down),
             nn.Flatten(),
             *_stack(nn.Linear, [flat, units, units]),
             nn.Linear(units, 2 * config.latent_dim),
@@ -59,8 +62,8 @@ class BetaVAE(nn.Module):
         self.decoder = nn.Sequential(
             *_stack(nn.Linear, [config.latent_dim, *hidden]),
             nn.Unflatten(1, map_shape),
-            *_stack(lambda a, b: nn.ConvTranspose2d(a, b, 4, 2, 1), up),
-            nn.ConvTranspose2d(width, config.channels, 4, 2, 1),
+            *_stack(lambda a, b: _with_blocks(_double(a, b, config.blocks), b, config.blocks), up),
+            _double(width, config.channels, config.blocks),
         )
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
@@ -68,6 +71,9 @@ class BetaVAE(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, _Residual):
+                module.begin_as_identity()
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -111,6 +117,36 @@ class BetaVAE(nn.Module):
         return self.decode_logits(latents).sigmoid()
 
 
+class _Residual(nn.Module):
+    """x + two convolutions of SiLU(x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1)
+        )
+
+    def begin_as_identity(self) -> None:
+        """Set the last convolution to zero: a deep stack then trains as a shallow one does at first."""
+        nn.init.zeros_(self.body[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.body(x)
+        return x + added
+
+
+def _with_blocks(layer: nn.Module, width: int, blocks: int) -> nn.Module:
+    """A layer and the residual blocks behind it; the layer itself where there are none."""
+    return nn.Sequential(layer, *(_Residual(width) for _ in range(blocks))) if blocks else layer
+
+
+def _double(width_in: int, width: int, blocks: int) -> nn.Module:
+    """A layer that doubles height and width: the figures' transposed convolution, or a sub-pixel one."""
+    if not blocks:
+        return nn.ConvTranspose2d(width_in, width, 4, 2, 1)
+    return nn.Sequential(nn.Conv2d(width_in, 4 * width, 3, 1, 1), nn.PixelShuffle(2))
+
+
 def _stack(layer: Callable[[int, int], nn.Module], widths: list[int]) -> list[nn.Module]:
     """Layers between successive widths, each followed by a ReLU."""
     layers: list[nn.Module] = []
@@ -127,6 +163,7 @@ def vae_config_for(
     hidden_units: int = 256,
     depth: int = 3,
     decoder: Decoder = "linear",
+    blocks: int = 0,
 ) -> VaeConfig:
     """Return the config for square images of (channels, size, size), with the padding they need.
 
@@ -139,6 +176,8 @@ def vae_config_for(
     depth : int
         Convolutions of stride 2, from 1 to 6.
     decoder : {"linear", "reshape"}
+    blocks : int
+        Residual blocks at every size, from 0 to 8.
     """
     channels, height, width = image_shape
     if height != width:
@@ -147,6 +186,7 @@ def vae_config_for(
     return VaeConfig(
         channels=channels, image_size=height, padding=-height % multiple // 2, depth=depth,
         hidden_channels=hidden_channels, hidden_units=hidden_units, latent_dim=latent_dim, decoder=decoder,
+        blocks=blocks,
     )  # fmt: skip
 
 

@@ -1,8 +1,13 @@
-"""Training of the β-VAE: the loss of Higgins et al. (2017), KL annealing, early stopping, resumption."""
+"""Training of the β-VAE: the loss of Higgins et al. (2017), KL annealing, early stopping, resumption.
+
+Beyond the paper, a term of consistency may be added with weight γ: what readers say of decoded images, beside
+what they say of the real ones (`extensions.consistency`).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +15,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
-from defuse_core.base.config import VaeTraining
-from defuse_core.base.runtime import Callback, Loop, autocast, check_finite, follow, torch_rng
+from defuse_core.base.checkpoints import (
+    copy_state,
+    load_tensors,
+    load_weights,
+    resume_training,
+    save_training,
+    tensor_sha256,
+)
+from defuse_core.base.config import VaeConfig, VaeTraining
+from defuse_core.base.errors import CheckpointError
+from defuse_core.base.runtime import (
+    Callback,
+    Loop,
+    autocast,
+    check_finite,
+    cosine_rate,
+    follow,
+    torch_rng,
+)
 from defuse_core.data.splits import as_pixels, shuffled_batches
+from defuse_core.method.augmentation import augment
 from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE
+
+Consistency = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""Takes images and what was decoded from their codes, both (n, channels, height, width) in [0, 1], and a
+random stream on the CPU; returns how much they differ, (), nats an image."""
 
 
 class ElboTerms(NamedTuple):
@@ -85,6 +111,7 @@ def train_vae(
     config: VaeTraining,
     seed: int,
     validation_images: Tensor | None = None,
+    consistency: Consistency | None = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
 ) -> list[dict[str, float]]:
@@ -101,8 +128,10 @@ def train_vae(
         the best epoch are restored.
     seed : int
         Of shuffling and of the codes drawn.
+    consistency : Consistency, optional
+        Needed where `config.consistency_weight` is above 0.
     callback : Callback, optional
-        Gets (epoch, epochs, {"loss", "reconstruction", "kl", "kl_weight", "monitored"}).
+        Gets (epoch, epochs, {"loss", "reconstruction", "kl", "consistency", "kl_weight", "monitored"}).
     checkpoint : path, optional
         Written after every epoch; where it exists, training goes on from it and ends with the
         weights of an undisturbed training.
@@ -115,13 +144,15 @@ def train_vae(
     Raises
     ------
     ValueError
-        If there are no images, or the checkpoint belongs to another config, seed or data.
+        If there are no images, a term of consistency is weighed and not given, or the checkpoint belongs to
+        another config, seed or data.
     DivergenceError
         If a loss or a weight is not finite.
     """
     epochs = vae_epochs(
-        vae, images, config=config, seed=seed, validation_images=validation_images, checkpoint=checkpoint
-    )
+        vae, images, config=config, seed=seed, validation_images=validation_images,
+        consistency=consistency, checkpoint=checkpoint,
+    )  # fmt: skip
     return follow(epochs, callback)
 
 
@@ -132,6 +163,7 @@ def vae_epochs(
     config: VaeTraining,
     seed: int,
     validation_images: Tensor | None = None,
+    consistency: Consistency | None = None,
     checkpoint: str | Path | None = None,
 ) -> Loop[list[dict[str, float]]]:
     """`train_vae` as a `Loop` over epochs.
@@ -144,11 +176,18 @@ def vae_epochs(
     config : VaeTraining
     seed : int
     validation_images : (m, channels, height, width) uint8, optional
+    consistency : Consistency, optional
+        As in `train_vae`.
     checkpoint : path, optional
         Where the training is stored after every epoch, and resumed from.
     """
     if not len(images):
         raise ValueError("training needs at least one image, got none; give the training split")
+    if config.consistency_weight and consistency is None:
+        raise ValueError(
+            f"consistency_weight is {config.consistency_weight:g}, and nobody reads the images; give "
+            "consistency, or set the weight to 0"
+        )
     device = next(vae.parameters()).device
     data = images.to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate)
@@ -167,10 +206,13 @@ def vae_epochs(
     steps_per_epoch = math.ceil(len(data) / config.batch_size)
     while len(history) < config.epochs and not _out_of_patience(history, config.patience):
         epoch = len(history) + 1
-        metrics = _train_epoch(vae, optimizer, data, config, seed, epoch, (epoch - 1) * steps_per_epoch)
+        metrics = _train_epoch(
+            vae, optimizer, data, config, seed, epoch, (epoch - 1) * steps_per_epoch, consistency
+        )
         metrics["monitored"] = metrics["reconstruction"] + config.beta * metrics["kl"]
+        metrics["monitored"] += config.consistency_weight * metrics["consistency"]
         if validation_images is not None:
-            metrics["monitored"] = _monitor(vae, validation_images, config, seed)
+            metrics["monitored"] = _monitor(vae, validation_images, config, seed, consistency)
         check_finite((metrics["loss"], metrics["monitored"]), vae, when=f"epoch {epoch}")
         history.append(metrics)
         if config.patience is not None and _best_epoch(history) == epoch:
@@ -188,36 +230,70 @@ def vae_epochs(
     return history
 
 
+def load_unfinished(checkpoint: str | Path) -> tuple[BetaVAE, int]:
+    """Load a generator as the checkpoint of its training has it, and the number of epochs it was trained.
+
+    Parameters
+    ----------
+    checkpoint : path
+        As `train_vae` writes it after every epoch.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or is no such checkpoint.
+    """
+    tensors, metadata = load_tensors(checkpoint)
+    identity, history = metadata.get("identity"), metadata.get("history")
+    if not isinstance(identity, dict) or "vae" not in identity or not isinstance(history, list):
+        raise CheckpointError(f"{checkpoint} is no checkpoint of a generator's training; train the generator")
+    vae = BetaVAE(VaeConfig(**identity["vae"]))
+    own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    load_weights(vae, own, source=checkpoint)
+    return vae.eval(), len(history)
+
+
 def _train_epoch(
-    vae: BetaVAE,
-    optimizer: torch.optim.Adam,
-    data: Tensor,
-    config: VaeTraining,
-    seed: int,
-    epoch: int,
-    first_step: int,
-) -> dict[str, float]:
+    vae: BetaVAE, optimizer: torch.optim.Adam, data: Tensor, config: VaeTraining, seed: int, epoch: int,
+    first_step: int, consistency: Consistency | None,
+) -> dict[str, float]:  # fmt: skip
     vae.train()
     device = data.device
     generator = torch_rng(seed, "vae", epoch)
-    sums = torch.zeros(3, device=device)
+    sums = torch.zeros(4, device=device)
+    steps = config.epochs * math.ceil(len(data) / config.batch_size)
     for step, index in enumerate(shuffled_batches(len(data), config.batch_size, generator), first_step):
+        rate = cosine_rate(config.learning_rate, config.final_learning_rate, step / steps)
+        optimizer.param_groups[0]["lr"] = rate
         weight = kl_weight(step, config.kl_anneal_steps)
-        batch = as_pixels(data[index.to(device)])
+        batch = augment(as_pixels(data[index.to(device)]), config.augmentation, generator)
         noise = torch.randn(len(index), vae.latent_dim, generator=generator).to(device)
         with autocast(device, config.precision):
             mean, logvar = vae.encode(batch)
             logits = vae.decode_logits(mean.float() + noise * (logvar.float() / 2).exp())
+            differ = _difference(consistency, batch, logits, config, generator)
         terms = elbo_loss(logits, batch, mean, logvar, beta=config.beta, weight=weight)
+        loss = terms.loss + config.consistency_weight * differ
         optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()
+        loss.backward()
         optimizer.step()
-        sums += torch.stack(terms).detach() * len(index)
-    loss, reconstruction, kl = (sums / len(data)).tolist()
-    return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "kl_weight": weight}
+        sums += torch.stack([loss, terms.reconstruction, terms.kl, differ]).detach() * len(index)
+    names = ("loss", "reconstruction", "kl", "consistency")
+    return {**dict(zip(names, (sums / len(data)).tolist(), strict=True)), "kl_weight": weight}
 
 
-def _monitor(vae: BetaVAE, images: Tensor, config: VaeTraining, seed: int) -> float:
+def _difference(
+    consistency: Consistency | None, images: Tensor, logits: Tensor, config: VaeTraining,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    if consistency is None or not config.consistency_weight:
+        return torch.zeros((), device=images.device)
+    return consistency(images, logits.float().sigmoid(), generator)
+
+
+def _monitor(
+    vae: BetaVAE, images: Tensor, config: VaeTraining, seed: int, consistency: Consistency | None
+) -> float:
     """Full-weight loss at a fixed draw of codes."""
     vae.eval()
     generator = torch_rng(seed, "vae-validation")
@@ -228,7 +304,9 @@ def _monitor(vae: BetaVAE, images: Tensor, config: VaeTraining, seed: int) -> fl
             mean, logvar = vae.encode(x)
             noise = torch.randn(mean.shape, generator=generator).to(x.device)
             logits = vae.decode_logits(mean + noise * (logvar / 2).exp())
-            total += float(elbo_loss(logits, x, mean, logvar, beta=config.beta).loss) * len(batch)
+            loss = elbo_loss(logits, x, mean, logvar, beta=config.beta).loss
+            loss += config.consistency_weight * _difference(consistency, x, logits, config, generator)
+            total += float(loss) * len(batch)
     return total / len(images)
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from defuse_core.report.content import ReportContent
 from defuse_core.report.evidence import SHARP
 from defuse_core.report.numbers import count, percent
+from defuse_core.report.reconstruction import deceives
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Limit:
 
 def limits(content: ReportContent) -> list[Limit]:
     """Return the limits that the numbers call for, the most serious first."""
-    parts = (_of_pictures, _of_labels, _of_annotators, _of_generator, _of_test, _of_measure, _of_search)
+    parts = (
+        _of_pictures, _of_labels, _of_annotators, _of_generator, _of_readers, _of_test, _of_measure,
+        _of_search,
+    )  # fmt: skip
     return list(chain.from_iterable(part(content) for part in parts))
 
 
@@ -102,6 +106,18 @@ def _of_generator(content: ReportContent) -> Iterator[Limit]:
             f"{percent(own / n)} of the mistakes found are around pictures that the model classifies "
             "correctly, but misclassifies once the generator has copied them. Of all pictures classified "
             f"correctly, {percent(still, 1)} still are after copying.",
+        )
+
+
+def _of_readers(content: ReportContent) -> Iterator[Limit]:
+    still = content.results["still_correct_after_reconstruction"]
+    read = content.results.get("still_correct_by_annotators")
+    if deceives(still, read):
+        yield Limit(
+            "The generator pleases this model",
+            f"{percent(still, 1)} of the copies are still classified correctly by the model, "
+            f"{percent(read, 1)} by the annotators, whom the generator never saw. A part of what looks right "
+            "to the model does not look right to others.",
         )
 
 

@@ -159,7 +159,7 @@ def run_demo(
     runs: dict[StepName, Run] = {}
     for step, config in demo_configs(preset):
         run = ensure(
-            workspace, project.id, step, config, seed=seed, upstream=upstream_among(runs, step),
+            workspace, project.id, step, config, seed=seed, upstream=upstream_among(runs, step, config),
             resources=resources, after=begun_after,
         )  # fmt: skip
         runs[step] = watch(run) if run.live else run

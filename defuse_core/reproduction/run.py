@@ -227,7 +227,7 @@ def run_reproduction(
     """
 
     def make(step: StepName, config: Mapping[str, Any], seed: int, runs: Mapping[StepName, Run]) -> Run:
-        upstream = upstream_among(runs, step)
+        upstream = upstream_among(runs, step, config)
         run = ensure(workspace, project.id, step, config, seed=seed, upstream=upstream, resources=resources)
         return watch(run) if run.live else run
 
@@ -246,7 +246,7 @@ def run_reproduction(
             if step in _OF_MISTAKES and _count_mistakes(runs["identify"]) < _LEAST_MISTAKES:
                 continue
             if step == "correct":  # one that was started had some, whatever labels came since
-                upstream = upstream_among(runs, step)
+                upstream = upstream_among(runs, step, config)
                 started = find_run(workspace, project.id, step, config, seed=seed, upstream=upstream)
                 failures = started is not None or _is_any_failure(workspace, runs["annotate"], plan)
             if step in _OF_FAILURES and not failures:

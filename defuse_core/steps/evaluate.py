@@ -20,7 +20,8 @@ from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances
 from defuse_core.base.runtime import numpy_rng
-from defuse_core.data.splits import Split
+from defuse_core.data.splits import Split, stratified_sample
+from defuse_core.extensions.consistency import READ, control_by_readers
 from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
 from defuse_core.extensions.shipped import ANNOTATORS
 from defuse_core.method.classifier import Classifier, predict
@@ -180,10 +181,16 @@ class Evaluate(Step):
         still = reconstruction_control(self.before, self.vae, self.dataset.train).estimate
         return {
             "still_correct_after_reconstruction": number(still),
+            "still_correct_by_annotators": self._read_by(self.labelled) if self.labelled else None,
             "label_agreement": self._label_agreement(self.labelled) if self.labelled else None,
             "seed": self.seed,
             "rule": results.RULES[self.sweep_config["rule"]].format(**self.sweep_config),
         }
+
+    def _read_by(self, labelled: Labelled) -> float | None:
+        """The same share as the simulated annotators measure it, whom the generator never saw."""
+        sample = self.dataset.train[stratified_sample(self.dataset.train.labels, READ, seed=self.seed)]
+        return number(control_by_readers(list(labelled.annotators.values()), self.vae, sample).estimate)
 
     def _label_agreement(self, labelled: Labelled) -> float:
         """Of the draws tested on, the share whose own majority label is the label of their region.

@@ -5,12 +5,14 @@ Imports no torch, so that checking a form or a command line takes no time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from defuse_core.base.config import (
+    BLOCKS,
     DECODER,
     AnnotatorTraining,
     ClassifierTraining,
@@ -117,6 +119,12 @@ class InspectConfig(NetworkConfig):
 class ControlConfig(Config):
     """Whether images are still classified correctly after reconstruction alone (ε = 0)."""
 
+    train_reader: bool = Field(
+        True,
+        description="Where there are no simulated annotators, train a small network that the generator never "
+        "saw, to read reconstructions, too",
+    )
+
 
 class ProbeConfig(Config):
     """How fast codes are searched and a classifier is tuned here."""
@@ -137,7 +145,13 @@ class GeneratorConfig(Config):
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
     depth: int = Field(3, ge=1, le=6, description="Number of 4×4 convolutions of stride 2")
     decoder: Decoder = Field("linear", description=DECODER)
+    blocks: int = Field(0, ge=0, le=8, description=BLOCKS)
     training: VaeTraining = VaeTraining()
+
+    @property
+    def asks_readers(self) -> bool:
+        """Whether it is trained with the classifier in the loop."""
+        return self.weights is None and self.training.consistency_weight > 0
 
 
 PROJECTIONS: dict[str, str] = {
@@ -268,6 +282,8 @@ class StepSpec:
         Steps whose runs it stands on directly.
     optional : tuple of str
         Steps whose runs it uses, too, where they exist and stand on no other runs than it does.
+    needs_if : mapping of str to callable
+        Steps that it stands on, too, where the callable says so of its config.
     shares_machine : bool
         Whether it is light enough to run beside another.
     takes_labels : bool
@@ -279,16 +295,27 @@ class StepSpec:
     config: type[Config]
     needs: tuple[StepName, ...] = ()
     optional: tuple[StepName, ...] = ()
+    needs_if: Mapping[StepName, Callable[[Any], bool]] = field(default_factory=dict)
     shares_machine: bool = False
     takes_labels: bool = False
     may_grow: tuple[str, ...] = ()
+
+    def needed(self, config: BaseModel) -> tuple[StepName, ...]:
+        """Return the steps whose runs a run of this config stands on; the optional ones not included.
+
+        Parameters
+        ----------
+        config : Config
+            Of this step.
+        """
+        return (*self.needs, *(step for step, is_needed in self.needs_if.items() if is_needed(config)))
 
 
 STEPS: dict[StepName, StepSpec] = {
     "inspect": StepSpec(InspectConfig),
     "classifier": StepSpec(ClassifierConfig),
-    "vae": StepSpec(GeneratorConfig),
-    "control": StepSpec(ControlConfig, ("classifier", "vae")),
+    "vae": StepSpec(GeneratorConfig, needs_if={"classifier": lambda config: config.asks_readers}),
+    "control": StepSpec(ControlConfig, ("classifier", "vae"), optional=("annotators",)),
     "probe": StepSpec(ProbeConfig, ("classifier", "vae")),
     "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
     "distill": StepSpec(DistillationConfig, ("identify",)),

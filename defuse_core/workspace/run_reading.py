@@ -83,15 +83,20 @@ class RunReader:
         return usable[-1] if usable else None
 
     def ancestry(self, run_id: int) -> dict[str, Run]:
-        """Return the run and all it stands on, by step."""
+        """Return the run and all it stands on, by step: of a step that is met twice, the nearer run.
+
+        A second round searches a corrected classifier with a generator that may stand on the first one.
+        """
         run = self.get(run_id)
         by_id = {other.id: other for other in self.of_project(run.project_id)}
         by_step: dict[str, Run] = {}
-        waiting = [by_id[run_id]]
-        while waiting:
-            current = waiting.pop()
-            by_step[current.step] = current
-            waiting += [by_id[i] for i in current.upstream]
+        level, met = [run_id], {run_id}
+        while level:
+            for current in level:
+                by_step.setdefault(by_id[current].step, by_id[current])
+            above = dict.fromkeys(i for current in level for i in by_id[current].upstream)
+            level = [i for i in above if i not in met]
+            met.update(level)
         return by_step
 
 

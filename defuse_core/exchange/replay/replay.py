@@ -153,7 +153,7 @@ def _begin(
     config = _config(workspace, manifest, original, runs, bring)
     upstream = [runs[other] for other in original.stands_on]
     run = find_run(workspace, project.id, original.step, config, seed=original.seed, upstream=upstream)
-    newest = launcher.find_upstream(workspace, project.id, original.step) if run is None else {}
+    newest = launcher.find_upstream(workspace, project.id, original.step, config) if run is None else {}
     if not {each.id for each in newest.values()} <= {each.id for each in runs}:
         raise WorkspaceError(
             f"project {project.name!r} has runs of its own, on which {original.step} would stand; "

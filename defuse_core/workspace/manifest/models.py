@@ -299,13 +299,13 @@ class Manifest(Config):
             raise ValueError(f"run {position} stands on {max(named)}, which does not come before it")
         steps, spec = [self.runs[other].step for other in run.stands_on], STEPS[run.step]
         others = sorted({*steps} & {*spec.optional})
-        if sorted(steps) != sorted([*spec.needs, *others]):
-            raise ValueError(f"run {position} ({run.step}) stands on {', '.join(steps) or 'nothing'}")
         if run.starts_from is not None and (
             run.step != "classifier" or self.runs[run.starts_from].step != "correct"
         ):
             raise ValueError(f"run {position} starts from {run.starts_from}, which is no correction")
-        check_config(run.step, run.config)
+        checked = check_config(run.step, run.config)
+        if sorted(steps) != sorted([*spec.needed(checked), *others]):
+            raise ValueError(f"run {position} ({run.step}) stands on {', '.join(steps) or 'nothing'}")
         weights = str(run.config.get("weights"))
         if weights.startswith("corrected:") or run.config.get("last_annotation") is not None:
             raise ValueError(f"run {position} names a run or an answer by a number of another workspace")
