@@ -486,7 +486,7 @@ def test_mnist_cnn_is_that_of_pytorchs_example() -> None:
         torch.testing.assert_close(network(x), example(x), rtol=1e-4, atol=1e-5)
 
 
-def test_paper_cnn_is_that_of_figure_8() -> None:
+def test_paper_cnn_is_that_of_figure_8_with_ten_outputs() -> None:
     network = build_network("paper_cnn", n_classes=10, channels=1)
     assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
         (64, 1, 4, 4), (256, 64 * 13 * 13), (256, 256), (10, 256)

@@ -78,7 +78,7 @@ def assert_same(found: Mistakes, expected: Mistakes) -> None:
 def naive_search(
     classifier: Classifier, vae: BetaVAE, split: Split, config: IdentificationConfig, seed: int
 ) -> Mistakes:
-    """Algorithm 1 as it is written, one code at a time."""
+    """Algorithm 1 in loops, one code at a time; kinds, limit, shift and scale of the noise are ours."""
     rows: list[tuple[Tensor, int, int, int, float, int]] = []
     for start in range(0, len(split), 64):
         part = split[start : start + 64]

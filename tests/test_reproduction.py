@@ -464,7 +464,7 @@ def test_differences_are_told(made: Made) -> None:
     epochs = {"mnist": ["800", "8"], "svhn": ["400", "8"], "gtsrb": ["800", "40"]}[made.dataset]
     assert table(text, "What `--quick` changes")["`vae.training.epochs`"] == epochs
     rows = table(text, "What differs from the paper")
-    people = "the authors" if made.dataset == "gtsrb" else "five people"
+    people = "the authors" if made.dataset == "gtsrb" else "five workers an image"
     assert rows["annotators"] == [people, "five networks"]
     assert f"| annotators | {people} | five networks |" in made.printed
     assert f"| `vae.training.epochs` | {' | '.join(epochs)} |" in made.printed
@@ -846,7 +846,7 @@ def test_wrong_calls_are_refused_in_words(tmp_path: Path, words: tuple[str, ...]
     assert not (tmp_path / "home").exists()
 
 
-def test_the_papers_rule_takes_the_best_validation_accuracy() -> None:
+def test_the_papers_rule_takes_the_best_selection_accuracy() -> None:
     points = [
         {"lam": lam, "repeat": n, "selection": selection, "test": [test], "region": [0.5]}
         for lam, n, selection, test in (

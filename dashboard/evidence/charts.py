@@ -78,7 +78,7 @@ def controls(models: Sequence[Model]) -> go.Figure:
 
 
 def novelty(distances: Distances, *, x: str) -> go.Figure:
-    """Draw figure 6: how far images are from the nearest misclassified image, with medians as lines.
+    """Draw how far images are from the nearest misclassified image, with medians as lines.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def novelty(distances: Distances, *, x: str) -> go.Figure:
 
 
 def bin_edges(distances: Distances) -> NDArray[np.float64]:
-    """Return the edges of the bins of figure 6, from 0 to beyond the largest distance, (BINS + 1,)."""
+    """Return the edges of the bins of the distances, from 0 to beyond the largest distance, (BINS + 1,)."""
     largest = max((float(far.max()) for far in distances.values()), default=0.0)
     return np.linspace(0, largest * 1.02 or 1.0, BINS + 1)
 

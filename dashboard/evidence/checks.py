@@ -16,9 +16,12 @@ from defuse_core.report.numbers import interval, percent
 
 
 def show_novelty(card: Card) -> None:
-    """Show figure 6, in pixels and in latent space."""
+    """Show the distances of novelty, in pixels and in latent space."""
     evidence = card.found
-    note = "Figure 6 of the paper: distance to the nearest misclassified training image; 0 would be a copy."
+    note = (
+        "Distance to the nearest misclassified training image, whose picture figure 6 of the paper shows; "
+        "0 would be a copy."
+    )
     with bordered("How new the draws are", note):
         for column, (space, title) in zip(side_by_side(), _SPACES.items(), strict=True):
             with column:
@@ -49,10 +52,11 @@ _SPACES = {"pixels": "In pixels", "latent": "In latent space"}
 
 
 def show_agreement(card: Card) -> None:
-    """Show figure 7: how far the annotators agree."""
+    """Show how far the annotators agree."""
     evidence = card.found
     unanimous, pairwise = evidence.unanimous, evidence.pairwise
-    with bordered("Agreement", "Figure 7 of the paper: how far those who labelled the draws agree"):
+    note = "How far those who labelled agree, draw by draw; figure 7 of the paper has the mean"
+    with bordered("Agreement", note):
         if unanimous is None or pairwise is None:
             st.info(
                 "No two annotators have answered the same draw, so there is no agreement to measure. "

@@ -47,14 +47,14 @@ def changes_picture(changes: Sequence[Change]) -> Figure:
 
 
 def novelty_picture(distances: Distances, x: str) -> Figure:
-    """Draw figure 6 in one space."""
+    """Draw the distances in one space."""
     from defuse_core.report.figures import draw_novelty
 
     return draw_novelty(distances, x=x)
 
 
 def agreement_picture(found: Evidence) -> Figure:
-    """Draw figure 7."""
+    """Draw the agreement."""
     from defuse_core.report.evidence_figures import draw_shares
 
     return draw_shares(found.share)

@@ -85,7 +85,7 @@ def regions_table(evidence: Evidence, class_names: Sequence[str]) -> pd.DataFram
 
 
 def novelty_table(distances: Distances) -> pd.DataFrame:
-    """The bars of figure 6, with n and median of each set."""
+    """The bars of the distances, with n and median of each set."""
     edges = bin_edges(distances)
     tables = []
     for name, far in distances.items():
@@ -96,7 +96,7 @@ def novelty_table(distances: Distances) -> pd.DataFrame:
 
 
 def agreement_table(evidence: Evidence) -> pd.DataFrame:
-    """The bars of figure 7, and how often all annotators, and any two, agree."""
+    """The bars of the agreement, and how often all annotators, and any two, agree."""
     assert evidence.unanimous is not None  # without answers, the page shows no figure
     values, counts = np.unique(np.round(evidence.share[~np.isnan(evidence.share)], 3), return_counts=True)
     return pd.DataFrame(

@@ -168,7 +168,7 @@ def _shared(events: Sequence[LabelEvent]) -> set[str]:
 
 
 def show_agreement(run: Run) -> None:
-    """Show figure 7 of all draws with two or more annotators, the simulated included."""
+    """Show how far annotators agree on all draws with two or more of them, the simulated included."""
     from defuse_core.extensions.answers import all_votes
     from defuse_core.method.evaluation import agreement
 

@@ -1,4 +1,4 @@
-"""Figure 2 of the paper: the progress of its map, the button that makes it, and its downloads."""
+"""A map like figure 2 of the paper: its progress, the button that makes it, and its downloads."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def map_progress(run: Run) -> tuple[float, str]:
 
 
 def show_figure2(project: Project, run: Run, ground: Ground) -> None:
-    """Offer figure 2: t-SNE, perplexity 30, up to 10,000 training codes, the mistakes of the regions."""
+    """Offer a map like figure 2: t-SNE, perplexity 30, 10,000 training codes at most, mistakes in regions."""
     is_papers = MapConfig.model_validate(run.config) == _PAPERS
     if not is_papers:
-        if st.button("Figure 2", icon=":material/image:", help="Makes the paper's map: t-SNE, perplexity 30"):
+        told = "Makes a map like the paper's: t-SNE, perplexity 30"
+        if st.button("Figure 2", icon=":material/image:", help=told):
             start(project, "map", {}, seed=run.seed)
             st.rerun()
         return

@@ -128,7 +128,7 @@ def bars(names: Sequence[str], shares: NDArray[np.float64], *, title: str) -> go
 
 
 def agreement(share: NDArray[np.float64]) -> go.Figure:
-    """Draw figure 7: the number of draws by the share of annotators who gave the most frequent answer.
+    """Draw the number of draws by the share of annotators who gave the most frequent answer.
 
     Parameters
     ----------

@@ -19,8 +19,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 Decoder = Literal["linear", "reshape"]
 
 DECODER = (
-    "How hidden units become a feature map: reshape is the paper's, and needs one transposed convolution "
-    "more; linear puts a layer between them, for images of any size"
+    "How hidden units become a feature map: reshape adds no layer, as the paper's figures name none, and "
+    "needs one transposed convolution more; linear puts a layer between them, for images of any size"
 )
 
 BLOCKS = (
@@ -201,7 +201,7 @@ class DistillationConfig(Config):
 
 
 class LabelingConfig(Config):
-    """Algorithm 3."""
+    """Algorithm 3; ten images and ρ are of section 4.1."""
 
     n_samples: int = Field(10, ge=1, le=MAX_SAMPLES, description="Q of algorithm 3, images a region")
     tau: float = Field(0.5, gt=0, le=MAX_TAU, description="τ, multiplies the covariance of a region")
@@ -253,7 +253,7 @@ PRESETS: dict[str, Preset] = {
             epochs=800, batch_size=2048, beta=0.4, kl_anneal_steps=500
         ),
         classifier_training=ClassifierTraining(),  # B.2: Adadelta at 1, 5 epochs, batch 64
-        identification=IdentificationConfig(),  # B.2: a = b = 50, Q = 500, at most 100
+        identification=IdentificationConfig(),  # B.2: a = b = 50, Q = 500, ψ at most 100: read as of an image
         distillation=DistillationConfig(),  # 4.1: K = 100, weight > .01, 50,000 codes
         labeling=LabelingConfig(),  # 4.1: τ = .5, ρ = .5, ten images
         correction=CorrectionConfig(batch_size=256),  # B.2: 17 λ, 3 epochs, 256 + 256 draws

@@ -31,7 +31,7 @@ class MistakeKind(IntEnum):
 
 @dataclass(frozen=True)
 class Mistakes:
-    """ψ of algorithm 1: latent codes whose decoded image the classifier gets wrong.
+    """ψ of algorithm 1, as latent codes: those whose decoded image the classifier gets wrong.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the annotators say of a region (algorithm 3).
+    """What the annotators say of a region (section 4.1, algorithm 3).
 
     Attributes
     ----------

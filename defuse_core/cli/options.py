@@ -31,7 +31,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself")]
 PresetName = Annotated[
     str,
-    typer.Option("--preset", help=f"Start from the paper's settings for a data set: {', '.join(PRESETS)}"),
+    typer.Option(
+        "--preset", help=f"Start from the paper's settings for a data set or the demo's: {', '.join(PRESETS)}"
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="Of every random stream")]
 RunNumber = Annotated[int, typer.Argument(min=1, max=LARGEST, help="Number of the run")]

@@ -1,7 +1,7 @@
 """A classifier is preprocessing plus a network, so that any image in [0, 1] reaches it the same way.
 
-The authors' notebook feeds un-normalised decodes to a network trained on normalised images; most of
-the "mistakes" it finds come from that. Here a decoded image and a real one take the same path.
+The authors' published notebook, not the paper, feeds un-normalised decodes to a network trained on normalised
+images. Here a decoded image and a real one take the same path.
 """
 
 from __future__ import annotations

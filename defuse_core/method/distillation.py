@@ -178,7 +178,7 @@ def relaxed_region(
         Whether the classifier gets the decoded image wrong.
     centre : (latent_dim,)
     radius : float
-        ε of the definition, 0 or more; the ball is closed.
+        ε of the definition, where it is above 0 and the ball open; here 0 or more, and the ball is closed.
     rho : float
         ρ in [0, 1). 0 asks for any mistake; the strict definition 3.1 is share = 1.
 

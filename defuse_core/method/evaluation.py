@@ -38,7 +38,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Figure 7: how far annotators agree.
+    """How far annotators agree; figure 7 has the mean of `share`.
 
     Attributes
     ----------

@@ -3,8 +3,8 @@
 z = μ(x) + ε with every element of ε ~ Beta(a, b), *added raw*: Beta(50, 50) has mean 0.5 and
 standard deviation 0.050, so every code moves by about +0.5 in each dimension and jitters around
 that. `centred` subtracts the mean, `noise_scale` multiplies. z is kept where f(decode(z)) ≠ y, at
-most `max_mistakes_per_image` of smallest ‖ε‖₂ an image. Beyond the paper, every mistake is told apart
-by `MistakeKind`.
+most `max_mistakes_per_image` of an image, those of smallest ‖ε‖₂: the paper limits the size of ψ, and
+does not state which are kept. Beyond the paper, every mistake is told apart by `MistakeKind`.
 
 The search runs in bfloat16 where the processor has it. Whatever bfloat16 calls wrong, or right by
 less than its error, is decided in float32 before it is kept, so that the result is float32's.
@@ -57,7 +57,7 @@ def sample_beta_noise(
     shape : tuple of int
         0 or more each.
     a, b : float
-        Above 0; 50 in the paper.
+        Above 0; in the paper 50 for MNIST, 75 for SVHN and signs.
     rng : numpy.random.Generator
     centred : bool
         Whether the mean is subtracted; not in the paper.

@@ -1,11 +1,12 @@
-"""Labelling (section 3.3, algorithm 3): what a region shows, and what people make of it.
+"""Labelling (sections 3.3 and 4.1, algorithm 3): what a region shows, and what people make of it.
 
 A region is drawn as z ~ N(μ, τ·Σ): τ multiplies the *covariance*. Draws are frozen: one set of
 standard normals per region, purpose and seed, scaled by √τ, so that moving τ moves the same images.
 
 An image's label is the answer most annotators gave, "none of the above" being one of the answers; a
 tie, or a majority of "none", discards the image. The region is a failure if more than ρ of the kept
-images disagree with the classifier, and its label is their majority.
+images disagree with the classifier, and its label is their majority. The paper settles neither ties nor
+whether "none" discards one answer or the image.
 """
 
 from __future__ import annotations

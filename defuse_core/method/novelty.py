@@ -1,6 +1,6 @@
-"""Novelty (section 4.3, figure 6): how far mistakes are from the misclassified training images.
+"""Novelty (section 4.3): the misclassified training image that is nearest to a mistake, and how far it is.
 
-Beyond the paper in latent space, too.
+Figure 6 shows the nearest images. Their distances are beyond the paper, in pixels and between codes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEAREST_BATCH = 1024  # reference images that are float64 at once
 
 
 def novelty(images: Tensor, reference: Tensor) -> NDArray[np.float64]:
-    """Figure 6: ℓ2 distance in pixels of each image to the nearest reference image.
+    """Measure the ℓ2 distance in pixels of each image to the nearest reference image, which figure 6 shows.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def nearest_known(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def latent_novelty(latents: Tensor, reference: Tensor) -> NDArray[np.float64]:
-    """Figure 6 in latent space: ℓ2 distance of each code (n, latent_dim) to the nearest of (m, latent_dim).
+    """Measure the ℓ2 distance of each code (n, latent_dim) to the nearest of (m, latent_dim).
 
     The prior N(0, I) gives every dimension the same scale. Pixels call an image new that is moved by a
     pixel; codes call it new where the generator tells it apart from what is known. Returns and errors

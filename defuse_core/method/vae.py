@@ -1,10 +1,10 @@
-"""The β-VAE that models the training images (section 3.1; figures 9–14).
+"""The β-VAE that models the training images (sections 2 and 4.1; figures 9–14).
 
 Loss per image: Bernoulli reconstruction summed over pixels + w·β·KL(q(z|x) ‖ N(0, I)), where w rises
 linearly from 0 to 1 over `kl_anneal_steps` (Higgins et al. 2017; annealing after Bowman et al.
-2016). The figures name three fully connected layers of 256 for the decoder and one transposed convolution
-more than the encoder has convolutions: 256 units are a map of (64, 2, 2), or of (16, 4, 4) for the signs,
-and end at 32 or 128 pixels. So decodes `decoder="reshape"`; "linear" puts a layer onto
+2016). The figures name three fully connected layers of 256 for the decoder, then four transposed
+convolutions, five for the signs, and no layer between. Read so, 256 units are a map of (64, 2, 2), or of
+(16, 4, 4) for the signs, which ends at 32 or 128 pixels: `decoder="reshape"`. "linear" puts a layer onto
 (hidden_channels, side, side) after them instead, which images of other sizes need.
 
 Beyond the paper, `blocks` puts residual blocks at every size (pre-activation, He et al. 2016) and enlarges by

@@ -66,7 +66,10 @@ class MnistCnn(nn.Module):
 
 
 class PaperCnn(nn.Sequential):
-    """Figure 8: one 4×4 convolution of stride 2 and 64 channels, two hidden layers of 256."""
+    """Figure 8: one 4×4 convolution of stride 2 and 64 channels, two hidden layers of 256.
+
+    The last layer, which the figure prints as 10 × 2, has one output for each class.
+    """
 
     def __init__(self, n_classes: int = 10, channels: int = 1, image_size: int = 28) -> None:
         side = (image_size - 4) // 2 + 1

@@ -26,7 +26,7 @@ SETS = {"validation": "validation", "test": "test", "region": "regions"}
 
 CONTROLS = {"lam=0": "λ = 0", "random": "random regions"}
 SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
-"""Prefixes of figure 6's curves in the file, and their spaces."""
+"""Prefixes of the curves of novelty in the file, and their spaces."""
 
 SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
 

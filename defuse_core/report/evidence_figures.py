@@ -148,7 +148,7 @@ def _point(axes: Axes, interval: Interval, y: float, colour: str, marker: str) -
 
 
 def draw_shares(share: NDArray[np.float64]) -> Figure:
-    """Figure 7 where the number of annotators differs between images: images by share of them who agree.
+    """Draw agreement where the number of annotators differs: images by the share of them who agree.
 
     Parameters
     ----------

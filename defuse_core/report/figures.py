@@ -39,7 +39,7 @@ _CLIP = 24  # letters of a class's name
 
 @dataclass(frozen=True)
 class RegionPicture:
-    """One region as figures 1 and 3 show it.
+    """One region, like those of figures 1 and 3.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> 
 
 
 def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
-    """Figures 1 and 3: each region's draws, before and after, the prediction in the corner.
+    """Like figures 1 and 3: each region's draws, before and after, the prediction in the corner.
 
     Names that are too long for the corner stand above the draws; a mark then says whether each is correct.
     """
@@ -283,7 +283,7 @@ def draw_side_by_side(
 def draw_novelty(
     distances: Mapping[str, NDArray[np.float64]], *, x: str = "ℓ2 to the nearest misclassified training image"
 ) -> Figure:
-    """Figure 6: distance to the nearest misclassified training image, one curve per set of images.
+    """Beside figure 6: distance to the nearest misclassified training image, one curve per set of images.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ def draw_novelty(
 
 
 def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
-    """Figure 7: images by the number of annotators who gave the most frequent answer.
+    """Beside figure 7: images by the number of annotators who gave the most frequent answer.
 
     Parameters
     ----------

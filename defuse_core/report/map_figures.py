@@ -1,4 +1,4 @@
-"""Figure 2: the latent codes in the plane, coloured by class, with the mistakes among them."""
+"""Figure 2: the latent codes in the plane, with the mistakes among them; colours by class are ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_map(
     *,
     told: str,
 ) -> Figure:
-    """Figure 2: training codes as dots and mistakes as diamonds, coloured by true class.
+    """Figure 2, coloured by true class: training codes as dots, mistakes as diamonds; there, blue and black.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def draw_map(
     points: NDArray[np.float32], labels: NDArray[np.int64], mistakes: NDArray[np.float32],
     *, class_names: Sequence[str], title: str,
 ) -> Figure:  # fmt: skip
-    """Figure 2: training codes as dots coloured by class, mistakes as black diamonds over them.
+    """Figure 2: training codes as dots, mistakes as black diamonds over them; colours by class are ours.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def draw_kinds(seeds: Sequence[Seed]) -> Figure:
 
 
 def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
-    """Figure 6: median distance to the nearest misclassified training image, in pixels and latent space."""
+    """Beside figure 6: median distance to the nearest misclassified training image, in pixels and codes."""
     _check(seeds)
     pixels = [seed["novelty"]["pixels"] for seed in seeds]
     n = {name: " / ".join(f"{p[name]['n']:,}" for p in pixels if name in p) for q in pixels for name in q}
@@ -212,7 +212,7 @@ def draw_novelty_over_seeds(seeds: Sequence[Seed]) -> Figure:
 
 
 def draw_agreement_over_seeds(seeds: Sequence[Seed]) -> Figure:
-    """Figure 7: images on which all annotators agree, and pairs of answers that are the same."""
+    """Beside figure 7: images on which all annotators agree, and pairs of answers that are the same."""
     _check(seeds)
     figure, axes = new_figure(4.4, 3.2)
     names = {"unanimous": "all annotators\nagree", "pairwise": "pairs of answers\nagree"}
@@ -278,7 +278,7 @@ def _bars(
 
 
 def _medians(axes: Axes, y: int, medians: Sequence[float], colour: str) -> None:
-    """One row of figure 6: each seed's median, their range and, written above it, their mean."""
+    """One row of the distances: each seed's median, their range and, written above it, their mean."""
     spread = _spread(medians)
     axes.plot([spread.low, spread.high], [y, y], color=colour, lw=1.2)
     axes.plot(medians, [y] * spread.n, "o", color=colour, ms=5)

@@ -51,7 +51,7 @@ class PaperResult:
     classifier: str
     accuracy: Mapping[Model, Mapping[Part, float]]
     agreement: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    annotators: str = "five people"
+    annotators: str = "five workers an image"
     chosen_by: str = "validation"
 
 
@@ -96,6 +96,7 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         "figure 8, printed, and PyTorch's MNIST example, named in 4.1",
         "both, each in a section of its own",
     ),
+    (("mnist",), "last layer of figure 8's network", "printed as 10 × 2", "10 outputs"),
     (("mnist",), "β", "printed as 4 and as 0.4 (B.2)", "0.4: at 4 digits blur away"),
     (("mnist",), "dimensions of z", "10 (4.1), printed as 15 in figure 9", "10"),
     (
@@ -110,6 +111,14 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         "one convolution is printed (figure 11), and five transposed ones (figure 12)",
         "four convolutions: one fewer than the decoder has, as in figures 9, 10, 13 and 14",
     ),
+    (("mnist",), "end of the decoder", "32 channels, sigmoid (figure 10)", "one, as the images; sigmoid"),
+    (
+        _PHOTOGRAPHS,
+        "end of the decoder",
+        "64 channels, sigmoid (figures 12 and 14)",
+        "three, as the images; sigmoid",
+    ),
+    (_ALL, "loss of the reconstruction", "not stated", "Bernoulli, summed over pixels"),
     (_ALL, "initialisation of the generator", "not stated", "Kaiming's"),
     (_ALL, "normalisation of decoded images", "not stated", "as that of real images"),
     (
@@ -119,7 +128,19 @@ DECISIONS: tuple[tuple[tuple[DatasetName, ...], str, str, str], ...] = (
         "as many shown singly as in regions; the regions are tuned on 256 draws each",
     ),
     (("gtsrb",), "baseline", "none: no labels of single mistakes", "as for the other data sets"),
-    (("gtsrb",), "mistakes kept of one image", "no limit is stated", "all"),
+    (
+        ("mnist",),
+        "limit on mistakes",
+        "ψ of at most 100 (B.2); which are kept is not stated",
+        "for each image; those of smallest ‖ε‖₂ are kept",
+    ),
+    (
+        ("svhn",),
+        "limit on mistakes",
+        "ψ of at most 10 (B.4); which are kept is not stated",
+        "for each image; those of smallest ‖ε‖₂ are kept",
+    ),
+    (("gtsrb",), "limit on mistakes", "none is stated", "none"),
 )
 """Where the paper is silent or contradicts itself: data sets, subject, what it says, what was decided."""
 

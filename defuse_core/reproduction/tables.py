@@ -38,7 +38,7 @@ def write_section(results: Results, notes: str = "") -> str:
     corrected = {
         "Null controls": _controls,
         "Figure 7: agreement of the annotators": lambda seeds: _figure7(seeds, paper),
-        "Choice of λ, baseline, novelty (figure 6)": _rest,
+        "Choice of λ, baseline, novelty": _rest,
     }
     parts = [
         f"## {section_title(results['dataset'], results['configs']['classifier']['architecture'])}",
@@ -130,7 +130,7 @@ def _differences(results: Results, paper: PaperResult) -> str:
         ("annotators", paper.annotators, "five networks"),
         *(("choice of λ", f"best {paper.chosen_by} accuracy", seed["rule"]) for seed in results["seeds"][:1]),
         ("classifier", paper.classifier, _classifier(results)),
-        ("decoder", "256 units, one transposed convolution more than the encoder has", _decoder(results)),
+        ("decoder", "256 units, then transposed convolutions; no layer is named between", _decoder(results)),
     ]  # fmt: skip
     rows += [(what, was, now) for sets, what, was, now in DECISIONS if results["dataset"] in sets]
     return _table(("", "the paper", "here"), [row for row in rows if row[1] != row[2]])
@@ -152,8 +152,11 @@ def _classifier(results: Results) -> str:
 
 def _decoder(results: Results) -> str:
     if results["configs"]["vae"].get("decoder", "linear") == "linear":
-        return "a linear layer between them, which makes the feature map, and as many as the encoder has"
-    return "the same: the units are reshaped, (64, 2, 2) for 32 pixels, (16, 4, 4) for 128"
+        return (
+            "a linear layer between them, which makes the feature map, and as many transposed convolutions "
+            "as the encoder has convolutions"
+        )
+    return "none between: the units are reshaped, (64, 2, 2) for 32 pixels, (16, 4, 4) for 128"
 
 
 def _figure4(results: Results) -> str:
@@ -171,7 +174,10 @@ def _figure4(results: Results) -> str:
 
 
 def _figure7(seeds: Sequence[Results], paper: PaperResult) -> str:
-    """Share of the annotators who voted for the majority label, mean ± standard error."""
+    """Share of the annotators who voted for the majority label, mean ± standard error.
+
+    The paper's are of "identified classifier mistakes", in regions and not.
+    """
     rows = []
     for key, words in (("failure", "of failure regions"), ("other", "of others"), ("all", "of both")):
         ours = [shares[key] for seed in seeds if (shares := seed["agreement"].get("majority"))]

@@ -215,7 +215,7 @@ class Evaluate(Step):
         return {**rows, "draws_at": self.vae.latent_dim**0.5}  # distance at which most draws of a region lie
 
     def _novelty(self, test_codes: Tensor, wrong: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Figure 6 in pixels and in latent space, the curves and their medians.
+        """Figure 6, and beyond it the distances in pixels and in latent space, as curves and medians.
 
         In latent space a real image is at μ(x), where the encoder puts it. A draw is at the code that it
         was decoded from, which is where the region lies: encoding its image again would add the error of

@@ -126,7 +126,7 @@ class Report(Step):
         )
 
     def draw_agreement(self) -> Figure:
-        """Figure 7."""
+        """Beside figure 7."""
         share, (unanimous, pairwise) = self.tensors["agreement.share"].numpy(), self.metadata["agreement"]
         agreed = Agreement(share, Interval(*unanimous), pairwise)
         return draw_agreement(agreed, n_annotators=len(self.annotators))

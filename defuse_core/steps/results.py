@@ -226,5 +226,5 @@ def nearest_rows(
 
 
 def novelty_rows(curves: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
-    """Number of images and median distance of every curve of figure 6."""
+    """Number of images and median distance of every curve of novelty."""
     return {name: {"n": len(far), "median": float(np.median(far))} for name, far in curves.items()}

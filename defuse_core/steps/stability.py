@@ -1,7 +1,7 @@
 """Step `stability`: which regions are found again when the mixture is fitted under other seeds.
 
-The paper fits once. A variational mixture ends in a local optimum that depends on its initialisation, so a
-region may come from the mistakes or from the seed. The mistakes stay the same. If there are more than
+The paper tells of one fit. A variational mixture ends in a local optimum that depends on its initialisation,
+so a region may come from the mistakes or from the seed. The mistakes stay the same. If there are more than
 `max_codes` of them, each fit draws its own sample. Only the fits are compared, without the edits of people.
 """
 

@@ -166,7 +166,9 @@ class MapConfig(Config):
     method: str = named_field(PROJECTIONS, "tsne", "How codes are projected to the plane")
     n_codes: int = Field(10_000, ge=4, description="Training codes, a sample stratified by class")
     n_mistakes: int = Field(10_000, ge=0, description="Mistakes, a seeded sample")
-    in_regions: bool = Field(False, description="Leave out mistakes that lie in no region, as figure 2 does")
+    in_regions: bool = Field(
+        False, description="Leave out mistakes that lie in no region; figure 2 leaves out outliers"
+    )
     perplexity: float = Field(30.0, gt=0, description="Of t-SNE")
     n_neighbors: int = Field(15, ge=2, description="Of UMAP")
 

@@ -85,7 +85,7 @@ def plain(module: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def image_by_image(classifier: Classifier, vae: BetaVAE, split: Split) -> int:
-    """Algorithm 1 as it is written: one image after another, all its perturbations at once."""
+    """Algorithm 1 in a loop: one image after another, all its perturbations at once."""
     q = IDENTIFICATION.n_perturbations
     for index in range(len(split)):
         mean, _ = vae.encode(split.images[index : index + 1])
