@@ -6,7 +6,13 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard.shared.reconstruction import show_control, show_generator, show_losses, show_training
+from dashboard.shared.reconstruction import (
+    show_control,
+    show_generator,
+    show_losses,
+    show_training,
+    train_further,
+)
 from dashboard.shell.forms import config_form
 from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
 from dashboard.shell.state import need_project
@@ -43,7 +49,7 @@ with st.expander("Train a generator, or use a shipped one", expanded=run is None
                 "learning_rate",
                 "batch_size",
             ),
-            leave_out=("weights",),
+            leave_out=("weights", "pretrained"),
         )
         seed = st.number_input("seed", 0, value=0, step=1, key="vae-seed", help="Of every random stream")
     label = "Train" if weights is None else "Use this generator"
@@ -58,6 +64,7 @@ elif run.live:
     follow(run, partial(show_training, project))
 elif run.status == "done":
     show_control(project)
+    train_further(project, run)
     show_generator(project, run)
     show_losses(run)
 else:

@@ -303,3 +303,24 @@ def test_moves_repeat_the_edges_and_move_each_image_its_own_way() -> None:
     offset = (moved[:, 0, 16, 16] - ramp[:, 0, 16, 16]).abs()
     assert offset.max() < 0.07  # 6 % of the width
     assert F.l1_loss(move(ramp, rng()), moved) == 0
+
+
+def test_a_generator_is_trained_further_from_where_it_ended(place: Place) -> None:
+    """Under the same seed the first loss of the new run is below the last one of the old run's start."""
+    short = {**ASK, "training": {"epochs": 4, "batch_size": 32, "kl_anneal_steps": 0, "learning_rate": 5e-3}}
+    first = done_here(place, "vae", short)
+    stored = place.workspace.artifact_path(first.id, "vae.safetensors").read_bytes()
+    blob = place.workspace.add_blob(place.project.id, "mine.safetensors", [stored])
+    further = done_here(place, "vae", {**short, "latent_dim": 9, "pretrained": f"blob:{blob.sha256}"})
+    losses = [
+        [event.data["loss"] for event in place.workspace.runs.events(run.id, kind="point")]
+        for run in (first, further)
+    ]
+    assert losses[1][0] < losses[0][1]
+    assert losses[1][-1] < losses[0][-1]
+    assert further.summary["latent_dim"] == 3  # the shape of what it began with
+
+
+def test_weights_and_what_training_begins_with_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="leave one of them out"):
+        GeneratorConfig(weights="shipped:demo-vae", pretrained="shipped:demo-vae")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def test_untouched_the_form_submits_the_defaults(place: Place, monkeypatch: pyte
     click(opened(place, monkeypatch), "Train")
     assert latest(place, "vae").config == GeneratorConfig().model_dump(mode="json")
     assert {".".join(path) for path, _, _ in walk_fields(GeneratorConfig())} == {
-        "weights", *fields(opened(place, monkeypatch), "vae-1-"),
+        "weights", "pretrained", *fields(opened(place, monkeypatch), "vae-1-"),
     }  # fmt: skip
 
 
@@ -333,5 +334,26 @@ def test_who_watches_a_training_sees_what_it_keeps_and_its_pictures(
         assert "By now 60%: around 40% of the images" in " ".join(caption.value for caption in app.caption)
         assert "Originals and their reconstructions after 2 epochs" in told(app)
         assert len(tiles(app, "unfinished")) == 10
+    finally:
+        end_all(place)
+
+
+def test_a_generator_that_is_done_can_be_trained_further(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = latest(place, "vae")
+    app = opened(place, monkeypatch)
+    app.number_input(key=f"further-{run.id}").set_value(7).run()
+    try:
+        click(app, "Train on")
+        further = latest(place, "vae")
+        stored = place.workspace.artifact_path(run.id, "vae.safetensors").read_bytes()
+        assert further.config["pretrained"] == f"blob:{hashlib.sha256(stored).hexdigest()}"
+        assert further.config["training"]["epochs"] == 7
+        assert further.config["training"]["kl_anneal_steps"] == 0
+        assert further.config["latent_dim"] == run.config["latent_dim"]
+        assert further.id in latest(place, "control").upstream
+        page = opener("classifier")(place, monkeypatch)  # which does not offer it as a classifier
+        assert not any("generator of run" in str(box.options) for box in page.selectbox)
     finally:
         end_all(place)

@@ -120,9 +120,12 @@ def _choose_shipped() -> str | None:
 
 
 def brought_blobs(project: Project) -> list[Blob]:
-    """Return the uploads of a project without its data set, the newest first."""
+    """Return the uploads of a project without its data set and its generators, the newest first."""
     blobs = store.workspace().blobs(project.id)
-    return [blob for blob in reversed(blobs) if f"blob:{blob.sha256}" != project.dataset["source"]]
+    generators = store.workspace().runs.of_project(project.id, "vae")
+    others = {run.config.get(name) for run in generators for name in ("weights", "pretrained")}
+    others.add(project.dataset["source"])
+    return [blob for blob in reversed(blobs) if f"blob:{blob.sha256}" not in others]
 
 
 def _store(project: Project, name: str, pieces: Iterable[bytes]) -> Blob | None:

@@ -66,6 +66,33 @@ def show_training(project: Project, run: Run) -> None:
     show_losses(run)
 
 
+def train_further(project: Project, run: Run) -> None:
+    """Offer to train a generator that is done for more epochs, as a new run that begins with its weights."""
+    with st.popover("Train it further", icon=":material/fast_forward:"):
+        st.caption(
+            "A new run begins with the weights of this one; its losses start where these end. The regions "
+            "found so far stay with this generator: search again afterwards."
+        )
+        before = run.config["training"]["epochs"]
+        epochs = st.number_input("More epochs", 1, value=before, step=1, key=f"further-{run.id}")
+        if st.button("Train on", type="primary", key=f"train-on-{run.id}"):
+            workspace = store.workspace()
+            with workspace.artifact_path(run.id, "vae.safetensors").open("rb") as file:
+                name = f"generator of run {run.id}.safetensors"
+                blob = workspace.add_blob(project.id, name, iter(lambda: file.read(2**20), b""))
+            training = {**run.config["training"], "epochs": epochs, "kl_anneal_steps": 0}
+            config = {
+                **run.config,
+                "weights": None,
+                "pretrained": f"blob:{blob.sha256}",
+                "training": training,
+            }
+            if start(project, "vae", config, seed=run.seed) is not None:
+                if newest(project, "classifier") is not None:
+                    start(project, "control", {})
+                st.rerun()
+
+
 def _show_kept(points: Sequence[Mapping[str, float]]) -> None:
     """Draw ε = 0 over the epochs at which it was measured on a few images."""
     looked = [(epoch, point["kept"]) for epoch, point in enumerate(points, 1) if "kept" in point]

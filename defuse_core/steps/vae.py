@@ -32,7 +32,7 @@ _WATCHED, _LOOKS = 500, 20  # images, and how often in all
 
 
 class TrainVae(Step):
-    """Train the β-VAE, or load the weights that `weights` names."""
+    """Train the β-VAE, from random weights or from `pretrained`; or load what `weights` names."""
 
     name = "vae"
 
@@ -40,10 +40,11 @@ class TrainVae(Step):
         self.config, self.seed, self.dataset = config, seed, source.dataset
         self.classifier = source.classifier() if config.asks_readers else None
         self.watched = self.classifier or _newest_classifier(source)
-        if config.weights is not None and config.weights.startswith("shipped:"):
-            self.vae = load_shipped_vae(config.weights.removeprefix("shipped:"))
-        elif config.weights is not None:
-            with upload_of(source, config.weights) as path:
+        given = config.weights or config.pretrained
+        if given is not None and given.startswith("shipped:"):
+            self.vae = load_shipped_vae(given.removeprefix("shipped:"))
+        elif given is not None:
+            with upload_of(source, given) as path:
                 self.vae = self._read(path)
         else:
             with torch.random.fork_rng():

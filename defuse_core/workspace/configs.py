@@ -39,6 +39,9 @@ PRETRAINED = r"^(imagenet|blob:[0-9a-f]{64})$"
 """Where the weights come from that training begins with."""
 
 
+_EITHER = "weights are taken as they are, pretrained is trained further; leave one of them out"
+
+
 class NetworkConfig(Config):
     """Which network, with which weights, and what it expects of pixels in [0, 1]."""
 
@@ -102,9 +105,7 @@ class ClassifierConfig(NetworkConfig):
     @model_validator(mode="after")
     def _trains(self) -> Self:
         if self.weights is not None and self.pretrained is not None:
-            raise ValueError(
-                "weights are taken as they are, pretrained is trained further; leave one of them out"
-            )
+            raise ValueError(_EITHER)
         return self
 
 
@@ -140,6 +141,12 @@ class GeneratorConfig(Config):
         pattern=WEIGHTS,
         description="shipped:<name> or blob:<sha256>; by default the generator is trained",
     )
+    pretrained: str | None = Field(
+        None,
+        pattern=WEIGHTS,
+        description="Weights that training begins with: shipped:<name> or blob:<sha256>, such as those of a "
+        "generator that was not trained long enough; their shape is taken",
+    )
     latent_dim: int = Field(10, ge=1, description="Dimensions of z")
     hidden_channels: int = Field(32, ge=1, description="Channels of every hidden convolution")
     hidden_units: int = Field(256, ge=1, description="Units of every fully connected layer")
@@ -147,6 +154,12 @@ class GeneratorConfig(Config):
     decoder: Decoder = Field("linear", description=DECODER)
     blocks: int = Field(0, ge=0, le=8, description=BLOCKS)
     training: VaeTraining = VaeTraining()
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if self.weights is not None and self.pretrained is not None:
+            raise ValueError(_EITHER)
+        return self
 
     @property
     def asks_readers(self) -> bool:
