@@ -35,13 +35,14 @@ function makeFigure(figure, after) {
 }
 
 function makeImage(source, { text, right }) {
+  const open = right === null // nobody said what this image shows
   const image = make("img", "image")
   image.src = source
-  image.alt = `predicted as ${text}, ${right ? "right" : "wrong"}`
+  image.alt = `predicted as ${text}, ${open ? "not judged" : right ? "right" : "wrong"}`
   image.draggable = false
-  const corner = make("span", text.length > LONG.corner ? "corner long" : "corner", make("span", "mark", right ? "✓" : "✗"), make("span", "said", text))
+  const corner = make("span", text.length > LONG.corner ? "corner long" : "corner", make("span", "mark", open ? "" : right ? "✓" : "✗"), make("span", "said", text))
   corner.setAttribute("aria-hidden", "true")
-  return make("div", right ? "tile" : "tile wrong", image, corner)
+  return make("div", open ? "tile open" : right ? "tile" : "tile wrong", image, corner)
 }
 
 function makePanel(panel, images) {

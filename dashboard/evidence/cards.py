@@ -30,6 +30,7 @@ from defuse_core.report.evidence import (
     Evidence,
     class_changes,
     control_rows,
+    failures_told,
     region_changes,
     tell_change,
     tell_control,
@@ -170,7 +171,11 @@ def show_controls(card: Card) -> None:
 def show_where(card: Card) -> None:
     """Show accuracy by region and by class, before and after."""
     evidence, names = card.found, card.project.class_names
-    with bordered("Where it changed", "Every failure region, and every class of the test images"):
+    told = (
+        f"{failures_told(evidence)}. Draws count by the one label of their region, which fits so many of the "
+        "draws that were labelled; test images by their own class"
+    )
+    with bordered("Where it changed", told):
         regions, classes = region_changes(evidence, names), class_changes(evidence)
         left, right = side_by_side()
         with left:

@@ -94,7 +94,7 @@ def show_simulated(project: Project, run: Run) -> None:
         "which the baseline of the correction needs. Where a person has answered, theirs do not count."
     )
     if right.button("Let them label", icon=":material/smart_toy:"):
-        start(project, "annotate", {}, on=[run])
+        start(project, "annotate", {"labeling": kept.labeling(run.id).model_dump()}, on=[run])
         st.rerun()
 
 

@@ -133,7 +133,7 @@ def agreement(share: NDArray[np.float64]) -> go.Figure:
     Parameters
     ----------
     share : (n_draws,) float
-        NaN where nobody answered.
+        NaN where fewer than two answered.
     """
     values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
     figure = go.Figure(

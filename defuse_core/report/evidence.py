@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from defuse_core.base.intervals import Interval
 from defuse_core.report.numbers import judge_flips, p_value, percent
 from defuse_core.report.sweep import Change
+from defuse_core.report.verdicts import tell_failures
 from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
@@ -54,9 +55,9 @@ class Evidence:
     novelty : mapping of str to Distances
         By space, "pixels" and "latent", then by set of images: distances to misclassified training images.
     share : (n_draws,) float64
-        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
+        Share of the annotators who gave the most frequent answer; NaN where fewer than two answered.
     unanimous : Interval or None
-        None where nobody answered anything.
+        None where no draw has two answers.
     """
 
     results: Mapping[str, Any]
@@ -149,7 +150,7 @@ def control_rows(evidence: Evidence) -> list[Model]:
 
 
 def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Change]:
-    """Accuracy of every failure region before and after, the worst before first.
+    """Accuracy of every failure region before and after, the worst before first, beside what its label fits.
 
     Parameters
     ----------
@@ -157,7 +158,17 @@ def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Chang
     class_names : sequence of str
     """
     rows = evidence.results["by_region"]
-    return _changes([(region_called(row, class_names), row) for row in rows])
+    return _changes([(region_called(row, class_names) + _fit(row), row) for row in rows])
+
+
+def _fit(row: Mapping[str, Any]) -> str:
+    """Say how many labelled draws a region's label fits; empty where an older evaluation did not count."""
+    return f", fits {row['fits'][0]} of {row['fits'][1]}" if row.get("fits") else ""
+
+
+def failures_told(evidence: Evidence) -> str:
+    """Say how many failures there are, and how many of them are sure."""
+    return tell_failures(evidence.results["failure_regions"], evidence.results.get("sure_failures"))
 
 
 def class_changes(evidence: Evidence) -> list[Change]:
