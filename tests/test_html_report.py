@@ -414,3 +414,11 @@ def test_controls_that_do_as_well_are_called_so(content: ReportContent) -> None:
 def test_the_data_set_is_named_without_the_folders_of_this_machine(source: str, name: str) -> None:
     about = {"source": source, "sizes": {"train": 3}, "image_shape": [1, 8, 8], "class_names": ["a", "b"]}
     assert _data(about) == f"{name}: 3 train pictures of 2 classes, 8×8, grey"
+
+
+@pytest.mark.parametrize(("share", "marked"), [(0.07, True), (0.8, False), (None, False)])
+def test_what_a_blurry_generator_found_is_marked_above_all(
+    content: ReportContent, share: float | None, marked: bool
+) -> None:
+    page = render_report(replace(content, results=results(still_correct_after_reconstruction=share)))
+    assert ('<p class="mark"><strong>The generator is too blurry' in page) is marked

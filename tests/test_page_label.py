@@ -917,7 +917,7 @@ def test_names_that_are_markup_are_shown_as_text(
     assert [c["name"] for c in given["classes"]] == nasty.project.class_names
     assert {image["said"] for image in given["images"]} == {nasty.project.class_names[2]}
     assert progress(app) == f"1 of {len(ids_of(place))} regions labelled by {NASTY}, first pass"
-    assert f"Label: {NASTY}. By the paper's rule" in words(told(app))
+    assert f"Label: {NASTY}, fits 10 of 10 draws. By the paper's rule" in words(told(app))
     assert f"{NASTY}, {ME} on 10 draws" in words(told(app))
     assert NASTY not in told(app)  # escaped, so that it is shown as it is
     assert NASTY not in app.main.get("progress")[0].proto.text

@@ -240,7 +240,8 @@ def test_what_was_found_is_told_as_stored(place: Place, monkeypatch: pytest.Monk
         assert shown["error"][row] == wrong / 10
         assert shown["interval"][row] == f"{low:.2f} … {high:.2f} (n = 10)"
         most = np.bincount(labelled)
-        assert shown["label"][row] == f"{names[most.argmax()]}, fits {most.max()} of 10 draws"
+        assert shown["label"][row] == names[most.argmax()]
+        assert shown["label fits"][row] == f"{most.max()} of 10"
     assert not {"name", "found again"} & shown.keys()
     n_mistakes = len(source.mistakes())
     assert metrics(app) == {

@@ -13,12 +13,13 @@ import streamlit as st
 from dashboard.correct.runs import CORRECTION
 from dashboard.shared import kept
 from dashboard.shared.probe import STARTUP, offer_probe, probed
+from dashboard.shared.region_table import fit_of, label_of
 from dashboard.shell import store
 from dashboard.shell.forms import config_form, device_field
 from dashboard.shell.jobs_panel import duration, start
 from dashboard.shell.state import forget, plain, project_link, remember
 from defuse_core.base.config import PAPER_LAMBDAS
-from defuse_core.report.verdicts import count_failures, tell_failures, tell_label, tell_status
+from defuse_core.report.verdicts import count_failures, tell_failures, tell_status
 from defuse_core.workspace.edits import names, newest_change
 from defuse_core.workspace.labels import SINGLE_MISTAKES
 from defuse_core.workspace.runs import Run
@@ -126,7 +127,8 @@ def _choose_regions(project: Project, distill: Run, labelled: Labelled, rho: flo
             "goes in": True,
             "region": failures,
             "name": [custom_names.get(i, "") for i in failures],
-            "label": [_label(project, labelled.verdicts[i]) for i in failures],
+            "label": [label_of(labelled.verdicts[i], project.class_names) for i in failures],
+            "label fits": [fit_of(labelled.verdicts[i]) for i in failures],
             "error": [labelled.verdicts[i].error.estimate for i in failures],
             "95 % interval": [_interval(labelled.verdicts[i]) for i in failures],
             "n": [labelled.verdicts[i].error.n for i in failures],
@@ -150,10 +152,6 @@ def _choose_regions(project: Project, distill: Run, labelled: Labelled, rho: flo
             f"misclassified, or none has an answer ({counts})."
         )
     return [int(i) for i in edited.loc[edited["goes in"], "region"]]
-
-
-def _label(project: Project, verdict: Verdict) -> str:
-    return tell_label(verdict, None if verdict.label is None else project.class_names[verdict.label])
 
 
 def _interval(verdict: Verdict) -> str:

@@ -11,7 +11,8 @@ from dashboard.evidence.tables import agreement_table, noise_table, novelty_tabl
 from dashboard.shared import charts
 from dashboard.shell import store
 from dashboard.shell.state import plain
-from defuse_core.report.evidence import SHARP, Distances, tell_taus
+from defuse_core.report.evidence import Distances, tell_taus
+from defuse_core.report.generator import SHARP
 from defuse_core.report.numbers import interval, percent
 
 

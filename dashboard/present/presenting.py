@@ -79,6 +79,7 @@ def _found(survey: Survey, failures: int, sure: int) -> Slide:
         Figure(f"{failures:,}", "failures", note="regions most of whose draws are misclassified"),
     )
     text = f"{tell_failures(failures, sure)}." if failures else ""
+    text = " ".join(filter(None, (text, survey.mark)))
     return Slide("found", "What was found", text, figures=figures)
 
 
@@ -227,7 +228,8 @@ def _cost(correction: Correction, survey: Survey) -> list[Slide]:
 def _limits(survey: Survey, exhibition: Exhibition, *, stale: bool) -> Slide:
     correction = exhibition.correction
     n_labelled, n_agreed = (sum(getattr(e, name) for e in exhibition.exhibits) for name in ("kept", "agreed"))
-    points = [
+    points = [survey.mark] if survey.mark else []
+    points += [
         "These are the bugs that one search found. There may be others: this does not say how many.",
         "The pictures come from a generator that has learnt the training images; no camera took them."
         + _reconstruction(correction),

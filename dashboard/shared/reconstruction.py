@@ -12,6 +12,7 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import newest, start
+from defuse_core.report.generator import SHARP, tell_unusable
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
     from defuse_core.data.splits import ImageDataset
     from defuse_core.method.vae import BetaVAE
-
-WANTED = 0.95
-"""Share of correctly classified images that should still be classified correctly after reconstruction."""
 
 _SHOWN = 10
 
@@ -82,16 +80,19 @@ def _show_shares(shares: dict[str, list[float]]) -> None:
     for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
         details = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
         column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=details)
-    poor = [part for part, share in shares.items() if share[0] < WANTED]
+    if "train" in shares and (told := tell_unusable(shares["train"][0])):
+        st.error(told, icon=":material/blur_on:")
+        return
+    poor = [part for part, share in shares.items() if share[0] < SHARP]
     if poor:
         st.warning(
-            f"Under {WANTED:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
+            f"Under {SHARP:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
             "the classifier is often blur of the generator. Train it longer, lower β, or give it more "
             "dimensions. Mistakes found where this happens are of the kind “reconstruction”.",
             icon=":material/blur_on:",
         )
     else:
-        st.success(f"At least {WANTED:.0%} everywhere: the generator is good enough.")
+        st.success(f"At least {SHARP:.0%} everywhere: the generator is good enough.")
 
 
 def show_generator(project: Project, run: Run) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dashboard.shared.gallery import KINDS, Found
 from dashboard.shared.region_data import Regions
-from defuse_core.report.verdicts import status_of, sureness_of, tell_label
+from defuse_core.report.verdicts import status_of, sureness_of
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Verdict
@@ -66,7 +66,8 @@ def region_table(
                 "name": names.get(region.region_id, ""),
                 "status": status_of(verdict),
                 "sure": sureness_of(verdict),
-                "label": _label(verdict, class_names) if verdict is not None and known else "",
+                "label": label_of(verdict, class_names) if verdict is not None and known else "",
+                "label fits": fit_of(verdict) if verdict is not None and known else "",
                 "error": verdict.error.estimate if verdict is not None and known else None,
                 "interval": _interval(verdict) if verdict is not None and known else "",
                 "weight": region.weight,
@@ -79,13 +80,19 @@ def region_table(
             }
         )
     table = pd.DataFrame(rows)
-    optional = ("name", "sure", "label", "error", "interval", "found again")
+    optional = ("name", "sure", "label", "label fits", "error", "interval", "found again")
     empty = [name for name in optional if not (table[name].notna() & (table[name] != "")).any()]
     return table.drop(columns=empty)
 
 
-def _label(verdict: Verdict, class_names: Sequence[str]) -> str:
-    return tell_label(verdict, None if verdict.label is None else class_names[verdict.label])
+def label_of(verdict: Verdict, class_names: Sequence[str]) -> str:
+    """Return the label of a labelled region; a tie is none, and says so."""
+    return "none: a tie" if verdict.label is None else class_names[verdict.label]
+
+
+def fit_of(verdict: Verdict) -> str:
+    """Return how many of the labelled draws have the label of their region themselves."""
+    return "" if verdict.label is None else f"{verdict.n_fit} of {verdict.n_kept}"
 
 
 def _interval(verdict: Verdict) -> str:
@@ -113,7 +120,10 @@ COLUMNS = {
         "sure", help="Whether the 95 % interval of the error leaves out ρ: else more answers could turn it"
     ),
     "label": st.column_config.TextColumn(
-        "label", help="The most frequent answer, and how many of the labelled draws it fits"
+        "label", help="The most frequent answer; where two tie there is none: label more draws, or split"
+    ),
+    "label fits": st.column_config.TextColumn(
+        "label fits", help="Labelled draws that have the label of the region themselves"
     ),
     "error": st.column_config.NumberColumn(
         "error", format="percent", help="Share of the labelled draws that the classifier predicts otherwise"

@@ -29,8 +29,6 @@ CONTROLS = {"lam=0": "λ = 0", "random": "random regions"}
 SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
 """Prefixes of figure 6's curves in the file, and their spaces."""
 
-SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
-
 Distances = Mapping[str, NDArray[np.float64]]
 
 

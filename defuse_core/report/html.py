@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from defuse_core.base.intervals import Interval
 from defuse_core.data.naming import source_kind
 from defuse_core.report.content import ReportContent, Tile
+from defuse_core.report.generator import tell_unusable
 from defuse_core.report.limits import limits
 from defuse_core.report.numbers import count, interval, listed, p_value, percent
 from defuse_core.report.sprites import data_url, make_plot, make_sprite
@@ -92,6 +93,7 @@ def _render(content: ReportContent, side: int) -> str:
         n_failures=content.n_tuned + content.n_held_out,
         rule_told=rule(content),
         fit_told=label_fit(content),
+        mark=tell_unusable(results["still_correct_after_reconstruction"]),
         rho=results["settings"].get("correct", {}).get("disagreement_threshold", 0.5),
         model_names=_MODELS,
         sweep=sweep_table(content),

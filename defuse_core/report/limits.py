@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from defuse_core.report.content import ReportContent
-from defuse_core.report.evidence import SHARP
+from defuse_core.report.generator import SHARP
 from defuse_core.report.numbers import count, percent
 
 
