@@ -26,13 +26,23 @@ from defuse_core.report.evidence import read_evidence
 from defuse_core.report.verdicts import tell_failures
 from defuse_core.steps.source import Source
 from defuse_core.workspace.labels import LabelEvent
-from tests.apps import component, forget_answers, keep_downloads, latest, metrics, open_page, told, words
+from tests.apps import (
+    component,
+    figure,
+    forget_answers,
+    keep_downloads,
+    latest,
+    metrics,
+    open_page,
+    told,
+    words,
+)
 from tests.in_process import done_here
 from tests.workspaces import Place, copy_place
 
 pytestmark = pytest.mark.usefixtures("runs_wait")
 
-Way = Callable[[list[int]], list[int | None]]
+Way = Callable[[list[int]], Sequence[int | None]]
 WORDS = "3 failures, 2 of them sure"
 SWEEP: dict[str, Any] = {
     "correction": {"lambdas": [1.0], "epochs": 1, "instances_per_region": 16, "precision": "fp32"},
@@ -80,7 +90,7 @@ def answer(place: Place) -> Told:
         if not ways:
             continue
         statuses[i], way = ways.pop(0)
-        answers[i] = way(said)
+        answers[i] = list(way(said))
         labels[i] = "" if statuses[i] in ("none of the above", "undecided") else label_of(answers[i], names)
         events += [LabelEvent(i, "Ada", label, n) for n, label in enumerate(answers[i])]
         if statuses[i] == "undecided":
@@ -203,6 +213,9 @@ def test_the_page_evidence_and_its_file(
     assert np.isnan(evidence.share).sum() == 50  # one annotator agrees with nobody
     assert evidence.unanimous is not None
     assert (evidence.unanimous.estimate, evidence.unanimous.n) == (0.0, 10)
+    assert [sum(figure(app, f"figure7-{run}")["data"][0]["y"])] == [10]
+    assert "n = 10 draws with two answers or more" in words(told(app))
+    assert "**All agree on 0\xa0%** of the draws" in told(app)
 
 
 def test_the_report(answered: Told, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_sidebar_tells_units_and_a_standstill(place: Place, monkeypatch: pyt
     begin(place, run)
     run, clock, kept = place.get(run), [0.0], {}
     assert run.attempt_at is not None
-    monkeypatch.setattr(jobs_panel.time, "time", lambda: run.attempt_at + clock[0])
+    monkeypatch.setattr("dashboard.shell.jobs_panel.time.time", lambda: run.attempt_at + clock[0])
     monkeypatch.setattr(jobs_panel, "recall", kept.get)
     monkeypatch.setattr(jobs_panel, "remember", kept.__setitem__)
 

@@ -182,7 +182,7 @@ def label_board(
         "images": [{"src": png_url(draw.image), "said": draw.said} for draw in draws],
         "side": max((draw.image.shape[1] for draw in draws), default=1),
         "classes": [
-            {"name": name, "short": short, "key": k}
+            {"name": name, "key": k} | ({} if short == name else {"short": short})
             for name, short, k in zip(
                 class_names,
                 short_names(tuple(class_names), _WIDTH),

@@ -20,7 +20,7 @@ from dashboard.shared.region_detail import (
 from dashboard.shared.region_table import COLUMNS, region_table
 from dashboard.shared.table_csv import table_csv
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start, tell_begin
 from dashboard.shell.state import plain, project_link, recall, remember
 from defuse_core.report.verdicts import count_failures, tell_failures
 from defuse_core.workspace.edits import names, newest_change
@@ -33,9 +33,7 @@ def show_distillation(run: Run) -> None:
     points = store.workspace().runs.events(run.id, kind="point")
     if not points:
         if run.live:
-            st.caption(
-                "It is waiting for another run …" if run.status == "queued" else "The mixture is fitted …"
-            )
+            st.caption(tell_begin(run, "The mixture is fitted …"))
         return
     figure = charts.line(
         [int(event.key) for event in points], [event.data["lower_bound"] for event in points],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import newest, start
+from dashboard.shell.jobs_panel import newest, start, tell_begin
 from defuse_core.report.generator import SHARP, tell_unusable
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -30,7 +30,8 @@ def show_losses(run: Run) -> None:
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
         if run.live:
-            st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
+            begins = "Training begins …" if run.config["weights"] is None else "Reading the weights …"
+            st.caption(tell_begin(run, begins))
         return
     beta = run.config["training"]["beta"]
     losses = [{**point, "weighted": point["kl"] * beta * point["kl_weight"]} for point in points]
@@ -51,7 +52,7 @@ def show_control(project: Project) -> None:
     run = newest(project, "control")
     st.subheader("Is it sharp enough?")
     if run is not None and run.live:
-        st.caption("Every image is reconstructed and classified …")
+        st.caption(tell_begin(run, "Every image is reconstructed and classified …"))
         return
     usable = run is not None and run.status == "done" and not run.stale
     if usable and run is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
+from dashboard.shell.jobs_panel import tell_begin
 from dashboard.shell.state import linked_choice, linked_page, plain
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -25,7 +26,8 @@ def show_training(run: Run) -> None:
     """Draw the loss and accuracy of a classifier in training."""
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
-        st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
+        begins = "Training begins …" if run.config["weights"] is None else "Reading the weights …"
+        st.caption(tell_begin(run, begins))
         return
     of = run.config["training"]["epochs"]
     left, right = st.columns(2)

@@ -92,6 +92,11 @@ def follow(run: Run, draw: Callable[[Run], object]) -> None:
     st.fragment(again, run_every=1.0 if run.live else None)()
 
 
+def tell_begin(run: Run, begins: str) -> str:
+    """Say what a live run does before it has anything to show: it waits while it is queued, else `begins`."""
+    return "It is waiting for another run …" if run.status == "queued" else begins
+
+
 def show_trouble(run: Run) -> None:
     """Say that a run failed, was cancelled or was interrupted."""
     if run.status == "failed":

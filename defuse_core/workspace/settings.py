@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from defuse_core.base.config import PRESETS, LabelingConfig
+from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.workspace import Project, Workspace
 
 
@@ -29,6 +30,27 @@ def labeling_of(store: Workspace, project: Project) -> LabelingConfig:
     corrected = store.runs.of_project(project.id, "correct")
     rho = corrected[-1].config.get("disagreement_threshold") if corrected else None
     return labeling if rho is None else labeling.model_copy(update={"disagreement_threshold": rho})
+
+
+def with_settings(
+    store: Workspace, project: Project, step: StepName, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a step's config, with the project's own settings where it leaves them open.
+
+    Parameters
+    ----------
+    store : Workspace
+    project : Project
+    step : str
+    config : mapping
+        Fields of the step's config.
+    """
+    labeling = labeling_of(store, project)
+    if step == "annotate":
+        return {**config, "labeling": {**labeling.model_dump(), **config.get("labeling", {})}}
+    if step == "correct":
+        return {"disagreement_threshold": labeling.disagreement_threshold, **config}
+    return dict(config)
 
 
 def labeling_for(channels: int) -> LabelingConfig:

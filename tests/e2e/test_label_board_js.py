@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Locator,
 from dashboard.components import label_board
 from dashboard.components.image_grid import png_url
 from dashboard.components.label_queue import read_queue
+from defuse_core.data.short_names import short_names
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS
 from tests.workspaces import eventually
@@ -573,7 +574,7 @@ def test_long_names_stand_below_the_images_and_the_likely_classes_first(tab: Pag
     names = [f"Speed limit ({n}km/h)" for n in range(20, 40)]
     data = board_data(2, names=names, first=[5, 3])
     keys = label_board.class_keys(names, first=[5, 3])
-    short = label_board.short_names(tuple(names), 12)
+    short = short_names(tuple(names), 12)
     data["classes"] = [
         {"name": name, "short": abbreviated, "key": key}
         for name, abbreviated, key in zip(names, short, keys, strict=True)
