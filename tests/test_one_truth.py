@@ -213,6 +213,7 @@ def test_the_page_evidence_and_its_file(
     assert np.isnan(evidence.share).sum() == 50  # one annotator agrees with nobody
     assert evidence.unanimous is not None
     assert (evidence.unanimous.estimate, evidence.unanimous.n) == (0.0, 10)
+    assert "by the one label of each, which fits 17 of 20 draws that were labelled" in told(app)
     assert [sum(figure(app, f"figure7-{run}")["data"][0]["y"])] == [10]
     assert "n = 10 draws with two answers or more" in words(told(app))
     assert "**All agree on 0\xa0%** of the draws" in told(app)
@@ -224,6 +225,7 @@ def test_the_report(answered: Told, tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", path.read_text())).replace("\u00a0", " ")
     assert WORDS in text
     assert "weak spot" not in text
+    assert "(it fits 17 of 20 labelled pictures)" in text
     assert "1 of them was left out of the repair" in text
     assert "n = 10 pictures with two answers or more" in text
     assert not re.search(r"\bnan\b", text)

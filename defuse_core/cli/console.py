@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column, Table
 
 from defuse_core.report.numbers import p_value, percent
-from defuse_core.report.verdicts import tell_failures
+from defuse_core.report.verdicts import failures_told
 from defuse_core.workspace.pipeline import done_share
 from defuse_core.workspace.runs import Run, RunStatus, Task
 from defuse_core.workspace.workspace import Workspace
@@ -158,7 +158,7 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in results["mistakes"].items())
     console.print(
         f"\n{sum(results['mistakes'].values()):,} mistakes ({kinds}) → {results['scenarios']} regions → "
-        f"{tell_failures(results['failure_regions'], results.get('sure_failures'))}, in "
+        f"{failures_told(results)}, in "
         f"{results['seconds']:.0f} s of computing\n"
     )
     table = Table("model", "λ", "test accuracy", "region accuracy", title="Figure 4, with 95 % intervals")

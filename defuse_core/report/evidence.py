@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from defuse_core.base.intervals import Interval
 from defuse_core.report.numbers import judge_flips, p_value, percent
 from defuse_core.report.sweep import Change
-from defuse_core.report.verdicts import tell_failures
 from defuse_core.workspace.results import load_results
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Workspace
@@ -162,11 +161,6 @@ def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Chang
 def _fit(row: Mapping[str, Any]) -> str:
     """Say how many labelled draws a region's label fits; empty where an older evaluation did not count."""
     return f", fits {row['fits'][0]} of {row['fits'][1]}" if row.get("fits") else ""
-
-
-def failures_told(evidence: Evidence) -> str:
-    """Say how many failures there are, and how many of them are sure."""
-    return tell_failures(evidence.results["failure_regions"], evidence.results.get("sure_failures"))
 
 
 def class_changes(evidence: Evidence) -> list[Change]:

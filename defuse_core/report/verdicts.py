@@ -6,8 +6,8 @@ stands whether the answers decide it: a verdict is sure once the interval of its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from defuse_core.report.numbers import count
 
@@ -143,3 +143,28 @@ def tell_fit(n_fit: int, n: int) -> str:
     'fits 5 of 10 draws'
     """
     return f"fits {n_fit:,} of {count(n, 'draw')}"
+
+
+def failures_told(results: Mapping[str, Any]) -> str:
+    """Say how many failures an evaluation had, and how many of them are sure.
+
+    Parameters
+    ----------
+    results : mapping
+        results.json.
+    """
+    return tell_failures(results["failure_regions"], results.get("sure_failures"))
+
+
+def label_fit(results: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return how many labelled draws have the label of their region themselves, and of how many.
+
+    None where an older evaluation did not count.
+
+    Parameters
+    ----------
+    results : mapping
+        results.json.
+    """
+    fits = [row["fits"] for row in results.get("by_region", ()) if row.get("fits")]
+    return (sum(fit[0] for fit in fits), sum(fit[1] for fit in fits)) if fits else None

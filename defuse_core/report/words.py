@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from defuse_core.report import verdicts
 from defuse_core.report.content import ReportContent, Tile
 from defuse_core.report.numbers import count, judge_flips, p_value, percent
-from defuse_core.report.verdicts import tell_failures
+from defuse_core.report.verdicts import failures_told
 
 
 def summary(content: ReportContent) -> list[str]:
@@ -16,8 +17,7 @@ def summary(content: ReportContent) -> list[str]:
     search = (
         f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
         f"misclassifies, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
-        f"{tell_failures(results['failure_regions'], results.get('sure_failures'))}, among them."
-        + _left_out(content)
+        f"{failures_told(results)}, among them." + _left_out(content)
     )
     spots = "of the failure" if content.n_tuned == 1 else f"of each of {content.n_tuned} failures"
     fit = label_fit(content)
@@ -37,9 +37,8 @@ def label_fit(content: ReportContent) -> str:
     """
     if (agreed := content.results.get("label_agreement")) is not None:
         return f"fits {percent(agreed)} of these pictures"
-    n_fit, n = (sum(getattr(region, name) for region in content.regions) for name in ("n_fit", "n_labelled"))
-    if fits := [row["fits"] for row in content.results.get("by_region", ()) if "fits" in row]:
-        n_fit, n = (sum(fit[i] for fit in fits) for i in (0, 1))  # of all, not only those shown
+    shown = (sum(getattr(region, name) for region in content.regions) for name in ("n_fit", "n_labelled"))
+    n_fit, n = verdicts.label_fit(content.results) or shown
     return f"fits {n_fit:,} of {count(n, 'labelled picture')}" if n else ""
 
 

@@ -123,8 +123,9 @@ def make_suite(
     verdicts = judge(classifier, vae, regions, answers, disagreement_threshold=rho)
     chosen = [(v, v.label) for v in verdicts if v.label is not None and (v.is_failure or everything)]
     if not chosen:
+        ties = " that has a label" if any(verdict.is_failure for verdict in verdicts) else ""
         raise WorkspaceError(
-            f"none of the {len(verdicts)} labelled regions is a failure; label more, or take all: --all"
+            f"none of the {len(verdicts)} labelled regions is a failure{ties}; label more, or take all: --all"
         )
     labels = {verdict.region_id: label for verdict, label in chosen}
     taus = {region_id: answers[region_id].tau for region_id in labels}
