@@ -9,6 +9,7 @@ from dashboard.correct.runs import choose_correction, show_staleness
 from dashboard.correct.second_round import show_second_round
 from dashboard.correct.sweep_detail import show_detail
 from dashboard.correct.sweep_view import show_sweep
+from dashboard.shared.generator_mark import show_mark
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import follow, newest, show_trouble
 from dashboard.shell.state import need_project, project_link
@@ -39,6 +40,7 @@ if latest is not None and not latest.live and latest.status != "done":
 if run is None:
     st.stop()
 show_staleness(run, distill)
+show_mark(run)
 follow(run, show_sweep)
 show_detail(project, run, read_sweep(store.workspace(), run))
 if run.status == "done":

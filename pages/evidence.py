@@ -16,6 +16,7 @@ from dashboard.evidence.form import (
 )
 from dashboard.evidence.nearest import show_nearest
 from dashboard.evidence.report import show_report
+from dashboard.shared.generator_mark import show_mark
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import follow, newest, show_trouble
 from dashboard.shell.state import need_project
@@ -42,6 +43,7 @@ run = choose_evaluation(project, correct)
 if run is None:
     st.stop()
 show_ground(project, run)
+show_mark(run)
 card = Card(project, run, store.workspace().runs.ancestry(run.id)["correct"], evidence_of(run.id))
 for show in (
     show_accuracies,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.identify.search import show_estimate, show_mistakes, show_noise, show_search
+from dashboard.shared.generator_mark import confirm_search, show_mark
 from dashboard.shell import store
 from dashboard.shell.forms import config_form, device_field
 from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
@@ -48,7 +49,8 @@ with st.expander("Search", expanded=run is None or run.status not in ("done", "r
         show_noise(config)
     if not missing:
         show_estimate(project, config, device)
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=bool(missing)):
+    ready = not missing and confirm_search(project)
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not ready):
         start(project, "identify", config, seed=seed, device=device)
         st.rerun()
 
@@ -57,6 +59,7 @@ if run is None:
 if run.live:
     follow(run, lambda latest: show_search(project, latest))
 elif run.status == "done":
+    show_mark(run)
     show_mistakes(project, run)
 else:
     show_trouble(run)

@@ -8,6 +8,7 @@ from dashboard.label.exchange import show_exchange, show_simulated
 from dashboard.label.labelling import show_labelling
 from dashboard.label.report import show_agreement
 from dashboard.shared import kept
+from dashboard.shared.generator_mark import show_mark
 from dashboard.shell import store
 from dashboard.shell.state import need_project, recall
 
@@ -22,6 +23,7 @@ if run is None:
     st.stop()
 if run.stale:
     st.warning("There is a newer search than these regions.")
+show_mark(run)
 show_labelling(project, run)
 with st.expander("Agreement between annotators", on_change="rerun", key="agreement-open") as agreement:
     if agreement.open:

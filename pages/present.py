@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from dashboard.components.slides import slides
@@ -11,6 +13,7 @@ from dashboard.present.survey import survey_of
 from dashboard.shared import kept
 from dashboard.shell import store
 from dashboard.shell.state import need_project, plain, recall, remember
+from defuse_core.report.generator import mark_of
 from defuse_core.workspace.edits import names
 
 project = need_project()
@@ -36,6 +39,7 @@ regions = kept.regions(run.id)
 content = exhibition(run.id, *(None if step_run is None else step_run.id for step_run in (correct, evaluate)))
 if regions is not None and content is not None:
     survey = survey_of(runs["classifier"].summary, runs["identify"].summary, ids=regions.ids, events=events)
+    survey = replace(survey, mark=mark_of(workspace, run))
     stale = correct is not None and correct.stale
     region_names = names(workspace.annotations.edits(run.id))
     remember(

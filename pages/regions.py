@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.regions.distilling import show_distillation, show_regions
+from dashboard.shared.generator_mark import show_mark
 from dashboard.shell import store
 from dashboard.shell.forms import config_form
 from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
@@ -49,4 +50,5 @@ if done is not None:
         st.warning("There is a newer search. Distill again to group its mistakes.")
     elif done.id != run.id:
         st.caption(f"The regions of run {done.id}, distilled before:")
+    show_mark(done)
     show_regions(project, done)

@@ -150,17 +150,33 @@ def test_a_matrix_shows_counts_and_leaves_the_diagonal_blank() -> None:
     np.testing.assert_array_equal(counts, before)
 
 
-@pytest.mark.parametrize(("n", "numbered"), [(2, True), (20, True), (21, False), (200, False)])
-def test_large_matrices_show_colours_and_no_labels(n: int, numbered: bool) -> None:
+@pytest.mark.parametrize(
+    ("n", "numbered", "named"),
+    [(2, True, True), (20, True, True), (21, False, True), (43, False, True), (200, False, False)],
+)
+def test_large_matrices_show_colours_in_place_of_numbers(n: int, numbered: bool, named: bool) -> None:
     counts = np.ones((n, n), dtype=np.int64)
     figure = charts.matrix(counts, [f"class {i}" for i in range(n)], title="T")
     (heat,) = figure.data
     assert (heat.text is not None) is numbered
     assert heat.showscale is not numbered
     ticks = figure.layout.xaxis
-    assert ticks.showticklabels is numbered
+    assert ticks.showticklabels is named
     assert list(ticks.tickvals) == list(range(n))
     assert [f"class {i}" for i in range(n)] == list(ticks.ticktext)  # which the hover text reads
+
+
+def test_names_beside_a_matrix_keep_what_distinguishes_them() -> None:
+    names = [f"Speed limit ({n}km/h)" for n in range(20, 63)]
+    figure = charts.matrix(np.ones((43, 43), dtype=np.int64), names, title="T")
+    assert list(figure.layout.yaxis.ticktext)[:2] == ["…(20km/h)", "…(21km/h)"]
+
+
+def test_the_most_confused_pairs_are_counted_off_the_diagonal() -> None:
+    counts = np.array([[50, 2, 0], [1, 40, 7], [2, 0, 30]])
+    assert charts.most_confused(counts) == [(1, 2, 7), (0, 1, 2), (2, 0, 2), (1, 0, 1)]
+    assert charts.most_confused(counts, 1) == [(1, 2, 7)]
+    assert charts.most_confused(np.diag([3, 4])) == []
 
 
 def test_a_matrix_without_mistakes_is_empty_and_not_full() -> None:

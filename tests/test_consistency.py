@@ -22,7 +22,7 @@ from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.method.vae import BetaVAE, vae_config_for
 from defuse_core.method.vae_training import load_unfinished, train_vae
-from defuse_core.report.reconstruction import deceives
+from defuse_core.report.generator import deceives
 from defuse_core.steps.source import Source
 from defuse_core.workspace.configs import GeneratorConfig
 from defuse_core.workspace.database import WorkspaceError

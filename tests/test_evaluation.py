@@ -179,8 +179,8 @@ def test_nearest_refuses_what_it_cannot_measure(codes: Tensor, k: int, tau: floa
 
 def test_agreement_by_hand() -> None:
     found = agreement([[3, 3, 3], [3, 3, None], [1, 2, 3], [], [4], [5, 5]])
-    np.testing.assert_allclose(found.share, [1, 2 / 3, 1 / 3, np.nan, 1, 1])
-    assert found.unanimous == Interval.wilson(3, 5)
+    np.testing.assert_allclose(found.share, [1, 2 / 3, 1 / 3, np.nan, np.nan, 1])
+    assert found.unanimous == Interval.wilson(2, 4)
     assert found.pairwise == pytest.approx((3 + 1 + 0 + 1) / 10)
 
 
@@ -196,8 +196,9 @@ def test_agreement_does_not_depend_on_the_order_of_annotators(
     assert (first.unanimous, first.pairwise) == (second.unanimous, second.pairwise)
 
 
-def test_agreement_of_nobody_is_undefined() -> None:
-    found = agreement([[], []])
+@pytest.mark.parametrize("votes", [[[], []], [[1], [2], []], []])
+def test_agreement_of_one_with_nobody_is_undefined(votes: list[list[int | None]]) -> None:
+    found = agreement(votes)
     assert np.isnan(found.share).all()
     assert np.isnan(found.pairwise)
     assert found.unanimous.n == 0

@@ -373,7 +373,8 @@ def test_noise_is_compared_around_the_same_images(done: Evaluated) -> None:
 def test_one_annotator_has_nobody_to_agree_with(done: Evaluated) -> None:
     told = done.results
     assert told["agreement"]["pairwise"] is None
-    assert told["agreement"]["unanimous"] == 1.0
+    assert told["agreement"]["unanimous"] is None
+    assert told["agreement"]["images"] == 0
     assert number(float("nan")) is None
     assert number(0.25) == 0.25
 

@@ -104,19 +104,37 @@ def test_novelty_shares_sum_to_one() -> None:
 
 def test_agreement_counts_images() -> None:
     found = agreement([[1, 1, 1, 1, 1], [1, 1, 1, 2, 3], [0, 0, 0, 0, 0], []])
-    axes = draw_agreement(found, n_annotators=5).axes[0]
-    assert [bar.get_height() for bar in axes.containers[0]] == pytest.approx([0, 0, 1 / 3, 0, 2 / 3])
+    axes = draw_agreement(found).axes[0]
+    assert [bar.get_height() for bar in axes.containers[0]] == pytest.approx([1 / 3, 2 / 3])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["60%", "100%"]
+
+
+def test_agreement_is_drawn_from_shares_of_any_number_of_annotators() -> None:
+    axes = draw_agreement(agreement([[1, 1], [1, 2], [1, 1, 2], [4]])).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50%", "67%", "100%"]
+    assert axes.get_ylabel() == "share of 3 images"
+
+
+@pytest.mark.parametrize("votes", [[[1]] * 10, [], [[], [2]]])
+def test_without_two_answers_on_an_image_no_agreement_is_drawn(votes: list[list[int | None]]) -> None:
+    axes = draw_agreement(agreement(votes)).axes[0]
+    told = axes.get_title() + "".join(text.get_text() for text in axes.texts)
+    assert "no agreement to measure" in told
+    assert "nan" not in told
+    assert not axes.containers
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_regions_show_all_images_with_predictions_as_plain_text(channels: int) -> None:
     images = torch.randint(0, 256, (4, channels, 8, 8), dtype=torch.uint8)
-    picture = RegionPicture("region 3", images, "a$b", ["a$b", "c", "c", "c"], ["a$b"] * 4)
+    picture = RegionPicture(
+        "region 3", images, ["a$b", "a$b", "c", None], ["a$b", "c", "c", "c"], ["a$b"] * 4
+    )
     figure = draw_regions([picture, picture])
     assert len(figure.axes) == 2 * 2 * 4
     texts = [axes.texts[0].get_text() for axes in figure.axes]
-    assert texts.count("✗c") == 6
-    assert texts.count("a$b") == 10
+    assert texts[:4] == ["a$b", "✗c", "c", "c"]  # each by its own answer; of the last there is none
+    assert texts[8:12] == ["a$b", "a$b", "✗a$b", "a$b"] or texts[4:8] == ["a$b", "a$b", "✗a$b", "a$b"]
     shown = figure.axes[1].images[0].get_array()
     expected = images[1, 0] if channels == 1 else images[1].permute(1, 2, 0)
     np.testing.assert_array_equal(np.asarray(shown), expected.numpy())
@@ -129,7 +147,7 @@ def test_names_too_long_for_a_corner_stand_above_the_draws() -> None:
     images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
     narrows, children = "Road narrows on the right side", "Children crossing"
     picture = RegionPicture(
-        "region 40: $1", images, children, [narrows] * 8 + [children] * 2, [children] * 10
+        "region 40: $1", images, [children] * 10, [narrows] * 8 + [children] * 2, [children] * 10
     )
     figure = draw_regions([picture])
     assert [axes.texts[0].get_text() for axes in figure.axes] == ["✗"] * 8 + ["✓"] * 12

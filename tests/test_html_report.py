@@ -84,7 +84,8 @@ def region(region_id: int = 59, **changes: Any) -> RegionEntry:
     shown = tiles(10)
     made = RegionEntry(
         region_id, None, "7", 0.5, Interval.wilson(30, 256), Interval.wilson(250, 256), None,
-        held_out=False, tiles=shown, votes=["7"] * 6 + ["9"] * 3 + [None], n_shown=10, n_fit=6,
+        held_out=False, tiles=shown, votes=["7"] * 6 + ["9"] * 3 + [None], n_shown=10,
+        n_labelled=9, n_fit=6, status="failure, sure",
         annotators=["annotator-a", "annotator-b"], simulated=True,
     )  # fmt: skip
     return replace(made, **changes)
@@ -93,7 +94,7 @@ def region(region_id: int = 59, **changes: Any) -> RegionEntry:
 def results(**changes: Any) -> dict[str, Any]:
     return {
         "mistakes": {"dataset": 620, "reconstruction": 460, "perturbation": 15517},
-        "scenarios": 45, "failure_regions": 6,
+        "scenarios": 45, "failure_regions": 6, "sure_failures": 4,
         "mixture": {"converged": True, "iterations": 22},
         "defuse": {"lam": 1.0, "epoch": 3}, "baseline": {"lam": 1.0, "labelled_images": 404},
         "flips": {"fixed": 12, "broken": 5, "p": 0.143463134765625},
@@ -173,10 +174,10 @@ def test_the_summary_says_the_numbers_in_three_sentences(content: ReportContent)
     found, repaired, elsewhere = (sentence.replace("\xa0", " ") for sentence in summary(content))
     assert "16,597 new pictures" in found
     assert "45 groups" in found
-    assert "2 simulated annotators (programs, not people) found 6 of the groups" in found
+    assert "2 simulated annotators (programs, not people) found 6 failures, 4 of them sure" in found
     assert repaired == (
-        "On 256 new pictures of each of 6 weak spots the model was right 24 % of the time before the repair, "
-        "99 % after, by the one label that each weak spot was given (it fits 44 % of these pictures)."
+        "On 256 new pictures of each of 6 failures the model was right 24 % of the time before the repair, "
+        "99 % after, by the one label that each failure was given (it fits 44 % of these pictures)."
     )
     assert elsewhere == (
         "On the ordinary test set it was right 96.0 % of the time before and 96.7 % after (12 pictures "
@@ -236,8 +237,8 @@ def test_the_page_says_what_was_not_measured(content: ReportContent) -> None:
     assert "reach 41 %" in told
     assert "Median in pixels: 7.8 for draws (n = 1,536)" in told
     assert "Of the 57 real test pictures nearest to them the model read 80 % correctly before" in told
-    assert "3 of the 5 nearest pictures have the label of their weak spot" in told
-    assert "2 weak spots were kept back" in told
+    assert "3 of the 5 nearest pictures have the label of their failure" in told
+    assert "2 failures were kept back" in told
     assert "1. slanted sevens · labelled 7" in told
     assert "kept back: the repair never saw it" in told
     assert "n_perturbations 100 · seed 3" in told
@@ -352,7 +353,7 @@ def test_the_limits_follow_from_the_numbers(content: ReportContent) -> None:
     assert "One label fits 44 % of the pictures" in told
     assert "Nobody looked at the pictures" in told
     assert "No validation set" in told
-    assert "No weak spot was kept back" in told
+    assert "No failure was kept back" in told
     assert "Some mistakes are the generator's" in told
     assert "The generator is blurry" not in told
     assert "Not every group was looked at" not in told
@@ -413,3 +414,11 @@ def test_controls_that_do_as_well_are_called_so(content: ReportContent) -> None:
 def test_the_data_set_is_named_without_the_folders_of_this_machine(source: str, name: str) -> None:
     about = {"source": source, "sizes": {"train": 3}, "image_shape": [1, 8, 8], "class_names": ["a", "b"]}
     assert _data(about) == f"{name}: 3 train pictures of 2 classes, 8×8, grey"
+
+
+@pytest.mark.parametrize(("share", "marked"), [(0.07, True), (0.8, False), (None, False)])
+def test_what_a_blurry_generator_found_is_marked_above_all(
+    content: ReportContent, share: float | None, marked: bool
+) -> None:
+    page = render_report(replace(content, results=results(still_correct_after_reconstruction=share)))
+    assert ('<p class="mark"><strong>The generator is too blurry' in page) is marked

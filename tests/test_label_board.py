@@ -29,6 +29,15 @@ names = st.lists(st.text(max_size=8), max_size=60) | st.lists(
 )
 
 
+def test_likely_classes_have_the_first_keys_where_there_are_many() -> None:
+    names = [f"sign {i}" for i in range(43)]
+    keys = class_keys(names, first=[40, 3, 40])
+    assert (keys[40], keys[3], keys[0]) == ("1", "2", "3")
+    given = [key for key in keys if key is not None]
+    assert len(set(given)) == len(given) == 30
+    assert class_keys(names[:12], first=[5]) == class_keys(names[:12])  # all have a key, which never changes
+
+
 @given(names)
 def test_class_keys_are_distinct_single_and_never_reserved(names: list[str]) -> None:
     keys = class_keys(names)

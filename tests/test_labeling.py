@@ -261,14 +261,14 @@ def test_answers_about_several_regions_are_refused() -> None:
     ("predictions", "answers", "rho", "is_failure", "label", "wrong", "kept"),
     [
         ([3, 3, 3, 3], {"a": [8, 8, 8, 3]}, 0.5, True, 8, 3, 4),
-        ([3, 3, 3, 3], {"a": [8, 8, 3, 3]}, 0.5, False, 3, 2, 4),  # half is not more than half
-        ([3, 3, 3, 3], {"a": [8, 8, 3, 3]}, 0.49, True, 3, 2, 4),
+        ([3, 3, 3, 3], {"a": [8, 8, 3, 3]}, 0.5, False, None, 2, 4),  # half is not more than half
+        ([3, 3, 3, 3], {"a": [8, 8, 3, 3]}, 0.49, True, None, 2, 4),  # and a tie is no label
         ([3, 3, 3, 3], {"a": [8, 8, None, 3]}, 0.5, True, 8, 2, 3),  # of the kept ones
         ([3, 3, 3, 3], {"a": [None, None, 3, 3]}, 0.0, False, 3, 0, 2),
         ([3, 3], {"a": [None, None]}, 0.0, False, None, 0, 0),
         ([3, 3], {}, 0.5, False, None, 0, 0),
-        ([3, 3, 5], {"a": [9, 2, None]}, 0.5, True, 2, 2, 2),  # labels tie: the lower class
-        ([1, 2, 0], {"a": [1, 2, 0]}, 0.5, False, 0, 0, 3),
+        ([3, 3, 5], {"a": [9, 2, None]}, 0.5, True, None, 2, 2),  # labels tie
+        ([1, 2, 0], {"a": [1, 2, 0]}, 0.5, False, None, 0, 3),
         # Three annotators: image 0 by two of three, image 1 a tie of all, image 2 mostly none.
         ([3, 3, 3], {"a": [8, 8, None], "b": [8, 3, None], "c": [3, 1, 8]}, 0.5, True, 8, 1, 1),
     ],
@@ -408,7 +408,10 @@ def test_verdict_is_a_naive_count(table: dict[str, list[int | None]], rho: float
     assert verdict.n_kept == len(labels)
     assert verdict.is_failure == (bool(labels) and wrong / max(len(labels), 1) > rho)
     most = max(map(labels.count, labels), default=0)
-    assert verdict.label == min((c for c in labels if labels.count(c) == most), default=None)
+    leading = {c for c in labels if labels.count(c) == most}
+    assert verdict.label == (leading.pop() if len(leading) == 1 else None)
+    low, high = verdict.error.low, verdict.error.high
+    assert verdict.is_sure == (rho < low or rho > high)
 
 
 def test_simulated_annotators_say_none_where_they_are_unsure(

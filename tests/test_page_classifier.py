@@ -533,6 +533,12 @@ def test_a_path_to_no_checkpoint_is_told_before_it_is_copied(
     (error,) = errors(click(settle(app), "Inspect"))
     assert "is no checkpoint of a kind that is known" in error
     assert not empty.workspace.blobs(empty.project.id)
+    app.run()
+    assert errors(app) == [error]  # until another way is chosen
+    app.segmented_control(key="from").set_value("Upload").run()
+    assert not errors(app)
+    app.segmented_control(key="from").set_value("Path on this machine").run()
+    assert not errors(app)
 
 
 def test_who_logs_in_names_no_path_of_the_server(empty: Place, monkeypatch: pytest.MonkeyPatch) -> None:

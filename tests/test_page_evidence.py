@@ -316,14 +316,6 @@ def test_one_annotator_has_nobody_to_agree_with(full: Place, monkeypatch: pytest
     assert "No two annotators have answered the same draw" in told(opened(full, monkeypatch))
 
 
-def test_agreement_of_several_is_drawn(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    store_results(full, lambda results: results["agreement"].update(pairwise=0.75))
-    app = opened(full, monkeypatch)
-    found = read_evidence(full.workspace, latest(full, "evaluate").id)
-    assert sum(chart(app, full, "figure7")["data"][0]["y"]) == np.isfinite(found.share).sum()
-    assert "75\xa0% of all pairs of answers are alike" in told(app)
-
-
 def test_without_baseline_validation_and_misread_test_images(
     bare: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

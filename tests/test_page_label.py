@@ -421,7 +421,7 @@ def test_a_tie_between_people_is_told_as_one(place: Place, monkeypatch: pytest.M
     place.workspace.annotations.append(latest(place, "distill").id, bobs)
     app = opened(place, monkeypatch, region=f"Region {region}")
     assert "9 left out: the annotators disagree on them." in told(app)
-    assert "undecided" in told(app)
+    assert "failure, not sure" in told(app)
     last = LabelEvent(region, "Bob", 2, 9)
     place.workspace.annotations.append(latest(place, "distill").id, [last])
     app = opened(place, monkeypatch, region=f"Region {region}")
@@ -476,13 +476,38 @@ def share_of(wrong: int, n: int) -> str:
     ("labels", "mark", "error", "also"),
     [
         ([], "not labelled yet", None, []),
-        ([1, 1, 1], "undecided", "100%", [share_of(3, 3), "1 more like these would decide.", "a failure"]),
-        ([1] * 10, "failure", "100%", [share_of(10, 10), "Label: column", "it counts as a failure"]),
-        ([2] * 10, "not a failure", "0%", [share_of(0, 10), "Label: diagonal", "it counts as no failure"]),
-        ([1, 2] * 5, "undecided", "50%", ["Half of them", "counts as no failure"]),
+        (
+            [1, 1, 1],
+            "failure, not sure",
+            "100%",
+            [share_of(3, 3), "1 more like these would decide.", "a failure"],
+        ),
+        (
+            [1] * 10,
+            "failure, sure",
+            "100%",
+            [share_of(10, 10), "Label: column, fits 10 of 10 draws", "it counts as a failure"],
+        ),
+        (
+            [2] * 10,
+            "not a failure, sure",
+            "0%",
+            [share_of(0, 10), "Label: diagonal", "it counts as no failure"],
+        ),
+        (
+            [1, 2] * 5,
+            "not a failure, not sure",
+            "50%",
+            ["Just ρ = 0.5 of them", "counts as no failure", "No label: the most frequent ones tie"],
+        ),
         ([None] * 10, "none of the above", None, []),
-        ([None] * 6 + [1] * 4, "failure", "100%", [share_of(4, 4)]),
-        ([1] * 8 + [2] * 2, "undecided", "80%", ["1 more like these would decide.", "counts as a failure"]),
+        ([None] * 6 + [1] * 4, "failure, sure", "100%", [share_of(4, 4)]),
+        (
+            [1] * 8 + [2] * 2,
+            "failure, not sure",
+            "80%",
+            ["1 more like these would decide.", "counts as a failure"],
+        ),
     ],
 )
 def test_the_verdict_is_told_as_it_stands(
@@ -509,6 +534,7 @@ def test_all_people_decide_and_the_simulated_only_where_none_answered(
         answer(place, region, [1] * 10, by=f"annotator-{number}")
     app = opened(place, monkeypatch, region=f"Region {region}")
     assert "not labelled yet" in told(app)
+    assert "it counts as: failure, sure; by simulated annotators, at τ = 0.5." in told(app)
     assert not metrics(app)
     assert board(app)["answers"] == []
     queue(app, *[item(app, i, 2) for i in range(10)])
@@ -891,7 +917,7 @@ def test_names_that_are_markup_are_shown_as_text(
     assert [c["name"] for c in given["classes"]] == nasty.project.class_names
     assert {image["said"] for image in given["images"]} == {nasty.project.class_names[2]}
     assert progress(app) == f"1 of {len(ids_of(place))} regions labelled by {NASTY}, first pass"
-    assert f"Label: {NASTY}. By the paper's rule" in words(told(app))
+    assert f"Label: {NASTY}, fits 10 of 10 draws. By the paper's rule" in words(told(app))
     assert f"{NASTY}, {ME} on 10 draws" in words(told(app))
     assert NASTY not in told(app)  # escaped, so that it is shown as it is
     assert NASTY not in app.main.get("progress")[0].proto.text

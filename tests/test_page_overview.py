@@ -342,6 +342,16 @@ def test_a_form_that_is_not_filled_in_says_so(
     assert errors(app) == ["Give a name and a data set."]
 
 
+@pytest.mark.usefixtures("made_here")
+def test_what_was_refused_is_forgotten_once_another_way_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = until_read(create(opened(tmp_path / "home", monkeypatch), "signs", way="Path", path="/nowhere.npz"))
+    assert len(errors(app)) == 1
+    app.segmented_control(key="new-way").set_value("Digits").run()
+    assert not errors(app)
+
+
 # Deleting
 
 

@@ -235,11 +235,13 @@ def test_what_was_found_is_told_as_stored(place: Place, monkeypatch: pytest.Monk
         labelled = [e.label for e in answers if e.region_id == region.region_id]
         wrong = sum(a != b for a, b in zip(said, labelled, strict=True))
         low, high = binomtest(wrong, 10).proportion_ci(method="wilson")
-        status = "failure" if low > 0.5 else "not a failure" if high < 0.5 else "undecided"
-        assert shown["status"][row] == status
+        assert shown["status"][row] == ("failure" if wrong > 5 else "not a failure")
+        assert shown["sure"][row] == ("sure" if low > 0.5 or high < 0.5 else "not sure")
         assert shown["error"][row] == wrong / 10
         assert shown["interval"][row] == f"{low:.2f} … {high:.2f} (n = 10)"
-        assert shown["label"][row] == names[np.bincount(labelled).argmax()]
+        most = np.bincount(labelled)
+        assert shown["label"][row] == names[most.argmax()]
+        assert shown["label fits"][row] == f"{most.max()} of 10"
     assert not {"name", "found again"} & shown.keys()
     n_mistakes = len(source.mistakes())
     assert metrics(app) == {

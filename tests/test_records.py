@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from statistics import NormalDist
 
@@ -184,3 +185,17 @@ def test_failure_instances_of_regions(chosen: list[int], expected: list[int]) ->
 def test_verdict_n_kept_is_the_number_of_labels() -> None:
     verdict = Verdict(0, True, 1, (1, None, 1), Interval.wilson(2, 2))
     assert verdict.n_kept == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kept", "rho", "sure"),
+    [(8, 10, 0.5, False), (9, 10, 0.5, True), (8, 10, 0.4, True), (0, 0, 0.5, False), (1, 10, 0.5, True)],
+)
+def test_a_verdict_is_sure_once_the_interval_leaves_out_rho(
+    wrong: int, kept: int, rho: float, sure: bool
+) -> None:
+    verdict = Verdict(3, True, 1, (1,) * kept, Interval.wilson(wrong, kept), 2, 1, rho)
+    assert verdict.is_sure is sure
+    stored = json.loads(json.dumps(verdict.row()))
+    assert "threshold" not in stored  # the run's config has it
+    assert repr(Verdict.of_row(stored, threshold=rho)) == repr(verdict)  # by repr: of no answer it is NaN

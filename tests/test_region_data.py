@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dashboard.shared.region_data import (
-    RHO,
     SEED,
     TAUS,
     Draws,
@@ -128,10 +127,10 @@ def test_large_images_come_in_fewer_draws() -> None:
 
 def test_verdicts_are_those_of_the_core(source: Source, painter: Painter) -> None:
     events = source.labels(up_to=None)
-    found = painter.reach_verdicts(events)
+    found = painter.reach_verdicts(events, rho=0.5)
     judged = judge(
         source.classifier(), source.vae(), source.regions(), answers_by_region(events),
-        disagreement_threshold=RHO,
+        disagreement_threshold=0.5,
     )  # fmt: skip
     assert found == {verdict.region_id: verdict for verdict in judged}
     assert list(found) == [region.region_id for region in source.regions()]
@@ -151,9 +150,9 @@ def test_a_verdict_is_on_the_draws_that_were_labelled_last(source: Source, paint
     later = [LabelEvent(region.region_id, "Ada", 1, None, 2.0, 0, 7)]
     images = draw_images(source.vae(), region, 7, tau=2.0, seed=0)
     wrong = int((predict(source.classifier(), images) != 1).sum())
-    (verdict,) = painter.reach_verdicts([*first, *later]).values()
+    (verdict,) = painter.reach_verdicts([*first, *later], rho=0.5).values()
     assert (verdict.error.n, round(verdict.error.estimate * 7)) == (7, wrong)
-    assert painter.reach_verdicts([]) == {}
+    assert painter.reach_verdicts([], rho=0.5) == {}
 
 
 def of_the_core(

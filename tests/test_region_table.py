@@ -13,9 +13,10 @@ from scipy.stats import binomtest, multivariate_normal
 
 from dashboard.shared.gallery import KINDS, Found
 from dashboard.shared.region_data import Regions, find_regions
-from dashboard.shared.region_table import COLUMNS, region_table, status_of, top_classes
+from dashboard.shared.region_table import COLUMNS, region_table, top_classes
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Verdict
+from defuse_core.report.verdicts import tell_status
 from defuse_core.workspace.workspace import Workspace
 from tests.apps import NASTY
 
@@ -33,22 +34,22 @@ def verdict(wrong: int, kept: int, *, region_id: int = 0, label: int | None = 1)
     return Verdict(region_id, kept > 0 and wrong / kept > 0.5, said, (said,) * kept, error)
 
 
-def test_a_status_is_decided_once_the_interval_leaves_out_one_half() -> None:
-    seen = {status_of(None), status_of(verdict(0, 0))}
+def test_a_status_is_sure_once_the_interval_leaves_out_one_half() -> None:
+    seen = {tell_status(None), tell_status(verdict(0, 0))}
     assert seen == {"unlabelled", "none of the above"}
     for kept in (1, 2, 3, 4, 5, 8, 9, 10, 11, 20, 64):
         for wrong in range(kept + 1):
             low, high = binomtest(wrong, kept).proportion_ci(method="wilson")
-            expected = "failure" if low > 0.5 else "not a failure" if high < 0.5 else "undecided"
-            assert status_of(verdict(wrong, kept)) == expected, (wrong, kept)
+            expected = "failure" if wrong / kept > 0.5 else "not a failure"
+            expected += ", sure" if low > 0.5 or high < 0.5 else ", not sure"
+            assert tell_status(verdict(wrong, kept)) == expected, (wrong, kept)
             seen.add(expected)
-    assert seen >= {"failure", "not a failure", "undecided"}
+    assert seen >= {f"{what}, {how}" for what in ("failure", "not a failure") for how in ("sure", "not sure")}
 
 
-def test_a_majority_of_errors_alone_decides_nothing() -> None:
-    assert verdict(8, 10).is_failure
-    assert status_of(verdict(8, 10)) == "undecided"
-    assert status_of(verdict(9, 10)) == "failure"
+def test_a_majority_of_errors_makes_a_failure_which_need_not_be_sure() -> None:
+    assert tell_status(verdict(8, 10)) == "failure, not sure"
+    assert tell_status(verdict(9, 10)) == "failure, sure"
 
 
 @pytest.mark.parametrize(
@@ -151,10 +152,12 @@ def test_verdicts_are_told_of_the_regions_that_have_one(parts: tuple[Regions, Fo
     }
     table = table_of(parts, CLASSES, verdicts=verdicts)
     assert filled(table, "status") == {
-        decided: "failure", open_: "undecided", discarded: "none of the above",
+        decided: "failure", open_: "not a failure", discarded: "none of the above",
         **dict.fromkeys(others, "unlabelled"),
     }  # fmt: skip
+    assert filled(table, "sure") == {decided: "sure", open_: "not sure"}
     assert filled(table, "label") == {decided: "diagonal", open_: "row"}
+    assert filled(table, "label fits") == {decided: "9 of 9", open_: "4 of 4"}
     assert filled(table, "error") == {decided: 1.0, open_: 0.25}
     ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in ((9, 9), (1, 4))]
     assert filled(table, "interval") == {

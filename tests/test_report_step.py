@@ -61,7 +61,7 @@ def test_the_page_shows_the_worst_regions_by_name(made: Made) -> None:
     assert all(name.startswith("&lt;img src=x") and name.endswith(number) for number, name in found)
     held_out = sum(row["held_out"] for row in rows)
     assert held_out > 0
-    assert f"{held_out} weak spot" in page
+    assert f"{held_out} failure" in page
     assert page.count("kept back: the repair never saw it") == sum(row["held_out"] for row in rows[:3])
 
 

@@ -26,7 +26,7 @@ from defuse_core.workspace.workspace import Blob, Project
 
 _PATH = "Path on this machine"
 _WAYS = ("Upload", "From models/", _PATH, "Earlier upload")
-_PENDING, _PROBLEM = "bring-pending", "bring-problem"
+_PENDING, _PROBLEM, _WAY = "bring-pending", "bring-problem", "bring-way"
 
 
 def bring_classifier(project: Project) -> None:
@@ -41,6 +41,10 @@ def bring_classifier(project: Project) -> None:
         st.caption(
             "Of pixels in [0, 1]. Left empty: mean and std of the training images, and their own size."
         )
+    if recall(_key(_WAY, project)) != way:  # what was said of another way is about something else
+        forget(_key(_PROBLEM, project))
+        forget(_key(_PENDING, project))
+        remember(_key(_WAY, project), way)
     _choose_weights(project, way, stated)
     problem, pending = recall(_key(_PROBLEM, project)), recall(_key(_PENDING, project))
     if problem is not None:

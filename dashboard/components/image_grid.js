@@ -1,4 +1,4 @@
-// A grid of tiles: images side by side, a word in the corner, lines below. Text is only ever textContent.
+// A grid of tiles: images side by side, a word in the corner or below, lines below. Text is only ever textContent.
 
 function make(tag, className, text) {
   const element = document.createElement(tag)
@@ -7,7 +7,9 @@ function make(tag, className, text) {
   return element
 }
 
-function makeTile(tile, size) {
+const LONG = 6 // characters; a longer word would hide the image, so it stands below
+
+function makeTile(tile, size, isLong) {
   const figure = make("figure", "tile")
   const images = make("div", "images")
   tile.images.forEach((source, index) => {
@@ -17,12 +19,13 @@ function makeTile(tile, size) {
     image.alt = tile.alt[index]
     image.width = image.height = size
     frame.append(image)
-    if (index === tile.images.length - 1 && tile.corner) {
-      frame.append(make("span", tile.wrong ? "corner wrong" : "corner", tile.corner))
-    }
     images.append(frame)
   })
   figure.append(images)
+  if (tile.corner) {
+    const corner = make("span", `corner${tile.wrong ? " wrong" : ""}${isLong ? " below" : ""}`, tile.corner)
+    ;(isLong ? figure : images.lastChild).append(corner)
+  }
   if (tile.caption) figure.append(make("figcaption", "caption", tile.caption))
   return figure
 }
@@ -32,6 +35,7 @@ export default function ({ data, parentElement }) {
   const headings = data.headings.map((text) => make("span", "heading", text))
   const head = make("div", "headings")
   head.append(...headings)
-  grid.replaceChildren(...data.tiles.map((tile) => makeTile(tile, data.size)))
+  const isLong = data.tiles.some((tile) => tile.corner.length > LONG)
+  grid.replaceChildren(...data.tiles.map((tile) => makeTile(tile, data.size, isLong)))
   parentElement.querySelector(".above").replaceChildren(...(headings.length ? [head] : []))
 }

@@ -328,9 +328,10 @@ class Board {
     const changed = (name) => JSON.stringify(old[name]) !== JSON.stringify(data[name])
     Object.assign(this, { data, setStateValue, setTriggerValue })
     if (data.namespace !== this.queue.namespace) this.queue = this.queue.moveTo(data.namespace)
+    // The mode ends with the region: a key meant for one image would label all of the next
+    if (changed("whole") || changed("subject")) this.whole = data.whole
     this.queue.acknowledge([...data.saved, ...data.answers.map((answer) => answer.key)])
-    if (changed("whole")) this.whole = data.whole
-    if (changed("images")) this.showImages()
+    if (changed("images") || changed("classes")) this.showImages()
     if (changed("classes")) this.showClasses()
     if (changed("subject")) {
       this.watch.lap()
@@ -349,23 +350,35 @@ class Board {
   showImages() {
     this.cells = this.data.images.map(({ src, said }, index) => {
       const cell = make("div", "cell")
-      const [frame, corner, mark] = [make("div", "frame"), make("span", "corner", said ?? ""), make("div", "mark")]
+      const [frame, corner, mark] = [make("div", "frame"), make("span", "corner", this.short(said)), make("div", "mark")]
+      corner.title = said ?? ""
       const image = make("img", "image")
       Object.assign(image, { src, alt: "", draggable: false })
       Object.assign(cell, { role: "listitem", id: `${this.id}-${index}` })
       cell.onclick = () => { this.cursor = index; this.refresh() }
-      frame.append(image, ...(said === null ? [] : [corner]))
-      cell.append(frame, mark)
+      frame.append(image)
+      if (said !== null) (this.isLong() ? cell : frame).append(corner) // a long name would hide the image
+      cell.prepend(frame)
+      cell.append(mark)
       return { cell, corner, mark }
     })
     this.find(".grid").replaceChildren(...this.cells.map(({ cell }) => cell))
     this.resize()
   }
 
+  isLong() {
+    return this.data.classes.some(({ name }) => name.length > LONG)
+  }
+
+  // A class's name, abbreviated where it is long; the whole is its title.
+  short(name) {
+    return this.data.classes.find((one) => one.name === name)?.short ?? name ?? ""
+  }
+
   showClasses() {
     const { classes } = this.data
     const held = this.find(".classes").contains(this.focused())
-    this.postponed = [] // they meant the classes from before
+    this.postponed = this.postponed.filter(({ lasts }) => lasts) // the others meant the classes from before
     this.buttons = classes.map(({ name, key }, index) => {
       const button = make("button", "class")
       Object.assign(button, { type: "button", title: name, onclick: () => this.answer(index) })
@@ -374,10 +387,11 @@ class Board {
       button.classList.toggle("same", name === key)
       return button
     })
-    this.find(".classes").replaceChildren(...this.buttons)
+    const order = new Set([...(this.data.first ?? []), ...this.buttons.keys()])
+    this.find(".classes").replaceChildren(...[...order].map((index) => this.buttons[index]))
     this.find(".classes").classList.toggle("many", classes.length > MANY)
     for (const part of this.root.querySelectorAll(".finding")) part.hidden = classes.length <= MANY
-    this.find(".grid").classList.toggle("long", classes.some(({ name }) => name.length > LONG))
+    this.find(".grid").classList.toggle("long", this.isLong())
     const rows = classes.filter(({ key }) => key !== null).map(({ name, key }) => {
       const row = make("div", "row")
       row.append(make("dt", ""), make("dd", "", name))
@@ -456,7 +470,7 @@ class Board {
 
   // Until the other region is here a key would label this one: all that follows waits, `PATIENCE` at most.
   move(step) {
-    if (this.postpones(() => this.move(step))) return
+    if (this.postpones(Object.assign(() => this.move(step), { lasts: true }))) return
     this.queue.flush()
     this.moving = true
     clearTimeout(this.arrival)
@@ -543,7 +557,8 @@ class Board {
     this.find("[data-key=r]").ariaPressed = String(this.whole)
     this.find("[data-key=u]").disabled = !standing.length
     this.find("[data-key=n]").classList.toggle("due", images.length > 0 && nDone === images.length)
-    this.find(".progress").textContent = `${nDone} of ${count(images.length, "image")} answered`
+    const whole = this.whole ? " · whole region: one key answers for all of them" : ""
+    this.find(".progress").textContent = `${nDone} of ${count(images.length, "image")} answered${whole}`
     const [status, text] = [this.find(".status"), tellStatus({ trouble, items, before, nAnswers })]
     if (status.textContent !== text) status.textContent = text // else it is read aloud again
     const state = trouble ? "trouble" : items.length ? "pending" : nAnswers ? "saved" : "empty"
@@ -563,7 +578,8 @@ class Board {
     cell.ariaCurrent = String(index === this.cursor)
     corner.classList.toggle("wrong", Boolean(answer) && name !== said)
     mark.className = `mark${answer ? (answer.saved ? " saved" : " pending") : ""}${ofRegion ? " region" : ""}`
-    mark.textContent = mark.title = name
+    mark.textContent = this.short(name)
+    mark.title = name
     const state = `${name}${ofRegion ? " as the whole region" : ""}, ${answer?.saved ? "" : "not "}saved`
     const prediction = said === null ? "" : `; the classifier says ${said}`
     cell.ariaLabel = `Image ${index + 1}: ${answer ? state : "no answer"}${prediction}`

@@ -29,11 +29,16 @@ from numpy.typing import NDArray
 
 from dashboard.components.image_grid import png_url
 from dashboard.components.label_queue import Subject
+from defuse_core.data.short_names import short_names
 
 RESERVED_KEYS = "uxsrnp"
 """Undo, none of the above, skip, whole region, next and previous region."""
 
 
+MANY = 12
+"""More classes are searched, and the likely ones have the first keys; of fewer the keys never change."""
+
+_WIDTH = 32  # characters of a name that fit two lines below an image
 _FREE_KEYS = "1234567890" + "".join(k for k in string.ascii_lowercase if k not in RESERVED_KEYS)
 _HERE = Path(__file__).parent
 
@@ -138,6 +143,7 @@ def label_board(
     trouble: str | None = None,
     whole: bool = False,
     moved: int = 0,
+    first: Sequence[int] = (),
 ) -> None:
     """Show draws of a region to be labelled.
 
@@ -168,13 +174,21 @@ def label_board(
     moved : int
         Number of moves handled so far, also of those that led nowhere. Keys typed after a move wait in the
         browser until this rises, the subject changes, or two seconds have passed.
+    first : sequence of int
+        Classes that are likely here; they have the first keys.
     """
     data: dict[str, Any] = {
         "subject": asdict(subject),
         "images": [{"src": png_url(draw.image), "said": draw.said} for draw in draws],
         "side": max((draw.image.shape[1] for draw in draws), default=1),
         "classes": [
-            {"name": name, "key": k} for name, k in zip(class_names, class_keys(class_names), strict=True)
+            {"name": name, "key": k} | ({} if short == name else {"short": short})
+            for name, short, k in zip(
+                class_names,
+                short_names(tuple(class_names), _WIDTH),
+                class_keys(class_names, first=first),
+                strict=True,
+            )
         ],
         "answers": [asdict(answer) for answer in answers],
         "saved": list(saved),
@@ -182,16 +196,24 @@ def label_board(
         "namespace": namespace,
         "whole": whole,
         "moved": moved,
+        "first": list(first) if len(class_names) > MANY else [],
     }
     _board(data=data, key=key, on_queue_change=on_queue, on_move_change=on_move)
 
 
-def class_keys(names: Sequence[str]) -> list[str | None]:
+def class_keys(names: Sequence[str], *, first: Sequence[int] = ()) -> list[str | None]:
     """Choose a key for each class, None if none is left.
 
     If all names are distinct single letters or digits, each is its own key, in lower case. A name that
     cannot be (a reserved letter, or A beside a), and any other name, gets the next free key of 1 … 9, 0,
-    a … z without the reserved ones.
+    a … z without the reserved ones: first the classes in `first`, in that order, then the others. Up to
+    `MANY` classes the keys stay what they are, whichever are likely.
+
+    Parameters
+    ----------
+    names : sequence of str
+    first : sequence of int
+        Class indices.
 
     Examples
     --------
@@ -199,6 +221,8 @@ def class_keys(names: Sequence[str]) -> list[str | None]:
     ['1', '2']
     >>> class_keys(["a", "n", "A"])
     ['a', '1', '2']
+    >>> class_keys([f"sign {i}" for i in range(43)], first=[40, 3])[:4]
+    ['3', '4', '5', '2']
     """
     single = len(set(names)) == len(names) and all(
         len(name) == 1 and name.isascii() and name.isalnum() for name in names
@@ -209,4 +233,7 @@ def class_keys(names: Sequence[str]) -> list[str | None]:
             if name.lower() in _FREE_KEYS and name.lower() not in keys:
                 keys[index] = name.lower()
     free = iter([k for k in _FREE_KEYS if k not in keys])
-    return [k if k is not None else next(free, None) for k in keys]
+    scarce = keys.count(None) > MANY
+    for index in dict.fromkeys([*(first if scarce else ()), *range(len(names))]):
+        keys[index] = keys[index] if keys[index] is not None else next(free, None)
+    return keys

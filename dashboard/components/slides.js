@@ -4,7 +4,7 @@ const HIDE_POINTER = 2000 // milliseconds, as all times here
 const SHOW_KEYS = 6000
 const FORGET_NUMBER = 4000
 const GAP = 0.8 // between images, in units of the stage
-const LONG = { corner: 7, fact: 14 } // characters, over which a word is smaller and takes two lines
+const LONG = { corner: 7, fact: 14 } // characters, over which a name stands below its images, and a fact is smaller
 const states = new WeakMap()
 
 function make(tag, className, ...inside) {
@@ -34,18 +34,20 @@ function makeFigure(figure, after) {
   return element
 }
 
-function makeImage(source, { text, right }) {
+function makeImage(source, { text, right }, isLong) {
+  const open = right === null // nobody said what this image shows
   const image = make("img", "image")
   image.src = source
-  image.alt = `predicted as ${text}, ${right ? "right" : "wrong"}`
+  image.alt = `predicted as ${text}, ${open ? "not judged" : right ? "right" : "wrong"}`
   image.draggable = false
-  const corner = make("span", text.length > LONG.corner ? "corner long" : "corner", make("span", "mark", right ? "✓" : "✗"), make("span", "said", text))
+  const corner = make("span", isLong ? "corner below" : "corner", make("span", "mark", open ? "" : right ? "✓" : "✗"), make("span", "said", text))
   corner.setAttribute("aria-hidden", "true")
-  return make("div", right ? "tile" : "tile wrong", image, corner)
+  return make("div", open ? "tile open" : right ? "tile" : "tile wrong", image, corner)
 }
 
 function makePanel(panel, images) {
-  const grid = make("div", "grid", ...images.map((source, index) => makeImage(source, panel.said[index])))
+  const isLong = panel.said.some(({ text }) => text.length > LONG.corner)
+  const grid = make("div", isLong ? "grid named" : "grid", ...images.map((source, index) => makeImage(source, panel.said[index], isLong)))
   return make("section", panel.after ? "panel after" : "panel", makeFigure(panel.figure, panel.after), grid)
 }
 
@@ -74,11 +76,12 @@ function makeSlide(slide) {
 }
 
 /** Columns that make images of this shape largest in a room; all in pixels. */
-function bestColumns(n, { width, height }, gap, shape) {
+// `below` is the height of the name below an image.
+function bestColumns(n, { width, height }, gap, shape, below) {
   const sizes = Array.from({ length: n }, (_, index) => {
     const [columns, rows] = [index + 1, Math.ceil(n / (index + 1))]
     const across = (width - gap * (columns - 1)) / columns
-    const down = (height - gap * (rows - 1)) / rows
+    const down = (height - gap * (rows - 1)) / rows - below
     return { columns, side: Math.min(across, down * shape) }
   })
   return sizes.reduce((best, size) => (size.side > best.side ? size : best))
@@ -268,7 +271,8 @@ class Show {
     const arrange = () => {
       const shape = first.naturalWidth / first.naturalHeight || 1
       const room = { width: grid.clientWidth, height: grid.clientHeight }
-      const { columns, side } = bestColumns(grid.children.length, room, gap, shape)
+      const below = grid.classList.contains("named") ? first.nextElementSibling.offsetHeight : 0
+      const { columns, side } = bestColumns(grid.children.length, room, gap, shape, below)
       grid.style.gridTemplateColumns = `repeat(${columns}, ${Math.max(8, Math.floor(side))}px)`
       grid.style.gap = `${gap}px`
     }

@@ -70,10 +70,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Said:
-    """A classifier's prediction for an image, and whether it is correct."""
+    """A classifier's prediction for an image, and whether it is correct; None where nobody says."""
 
     text: str
-    right: bool
+    right: bool | None
 
 
 @dataclass(frozen=True)

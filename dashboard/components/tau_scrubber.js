@@ -107,7 +107,7 @@ function shown({ data, index, all }) {
 function paintCorner({ context, ratio, words, data }, prediction, x, y, width) {
   const side = Math.round(4.8 * ratio)
   if (!words.has(prediction)) {
-    const text = clip(data.names[prediction], width - 2 * side, (part) => context.measureText(part).width)
+    const text = clip((data.short ?? data.names)[prediction], width - 2 * side, (part) => context.measureText(part).width)
     const differs = data.label !== null && data.names[prediction] !== data.label
     words.set(prediction, { text, width: context.measureText(text).width, fill: differs ? DIFFERS : PLAIN })
   }

@@ -16,8 +16,10 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from dashboard.components.image_grid import png_url
+from defuse_core.data.short_names import short_names
 
 _HERE = Path(__file__).parent
+_WIDTH = 10  # characters of a name that fit over a draw
 _LONGEST = 32_767  # pixels of a side; browsers decode no more
 HTML = """<div class="scrubber">
 <div class="controls"><output class="value" aria-live="off"></output>
@@ -143,6 +145,8 @@ def tau_scrubber(
         "chosen": chosen, "suggested": None if suggested is None else _nearest(taus, suggested),
         "purity": purity, "shown": n_shown,
     }  # fmt: skip
+    if (short := short_names(tuple(class_names), _WIDTH)) != tuple(class_names):
+        data["short"] = short
     default, callback = {"tau": taus[chosen]}, on_change or (lambda: None)
     return taus[_nearest(taus, _scrubber(data=data, key=key, default=default, on_tau_change=callback).tau)]
 

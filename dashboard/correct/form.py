@@ -13,13 +13,13 @@ import streamlit as st
 from dashboard.correct.runs import CORRECTION
 from dashboard.shared import kept
 from dashboard.shared.probe import STARTUP, offer_probe, probed
-from dashboard.shared.region_data import RHO
-from dashboard.shared.region_table import status_of
+from dashboard.shared.region_table import fit_of, label_of
 from dashboard.shell import store
 from dashboard.shell.forms import config_form, device_field
 from dashboard.shell.jobs_panel import duration, start
 from dashboard.shell.state import forget, plain, project_link, remember
 from defuse_core.base.config import PAPER_LAMBDAS
+from defuse_core.report.verdicts import count_failures, tell_failures, tell_status
 from defuse_core.workspace.edits import names, newest_change
 from defuse_core.workspace.labels import SINGLE_MISTAKES
 from defuse_core.workspace.runs import Run
@@ -45,8 +45,19 @@ class Labelled:
 
     @property
     def failures(self) -> list[int]:
-        """Ids of the failure regions, by the same rule as in the step."""
+        """Ids of the failures that have a label, and so can be corrected."""
         return [i for i, v in self.verdicts.items() if v.is_failure and v.label is not None]
+
+    @property
+    def told(self) -> str:
+        """How many failures there are, and why not all of them can be corrected."""
+        n, n_sure = count_failures(self.verdicts.values())
+        if not (ties := n - len(self.failures)):
+            return f"{tell_failures(n, n_sure)}."
+        return (
+            f"{tell_failures(n, n_sure)}; {ties} without a label, since the most frequent ones tie: label "
+            "more of their draws, or split them on the page Regions."
+        )
 
 
 def read_labels(distill: Run) -> Labelled | None:
@@ -62,10 +73,11 @@ def read_labels(distill: Run) -> Labelled | None:
     single = {e.sample_id for e in events if e.region_id == SINGLE_MISTAKES and e.label is not None}
     labelled = Labelled(verdicts, len(single))
     if not labelled.failures:
-        st.info(
+        nothing = (
             f"None of the {len(verdicts)} labelled regions is a failure: there is nothing to correct. Label "
             "more regions, or identify with another seed or more perturbations."
         )
+        st.info(labelled.told if any(v.is_failure for v in verdicts.values()) else nothing)
         for page in ("label", "identify"):
             st.page_link(f"../pages/{page}.py", icon=":material/arrow_forward:", query_params=project_link())
         return None
@@ -75,11 +87,14 @@ def read_labels(distill: Run) -> Labelled | None:
 def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
     """Show the settings of a correction, what it will cost, and the button that starts it."""
     key = f"correct-{project.id}"
-    regions = _choose_regions(project, distill, labelled)
+    rho = kept.labeling(distill.id).disagreement_threshold
+    st.markdown(f"**{labelled.told}**")
+    regions = _choose_regions(project, distill, labelled, rho)
     lambdas = lambdas_field(f"{key}-lambdas", "λ, weights of the regions")
     config = config_form("correct", key=key, main=_MAIN, leave_out=_OWN)
     config["correction"]["lambdas"] = lambdas
     config["baseline_lambdas"] = _choose_baseline(f"{key}-baseline", labelled.n_single, lambdas)
+    config["disagreement_threshold"] = rho
     config["regions"] = None if len(regions) == len(labelled.failures) else regions
     left, right, _ = st.columns(3)
     with left:
@@ -102,7 +117,7 @@ def show_form(project: Project, distill: Run, labelled: Labelled) -> None:
         st.rerun()
 
 
-def _choose_regions(project: Project, distill: Run, labelled: Labelled) -> list[int]:
+def _choose_regions(project: Project, distill: Run, labelled: Labelled, rho: float) -> list[int]:
     """Show the failure regions, all ticked; return those that stay ticked."""
     annotations = store.workspace().annotations
     edits, failures = annotations.edits(distill.id), labelled.failures
@@ -112,11 +127,12 @@ def _choose_regions(project: Project, distill: Run, labelled: Labelled) -> list[
             "goes in": True,
             "region": failures,
             "name": [custom_names.get(i, "") for i in failures],
-            "label": [project.class_names[labelled.verdicts[i].label or 0] for i in failures],
+            "label": [label_of(labelled.verdicts[i], project.class_names) for i in failures],
+            "label fits": [fit_of(labelled.verdicts[i]) for i in failures],
             "error": [labelled.verdicts[i].error.estimate for i in failures],
             "95 % interval": [_interval(labelled.verdicts[i]) for i in failures],
             "n": [labelled.verdicts[i].error.n for i in failures],
-            "status": [status_of(labelled.verdicts[i]) for i in failures],
+            "status": [tell_status(labelled.verdicts[i]) for i in failures],
         }
     )
     if not any(table["name"]):
@@ -127,12 +143,12 @@ def _choose_regions(project: Project, distill: Run, labelled: Labelled) -> list[
         column_config={"error": st.column_config.NumberColumn("error", format="percent")},
         height=min(300, 38 + 35 * len(table)), alt="Failure regions, and whether each is tuned on",
     )  # fmt: skip
-    others = [verdict for i, verdict in labelled.verdicts.items() if i not in failures]
+    others = [verdict for verdict in labelled.verdicts.values() if not verdict.is_failure]
     if others:
-        statuses = [status_of(verdict) for verdict in others]
-        counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted({*statuses}))
+        statuses = [tell_status(verdict) for verdict in others]
+        counts = "; ".join(f"{statuses.count(status)} {status}" for status in sorted({*statuses}))
         st.caption(
-            f"{len(others)} more regions are labelled, and stay out: at most ρ = {RHO:g} of their draws are "
+            f"{len(others)} more regions are labelled, and stay out: at most ρ = {rho:g} of their draws are "
             f"misclassified, or none has an answer ({counts})."
         )
     return [int(i) for i in edited.loc[edited["goes in"], "region"]]

@@ -31,6 +31,7 @@ from defuse_core.report.sweep import (
     make_answers,
     read_draw_labels,
     read_draws,
+    read_fits,
     task_name,
 )
 from defuse_core.workspace.edits import names
@@ -141,11 +142,13 @@ def _region_names(run: Run) -> Callable[[int], str]:
 
 def _show_accuracy(project: Project, run: Run, answers: Mapping[str, Answers]) -> None:
     name_of, rows = _region_names(run), []
+    fits = read_fits(store.workspace(), run.id)
     for part in DRAWS:
         if part in answers:
             draws = answers[part]
             row_names = {
-                i: f"{name_of(i)} → {project.class_names[int(draws.labels[draws.regions == i][0])]}"
+                i: f"{name_of(i)} → {project.class_names[int(draws.labels[draws.regions == i][0])]}, "
+                f"fits {fits[i][0]} of {fits[i][1]}"
                 for i in np.unique(draws.regions).tolist()
             }
             rows += changes(draws, draws.regions, row_names, held_out=part == "held_out")
@@ -157,6 +160,9 @@ def _show_accuracy(project: Project, run: Run, answers: Mapping[str, Answers]) -
         before_after(rows, title="By region and its label, worst first"), key="by-region",
         alt="Accuracy on the draws of each region before and after",
     )  # fmt: skip
+    left.caption(
+        "Draws count by the one label of their region, which fits so many of the draws that were labelled."
+    )
     right.plotly_chart(
         before_after(classes, title="By class, test images, worst first"), key="by-class",
         alt="Accuracy on the test images of each class before and after",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from dashboard.correct.form import read_lambdas
 from dashboard.correct.sweep_chart import Drawn, over_lambda, tradeoff
 from dashboard.correct.sweep_detail import follow_opened, open_point
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import duration
+from dashboard.shell.jobs_panel import time_left
 from dashboard.shell.state import note, plain, recall, refuse, remember
 from defuse_core.jobs import launcher
 from defuse_core.report.sweep import BEFORE, SETS, Measured, Sweep, read_sweep, task_name, tell_choice
@@ -130,10 +129,10 @@ def _time_left(run: Run, tasks: Sequence[Task]) -> str:
     events = store.workspace().runs.events(run.id, kind="point")
     since = run.attempt_at or 0.0
     new = {event.task for event in events if event.at >= since and event.task != BEFORE}
-    spent = time.time() - since
     share_new = len(new) + sum(_share(task) for task in tasks if task.status == "running")
     left = sum(1 - _share(task) for task in tasks)
-    return f" · about {duration(spent * left / share_new)} left" if new and share_new else ""
+    share = share_new / (share_new + left) if share_new else 0.0
+    return time_left(run, share, parts=len(new), key="sweep") if new else ""
 
 
 def _asked(run: Run) -> str:

@@ -41,6 +41,7 @@ from defuse_core.report.evidence import (
 )
 from defuse_core.report.numbers import SURE, percent, within
 from defuse_core.report.sweep import Change
+from defuse_core.report.verdicts import failures_told, label_fit, tell_fit
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
@@ -135,6 +136,8 @@ def _tell_accuracies(evidence: Evidence) -> None:
             title, percent(after[name].estimate, 1), f"{100 * change:+.1f} points", width="content",
             delta_color="normal" if sure and change else "off", help=f"{before[name]} → {after[name]}",
         )  # fmt: skip
+    if fit := label_fit(evidence.results):
+        st.caption(f"On the regions by the one label of each, which {tell_fit(*fit)} that were labelled.")
     if held := held_out_scores(evidence):
         st.markdown(
             f"On **regions held out**, which it was never tuned on: {within(held[0])} → "
@@ -170,7 +173,11 @@ def show_controls(card: Card) -> None:
 def show_where(card: Card) -> None:
     """Show accuracy by region and by class, before and after."""
     evidence, names = card.found, card.project.class_names
-    with bordered("Where it changed", "Every failure region, and every class of the test images"):
+    told = (
+        f"{failures_told(evidence.results)}. Draws count by the one label of their region, which fits so "
+        "many of the draws that were labelled; test images by their own class"
+    )
+    with bordered("Where it changed", told):
         regions, classes = region_changes(evidence, names), class_changes(evidence)
         left, right = side_by_side()
         with left:

@@ -11,7 +11,8 @@ from dashboard.evidence.tables import agreement_table, noise_table, novelty_tabl
 from dashboard.shared import charts
 from dashboard.shell import store
 from dashboard.shell.state import plain
-from defuse_core.report.evidence import SHARP, Distances, tell_taus
+from defuse_core.report.evidence import Distances, tell_taus
+from defuse_core.report.generator import SHARP
 from defuse_core.report.numbers import interval, percent
 
 
@@ -67,7 +68,7 @@ def show_agreement(card: Card) -> None:
         with left:
             card.show(
                 "figure7", charts.agreement(evidence.share),
-                card.told(f"n = {unanimous.n:,} draws that were labelled", tell_taus(evidence.results)),
+                card.told(f"n = {unanimous.n:,} draws with two answers or more", tell_taus(evidence.results)),
                 lambda: agreement_picture(evidence), lambda: agreement_table(evidence),
                 alt="On how many draws which share of the annotators gave the most frequent answer",
             )  # fmt: skip
@@ -75,9 +76,7 @@ def show_agreement(card: Card) -> None:
             f"**All agree on {percent(unanimous.estimate)}** of the draws ({interval(unanimous, 0)}); "
             f"{percent(pairwise)} of all pairs of answers are alike."
         )
-        right.caption(
-            "“None of the above” is an answer like others; a draw with one answer counts as agreed."
-        )
+        right.caption("“None of the above” is an answer like others; a draw with one answer does not count.")
 
 
 def show_noise(card: Card) -> None:

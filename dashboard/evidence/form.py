@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import streamlit as st
 
 from dashboard.shell import store
 from dashboard.shell.forms import config_form, device_field
-from dashboard.shell.jobs_panel import TITLES, duration, start
+from dashboard.shell.jobs_panel import TITLES, start, time_left
 from dashboard.shell.state import forget, linked_choice, plain, project_link
 from defuse_core.report.evidence import Evidence, read_evidence
 from defuse_core.workspace.pipeline import done_share
@@ -64,9 +62,8 @@ def show_progress(run: Run) -> None:
         st.caption("The evaluation is waiting for another run …" if waits else "The evaluation begins …")
         return
     share = done_share(tasks)
-    spent = run.seconds + time.time() - (run.attempt_at or time.time())
-    left = f" · about {duration(spent * (1 - share) / share)} left" if run.live and share > 0.05 else ""
     done = sum(task.status == "done" for task in tasks)
+    left = time_left(run, share, parts=done, spent=run.seconds, key="evidence") if share > 0.05 else ""
     st.progress(share, text=f"{done} of {len(tasks)} parts measured{left}")
     st.caption(" · ".join(f"{_TASKS.get(task.name, task.name)}: {task.status}" for task in tasks))
 

@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import follow, show_trouble, start
+from dashboard.shell.jobs_panel import follow, show_trouble, start, tell_begin
 from dashboard.shell.state import project_link
 from defuse_core.workspace.pipeline import done_share
 from defuse_core.workspace.runs import Run
@@ -82,10 +82,7 @@ def _show_files(reports: list[Run]) -> None:
 
 def _show_progress(run: Run) -> None:
     tasks = store.workspace().runs.tasks(run.id)
-    waits = run.status == "queued"
-    st.progress(
-        done_share(tasks), text="It is waiting for another run …" if waits else "The report is made …"
-    )
+    st.progress(done_share(tasks), text=tell_begin(run, "The report is made …"))
 
 
 def _called(report: Run, name: str) -> str:

@@ -13,6 +13,7 @@ from dashboard.shared.charts import KINDS
 from defuse_core.base.intervals import Interval
 from defuse_core.report.evidence import SETS, Distances, Evidence, Model
 from defuse_core.report.sweep import Change
+from defuse_core.report.verdicts import with_sureness
 
 
 def scores_table(models: Sequence[Model]) -> pd.DataFrame:
@@ -67,11 +68,13 @@ def changes_table(changes: Sequence[Change], what: str) -> pd.DataFrame:
 
 
 def regions_table(evidence: Evidence, class_names: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of every measured model on every failure region."""
+    """Accuracy of every measured model on every failure region, and how many draws its label fits."""
     rows = [
         {
             "region": row["region_id"], "name": row["name"], "label": class_names[row["label"]],
             "tau": row["tau"], "held_out": row["held_out"],
+            "status": with_sureness("failure", row.get("sure")),
+            **dict(zip(("label_fits", "labelled_draws"), row.get("fits") or (None, None), strict=True)),
             **{
                 f"{model}_{part}": value
                 for model in ("before", "baseline", "after")

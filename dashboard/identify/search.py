@@ -12,9 +12,10 @@ import streamlit as st
 from dashboard.shared import charts
 from dashboard.shared.gallery import KINDS, export, read_mistakes, show_gallery, spread_out
 from dashboard.shared.probe import STARTUP, offer_probe, probed
-from dashboard.shared.verdicts import confusion
+from dashboard.shared.verdicts import confusion, show_confused
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
+from dashboard.shell.pace import Pace, seconds_left
 from dashboard.shell.state import linked_choice, linked_page
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -90,13 +91,16 @@ def show_search(project: Project, run: Run) -> None:
     for column, kind in zip(columns, charts.KINDS, strict=False):
         column.metric(kind, f"{counts[kind][-1]:,}", help=_KIND_HELP[kind])
     recent = [event for event in points if run.attempt_at is not None and event.at >= run.attempt_at]
-    spent = (time.time() if run.live else recent[-1].at) - (run.attempt_at or 0.0) if recent else 0.0
+    spent = recent[-1].at - (run.attempt_at or 0.0) if recent else 0.0
     if run.live and recent and spent > 0:
         images = sum(event.data["images"] for event in recent) / spent
         codes = sum(event.data["decoded"] for event in recent) / spent
         details = f"decoded and classified; they lie around {images:,.1f} training images a second"
         columns[3].metric("Images a second", f"{codes:,.0f}", help=details)
-        columns[4].metric("Time left", duration((total - searched[-1]) / images))
+        pace = Pace(float(searched[-1] / total), recent[-1].at)
+        took = spent * float(searched[-1]) / sum(event.data["images"] for event in recent)  # in all attempts
+        left = seconds_left(pace, spent=took, interval=spent / len(recent), now=time.time())
+        columns[4].metric("Time left", "–" if left is None else duration(left))
     st.plotly_chart(charts.kinds_over(searched.tolist(), counts, of=total), key="kinds-over")
 
 
@@ -136,6 +140,7 @@ def show_mistakes(project: Project, run: Run) -> None:
     line = st.container(horizontal=True)  # one below the other in a narrow window
     with line.container(width=360):
         st.plotly_chart(charts.matrix(flow, names, title="Which class is predicted as which"), key="flow")
+        show_confused(flow, names)
     with line.container(width=590):
         st.caption(f"{len(page)} of {len(chosen):,}, in mixed order")
         show_gallery(project, run, mistakes, page)

@@ -23,6 +23,7 @@ from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.results import region_ids
 from defuse_core.workspace.runs import Run
+from defuse_core.workspace.settings import with_settings
 from defuse_core.workspace.workspace import Project
 
 
@@ -74,7 +75,7 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
         lambda name, content: _take(project, run, name, content),
         key="labels-file", kind=("csv", "json"),
         told="CSV: region, annotator, label; and sample, tau, seed, n_samples where they differ from the "
-        "whole region, .5, 0 and 10",
+        f"whole region, {kept.labeling(run.id).tau:g}, 0 and 10",
     )  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def show_simulated(project: Project, run: Run) -> None:
         "which the baseline of the correction needs. Where a person has answered, theirs do not count."
     )
     if right.button("Let them label", icon=":material/smart_toy:"):
-        start(project, "annotate", {}, on=[run])
+        start(project, "annotate", with_settings(store.workspace(), project, "annotate", {}), on=[run])
         st.rerun()
 
 
@@ -104,6 +105,7 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
     found = region_ids(run.summary)
     ids = ids_ever(found, workspace.annotations.edits(run.id))
     n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
+    tau = kept.labeling(run.id).tau
     try:
         text = decode_labels(content, name=name)
         if name.lower().endswith(".json"):
@@ -111,7 +113,7 @@ def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> No
 
             events = from_label_studio(text, project.class_names, ids, annotator=annotator())
         else:
-            events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes)
+            events = from_csv(text, project.class_names, ids, n_mistakes=n_mistakes, tau=tau)
         new = workspace.annotations.append_new(run.id, events)
     except WorkspaceError as error:
         refuse(str(error) if str(error).startswith(name) else f"{name}: {error}")

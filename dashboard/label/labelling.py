@@ -8,6 +8,7 @@ which these were.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -18,6 +19,7 @@ from dashboard.components.label_board import Answer, Draw, label_board
 from dashboard.components.label_queue import QueueItem, Subject, read_queue
 from dashboard.label.report import show_opinion, show_verdict
 from dashboard.shared import kept
+from dashboard.shared.gallery import read_mistakes
 from dashboard.shared.region_data import SEED, Draws, Regions
 from dashboard.shared.region_detail import choose_tau, chosen_tau, linked_region
 from dashboard.shell import store
@@ -159,8 +161,20 @@ def _show_board(
         saved=recall(_SAVED, []), trouble=recall(_TROUBLE), moved=recall(_MOVED, 0),
         on_queue=lambda: _store(len(project.class_names)),
         on_move=lambda: _move(run, regions, subject),
-        namespace=f"defuse-{home}-{run.id}",
+        namespace=f"defuse-{home}-{run.id}", first=_candidates(run, regions, subject.region, blind=blind),
     )  # fmt: skip
+
+
+def _candidates(run: Run, regions: Regions, region_id: int, *, blind: bool) -> list[int]:
+    """Classes that draws of a region may be: those of its mistakes' source images, then their predictions.
+
+    The most frequent ones stand first. Who labels blind is not led by what the classifier says.
+    """
+    found = read_mistakes(store.workspace().runs.ancestry(run.id)["identify"].id)
+    inside = regions.membership == region_id
+    classes = [found.labels[inside]] + ([] if blind else [found.predictions[inside]])
+    ranked = [c for part in classes for c, _ in Counter(part.tolist()).most_common()]
+    return list(dict.fromkeys(ranked))
 
 
 def _store(n_classes: int) -> None:

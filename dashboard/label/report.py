@@ -12,26 +12,26 @@ from dashboard.components.image_grid import Tile, image_grid
 from dashboard.components.label_queue import Subject
 from dashboard.label.simulated import find_simulated
 from dashboard.shared import charts, kept
-from dashboard.shared.region_data import RHO, Draws
-from dashboard.shared.region_table import status_of
+from dashboard.shared.region_data import Draws
 from dashboard.shell import store
 from dashboard.shell.jobs_panel import duration
 from dashboard.shell.state import plain, recall, remember
 from defuse_core.base.limits import MAX_COMPARED_DRAWS
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
-from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
+from defuse_core.report.verdicts import Status, status_of, tell_label, tell_status
+from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Annotation
+    from defuse_core.extensions.answers import Answers
 
-_MARKS = {
-    "failure": ":material/bug_report: **failure**",
-    "not a failure": ":material/check_circle: **not a failure**",
-    "undecided": ":material/balance: **undecided**",
-    "none of the above": ":material/block: **none of the above**",
-    "unlabelled": ":material/radio_button_unchecked: **not labelled yet**",
+_ICONS: dict[Status, str] = {
+    "failure": "bug_report",
+    "not a failure": "check_circle",
+    "undecided": "balance",
+    "none of the above": "block",
 }
 
 
@@ -42,16 +42,19 @@ def show_verdict(
     from defuse_core.extensions.answers import answers_by_region
 
     st.markdown("**Verdict**")
-    people = [e for e in events if not e.annotator.startswith(SIMULATED_PREFIX)]  # the others do not count
-    answers = answers_by_region(people).get(subject.region)
+    answers = answers_by_region(events).get(subject.region)
     if hidden:
         st.caption("Hidden until all images are answered.")
-    elif answers is None or (answers.tau, answers.seed) != (subject.tau, subject.seed):
-        st.markdown(_MARKS["unlabelled"])
+    elif answers is None:
+        st.markdown(_UNLABELLED)
+    elif (answers.tau, answers.seed) != (subject.tau, subject.seed) or answers.simulated:
+        st.markdown(_UNLABELLED)
+        _tell_other_verdict(run, subject.region, answers)
     else:
         draws = kept.draws(run.id, subject.region, answers.tau, answers.n_samples)
         if draws is not None:
-            _tell_verdict(project, subject.region, draws, answers.annotations)
+            rho = kept.labeling(run.id).disagreement_threshold
+            _tell_verdict(project, subject.region, draws, answers.annotations, rho)
     mine = [e for e in events if e.annotator == subject.annotator]
     spent = [sum(e.seconds or 0.0 for e in part) for part in (_of(mine, subject.region), mine)]
     st.caption(f"Time spent: {duration(spent[0])} here, {duration(spent[1])} in all")
@@ -59,34 +62,51 @@ def show_verdict(
         _tell_self_agreement(events, subject.annotator)
 
 
-def _tell_verdict(project: Project, region_id: int, draws: Draws, annotations: Sequence[Annotation]) -> None:
+_UNLABELLED = ":material/radio_button_unchecked: **not labelled yet**"
+
+
+def _tell_other_verdict(run: Run, region_id: int, answers: Answers) -> None:
+    """Say what counts until the draws that are shown are answered by a person."""
+    verdict = (kept.verdicts(run.id) or {}).get(region_id)
+    if verdict is not None:
+        whose = "simulated annotators" if answers.simulated else "the draws that were labelled last"
+        st.caption(
+            f"Until you answer, it counts as: {tell_status(verdict)}; by {whose}, at τ = {answers.tau:g}."
+        )
+
+
+def _tell_verdict(
+    project: Project, region_id: int, draws: Draws, annotations: Sequence[Annotation], rho: float
+) -> None:
     import torch
 
     from defuse_core.method.labeling import more_to_decide, reach_verdict
 
     verdict = reach_verdict(
-        region_id, torch.from_numpy(draws.predictions), annotations, disagreement_threshold=RHO
+        region_id, torch.from_numpy(draws.predictions), annotations, disagreement_threshold=rho
     )
-    st.markdown(_MARKS[status_of(verdict)])
+    st.markdown(f":material/{_ICONS[status_of(verdict)]}: **{tell_status(verdict)}**")
     error = verdict.error
     if verdict.n_kept:
         st.metric(
             "Error", f"{error.estimate:.0%}", help="Share of the images that the classifier misclassifies"
         )
         st.caption(f"95 % interval {error.low:.2f} … {error.high:.2f}, n = {error.n}")
-        more = more_to_decide(error, threshold=RHO)
+        more = more_to_decide(error, threshold=rho)
         if more:
             st.caption(f"{more} more like these would decide.")
         elif more is None:
-            st.caption("Half of them: more answers like these would not decide.")
+            st.caption(f"Just ρ = {rho:g} of them: more answers like these would not decide.")
     if verdict.n_disagreed:
         st.caption(f"{verdict.n_disagreed} left out: the annotators disagree on them.")
-    if verdict.label is not None:
-        counts = "a failure" if verdict.is_failure else "no failure"
-        st.caption(
-            f"Label: {plain(project.class_names[verdict.label])}. By the paper's rule (more than half "
-            f"misclassified) it counts as {counts}."
-        )
+    if not verdict.n_kept:
+        return
+    counts = "a failure" if verdict.is_failure else "no failure"
+    name = None if verdict.label is None else plain(project.class_names[verdict.label])
+    label = f"Label: {tell_label(verdict, name)}."
+    if name is None:
+        label = f"{tell_label(verdict, None).capitalize()}. Label more draws, or split the region."
+    st.caption(f"{label} By the paper's rule (more than ρ = {rho:g} misclassified) it counts as {counts}.")
 
 
 def _tell_self_agreement(events: Sequence[LabelEvent], annotator: str) -> None:

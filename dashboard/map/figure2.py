@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.map.latent_map import read_map
 from dashboard.map.view import Ground
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import start
+from dashboard.shell.jobs_panel import start, tell_begin
 from defuse_core.workspace.configs import MapConfig
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -29,7 +29,7 @@ def map_progress(run: Run) -> tuple[float, str]:
     tasks = store.workspace().runs.tasks(run.id)
     share = tasks[0].step / tasks[0].steps if tasks and tasks[0].steps else 0.0
     kl = tasks[0].metrics.get("kl") if tasks else None
-    waits = "It is waiting for another run …" if run.status == "queued" else "The map is made …"
+    waits = tell_begin(run, "The map is made …")
     return share, waits if kl is None else f"{run.config['method']}, Kullback–Leibler divergence {kl:.2f}"
 
 

@@ -1,6 +1,7 @@
 """What a presentation shows of failure regions and their correction, computed on a thread.
 
-A prediction on a draw is right if it is the label that people gave the region, as in the correction.
+A prediction on a labelled draw is right if it is what people said of that draw; on fresh draws, of which
+nobody said anything, if it is the label of their region, as in the correction.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dashboard.components.image_grid import png_url
 from dashboard.shared import kept
 from dashboard.shell.store import checksum, later, workspace
+from defuse_core.report.verdicts import count_failures, sureness_of
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.labels import LabelEvent
 from defuse_core.workspace.results import load_results
@@ -39,10 +41,12 @@ class Exhibit:
 
     Attributes
     ----------
-    label : int
-        The label that people gave it.
-    agreed, kept : int
-        How many of the draws with a label have that one, and how many have a label.
+    label : int or None
+        The label that people gave it; None where the most frequent ones tie.
+    answers : tuple of (int or None)
+        What people said of each draw; None where no answer counts.
+    sureness : str
+        Whether the answers decide that it is a failure.
     images : tuple of str
         Some of the draws that people labelled, as data URLs.
     before, after : tuple of int
@@ -55,15 +59,25 @@ class Exhibit:
     """
 
     region_id: int
-    label: int
-    agreed: int
-    kept: int
+    label: int | None
+    answers: tuple[int | None, ...]
+    sureness: str
     images: tuple[str, ...]
     before: tuple[int, ...]
     after: tuple[int, ...] | None
     was: Share
     now: Share | None
     held_out: bool = False
+
+    @property
+    def agreed(self) -> int:
+        """How many labelled draws the label fits."""
+        return 0 if self.label is None else self.answers.count(self.label)
+
+    @property
+    def kept(self) -> int:
+        """How many draws have a label."""
+        return len(self.answers) - self.answers.count(None)
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,9 @@ class Exhibition:
     exhibits: tuple[Exhibit, ...]
     correction: Correction | None
 
+    failures: tuple[int, int]
+    """How many there are, and how many of them are sure."""
+
 
 @dataclass(frozen=True)
 class Curator:
@@ -132,11 +149,12 @@ class Curator:
         exhibits = [
             self._exhibit(verdicts[i], answers[i], scores.get(i))
             for i in self.painter.regions.result().ids
-            if i in verdicts and verdicts[i].is_failure and verdicts[i].label is not None
+            if i in verdicts and verdicts[i].is_failure
         ]
         exhibits.sort(key=lambda exhibit: exhibit.was[0])
         correction = None if correct is None else self._correction(correct, results, scores)
-        return Exhibition(tuple(exhibits), correction)
+        live = [verdicts[i] for i in self.painter.regions.result().ids if i in verdicts]
+        return Exhibition(tuple(exhibits), correction, count_failures(live))
 
     def _exhibit(self, verdict: Verdict, answers: Answers, score: Mapping[str, Any] | None) -> Exhibit:
         from defuse_core.method.classifier import predict
@@ -147,11 +165,10 @@ class Curator:
         before = tuple(predict(self.painter.classifier.result(), images).tolist())
         after = None if self.corrected is None else tuple(predict(self.corrected.result(), images).tolist())
         few = images[: _MOST if max(images.shape[-2:]) <= 64 else _FEWER].permute(0, 2, 3, 1).numpy()
-        error, label = verdict.error, verdict.label
-        assert label is not None
+        error = verdict.error
         by_people = (1 - error.estimate, 1 - error.high, 1 - error.low, error.n)
         return Exhibit(
-            verdict.region_id, label, verdict.image_labels.count(label), verdict.n_kept,
+            verdict.region_id, verdict.label, verdict.image_labels, sureness_of(verdict),
             tuple(png_url(image) for image in few), before, after,
             was=by_people if score is None else _share(score["before"]),
             now=None if score is None else _share(score["after"]),

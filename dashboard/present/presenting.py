@@ -15,7 +15,8 @@ from dashboard.present.exhibits import Correction, Exhibit, Exhibition, Share
 from dashboard.present.survey import Survey
 from dashboard.shell.jobs_panel import duration
 from defuse_core.report import numbers
-from defuse_core.report.numbers import RARE, count, judge_flips, p_value
+from defuse_core.report.numbers import RARE, count, judge_flips, listed, p_value
+from defuse_core.report.verdicts import tell_failures, tell_fit
 
 
 def slides_of(
@@ -37,10 +38,10 @@ def slides_of(
         for number, exhibit in enumerate(shown.exhibits, 1)
     ]
     correction = shown.correction
-    changes = [] if correction is None else [_trade_off(correction), *_cost(correction, survey)]
+    changes = [] if correction is None else [_trade_off(shown, correction), *_cost(correction, survey)]
     return [
         _title(project, survey),
-        _found(survey, of),
+        _found(survey, *shown.failures),
         *regions,
         *changes,
         _limits(survey, shown, stale=stale),
@@ -69,22 +70,24 @@ def _title(project: str, survey: Survey) -> Slide:
     return Slide("title", project, text, cover=True)
 
 
-def _found(survey: Survey, failures: int) -> Slide:
+def _found(survey: Survey, failures: int, sure: int) -> Slide:
     new = survey.mistakes.get("perturbation", 0)
     figures = (
         Figure(f"{sum(survey.mistakes.values()):,}", "mistakes", note=f"{new:,} of them new: in no data set"),
         Figure(f"{survey.regions:,}", "regions", note="groups of mistakes that look alike"),
         Figure(f"{survey.labelled:,}", "labelled", note=f"{count(survey.answers, 'answer')} on draws"),
-        Figure(f"{failures:,}", "failures", note="most of whose images are misclassified"),
+        Figure(f"{failures:,}", "failures", note="regions most of whose draws are misclassified"),
     )
-    return Slide("found", "What was found", figures=figures)
+    text = f"{tell_failures(failures, sure)}." if failures else ""
+    text = " ".join(filter(None, (text, survey.mark)))
+    return Slide("found", "What was found", text, figures=figures)
 
 
 def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, survey: Survey) -> Slide:
-    label, n = class_names[exhibit.label], len(exhibit.before)
+    n = len(exhibit.before)
     verb = "said" if exhibit.after is not None else "says"
     facts = [
-        Fact(_who(survey), label, f"{exhibit.agreed} of {count(exhibit.kept, 'draw')}"),
+        _answered(exhibit, class_names, survey),
         _most_predicted(f"The classifier {verb}", exhibit.before, class_names),
     ]
     predictions = _said(exhibit, exhibit.before, class_names)
@@ -93,7 +96,7 @@ def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, 
         facts.append(_most_predicted("Corrected, it says", exhibit.after, class_names))
         predictions = _said(exhibit, exhibit.after, class_names)
         panels.append(_panel("After", exhibit, exhibit.now, predictions))
-    parts = [over, f"region {exhibit.region_id}"]
+    parts = [over, f"region {exhibit.region_id}", exhibit.sureness]
     parts += ["held out, never tuned on"] * exhibit.held_out
     parts += [f"{len(exhibit.images)} of {n} draws shown"] * (len(exhibit.images) < n)
     return Slide(
@@ -104,9 +107,22 @@ def _region(exhibit: Exhibit, class_names: Sequence[str], over: str, name: str, 
 
 def _predicted_as(exhibit: Exhibit, class_names: Sequence[str]) -> str:
     """Say what is predicted as what; "7, misclassified" where the draws do not show it."""
+    if exhibit.label is None:
+        return f"Region {exhibit.region_id}, misclassified"
     wrong = Counter(prediction for prediction in exhibit.before if prediction != exhibit.label).most_common(1)
     label = class_names[exhibit.label]
     return f"“{label}” predicted as “{class_names[wrong[0][0]]}”" if wrong else f"“{label}”, misclassified"
+
+
+def _answered(exhibit: Exhibit, class_names: Sequence[str], survey: Survey) -> Fact:
+    """Say the label, or the answers that tie, and how many draws each fits."""
+    if exhibit.label is not None:
+        note = f"{exhibit.agreed} of {count(exhibit.kept, 'draw')}"
+        return Fact(_who(survey), class_names[exhibit.label], note)
+    said = Counter(answer for answer in exhibit.answers if answer is not None).most_common()
+    most = [c for c, n in said if n == said[0][1]]
+    note = f"{said[0][1]} of {count(exhibit.kept, 'draw')} each: no clear majority, so no label"
+    return Fact(_who(survey), listed([class_names[c] for c in most]), note)
 
 
 def _who(survey: Survey) -> str:
@@ -120,22 +136,38 @@ def _most_predicted(who: str, predictions: Sequence[int], class_names: Sequence[
 
 
 def _said(exhibit: Exhibit, predictions: Sequence[int], class_names: Sequence[str]) -> tuple[Said, ...]:
-    return tuple(Said(class_names[prediction], prediction == exhibit.label) for prediction in predictions)
+    """Every prediction, with whether it is what people said of that draw."""
+    return tuple(
+        Said(class_names[prediction], None if answer is None else prediction == answer)
+        for prediction, answer in zip(predictions, exhibit.answers, strict=True)
+    )
 
 
 def _panel(heading: str, exhibit: Exhibit, share: Share | None, predictions: Sequence[Said]) -> Panel:
+    right = f"{sum(one.right is True for one in predictions)} of {exhibit.kept}"
     if share is None:
-        note = "on the labelled draws; the correction did not measure this region"
-        figure = Figure(f"{sum(one.right for one in predictions)} of {len(predictions)}", heading, note=note)
+        note = (
+            "right on the labelled draws, each by its own label; the correction did not measure this region"
+        )
+        figure = Figure(right, heading, note=note)
+    elif exhibit.now is None:
+        note = _interval(share, "labelled draws, each by its own label")
+        figure = Figure(percent(share[0]), heading, note=note, bars=_bars(share))
     else:
-        where = "fresh draws" if exhibit.now is not None else "labelled draws, each by its own label"
-        figure = Figure(percent(share[0]), heading, note=_interval(share, where), bars=_bars(share))
+        note = (
+            f"{_interval(share, 'fresh draws')}, by the region's label, which "
+            f"{tell_fit(exhibit.agreed, exhibit.kept)}. Labelled draws, each by its own: {right} right"
+        )
+        figure = Figure(percent(share[0]), heading, note=note, bars=_bars(share))
     return Panel(figure, tuple(predictions[: len(exhibit.images)]), heading == "After")
 
 
-def _trade_off(correction: Correction) -> Slide:
+def _trade_off(shown: Exhibition, correction: Correction) -> Slide:
+    measured = [e for e in shown.exhibits if e.now is not None]
+    fit = tell_fit(*(sum(getattr(e, name) for e in measured) for name in ("agreed", "kept")))
+    fresh = f"fresh draws, by the one label of their region, which {fit} that were labelled"
     figures = (
-        _change("right on the regions that were repaired", correction.region, "fresh draws", percent),
+        _change("right on the regions that were repaired", correction.region, fresh, percent),
         _change("right on the test set", correction.test, "images", tenths),
     )
     text = ""
@@ -196,12 +228,13 @@ def _cost(correction: Correction, survey: Survey) -> list[Slide]:
 def _limits(survey: Survey, exhibition: Exhibition, *, stale: bool) -> Slide:
     correction = exhibition.correction
     n_labelled, n_agreed = (sum(getattr(e, name) for e in exhibition.exhibits) for name in ("kept", "agreed"))
-    points = [
+    points = [survey.mark] if survey.mark else []
+    points += [
         "These are the bugs that one search found. There may be others: this does not say how many.",
         "The pictures come from a generator that has learnt the training images; no camera took them."
         + _reconstruction(correction),
-        f"Each region has one label, which {n_agreed:,} of its {n_labelled:,} labelled draws have themselves."
-        + _own_label(correction),
+        f"A region has one label at most, which {n_agreed:,} of the {n_labelled:,} labelled draws have "
+        "themselves." + _own_label(correction),
     ]
     if correction is not None and correction.real is not None:
         was, now = correction.real

@@ -30,6 +30,8 @@ class Survey:
         Time that was spent on them, as far as it was recorded.
     simulated : bool
         All answers are those of simulated annotators.
+    mark : str
+        What is to be said of the generator that was searched with; empty where it is usable.
     """
 
     test: Share
@@ -40,6 +42,7 @@ class Survey:
     answers: int
     seconds: float
     simulated: bool
+    mark: str = ""
 
 
 def survey_of(

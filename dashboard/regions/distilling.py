@@ -17,10 +17,12 @@ from dashboard.shared.region_detail import (
     show_mistakes,
     show_scrubber,
 )
-from dashboard.shared.region_table import COLUMNS, region_table, status_of
+from dashboard.shared.region_table import COLUMNS, region_table
+from dashboard.shared.table_csv import table_csv
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import follow, newest, show_trouble, start
+from dashboard.shell.jobs_panel import follow, newest, show_trouble, start, tell_begin
 from dashboard.shell.state import plain, project_link, recall, remember
+from defuse_core.report.verdicts import count_failures, tell_failures
 from defuse_core.workspace.edits import names, newest_change
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
@@ -31,9 +33,7 @@ def show_distillation(run: Run) -> None:
     points = store.workspace().runs.events(run.id, kind="point")
     if not points:
         if run.live:
-            st.caption(
-                "It is waiting for another run …" if run.status == "queued" else "The mixture is fitted …"
-            )
+            st.caption(tell_begin(run, "The mixture is fitted …"))
         return
     figure = charts.line(
         [int(event.key) for event in points], [event.data["lower_bound"] for event in points],
@@ -57,11 +57,21 @@ def show_regions(project: Project, run: Run) -> None:
     inside = int((regions.membership >= 0).sum())
     columns[0].metric("Regions", len(regions.found))
     columns[1].metric("Mistakes in them", f"{inside:,}", help=f"of {len(regions.membership):,}")
-    statuses = [status_of(verdicts.get(i)) for i in regions.ids]
-    columns[2].metric("Labelled", f"{len(statuses) - statuses.count('unlabelled')} of {len(statuses)}")
-    columns[3].metric("Failures", statuses.count("failure"), help="Decided: the interval lies above ρ = .5")
+    labelled = [verdicts[i] for i in regions.ids if i in verdicts]
+    columns[2].metric("Labelled", f"{len(labelled)} of {len(regions.ids)}")
+    n, n_sure = count_failures(labelled)
+    rho = kept.labeling(run.id).disagreement_threshold
+    columns[3].metric("Failures", n, help=f"More than ρ = {rho:g} of their labelled draws are misclassified")
+    if labelled:
+        st.caption(
+            f"{tell_failures(n, n_sure)}. Sure is a verdict whose 95 % interval leaves out ρ = {rho:g}: "
+            "label more draws of the others to be sure of them."
+        )
     if not run.summary["converged"]:
-        st.caption(f"The fit had not converged after {run.summary['iterations']} iterations.")
+        st.warning(
+            f"The fit stopped after {run.summary['iterations']} iterations, before it settled: with more, "
+            "mistakes may lie in other regions. Raise max iter, and distill again before you label."
+        )
     table = region_table(
         regions, mistakes, project.class_names, names=region_names, verdicts=verdicts,
         found_again=_found_again(run),
@@ -71,6 +81,10 @@ def show_regions(project: Project, run: Run) -> None:
         table, hide_index=True, column_config=COLUMNS, key=key, selection_mode="multi-row",
         on_select=lambda: _look_at(key, regions.ids), height=min(420, 38 + 35 * len(table)),
         alt="Regions with weight, mistakes, error and status",
+    )  # fmt: skip
+    st.download_button(
+        "Regions as CSV", lambda: table_csv(table), file_name=f"regions-run{run.id}.csv", mime="text/csv",
+        on_click="ignore", icon=":material/download:",
     )  # fmt: skip
     _show_stability(project, run)
     chosen = _look_for(regions, region_names)

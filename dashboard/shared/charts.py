@@ -14,6 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from defuse_core.data.short_names import short_names
+
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#8c8c8c"
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
@@ -24,7 +26,8 @@ _MARGIN = {"l": 10, "r": 10, "t": 40, "b": 10}
 _LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
 _SHADES = [[0, "rgba(0, 114, 178, 0)"], [1e-6, "#d3e5f1"], [1, "#0072B2"]]
 """Transparent at 0, then opaque blues on which numbers are readable in the light and the dark theme."""
-_NUMBERED = 20  # classes up to which a matrix shows its numbers
+_NUMBERED, _NAMED = 20, 64  # classes up to which a matrix shows its numbers, and its names
+_WIDTH = 12  # characters of a name beside a matrix
 
 
 def _layout(figure: go.Figure, title: str, *, height: int = 320, **more: Any) -> go.Figure:
@@ -84,8 +87,8 @@ def matrix(
     """
     off_diagonal = counts.astype(float)
     np.fill_diagonal(off_diagonal, np.nan)
-    labels = [clip(name, 12) for name in names]
-    few = len(names) <= _NUMBERED
+    few, named = len(names) <= _NUMBERED, len(names) <= _NAMED
+    labels = [clip(name, _WIDTH) for name in (short_names(tuple(names), _WIDTH) if named else names)]
     largest = max(1.0, float(np.nanmax(off_diagonal, initial=0)))
     figure = go.Figure(
         go.Heatmap(
@@ -99,7 +102,9 @@ def matrix(
     )  # fmt: skip
     # Every class has a tick, because the hover text reads it; labels are left out if they have no room
     ticks: dict[str, object] = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": labels}
-    ticks |= {"showticklabels": few}
+    ticks |= {"showticklabels": named}
+    if not few:
+        ticks |= {"tickfont": {"size": 8}}
     figure.update_xaxes(title=x, **ticks, constrain="domain", showgrid=False)
     figure.update_yaxes(
         title=y,
@@ -110,7 +115,33 @@ def matrix(
         constrain="domain",
         constraintoward="top",
     )
-    return _layout(figure, title, height=460)
+    return _layout(figure, title, height=460 if few or not named else 200 + 10 * len(names))
+
+
+def most_confused(counts: NDArray[np.int64], n: int = 10) -> list[tuple[int, int, int]]:
+    """Return the pairs of classes that are confused most often.
+
+    Parameters
+    ----------
+    counts : (n_classes, n_classes) int
+        By true class (rows) and prediction.
+    n : int
+        At most so many.
+
+    Returns
+    -------
+    list of (true class, prediction, images)
+        The most frequent first; of equals the lower class.
+
+    Examples
+    --------
+    >>> most_confused(np.array([[9, 2, 0], [1, 8, 0], [0, 5, 7]]), 2)
+    [(2, 1, 5), (0, 1, 2)]
+    """
+    off_diagonal = counts - np.diag(np.diag(counts))
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:n]
+    pairs = [divmod(int(place), len(counts)) for place in order]
+    return [(label, said, int(counts[label, said])) for label, said in pairs if off_diagonal[label, said]]
 
 
 def bars(names: Sequence[str], shares: NDArray[np.float64], *, title: str) -> go.Figure:
@@ -133,7 +164,7 @@ def agreement(share: NDArray[np.float64]) -> go.Figure:
     Parameters
     ----------
     share : (n_draws,) float
-        NaN where nobody answered.
+        NaN where fewer than two answered.
     """
     values, counts = np.unique(np.round(share[~np.isnan(share)], 3), return_counts=True)
     figure = go.Figure(

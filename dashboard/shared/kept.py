@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from dashboard.shared.region_data import Draws, Painter, Regions, ask_annotators, find_regions
 from dashboard.shell.store import later, workspace
+from defuse_core.base.config import LabelingConfig
 from defuse_core.workspace.edits import newest_change
+from defuse_core.workspace.settings import labeling_of
 from defuse_core.workspace.workspace import Project, Workspace
 
 if TYPE_CHECKING:
@@ -99,7 +101,18 @@ def opinions(
     return partial(ask_annotators, workspace(), run_id, trained, draws.future(run_id, region_id, tau, n))
 
 
-@later("the verdicts", max_entries=4, version=lambda run_id: workspace().annotations.last_id(run_id))
+def labeling(run_id: int) -> LabelingConfig:
+    """How the regions of a run's project are labelled and judged: its ρ, and the τ to start from."""
+    return labeling_of(workspace(), workspace().project(workspace().runs.get(run_id).project_id))
+
+
+def _judged_by(run_id: int) -> object:
+    """The newest answer and ρ."""
+    return workspace().annotations.last_id(run_id), labeling(run_id).disagreement_threshold
+
+
+@later("the verdicts", max_entries=4, version=_judged_by)
 def verdicts(run_id: int) -> Callable[[], dict[int, Verdict]]:
     """The verdicts on the labelled regions of a distill run."""
-    return partial(painter(run_id).reach_verdicts, workspace().annotations.counting(run_id))
+    rho = labeling(run_id).disagreement_threshold
+    return partial(painter(run_id).reach_verdicts, workspace().annotations.counting(run_id), rho=rho)

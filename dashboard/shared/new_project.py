@@ -27,7 +27,7 @@ _VALIDATION: dict[str, str | None] = {
     "a share of the training images": _SHARE,
     "a random half of the test images": FROM_TEST,
 }
-_READING, _UPLOADED = "_reading", "_uploaded"
+_READING, _UPLOADED, _CHOSEN = "_reading", "_uploaded", "_chosen-way"
 
 
 def new_project_form() -> None:
@@ -35,6 +35,7 @@ def new_project_form() -> None:
     name = st.text_input("Name", key="new-name", placeholder="signs")
     ways = [way for way in _WAYS if way != "Path" or not is_shared()]
     way = st.segmented_control("Data set", ways, default=ways[0], required=True, key="new-way")
+    _forget_trouble(way or _WAYS[0])
     source, size = _choose_source(way or _WAYS[0])
     validation = _choose_validation()
     if st.button("Create", icon=":material/add:", type="primary"):
@@ -43,6 +44,14 @@ def new_project_form() -> None:
         else:
             _begin(name.strip(), source, size, validation)
     _show_reading()
+
+
+def _forget_trouble(way: str) -> None:
+    """Drop the error of a data set that was refused, once another way is chosen."""
+    before, reading = recall(_CHOSEN), recall(_READING)
+    remember(_CHOSEN, way)
+    if before not in (None, way) and reading is not None and reading[1].done():
+        forget(_READING)
 
 
 def _choose_validation() -> str | None:

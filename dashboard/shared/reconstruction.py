@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
-from dashboard.shell.jobs_panel import newest, start
+from dashboard.shell.jobs_panel import newest, start, tell_begin
+from defuse_core.report.generator import DECEPTION, SHARP, deceives, tell_unusable
 from defuse_core.report.numbers import count
-from defuse_core.report.reconstruction import DECEPTION, deceives
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from defuse_core.data.splits import ImageDataset
     from defuse_core.method.vae import BetaVAE
 
-WANTED = 0.95
-"""Share of correctly classified images that should still be classified correctly after reconstruction."""
-
 _SHOWN = 10
 
 
@@ -35,7 +32,8 @@ def show_losses(run: Run) -> None:
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
         if run.live:
-            st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
+            begins = "Training begins …" if run.config["weights"] is None else "Reading the weights …"
+            st.caption(tell_begin(run, begins))
         return
     training = run.config["training"]
     beta, gamma = training["beta"], training.get("consistency_weight", 0.0)
@@ -111,7 +109,7 @@ def _show_kept(points: Sequence[Mapping[str, float]]) -> None:
 
 def _meaning(share: float) -> str:
     """What a share at ε = 0 means for what follows."""
-    if share >= WANTED:
+    if share >= SHARP:
         return f"By now {share:.0%}: what a search finds is nearly all the classifier's doing."
     return (
         f"By now {share:.0%}: around {1 - share:.0%} of the images a search would find “mistakes” that are "
@@ -142,7 +140,7 @@ def show_control(project: Project) -> None:
     run = newest(project, "control")
     st.subheader("Is it sharp enough?")
     if run is not None and run.live:
-        st.caption("Every image is reconstructed and classified …")
+        st.caption(tell_begin(run, "Every image is reconstructed and classified …"))
         return
     usable = run is not None and run.status == "done" and not run.stale
     if usable and run is not None:
@@ -172,16 +170,19 @@ def _show_shares(shares: dict[str, list[float]]) -> None:
     for column, (part, (estimate, low, high, n)) in zip(columns, shares.items(), strict=False):
         details = f"[{low:.3f}, {high:.3f}] of {n:,} images classified correctly, at ε = 0"
         column.metric(f"Still correct, {part}", f"{estimate:.1%}", help=details)
-    poor = [part for part, share in shares.items() if share[0] < WANTED]
+    if "train" in shares and (told := tell_unusable(shares["train"][0])):
+        st.error(told, icon=":material/blur_on:")
+        return
+    poor = [part for part, share in shares.items() if share[0] < SHARP]
     if poor:
         st.warning(
-            f"Under {WANTED:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
+            f"Under {SHARP:.0%} on {' and '.join(poor)} images: around those, what looks like mistakes of "
             "the classifier is often blur of the generator. Train it longer, lower β, or give it more "
             "dimensions. Mistakes found where this happens are of the kind “reconstruction”.",
             icon=":material/blur_on:",
         )
     else:
-        st.success(f"At least {WANTED:.0%} everywhere: the generator is good enough.")
+        st.success(f"At least {SHARP:.0%} everywhere: the generator is good enough.")
 
 
 def _show_readers(summary: Mapping[str, Any]) -> None:

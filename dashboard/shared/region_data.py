@@ -29,9 +29,6 @@ TAUS = (
 )  # fmt: skip
 """Dense near the values of the paper: .01 for SVHN and signs, .5 for MNIST."""
 
-RHO = 0.5
-"""A region is a failure above this share of errors, as in the paper."""
-
 _N_DRAWS = 64
 _FEWER = 16  # draws of images that are larger than 64 pixels
 
@@ -111,13 +108,13 @@ class Painter:
         images = draw_images(self.vae.result(), self.regions.result()[region_id], n, tau=tau, seed=SEED)
         return Draws(images.permute(0, 2, 3, 1).numpy(), predict(self.classifier.result(), images).numpy())
 
-    def reach_verdicts(self, events: Sequence[LabelEvent]) -> dict[int, Verdict]:
-        """Return the verdict on every labelled region, by region id."""
+    def reach_verdicts(self, events: Sequence[LabelEvent], *, rho: float) -> dict[int, Verdict]:
+        """Return the verdict on every labelled region by the project's ρ, by region id."""
         from defuse_core.extensions.answers import answers_by_region, judge
 
         verdicts = judge(
             self.classifier.result(), self.vae.result(), self.regions.result().found,
-            answers_by_region(events), disagreement_threshold=RHO,
+            answers_by_region(events), disagreement_threshold=rho,
         )  # fmt: skip
         return {verdict.region_id: verdict for verdict in verdicts}
 

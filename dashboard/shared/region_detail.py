@@ -24,7 +24,6 @@ from dashboard.shell.state import (
     refuse,
     remember,
 )
-from defuse_core.base.config import LabelingConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import EditKind, Gaussian, RegionEdit, names, newest_change, taus
 from defuse_core.workspace.runs import Run
@@ -62,12 +61,12 @@ def linked_region(
 
 
 def chosen_tau(run: Run, region_id: int) -> float:
-    """Return the τ chosen for a region; else that of its latest answer; else the paper's for MNIST."""
+    """Return the τ chosen for a region; else that of its latest answer; else the project's."""
     workspace = store.workspace()
     if (chosen := taus(workspace.annotations.edits(run.id)).get(region_id)) is not None:
         return chosen
     answers = [e for e in workspace.annotations.counting(run.id) if e.region_id == region_id]
-    return answers[-1].tau if answers else LabelingConfig().tau
+    return answers[-1].tau if answers else kept.labeling(run.id).tau
 
 
 def choose_tau(run: Run, region_ids: Sequence[int], tau: float) -> None:

@@ -12,25 +12,13 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from dashboard.shared.gallery import KINDS, Found
-from dashboard.shared.region_data import RHO, Regions
+from dashboard.shared.region_data import Regions
+from defuse_core.report.verdicts import status_of, sureness_of
 
 if TYPE_CHECKING:
     from defuse_core.base.records import Verdict
 
 _TOP = 3  # classes named in a cell
-
-
-def status_of(verdict: Verdict | None) -> str:
-    """Return the status of a region; it is decided once the interval of its error excludes ρ."""
-    from defuse_core.method.labeling import more_to_decide
-
-    if verdict is None:
-        return "unlabelled"
-    if not verdict.n_kept and not verdict.n_disagreed and not verdict.n_unanswered:
-        return "none of the above"
-    if more_to_decide(verdict.error, threshold=RHO) != 0:  # also if no answer is kept
-        return "undecided"
-    return "failure" if verdict.is_failure else "not a failure"
 
 
 def top_classes(classes: NDArray[np.int64], names: Sequence[str]) -> str:
@@ -77,7 +65,9 @@ def region_table(
                 "region": region.region_id,
                 "name": names.get(region.region_id, ""),
                 "status": status_of(verdict),
-                "label": class_names[verdict.label] if verdict and verdict.label is not None else "",
+                "sure": sureness_of(verdict),
+                "label": label_of(verdict, class_names) if verdict is not None and known else "",
+                "label fits": fit_of(verdict) if verdict is not None and known else "",
                 "error": verdict.error.estimate if verdict is not None and known else None,
                 "interval": _interval(verdict) if verdict is not None and known else "",
                 "weight": region.weight,
@@ -90,9 +80,19 @@ def region_table(
             }
         )
     table = pd.DataFrame(rows)
-    optional = ("name", "label", "error", "interval", "found again")
+    optional = ("name", "sure", "label", "label fits", "error", "interval", "found again")
     empty = [name for name in optional if not (table[name].notna() & (table[name] != "")).any()]
     return table.drop(columns=empty)
+
+
+def label_of(verdict: Verdict, class_names: Sequence[str]) -> str:
+    """Return the label of a labelled region; a tie is none, and says so."""
+    return "none: a tie" if verdict.label is None else class_names[verdict.label]
+
+
+def fit_of(verdict: Verdict) -> str:
+    """Return how many of the labelled draws have the label of their region themselves."""
+    return "" if verdict.label is None else f"{verdict.n_fit} of {verdict.n_kept}"
 
 
 def _interval(verdict: Verdict) -> str:
@@ -115,6 +115,15 @@ COLUMNS = {
     "true classes": st.column_config.TextColumn("true classes", help="True classes of their source images"),
     "spread": st.column_config.NumberColumn(
         "spread", format="%.2f", help="Standard deviation of a code, mean over dimensions: √(tr Σ / d)"
+    ),
+    "sure": st.column_config.TextColumn(
+        "sure", help="Whether the 95 % interval of the error leaves out ρ: else more answers could turn it"
+    ),
+    "label": st.column_config.TextColumn(
+        "label", help="The most frequent answer; where two tie there is none: label more draws, or split"
+    ),
+    "label fits": st.column_config.TextColumn(
+        "label fits", help="Labelled draws that have the label of the region themselves"
     ),
     "error": st.column_config.NumberColumn(
         "error", format="percent", help="Share of the labelled draws that the classifier predicts otherwise"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
 from dashboard.components.image_grid import Tile, image_grid
 from dashboard.shared import charts, kept
 from dashboard.shell import store
+from dashboard.shell.jobs_panel import tell_begin
 from dashboard.shell.state import linked_choice, linked_page, plain
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.workspace import Project
 
 PER_PAGE = 24
+FEW_CLASSES = 12
 _SHOWN_LAYERS = 8
 
 
@@ -21,7 +26,8 @@ def show_training(run: Run) -> None:
     """Draw the loss and accuracy of a classifier in training."""
     points = [event.data for event in store.workspace().runs.events(run.id, kind="point")]
     if not points:
-        st.caption("Training begins …" if run.config["weights"] is None else "Reading the weights …")
+        begins = "Training begins …" if run.config["weights"] is None else "Reading the weights …"
+        st.caption(tell_begin(run, begins))
         return
     of = run.config["training"]["epochs"]
     left, right = st.columns(2)
@@ -55,9 +61,10 @@ def show_classifier(project: Project, run: Run) -> None:
     labels, predictions = outputs[f"{part}.labels"], outputs[f"{part}.predictions"]
     names = project.class_names
     left, right = st.columns(2)
-    left.plotly_chart(
-        charts.matrix(confusion(labels, predictions, len(names)), names, title="Confusion"), key="confusion"
-    )
+    counts = confusion(labels, predictions, len(names))
+    left.plotly_chart(charts.matrix(counts, names, title="Confusion"), key="confusion")
+    with left:
+        show_confused(counts, names)
     right.plotly_chart(
         charts.by_class(
             names, summary["by_class"][part], title="Accuracy by class, worst first", x=f"{part} accuracy"
@@ -88,6 +95,27 @@ def confusion(
         labels.astype(np.int64) * n_classes + predictions.astype(np.int64), minlength=n_classes**2
     )
     return flat.reshape(n_classes, n_classes)
+
+
+def show_confused(counts: NDArray[np.int64], class_names: Sequence[str]) -> None:
+    """List the pairs of classes that are confused most often, where a matrix has too many to read."""
+    pairs = charts.most_confused(counts)
+    if len(class_names) <= FEW_CLASSES or not pairs:
+        return
+    rows = [
+        {
+            "true class": class_names[label],
+            "predicted as": class_names[said],
+            "images": n,
+            "of the class": n / max(int(counts[label].sum()), 1),
+        }
+        for label, said, n in pairs
+    ]
+    st.markdown("**Confused most often**")
+    st.dataframe(
+        pd.DataFrame(rows), hide_index=True, alt="Pairs of classes that are confused most often",
+        column_config={"of the class": st.column_config.NumberColumn("of the class", format="percent")},
+    )  # fmt: skip
 
 
 def _show_wrong(

@@ -9,8 +9,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard.shell import store
+from dashboard.shell.pace import PATIENCE, Pace, seconds_left
 from dashboard.shell.rerun import rerun
-from dashboard.shell.state import has_note, note, plain, refuse
+from dashboard.shell.state import has_note, note, plain, recall, refuse, remember
 from defuse_core.jobs import launcher
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.configs import StepName
@@ -48,6 +49,14 @@ TITLES = {
     "report": "Report",
 }
 
+_UNITS: dict[StepName, str] = {
+    "inspect": "parts", "classifier": "epochs", "vae": "epochs", "control": "splits", "probe": "parts",
+    "identify": "shards of images", "distill": "iterations", "map": "%", "stability": "seeds",
+    "annotators": "networks", "annotate": "parts", "correct": "trainings", "evaluate": "measurements",
+    "report": "figures",
+}  # fmt: skip
+"""What a step's progress counts."""
+
 
 def start(
     project: Project, step: StepName, config: Mapping[str, Any], *, seed: int = 0, device: str = "auto",
@@ -81,6 +90,11 @@ def follow(run: Run, draw: Callable[[Run], object]) -> None:
         draw(store.workspace().runs.get(run.id))
 
     st.fragment(again, run_every=1.0 if run.live else None)()
+
+
+def tell_begin(run: Run, begins: str) -> str:
+    """Say what a live run does before it has anything to show: it waits while it is queued, else `begins`."""
+    return "It is waiting for another run …" if run.status == "queued" else begins
 
 
 def show_trouble(run: Run) -> None:
@@ -147,14 +161,40 @@ def _show(stage: Stage) -> None:
 
 
 def _rate(stage: Stage) -> str:
-    """Say how much is done, at which rate, and how much time is left at this rate."""
-    run = stage.run
-    if run is None or run.attempt_at is None or stage.share <= 0:
+    """Say how much of a step is done, and how much time is left."""
+    if stage.run is None:
         return "starts"
-    spent = max(run.seconds + time.time() - run.attempt_at, 1e-3)  # in all attempts
-    done, of = stage.units
-    left = spent * (1 - stage.share) / stage.share
-    return f"{done} of {of} · {done / spent:.2g} a second · about {duration(left)} left"
+    (done, of), unit = stage.units, _UNITS[stage.step]
+    left = time_left(stage.run, stage.share, parts=done, spent=stage.run.seconds)
+    counted = f"{done:,} %" if unit == "%" else f"{done:,} of {of:,} {unit}"
+    return f"{counted}{left}" if stage.share > 0 else "starts"
+
+
+def time_left(run: Run, share: float, *, parts: int, spent: float = 0.0, key: str = "panel") -> str:
+    """Say how much time a run still takes, to follow what is done; or for how long nothing has moved.
+
+    Parameters
+    ----------
+    run : Run
+    share : float
+        Of the work that is done, in [0, 1]; with `spent` 0, of that of this attempt.
+    parts : int
+        Parts of the work that are done, for how long one takes.
+    spent : float
+        Seconds of earlier attempts.
+    key : str
+        Where it is told: each place counts in its own way.
+    """
+    if run.attempt_at is None or not run.live:
+        return ""
+    now, kept = time.time(), f"pace-{key}-{run.id}-{run.attempt_at}"
+    pace: Pace = (recall(kept) or Pace(share, now)).then(share, now)
+    remember(kept, pace)
+    took = spent + pace.at - run.attempt_at
+    left = seconds_left(pace, spent=took, interval=took / max(parts, 1), now=now)
+    if left is not None:
+        return f" · about {duration(left)} left"
+    return f" · no progress for {duration(now - pace.at)}" if share > 0 and now - pace.at > PATIENCE else ""
 
 
 def duration(seconds: float) -> str:

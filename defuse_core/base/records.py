@@ -7,8 +7,9 @@ Images are (n, channels, height, width): uint8 as data, float in [0, 1] as pixel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,13 +182,16 @@ class Verdict:
     is_failure : bool
         More than ρ of the kept images disagree with the classifier.
     label : int or None
-        Majority label of the kept images; None where none was kept.
+        Most frequent label of the kept images; None where none was kept, or where two tie: such a region
+        has no label of its own.
     image_labels : tuple of (int or None)
         Majority label of each image; None where it was discarded.
     error : Interval
         Share of the kept images whose label is not the classifier's prediction.
     n_disagreed, n_unanswered : int
         Images without a label because annotators tie, or because nobody answered.
+    threshold : float
+        ρ, by which it was reached.
     """
 
     region_id: int
@@ -197,11 +201,42 @@ class Verdict:
     error: Interval
     n_disagreed: int = 0
     n_unanswered: int = 0
+    threshold: float = 0.5
 
     @property
     def n_kept(self) -> int:
         """Images with a label."""
         return self.error.n
+
+    @property
+    def n_fit(self) -> int:
+        """Images that have the region's label themselves."""
+        return 0 if self.label is None else self.image_labels.count(self.label)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval of the error leaves out ρ: otherwise more answers could turn the verdict."""
+        return not self.error.low <= self.threshold <= self.error.high
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON stores it; ρ is in the config of the run that stores it."""
+        row = {**asdict(self), "image_labels": list(self.image_labels)}
+        del row["threshold"]
+        return row
+
+    @staticmethod
+    def of_row(row: Mapping[str, Any], *, threshold: float) -> Verdict:
+        """Read a verdict that a correct run stored.
+
+        Parameters
+        ----------
+        row : mapping
+            As `row` returns it.
+        threshold : float
+            ρ of that run.
+        """
+        known = {"error": Interval(**row["error"]), "image_labels": tuple(row["image_labels"])}
+        return Verdict(**{**row, **known, "threshold": threshold})
 
 
 @dataclass(frozen=True)

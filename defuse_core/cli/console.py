@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column, Table
 
 from defuse_core.report.numbers import p_value, percent
+from defuse_core.report.verdicts import failures_told
 from defuse_core.workspace.pipeline import done_share
 from defuse_core.workspace.runs import Run, RunStatus, Task
 from defuse_core.workspace.workspace import Workspace
@@ -157,7 +158,8 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in results["mistakes"].items())
     console.print(
         f"\n{sum(results['mistakes'].values()):,} mistakes ({kinds}) → {results['scenarios']} regions → "
-        f"{results['failure_regions']} failures, in {results['seconds']:.0f} s of computing\n"
+        f"{failures_told(results)}, in "
+        f"{results['seconds']:.0f} s of computing\n"
     )
     table = Table("model", "λ", "test accuracy", "region accuracy", title="Figure 4, with 95 % intervals")
     rows = {"before": "before", "identified mistakes": "baseline", "Defuse": "defuse"}

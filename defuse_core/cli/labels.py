@@ -20,6 +20,7 @@ from defuse_core.workspace.label_files import decode_labels, from_csv, read_labe
 from defuse_core.workspace.label_rules import count_mistakes
 from defuse_core.workspace.results import region_ids
 from defuse_core.workspace.runs import Run
+from defuse_core.workspace.settings import labeling_of
 from defuse_core.workspace.workspace import Project, Workspace
 
 label_app = typer.Typer(
@@ -60,7 +61,8 @@ def label_import(
         text = decode_labels([sys.stdin.buffer.read(MAX_LABEL_FILE + 1)], name="the input")
     else:
         text = read_label_file(file)
-    events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes)
+    tau = labeling_of(workspace, chosen).tau
+    events = from_csv(text, chosen.class_names, ids, n_mistakes=n_mistakes, tau=tau)
     added = workspace.annotations.append_new(run.id, events)
     known = len(events) - added
     message = f"{count(added, 'label')} added to the regions of run {run.id}"

@@ -44,6 +44,7 @@ from defuse_core.jobs import launcher
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.configs import CORRECTED, PRETRAINED, StepName
 from defuse_core.workspace.runs import Resources
+from defuse_core.workspace.settings import with_settings
 from defuse_core.workspace.workspace import Project, Workspace
 
 _CHUNK = 2**20
@@ -77,6 +78,7 @@ def _add_step(to: typer.Typer, name: str, step: StepName, help_text: str) -> Non
             values[name] = _bring(workspace, project, values[name])
         if values.get("more_data") is not None:
             values["more_data"] = absolute_source(values["more_data"])
+        values = with_settings(workspace, project, step, values)
         with tell_on_interrupt(workspace, project.id):
             run = launcher.submit(
                 workspace, project.id, step, values, seed=rest["seed"],

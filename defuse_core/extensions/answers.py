@@ -34,6 +34,11 @@ class Answers:
     annotations: list[Annotation]
 
     @property
+    def simulated(self) -> bool:
+        """Whether no person has answered."""
+        return all(a.annotator.startswith(SIMULATED_PREFIX) for a in self.annotations)
+
+    @property
     def votes(self) -> Votes:
         """The answers on each draw."""
         return collect_votes(self.annotations, self.n_samples)
@@ -162,7 +167,7 @@ def judge(
 
 
 def failing(verdicts: Sequence[Verdict]) -> dict[int, int]:
-    """The label that each failure region should have; one without a majority label cannot be corrected."""
+    """The label of each failure region; one whose most frequent labels tie has none, and is left out."""
     return {v.region_id: v.label for v in verdicts if v.is_failure and v.label is not None}
 
 

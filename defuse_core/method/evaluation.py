@@ -43,9 +43,9 @@ class Agreement:
     Attributes
     ----------
     share : (n_images,) float64
-        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
+        Share of the annotators who gave the most frequent answer; NaN where fewer than two answered.
     unanimous : Interval
-        Images on which all answers are the same.
+        Of the images with two answers or more, those on which all answers are the same.
     pairwise : float
         Share of pairs of answers on the same image that are the same; NaN without a pair.
     """
@@ -182,29 +182,31 @@ def nearest_to_region(
 
 
 def agreement(votes: Sequence[Sequence[int | None]]) -> Agreement:
-    """Measure agreement on images; "none of the above" (None) is an answer like the others.
+    """Measure agreement on the images that two annotators or more answered: one alone agrees with nobody.
+
+    "None of the above" (None) is an answer like the others.
 
     Parameters
     ----------
     votes : sequence of sequence of (int or None)
         The answers on each image, of any number of annotators.
     """
-    share = [max(Counter(v).values()) / len(v) if v else float("nan") for v in votes]
-    answered = [v for v in votes if v]
-    same = sum(len(set(v)) == 1 for v in answered)
-    pairs = sum(comb(len(v), 2) for v in answered)
-    equal = sum(comb(n, 2) for v in answered for n in Counter(v).values())
+    share = [max(Counter(v).values()) / len(v) if len(v) > 1 else float("nan") for v in votes]
+    compared = [v for v in votes if len(v) > 1]
+    same = sum(len(set(v)) == 1 for v in compared)
+    pairs = sum(comb(len(v), 2) for v in compared)
+    equal = sum(comb(n, 2) for v in compared for n in Counter(v).values())
     pairwise = equal / pairs if pairs else float("nan")
-    return Agreement(np.array(share), Interval.wilson(same, len(answered)), pairwise)
+    return Agreement(np.array(share), Interval.wilson(same, len(compared)), pairwise)
 
 
 def majority_share(shares: NDArray[np.float64]) -> tuple[float, float, int]:
-    """Return figure 7's numbers: mean, standard error and count of the shares on images with an answer.
+    """Return figure 7's numbers: mean, standard error and count of the shares that are known.
 
     Parameters
     ----------
     shares : (n_images,) float64
-        `Agreement.share`; NaN where nobody answered.
+        `Agreement.share`; NaN where there is nothing to compare.
 
     Returns
     -------
@@ -212,10 +214,10 @@ def majority_share(shares: NDArray[np.float64]) -> tuple[float, float, int]:
         NaN without an image; the error is NaN with only one.
     n : int
     """
-    answered = shares[~np.isnan(shares)]
-    n = len(answered)
-    mean = float(answered.mean()) if n else float("nan")
-    return mean, float(answered.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"), n
+    known = shares[~np.isnan(shares)]
+    n = len(known)
+    mean = float(known.mean()) if n else float("nan")
+    return mean, float(known.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"), n
 
 
 def found_again(base: Tensor, other: Tensor) -> dict[int, float]:

@@ -5,8 +5,9 @@ standard normals per region, purpose and seed, scaled by √τ, so that moving �
 
 An image's label is the answer most annotators gave, "none of the above" being one of the answers; a
 tie, or a majority of "none", discards the image. The region is a failure if more than ρ of the kept
-images disagree with the classifier, and its label is their majority. The paper settles neither ties nor
-whether "none" discards one answer or the image.
+images disagree with the classifier, and its label is their most frequent one; where two tie it has none.
+`reach_verdict` alone decides that. The paper settles neither ties nor whether "none" discards one answer or
+the image.
 """
 
 from __future__ import annotations
@@ -323,15 +324,15 @@ def reach_verdict(
         (label, said) for label, said in zip(labels, predictions.tolist(), strict=True) if label is not None
     ]
     error = Interval.wilson(sum(label != said for label, said in kept), len(kept))
-    counts = Counter(label for label, _ in kept)
-    label = min(counts, key=lambda c: (-counts[c], c)) if counts else None  # a tie: the lower class
+    label = majority([label for label, _ in kept])
     is_failure = error.n > 0 and error.estimate > disagreement_threshold
     n_unanswered = sum(not of_image for of_image in votes)
     n_disagreed = sum(
         label is None and bool(of_image) and not _most_say_none(of_image)
         for label, of_image in zip(labels, votes, strict=True)
     )
-    return Verdict(region_id, is_failure, label, labels, error, n_disagreed, n_unanswered)
+    rho = disagreement_threshold
+    return Verdict(region_id, is_failure, label, labels, error, n_disagreed, n_unanswered, rho)
 
 
 def _most_say_none(votes: Sequence[int | None]) -> bool:

@@ -20,14 +20,14 @@ class Tile:
     Attributes
     ----------
     image : (height, width, 1 or 3) uint8
-    wanted : str
-        Name of its class, or of the label of its region.
+    wanted : str or None
+        Name of its class; of a draw, what the annotators said of this one. None where they said nothing.
     before, after : str
         Prediction before and after the correction.
     """
 
     image: NDArray[np.uint8]
-    wanted: str
+    wanted: str | None
     before: str
     after: str
 
@@ -61,10 +61,10 @@ class RegionEntry:
         The first of the draws that the annotators saw.
     votes : sequence of (str or None)
         The annotators' majority label of each of these draws; None for a tie, none of the above or no answer.
-    n_shown : int
-        All draws that the annotators saw.
-    n_fit : int
-        How many of these got the region's label.
+    n_shown, n_labelled, n_fit : int
+        All draws that the annotators saw; those with a label of their own; those with the region's label.
+    status : str
+        That it is a failure, and whether that is sure.
     annotators : sequence of str
     simulated : bool
         Whether all annotators are programs.
@@ -83,7 +83,9 @@ class RegionEntry:
     tiles: Sequence[Tile]
     votes: Sequence[str | None]
     n_shown: int
+    n_labelled: int
     n_fit: int
+    status: str
     annotators: Sequence[str]
     simulated: bool
     nearest: Nearest | None = None
@@ -115,7 +117,7 @@ class ReportContent:
     n_draws : int
         Test draws of each region.
     n_judged, n_labelled : int
-        Regions with a verdict, and draws that annotators answered.
+        Regions with a verdict, and their draws with a label.
     fixed, broken : sequence of Tile
         The first test images whose verdict changed.
     figures : mapping of str to bytes

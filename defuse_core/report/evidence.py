@@ -28,8 +28,6 @@ CONTROLS = {"lam=0": "λ = 0", "random": "random regions"}
 SPACES = {"novelty.": "pixels", "latent_novelty.": "latent"}
 """Prefixes of the curves of novelty in the file, and their spaces."""
 
-SHARP = 0.95  # share still correct after reconstruction; below it, many mistakes are the generator's fault
-
 Distances = Mapping[str, NDArray[np.float64]]
 
 
@@ -54,9 +52,9 @@ class Evidence:
     novelty : mapping of str to Distances
         By space, "pixels" and "latent", then by set of images: distances to misclassified training images.
     share : (n_draws,) float64
-        Share of the annotators who gave the most frequent answer; NaN where nobody answered.
+        Share of the annotators who gave the most frequent answer; NaN where fewer than two answered.
     unanimous : Interval or None
-        None where nobody answered anything.
+        None where no draw has two answers.
     """
 
     results: Mapping[str, Any]
@@ -149,7 +147,7 @@ def control_rows(evidence: Evidence) -> list[Model]:
 
 
 def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Change]:
-    """Accuracy of every failure region before and after, the worst before first.
+    """Accuracy of every failure region before and after, the worst before first, beside what its label fits.
 
     Parameters
     ----------
@@ -157,7 +155,12 @@ def region_changes(evidence: Evidence, class_names: Sequence[str]) -> list[Chang
     class_names : sequence of str
     """
     rows = evidence.results["by_region"]
-    return _changes([(region_called(row, class_names), row) for row in rows])
+    return _changes([(region_called(row, class_names) + _fit(row), row) for row in rows])
+
+
+def _fit(row: Mapping[str, Any]) -> str:
+    """Say how many labelled draws a region's label fits; empty where an older evaluation did not count."""
+    return f", fits {row['fits'][0]} of {row['fits'][1]}" if row.get("fits") else ""
 
 
 def class_changes(evidence: Evidence) -> list[Change]:

@@ -45,15 +45,15 @@ class RegionPicture:
     ----------
     title : str
     images : (n, channels, height, width) uint8
-    label : str
-        The label people gave the region.
+    labels : sequence of (str or None)
+        What people said of each image; None where no answer counts.
     before, after : sequence of str
         Prediction on each image, before and after correction.
     """
 
     title: str
     images: Tensor
-    label: str
+    labels: Sequence[str | None]
     before: Sequence[str]
     after: Sequence[str]
 
@@ -202,6 +202,7 @@ def apart(points: Sequence[TradeOff], chosen: Collection[float], axes: Axes) -> 
 def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
     """Like figures 1 and 3: each region's draws, before and after, the prediction in the corner.
 
+    A prediction is right if it is what people said of that image; grey where they said nothing that counts.
     Names that are too long for the corner stand above the draws; a mark then says whether each is correct.
     """
     columns = max(len(p.images) for p in pictures)
@@ -219,12 +220,13 @@ def draw_regions(pictures: Sequence[RegionPicture]) -> Figure:
             parts += [_most_frequent(said)] if long else []
             heading = clip("; ".join(parts), int(columns * _CELL / _LETTER))
             figure.text(x, (top - 0.16) / height, heading, fontsize=9, va="center", parse_math=False)
-            for column, (image, prediction) in enumerate(zip(picture.images, said, strict=True)):
+            own = zip(picture.images, said, picture.labels, strict=True)
+            for column, (image, prediction, label) in enumerate(own):
                 left, bottom = x + column * _CELL / width, (top - 0.3 - _CELL) / height
                 box = (left, bottom, 0.94 * _CELL / width, 0.94 * _CELL / height)
-                right = prediction == picture.label
+                right = None if label is None else prediction == label
                 corner = "" if long else prediction
-                _thumbnail(figure.add_axes(box), image, corner or "✓" * right, right=right)
+                _thumbnail(figure.add_axes(box), image, corner or "✓" * (right is True), right=right)
     return figure
 
 
@@ -305,25 +307,25 @@ def draw_novelty(
     return figure
 
 
-def draw_agreement(found: Agreement, *, n_annotators: int) -> Figure:
-    """Beside figure 7: images by the number of annotators who gave the most frequent answer.
+def draw_agreement(found: Agreement) -> Figure:
+    """Beside figure 7: images by the share of their annotators who gave the most frequent answer.
 
     Parameters
     ----------
     found : Agreement
-        Every image has the same number of annotators.
-    n_annotators : int
+        Images may have any number of annotators; those with fewer than two are not in it.
     """
     figure, axes = new_figure(6.4, 3.2)
-    agreeing = np.round(found.share[~np.isnan(found.share)] * n_annotators).astype(int)
-    counts = np.bincount(agreeing, minlength=n_annotators + 1)[1:]
-    places = np.arange(1, n_annotators + 1)
-    bars = axes.bar(places, counts / counts.sum(), color=BLUE)
+    shares, counts = np.unique(np.round(found.share[~np.isnan(found.share)], 3), return_counts=True)
+    if not len(counts):
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "No image has two answers: there is no agreement to measure.", ha="center")
+        return figure
+    bars = axes.bar([f"{share:.0%}" for share in shares], counts / counts.sum(), color=BLUE)
     axes.bar_label(bars, [str(count) for count in counts], fontsize=8)
-    axes.set(xlabel=f"annotators of {n_annotators} who agree", ylabel=f"share of {counts.sum()} images")
+    axes.set(xlabel="annotators who gave the most frequent answer", ylabel=f"share of {counts.sum()} images")
     axes.set_title(f"unanimous on {found.unanimous:.2f}, pairs agree {found.pairwise:.2f}", fontsize=10)
     axes.yaxis.set_major_formatter(PERCENT)
-    axes.set_xticks(places)
     return figure
 
 

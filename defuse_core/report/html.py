@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from defuse_core.base.intervals import Interval
 from defuse_core.data.naming import source_kind
 from defuse_core.report.content import ReportContent, Tile
+from defuse_core.report.generator import tell_unusable
 from defuse_core.report.limits import limits
 from defuse_core.report.numbers import count, interval, listed, p_value, percent
 from defuse_core.report.sprites import data_url, make_plot, make_sprite
 from defuse_core.report.tables import class_table, control_table, novelty_told, settings_rows, sweep_table
-from defuse_core.report.words import change_of_test, mostly, readings, rule, summary
+from defuse_core.report.words import change_of_test, label_fit, mostly, readings, rule, summary
 
 MAX_BYTES = 10_000_000
 _SIDES = (64, 48, 32, 20)  # pixels of a picture: the size shown, then those to scale down to
@@ -34,7 +35,7 @@ _MODELS = {
 }
 _CONTENTS = {
     "accuracy": "Before and after",
-    "regions": "Weak spots",
+    "regions": "Failures",
     "trade-off": "Trade-off",
     "cost": "Cost elsewhere",
     "controls": "Controls",
@@ -91,6 +92,9 @@ def _render(content: ReportContent, side: int) -> str:
         contents=[(id, title) for id, title in _CONTENTS.items() if id != "manifest" or manifest],
         n_failures=content.n_tuned + content.n_held_out,
         rule_told=rule(content),
+        fit_told=label_fit(content),
+        mark=tell_unusable(results["still_correct_after_reconstruction"]),
+        rho=results["settings"].get("correct", {}).get("disagreement_threshold", 0.5),
         model_names=_MODELS,
         sweep=sweep_table(content),
         classes=class_table(results.get("by_class") or []),

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from defuse_core.report.content import ReportContent
-from defuse_core.report.evidence import SHARP
+from defuse_core.report.generator import SHARP, deceives
 from defuse_core.report.numbers import count, percent
-from defuse_core.report.reconstruction import deceives
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def limits(content: ReportContent) -> list[Limit]:
 
 def _of_pictures(content: ReportContent) -> Iterator[Limit]:
     text = (
-        "The pictures of weak spots come from a generator, not from a camera. What is shown to be repaired "
+        "The pictures of failures come from a generator, not from a camera. What is shown to be repaired "
         "is how the model classifies such pictures; how often they occur in use is not known."
     )
     nearest = content.results.get("nearest")
@@ -43,7 +42,7 @@ def _of_pictures(content: ReportContent) -> Iterator[Limit]:
         )
         n_nearest = sum(len(row["index"]) for row in nearest["regions"])
         same = sum(row["same_label"] for row in nearest["regions"])
-        text += f" {same} of the {count(n_nearest, 'nearest picture')} have the label of their weak spot."
+        text += f" {same} of the {count(n_nearest, 'nearest picture')} have the label of their failure."
     yield Limit("Wins on generated pictures, not on photographs", text)
 
 
@@ -51,18 +50,18 @@ def _of_labels(content: ReportContent) -> Iterator[Limit]:
     fit, after = content.results.get("label_agreement"), percent(content.scores[-1].region.estimate)
     if fit is not None:
         yield Limit(
-            f"One label fits {percent(fit)} of the pictures of a weak spot",
-            "All pictures of a weak spot were given one label. Asked about each picture alone, the "
+            f"One label fits {percent(fit)} of the pictures of a failure",
+            "All pictures of a failure were given one label. Asked about each picture alone, the "
             f"annotators would give that label to {percent(fit)} of them. So {after} after the repair means "
             "that the model says what the label says, not that it is right so often: look at the pictures.",
         )
         return
-    n_shown, n_fit = (sum(getattr(r, name) for r in content.regions) for name in ("n_shown", "n_fit"))
-    if n_shown:
+    n_labelled, n_fit = (sum(getattr(r, name) for r in content.regions) for name in ("n_labelled", "n_fit"))
+    if n_labelled:
         yield Limit(
-            "One label for all pictures of a weak spot",
-            f"In the weak spots shown here {n_fit} of {n_shown} pictures that were labelled one by one got "
-            f"the label that their weak spot was given. The new pictures, on which the {after} was "
+            "One label for all pictures of a failure",
+            f"In the failures shown here {n_fit} of {n_labelled} pictures that were labelled one by one got "
+            f"the label that their failure was given. The new pictures, on which the {after} was "
             "measured, were labelled by nobody: they count as right where the model says that label.",
         )
 
@@ -70,11 +69,13 @@ def _of_labels(content: ReportContent) -> Iterator[Limit]:
 def _of_annotators(content: ReportContent) -> Iterator[Limit]:
     agreed = content.results["agreement"]["unanimous"]
     if content.simulated:
+        alike = "" if agreed is None else f", which all agreed on {percent(agreed)} of the pictures"
+        networks = "other networks" if len(content.annotators) > 1 else "another network"
         yield Limit(
             "Nobody looked at the pictures",
-            f"The labels come from {count(len(content.annotators), 'simulated annotator')}: other networks, "
-            f"which all agreed on {percent(agreed)} of the pictures. They may share blind spots with "
-            "the model. Before a decision rests on this, have people label the weak spots.",
+            f"The labels come from {count(len(content.annotators), 'simulated annotator')}: {networks}"
+            f"{alike}. They may share blind spots with the model. Before a decision rests on this, have "
+            "people label the failures.",
         )
     elif len(content.annotators) == 1:
         yield Limit(
@@ -140,19 +141,19 @@ def _of_test(content: ReportContent) -> Iterator[Limit]:
 
 def _of_measure(content: ReportContent) -> Iterator[Limit]:
     seeds = {int(point.get("repeat", 0)) for point in content.sweep}
-    text = "Another start of the random numbers finds other weak spots and gives other figures. "
+    text = "Another start of the random numbers finds other failures and gives other figures. "
     if len(seeds) > 1:
         text += f"The repair was done {len(seeds)} times, search and labels once. "
     yield Limit(
         "Everything was searched once",
         text
-        + "The intervals say how sure a share is given these weak spots, not how another search would end.",
+        + "The intervals say how sure a share is given these failures, not how another search would end.",
     )
     if not content.n_held_out:
         yield Limit(
-            "No weak spot was kept back",
-            "The repair was measured on new pictures of the same weak spots that it was trained on. "
-            "Whether it carries over to other weak spots was not measured.",
+            "No failure was kept back",
+            "The repair was measured on new pictures of the same failures that it was trained on. "
+            "Whether it carries over to other failures was not measured.",
         )
 
 
@@ -161,7 +162,7 @@ def _of_search(content: ReportContent) -> Iterator[Limit]:
     if content.n_judged < results["scenarios"]:
         yield Limit(
             "Not every group was looked at",
-            f"{content.n_judged} of {results['scenarios']} groups were labelled; there may be weak spots "
+            f"{content.n_judged} of {results['scenarios']} groups were labelled; there may be failures "
             "among the others.",
         )
     if not results["mixture"]["converged"]:

@@ -5,6 +5,7 @@ Everything comes from the workspace; no classifier runs here. Imports no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -241,6 +242,21 @@ def read_draw_labels(store: Workspace, run_id: int) -> dict[str, tuple[Indices, 
             for name, part in DRAWS.items()
             if f"{part}.labels" in file.keys()  # noqa: SIM118 – it is no mapping
         }
+
+
+def read_fits(store: Workspace, run_id: int) -> dict[int, tuple[int, int]]:
+    """Read how many labelled draws the label of each region fits, and how many there are, by region.
+
+    Parameters
+    ----------
+    store : Workspace
+    run_id : int
+    """
+    from safetensors import safe_open
+
+    with safe_open(store.artifact_path(run_id, "failures.safetensors"), framework="numpy") as file:
+        rows = json.loads(file.metadata()["verdicts"])
+    return {v["region_id"]: (v["image_labels"].count(v["label"]), v["error"]["n"]) for v in rows}
 
 
 def read_draws(store: Workspace, run_id: int, of: str, index: Indices) -> NDArray[np.uint8]:

@@ -73,7 +73,7 @@ def control_table(content: ReportContent) -> dict[str, Any]:
         rows.append({**row, **{name: p[name] for p in chosen for name in ("fixed", "broken") if name in p}})
     flips = {name: content.results["flips"][name] for name in ("fixed", "broken")}
     lam = f"{content.results['defuse']['lam']:g}"
-    rows.append({**_row("pictures of the weak spots (Defuse)", lam, after.test, after.region), **flips})
+    rows.append({**_row("pictures of the failures (Defuse)", lam, after.test, after.region), **flips})
     return {"rows": rows, "told": _compare_controls(content, controls)}
 
 
@@ -90,9 +90,9 @@ def _control_row(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare_controls(content: ReportContent, controls: Mapping[str, Any]) -> str:
-    """Say what the controls reach, and whether the weak spots explain the repair."""
+    """Say what the controls reach, and whether the failures explain the repair."""
     after = content.scores[-1].region
-    text = f"After the repair the model is right on {percent(after.estimate)} of the pictures of weak spots."
+    text = f"After the repair the model is right on {percent(after.estimate)} of the pictures of failures."
     if "lam=0" in controls:
         text += f" Training as long without them reaches {percent(controls['lam=0']['region'][0])}."
     if "random" in controls:
@@ -105,10 +105,10 @@ def _compare_controls(content: ReportContent, controls: Mapping[str, Any]) -> st
         return text
     rival = max(measured, key=lambda row: float(row[0]))
     if rival[2] < after.low:
-        return text + " So it is the weak spots that matter: the intervals do not meet."
+        return text + " So it is the failures that matter: the intervals do not meet."
     if rival[1] > after.high:
-        return text + " So the repair is not owed to the weak spots: a control without them does better."
-    return text + " The intervals meet: what the repair owes to the weak spots cannot be told from that."
+        return text + " So the repair is not owed to the failures: a control without them does better."
+    return text + " The intervals meet: what the repair owes to the failures cannot be told from that."
 
 
 def novelty_told(found: Mapping[str, Any] | None) -> str:

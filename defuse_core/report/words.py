@@ -4,27 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from defuse_core.report import verdicts
 from defuse_core.report.content import ReportContent, Tile
 from defuse_core.report.numbers import count, judge_flips, p_value, percent
+from defuse_core.report.verdicts import failures_told
 
 
 def summary(content: ReportContent) -> list[str]:
     """Say in three sentences what was found, what the repair did there, and what it did elsewhere."""
     results, before, after = content.results, content.scores[0], content.scores[-1]
-    n_mistakes, agreed = sum(results["mistakes"].values()), results.get("label_agreement")
+    n_mistakes = sum(results["mistakes"].values())
     search = (
         f"A search around the training pictures made {count(n_mistakes, 'new picture')} that the model "
         f"misclassifies, in {count(results['scenarios'], 'group')}; {_judges(content)} found "
-        f"{results['failure_regions']} of the groups to be weak spots."
+        f"{failures_told(results)}, among them." + _left_out(content)
     )
-    spots = "of the weak spot" if content.n_tuned == 1 else f"of each of {content.n_tuned} weak spots"
+    spots = "of the failure" if content.n_tuned == 1 else f"of each of {content.n_tuned} failures"
+    fit = label_fit(content)
     repair = (
         f"On {count(content.n_draws, 'new picture')} {spots} the model was right "
         f"{percent(before.region.estimate)} of the time before the repair, "
-        f"{percent(after.region.estimate)} after, by the one label that each weak spot was given"
-        + (f" (it fits {percent(agreed)} of these pictures)." if agreed is not None else ".")
+        f"{percent(after.region.estimate)} after, by the one label that each failure was given"
+        + (f" (it {fit})." if fit else ".")
     )
     return [search, repair, f"On the ordinary test set it was right {change_of_test(content)}."]
+
+
+def label_fit(content: ReportContent) -> str:
+    """Say how many pictures the one label fits: of the new ones where that is known, else of those labelled.
+
+    Empty where neither is known.
+    """
+    if (agreed := content.results.get("label_agreement")) is not None:
+        return f"fits {percent(agreed)} of these pictures"
+    shown = (sum(getattr(region, name) for region in content.regions) for name in ("n_fit", "n_labelled"))
+    n_fit, n = verdicts.label_fit(content.results) or shown
+    return f"fits {n_fit:,} of {count(n, 'labelled picture')}" if n else ""
+
+
+def _left_out(content: ReportContent) -> str:
+    """Say how many failures the correction left out, such as those whose labels tie."""
+    left = content.results["failure_regions"] - content.n_tuned - content.n_held_out
+    return f" {count(left, 'of them was', 'of them were')} left out of the repair." if left > 0 else ""
 
 
 def change_of_test(content: ReportContent) -> str:
@@ -73,7 +94,7 @@ def readings(tiles: Sequence[Tile], when: str) -> str:
 
 def mostly(tiles: Sequence[Tile]) -> str:
     """Return the most frequent wrong prediction before; empty if there is none."""
-    wrong = [tile.before for tile in tiles if tile.before != tile.wanted]
+    wrong = [tile.before for tile in tiles if tile.wanted not in (None, tile.before)]
     return max(wrong, key=wrong.count, default="")
 
 
@@ -85,7 +106,7 @@ def rule(content: ReportContent) -> str:
         return f"the one with the most {split} pictures classified correctly"
     if config.get("rule") == "regions":
         return (
-            "the one that predicts the label of their weak spot for the most pictures it was trained on, of "
+            "the one that predicts the label of their failure for the most pictures it was trained on, of "
             f"those that lose at most {_points(config['max_loss'] * 100)} on the {split} pictures"
         )
     return str(content.results["rule"])

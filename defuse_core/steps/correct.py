@@ -7,7 +7,6 @@ of the batches and in dropout, so their spread is that of the tuning, not of the
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,6 +25,8 @@ from defuse_core.method.correction import (
     tuning_epochs,
 )
 from defuse_core.method.labeling import failure_instances, mistake_images
+from defuse_core.report.numbers import count
+from defuse_core.report.verdicts import count_failures
 from defuse_core.steps.base import (
     File,
     Item,
@@ -66,10 +67,11 @@ class Correct(Step):
         up_to = source.run.last_annotation  # fixed when the run first started
         stored = source.own("failures")
         if stored is None:
-            self.sets, self.verdicts = _prepare(source, config, seed, up_to)
+            self.sets, verdicts = _prepare(source, config, seed, up_to)
         else:  # an earlier attempt drew them, perhaps on another device
             self.sets = {name: FailureInstances.of_file(stored[0], name) for name in SETS}
-            self.verdicts = stored[1]["verdicts"]
+            verdicts = read_verdicts(stored[1], config.disagreement_threshold)
+        self.verdicts = verdicts
 
     @property
     def files(self) -> Sequence[File]:
@@ -79,7 +81,7 @@ class Correct(Step):
             for name, failures in self.sets.items()
             for part, value in zip(("images", "labels", "ids"), vars(failures).values(), strict=True)
         }
-        return [tensors_file("failures", tensors, verdicts=self.verdicts)]
+        return [tensors_file("failures", tensors, verdicts=[v.row() for v in self.verdicts])]
 
     def tasks(self) -> list[str]:
         """`before`; `lam=0.1` and so on in the order of the config, then `baseline/lam=…`; then repeats."""
@@ -175,8 +177,10 @@ class Correct(Step):
         read : Read
         """
         before = read(BEFORE + SAID)[1]["point"] if BEFORE in done else self._before()[1]
+        n_failures, n_sure = count_failures(self.verdicts)
         summary: dict[str, Any] = {
-            "failures": sum(v["is_failure"] for v in self.verdicts),
+            "failures": n_failures,
+            "sure_failures": n_sure,
             "labelled_mistakes": len(self.sets["single"]),
             "before": before,
             "before_selection": before["selection"],
@@ -249,7 +253,7 @@ def _order(task: str) -> tuple[float, int]:
 
 def _prepare(
     source: Source, config: SweepConfig, seed: int, up_to: int | None
-) -> tuple[dict[str, FailureInstances], list[dict[str, Any]]]:
+) -> tuple[dict[str, FailureInstances], list[Verdict]]:
     """Draw all sets of images, each region at the τ at which it was labelled."""
     events = source.labels(up_to=up_to)
     if not events:
@@ -262,10 +266,7 @@ def _prepare(
     verdicts = judge(source.classifier(), vae, regions, answers, disagreement_threshold=threshold)
     failures = _select(failing(verdicts), config.regions)
     if not failures:
-        raise ValueError(
-            f"none of the {len(verdicts)} labelled regions is a failure; label more, or identify with "
-            "another seed or more perturbations"
-        )
+        raise ValueError(_nothing_to_correct(verdicts))
     n = config.correction.instances_per_region
     taus = {region_id: of_region.tau for region_id, of_region in answers.items()}
     tune_on, test_on = (
@@ -281,7 +282,31 @@ def _prepare(
         "single": mistake_instances(mistake_images(vae, mistakes, index), labels),
         "held_out": test_on.regions(held_out),
     }
-    return sets, [_verdict(v) for v in verdicts]
+    return sets, verdicts
+
+
+def read_verdicts(metadata: Mapping[str, Any], threshold: float) -> list[Verdict]:
+    """Read the verdicts that a correct run reached, of the metadata of its failures.
+
+    Parameters
+    ----------
+    metadata : mapping
+    threshold : float
+        ρ of the run.
+    """
+    return [Verdict.of_row(row, threshold=threshold) for row in metadata["verdicts"]]
+
+
+def _nothing_to_correct(verdicts: Sequence[Verdict]) -> str:
+    if n := sum(verdict.is_failure for verdict in verdicts):
+        return (
+            f"none of the {count(n, 'failure')} has a label, since the most frequent ones tie; label more of "
+            "their draws, or split them"
+        )
+    return (
+        f"none of the {len(verdicts)} labelled regions is a failure; label more, or identify with "
+        "another seed or more perturbations"
+    )
 
 
 def _select(failures: dict[int, int], chosen: Sequence[int] | None) -> dict[int, int]:
@@ -292,7 +317,3 @@ def _select(failures: dict[int, int], chosen: Sequence[int] | None) -> dict[int,
         ids = ", ".join(map(str, sorted(failures))) or "none"
         raise ValueError(f"regions must be failure regions, got {wrong}; there are: {ids}")
     return {region_id: label for region_id, label in failures.items() if region_id in chosen}
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {**asdict(verdict), "image_labels": list(verdict.image_labels)}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from defuse_core.base.records import FailureInstances
 from defuse_core.extensions.answers import answers_by_region
 from defuse_core.method.classifier import Classifier
-from defuse_core.steps.correct import SETS
+from defuse_core.steps.correct import SETS, read_verdicts
 from defuse_core.steps.source import Source
 
 
@@ -17,7 +15,7 @@ class Corrected:
     def __init__(self, source: Source) -> None:
         self.source, self.run = source, source.upstream("correct")
         tensors, metadata = source.read("correct", "failures")
-        self.verdicts: list[dict[str, Any]] = metadata["verdicts"]
+        self.verdicts = read_verdicts(metadata, self.run.config["disagreement_threshold"])
         self.sets = {name: FailureInstances.of_file(tensors, name) for name in SETS}
         answers = answers_by_region(source.labels(up_to=self.run.last_annotation))
         live = {region.region_id for region in source.regions()}  # others were merged or split

@@ -40,6 +40,7 @@ from defuse_core.method.labeling import (
 )
 from defuse_core.method.novelty import latent_novelty, nearest_known, novelty
 from defuse_core.method.vae import encode_means
+from defuse_core.report.verdicts import count_failures
 from defuse_core.steps import results
 from defuse_core.steps.annotators import Labelled, who_labelled
 from defuse_core.steps.base import (
@@ -92,9 +93,12 @@ class Evaluate(Step):
         self.search = IdentificationConfig(**source.upstream("identify").config)
         before = {step: run for step, run in source.ancestry.items() if step != self.name}
         self.seconds = sum(run.seconds for run in before.values())
+        n_failures, n_sure = count_failures(done.verdicts)
+        self.verdicts = {verdict.region_id: verdict for verdict in done.verdicts}
         self.known: dict[str, Any] = {
             "scenarios": len(source.regions()),
-            "failure_regions": self.sweep["failures"],
+            "failure_regions": n_failures,
+            "sure_failures": n_sure,
             "mistakes": source.mistakes().counts(),
             "mixture": {"converged": mixture["converged"], "iterations": mixture["iterations"]},
             "settings": {
@@ -172,7 +176,7 @@ class Evaluate(Step):
             "sweep": [results.sweep_row(point) for point in self.sweep["corrected"]["points"]],
             "flips": flips,
             "change": {**flips, "test": "McNemar, exact, two-sided"},
-            "by_region": results.region_rows(right, self.sets, self.taus, self.names),
+            "by_region": results.region_rows(right, self.sets, self.taus, self.names, self.verdicts),
             "by_class": results.class_rows(right, self.dataset.test.labels, self.dataset.class_names),
         }
 

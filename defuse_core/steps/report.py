@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
+from defuse_core.extensions.answers import failing
 from defuse_core.method.classifier import predict
 from defuse_core.method.evaluation import Agreement, Scores, score_regions
 from defuse_core.method.labeling import draw_images
@@ -27,6 +28,7 @@ from defuse_core.report.figures import (
     figure_bytes,
 )
 from defuse_core.report.html import render_report
+from defuse_core.report.verdicts import tell_fit
 from defuse_core.steps.base import File, Item, Merged, Progress, Read, Step
 from defuse_core.steps.corrected import Corrected
 from defuse_core.steps.report_pictures import Gallery
@@ -129,7 +131,7 @@ class Report(Step):
         """Beside figure 7."""
         share, (unanimous, pairwise) = self.tensors["agreement.share"].numpy(), self.metadata["agreement"]
         agreed = Agreement(share, Interval(*unanimous), pairwise)
-        return draw_agreement(agreed, n_annotators=len(self.annotators))
+        return draw_agreement(agreed)
 
     @property
     def annotators(self) -> list[str]:
@@ -154,7 +156,7 @@ class Report(Step):
             results=results, scores=self.scores, sweep=self.sweep["corrected"]["points"],
             baseline_sweep=self.sweep.get("baseline", {}).get("points", ()), regions=entries,
             n_tuned=n_tuned, n_held_out=len(held_out.region_ids.unique()), n_draws=len(tested) // n_tuned,
-            n_judged=len(self.verdicts), n_labelled=int(self.metadata["agreement"][0][3]),
+            n_judged=len(self.verdicts), n_labelled=sum(v.n_kept for v in self.verdicts),
             fixed=fixed, broken=broken, figures=figures,
             annotators=self.annotators, simulated=gallery.simulated(self.annotators),
             manifest=self.manifest,
@@ -162,8 +164,7 @@ class Report(Step):
 
     def pictures(self) -> list[RegionPicture]:
         """The failure regions of different labels on which annotators agree the most."""
-        labels = {v["region_id"]: v["label"] for v in self.verdicts if v["is_failure"]}
-        agreeing = {v["region_id"]: v["image_labels"].count(v["label"]) for v in self.verdicts}
+        labels, agreeing = failing(self.verdicts), {v.region_id: v.n_fit for v in self.verdicts}
         tested = self.sets["test"]
         was, now = (score_regions(c, tested) for c in (self.before, self.corrected))
         best = sorted(was, key=lambda i: (-agreeing[i], was[i].estimate))
@@ -181,8 +182,13 @@ class Report(Step):
         )
         names = self.class_names
         said = [[names[p] for p in predict(c, images)] for c in (self.before, self.corrected)]
-        title = f"region {region_id}: annotators say {names[label]}; accuracy {was:.0%} → {now:.0%}"
-        return RegionPicture(title, images, names[label], *said)
+        verdict = next(v for v in self.verdicts if v.region_id == region_id)
+        title = (
+            f"region {region_id}: annotators say {names[label]}, which "
+            f"{tell_fit(verdict.n_fit, verdict.n_kept)}; on new ones {was:.0%} → {now:.0%}"
+        )
+        own = [None if c is None else names[c] for c in verdict.image_labels]
+        return RegionPicture(title, images, own, *said)
 
     def merge(self, done: Sequence[str], read: Read) -> Merged:
         """The content of results.json.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
-from defuse_core.base.records import Region
+from defuse_core.base.records import Region, Verdict
 from defuse_core.data.splits import Split
 from defuse_core.extensions.answers import Answers
 from defuse_core.method.classifier import Classifier, predict
@@ -18,6 +18,7 @@ from defuse_core.method.correction import find_flips
 from defuse_core.method.labeling import draw_images
 from defuse_core.method.vae import BetaVAE
 from defuse_core.report.content import Nearest, RegionEntry, Tile
+from defuse_core.report.verdicts import tell_status
 from defuse_core.workspace.labels import SIMULATED_PREFIX
 
 MAX_DRAWS = 20
@@ -35,8 +36,8 @@ class Gallery:
     regions : mapping of int to Region
     answers : mapping of int to Answers
         The answers to each region, and the draws that were shown.
-    verdicts : sequence of mapping
-        As the correct run stores them.
+    verdicts : sequence of Verdict
+        Those of the correct run.
     test : Split
     class_names : sequence of str
     """
@@ -46,18 +47,18 @@ class Gallery:
     vae: BetaVAE
     regions: Mapping[int, Region]
     answers: Mapping[int, Answers]
-    verdicts: Sequence[Mapping[str, Any]]
+    verdicts: Sequence[Verdict]
     test: Split
     class_names: Sequence[str]
 
-    def tiles(self, images: Tensor, wanted: Sequence[int]) -> list[Tile]:
+    def tiles(self, images: Tensor, wanted: Sequence[int | None]) -> list[Tile]:
         """Pictures, each with its label and its predictions before and after.
 
         Parameters
         ----------
         images : (n, channels, height, width) uint8
-        wanted : sequence of int
-            Class that each should be predicted as.
+        wanted : sequence of (int or None)
+            Class that each should be predicted as; None where nobody says.
         """
         if not len(images):
             return []
@@ -65,7 +66,7 @@ class Gallery:
         pixels = images.permute(0, 2, 3, 1).numpy()
         names = self.class_names
         return [
-            Tile(image, names[label], names[was], names[now])
+            Tile(image, None if label is None else names[label], names[was], names[now])
             for image, label, was, now in zip(pixels, wanted, *said, strict=True)
         ]
 
@@ -90,17 +91,18 @@ class Gallery:
         """
         region_id, label = row["region_id"], row["label"]
         answers = self.answers[region_id]
-        verdict = next(v for v in self.verdicts if v["region_id"] == region_id)
+        verdict = next(v for v in self.verdicts if v.region_id == region_id)
         n = min(answers.n_samples, MAX_DRAWS)
         images = draw_images(self.vae, self.regions[region_id], n, tau=answers.tau, seed=answers.seed)
-        names, said = self.class_names, list(verdict["image_labels"])
+        names, said = self.class_names, verdict.image_labels
         annotators = sorted({a.annotator for a in answers.annotations})
         return RegionEntry(
             region_id, row["name"], names[label], answers.tau,
             Interval(*row["before"]), Interval(*row["after"]),
             None if row["baseline"] is None else Interval(*row["baseline"]), row["held_out"],
-            tiles=self.tiles(images, [label] * n), votes=[None if v is None else names[v] for v in said[:n]],
-            n_shown=len(said), n_fit=said.count(label), annotators=annotators,
+            tiles=self.tiles(images, said[:n]), votes=[None if v is None else names[v] for v in said[:n]],
+            n_shown=len(said), n_labelled=verdict.n_kept, n_fit=verdict.n_fit, status=tell_status(verdict),
+            annotators=annotators,
             simulated=self.simulated(annotators), nearest=None if nearest is None else self._nearest(nearest),
         )  # fmt: skip
 

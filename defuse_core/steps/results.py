@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
-from defuse_core.base.records import FailureInstances
+from defuse_core.base.records import FailureInstances, Verdict
 from defuse_core.method.evaluation import Scores, p_value_of_change, share
 from defuse_core.steps.base import interval_json
 
@@ -153,8 +153,9 @@ def class_rows(right: Right, labels: Tensor, class_names: Sequence[str]) -> list
 
 
 def region_rows(
-    right: Right, sets: Mapping[str, FailureInstances], taus: Mapping[int, float], names: Mapping[int, str]
-) -> list[dict[str, Any]]:
+    right: Right, sets: Mapping[str, FailureInstances], taus: Mapping[int, float], names: Mapping[int, str],
+    verdicts: Mapping[int, Verdict],
+) -> list[dict[str, Any]]:  # fmt: skip
     """Accuracy on the test draws of every failure region, tuned on or held out, the worst before first.
 
     Parameters
@@ -166,6 +167,8 @@ def region_rows(
         τ of the draws, by region_id.
     names : mapping of int to str
         Names that people gave, by region_id.
+    verdicts : mapping of int to Verdict
+        By region_id. `fits` says how many of the labelled draws have the label themselves, and of how many.
     """
     rows = []
     for part, failures in (("region", sets["test"]), ("held_out", sets["held_out"])):
@@ -176,7 +179,8 @@ def region_rows(
                 {
                     "region_id": region_id, "name": names.get(region_id),
                     "label": int(failures.labels[mine][0]), "tau": taus[region_id],
-                    "held_out": part == "held_out",
+                    "held_out": part == "held_out", "sure": verdicts[region_id].is_sure,
+                    "fits": [verdicts[region_id].n_fit, verdicts[region_id].n_kept],
                     "before": said[BEFORE], "after": said[AFTER], "baseline": said.get(BASELINE),
                 }
             )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from defuse_core.base.intervals import Interval
+from defuse_core.extensions.answers import failing
 from defuse_core.extensions.rounds import (
     RegionFound,
     RegionNow,
@@ -14,7 +15,7 @@ from defuse_core.extensions.rounds import (
     trace_regions,
 )
 from defuse_core.method.distillation import membership
-from defuse_core.steps.correct import BEFORE, SAID, task_of
+from defuse_core.steps.correct import BEFORE, SAID, read_verdicts, task_of
 from defuse_core.steps.source import Source
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.pipeline import searched_lam
@@ -66,8 +67,8 @@ def compare(store: Workspace, run_id: int, second: dict[str, int]) -> Rounds:
         )
     mixture, min_weight = source.mixture(), source.upstream("distill").config["min_weight"]
     mistakes = Source(store, second["identify"]).mistakes()
-    verdicts = source.read("correct", "failures")[1]["verdicts"]
-    labels = {v["region_id"]: v["label"] for v in verdicts if v["is_failure"]}
+    verdicts = read_verdicts(source.read("correct", "failures")[1], run.config["disagreement_threshold"])
+    labels = failing(verdicts)
     searches = (source.mistakes(), mistakes)
     found = membership(mixture, mistakes.latents, min_weight=min_weight).numpy()  # nobody selected these
     lying = [source.region_of_mistakes(), found]

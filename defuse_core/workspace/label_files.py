@@ -102,21 +102,24 @@ def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:
 
 
 def from_csv(
-    text: str, class_names: Sequence[str], region_ids: Iterable[int], *, n_mistakes: int = 0
-) -> list[LabelEvent]:
+    text: str, class_names: Sequence[str], region_ids: Iterable[int], *, n_mistakes: int = 0,
+    tau: float = 0.5,
+) -> list[LabelEvent]:  # fmt: skip
     """Read CSV that `to_csv` wrote, or a person with a spreadsheet.
 
     Parameters
     ----------
     text : str
         Columns region, annotator and label; optional are sample (by default the whole region), tau
-        (0.5), seed (0), n_samples (10), round (1) and seconds; "at" is not read. Case and spaces at the
+        (see below), seed (0), n_samples (10), round (1) and seconds; "at" is not read. Case and spaces at the
         ends of their names do not count. Others are ignored, unless their name is close to one of these.
     class_names : sequence of str
     region_ids : iterable of int
         Those that exist.
     n_mistakes : int
         How many single mistakes there are, labelled under region -1.
+    tau : float
+        τ of the draws where a line does not say: the project's, at which its pages show them.
 
     Raises
     ------
@@ -132,7 +135,7 @@ def from_csv(
     reader.fieldnames = _read_columns(header)
     sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
     try:
-        return [_parse(row, reader.line_num, class_names, sizes) for row in reader]
+        return [_parse(row, reader.line_num, class_names, sizes, tau) for row in reader]
     except csv.Error as error:
         raise WorkspaceError(
             f"line {reader.line_num + 1}: {error}; check the quotes, and save the file as CSV again"
@@ -163,8 +166,9 @@ def _read_columns(header: Sequence[str]) -> list[str]:
 
 
 def _parse(
-    row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None]
-) -> LabelEvent:
+    row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None],
+    otherwise: float,
+) -> LabelEvent:  # fmt: skip
     def whole(name: str, default: str, lowest: int) -> int:
         text = (row.get(name) or "").strip() or default
         if not re.fullmatch(r"-?\d{1,19}", text) or not lowest <= int(text) < 2**63:
@@ -179,7 +183,7 @@ def _parse(
     sample = whole("sample", "", 0) if (row.get("sample") or "").strip() else None
     label, annotator = row.get("label") or "", unescape_formula((row.get("annotator") or "").strip())
     try:
-        tau = float((row.get("tau") or "").strip() or "0.5")
+        tau = float((row.get("tau") or "").strip() or otherwise)
     except ValueError:
         raise WorkspaceError(
             f"line {line}: tau must be a number, got {row.get('tau')!r}; write it like 0.5"

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Error, Locator,
 from dashboard.components import label_board
 from dashboard.components.image_grid import png_url
 from dashboard.components.label_queue import read_queue
+from defuse_core.data.short_names import short_names
 from tests.apps import NASTY
 from tests.e2e.serving import SECONDS
 from tests.workspaces import eventually
@@ -553,6 +554,43 @@ def test_the_mode_may_start_whole(tab: Page) -> None:
     board.press("r")
     board.give(trouble="x")  # other data leave the mode as it is
     expect(board.host.get_by_role("button", name="Whole region")).to_have_attribute("aria-pressed", "false")
+
+
+def test_the_mode_shows_and_ends_with_the_region(tab: Page) -> None:
+    board = mount(tab, data=board_data(3))
+    progress = board.host.locator(".progress")
+    board.press("r", "7")
+    expect(progress).to_contain_text("whole region: one key answers for all of them")
+    board.press("n")
+    board.give(subject={**SUBJECT, "region": 99}, images=board_data(3)["images"], answers=[], moved=1)
+    expect(board.host.get_by_role("button", name="Whole region")).to_have_attribute("aria-pressed", "false")
+    expect(progress).not_to_contain_text("whole region")
+    board.press("1", "2", "3")
+    mine = [item for item in board.queues()[-1]["items"] if item["region"] == 99]
+    assert [(item["sample"], item["label"]) for item in mine] == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_long_names_stand_below_the_images_and_the_likely_classes_first(tab: Page) -> None:
+    names = [f"Speed limit ({n}km/h)" for n in range(20, 40)]
+    data = board_data(2, names=names, first=[5, 3])
+    keys = label_board.class_keys(names, first=[5, 3])
+    short = short_names(tuple(names), 12)
+    data["classes"] = [
+        {"name": name, "short": abbreviated, "key": key}
+        for name, abbreviated, key in zip(names, short, keys, strict=True)
+    ]
+    board = mount(tab, data=data)
+    corner = board.host.locator(".corner").first
+    assert corner.text_content() == "…(20km/h)"
+    assert corner.get_attribute("title") == names[0]
+    image, name = (board.host.locator(of).first.bounding_box() for of in (".image", ".corner"))
+    assert image is not None
+    assert name is not None
+    assert name["y"] >= image["y"] + image["height"]
+    first = board.host.locator(".classes button").first
+    assert (first.get_attribute("title"), first.locator("kbd").text_content()) == (names[5], "1")
+    board.press("2")
+    assert board.items(1)[0]["label"] == 3
 
 
 def test_calling_again_stacks_nothing_and_keeps_the_place(tab: Page) -> None:

@@ -47,6 +47,7 @@ from defuse_core.workspace import edits as region_edits
 from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.runs import Run
+from defuse_core.workspace.settings import labeling_of
 from defuse_core.workspace.workspace import Workspace
 
 _OURS = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(INSTANCES)}|regions|regions/\d+\.png")
@@ -114,14 +115,17 @@ def make_suite(
     corrected, source = run.step == "correct", Source(workspace, run_id)
     up_to = run.last_annotation if corrected else None
     seed = seed if seed is not None else run.seed if corrected else 0
-    config = SweepConfig.model_validate(run.config) if corrected else SweepConfig()
     answers, regions = answers_by_region(source.labels(up_to=up_to)), source.regions()
     classifier, vae = source.classifier(), source.vae()
-    verdicts = judge(classifier, vae, regions, answers, disagreement_threshold=config.disagreement_threshold)
+    rho = labeling_of(workspace, workspace.project(run.project_id)).disagreement_threshold
+    if corrected:
+        rho = SweepConfig.model_validate(run.config).disagreement_threshold
+    verdicts = judge(classifier, vae, regions, answers, disagreement_threshold=rho)
     chosen = [(v, v.label) for v in verdicts if v.label is not None and (v.is_failure or everything)]
     if not chosen:
+        ties = " that has a label" if any(verdict.is_failure for verdict in verdicts) else ""
         raise WorkspaceError(
-            f"none of the {len(verdicts)} labelled regions is a failure; label more, or take all: --all"
+            f"none of the {len(verdicts)} labelled regions is a failure{ties}; label more, or take all: --all"
         )
     labels = {verdict.region_id: label for verdict, label in chosen}
     taus = {region_id: answers[region_id].tau for region_id in labels}
