@@ -237,7 +237,7 @@ def test_sources_that_are_no_paths_are_read(
     assert find_source(elsewhere, parse_manifest(changed)) == opened
     shared = parse_manifest(put(changed, "dataset.validation", 0.125))
     assert find_source(elsewhere, shared) == (*opened[:2], 0.125)
-    assert find_source(elsewhere, shared, "mine").validation == 0.125
+    assert find_source(elsewhere, shared, "mine").reading.validation == 0.125
 
 
 def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:

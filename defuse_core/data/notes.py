@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from defuse_core.base.texts import first_names
 from defuse_core.data.splits import ImageDataset, Split
 
 DARK = 32
@@ -21,7 +24,27 @@ def dataset_notes(dataset: ImageDataset) -> list[str]:
         A phrase each; empty for most data sets.
     """
     odd = [note for name, split in dataset.splits().items() for note in _oddities(name, split)]
-    return [*dataset.conversions, *odd]
+    return [*dataset.conversions, *_shape_notes(dataset), *_unused(dataset), *odd]
+
+
+def _shape_notes(dataset: ImageDataset) -> list[str]:
+    """Say now what the generator would refuse later: it halves the side of square images."""
+    _, height, width = dataset.image_shape
+    if height == width and height % 2 == 0:
+        return []
+    odd = "not square" if height != width else "of an odd side"
+    return [
+        f"the images are {width}×{height}, {odd}, and the generator takes square images of an even side; "
+        "give image_size to resize them"
+    ]
+
+
+def _unused(dataset: ImageDataset) -> list[str]:
+    total = torch.stack(list(dataset.class_counts().values())).sum(0)
+    if not (names := [dataset.class_names[index] for index in torch.nonzero(total == 0).flatten()]):
+        return []
+    have = "1 class has" if len(names) == 1 else f"{len(names):,} classes have"
+    return [f"{have} no images ({first_names(names)})"]
 
 
 def _oddities(name: str, split: Split) -> list[str]:
