@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -674,7 +675,7 @@ def test_of_an_undivided_folder_a_fifth_of_every_class_is_the_test_split(tmp_pat
         assert dataset.test.labels.tolist() == [0, 0, 1, 2]
         for label, n in enumerate((10, 5, 4)):
             levels = [s.images[s.labels == label, 0, 0, 0].tolist() for s in (dataset.train, dataset.test)]
-            assert sorted(sum(levels, [])) == [*range(n)]
+            assert sorted(chain.from_iterable(levels)) == [*range(n)]
     assert divided[0].fingerprint == divided[1].fingerprint != divided[2].fingerprint
     assert divided[2].conversions == (
         "there is no test split, so 4 of 19 images were set apart for it (of every class at random, seed 1)",

@@ -79,8 +79,8 @@ def load_idx(folder: Path, seed: int | None, *, of: Path | None = None) -> Image
         families = {name: files for name, files in families.items() if _is_of(of, files)}
     if len(families) != 1:
         raise DataError(
-            f"{plain(folder)} has IDX files of {len(families)} sets ({', '.join(sorted(families))}); give the "
-            "path of the training images of one of them"
+            f"{plain(folder)} has IDX files of {len(families)} sets ({', '.join(sorted(families))}); give "
+            "the path of the training images of one of them"
         )
     ((family, files),) = families.items()
     splits = dict.fromkeys(split for _, split in files)

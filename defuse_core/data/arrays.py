@@ -199,7 +199,8 @@ def _flat(split: str, labels: NDArray[Any], notes: dict[str, None]) -> NDArray[A
                 f"{where} must be {n} integers or one-hot, got {labels.dtype} {labels.shape}; {_GIVE_ONE}"
             )
         notes[f"one-hot labels of {labels.shape[1]} classes read as the class that is 1"] = None
-        return labels.argmax(1)
+        indices: NDArray[Any] = labels.argmax(1)
+        return indices
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all() or (labels != np.rint(labels)).any() or np.abs(labels).max() > 2**53:
             raise DataError(

@@ -1,11 +1,10 @@
-"""Reads Parquet where pyarrow is installed: tables of texts, and tables of images as Hugging Face stores them."""
+"""Reads Parquet where pyarrow is installed: texts, and image files as Hugging Face stores them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from defuse_core.base.files import plain
@@ -18,7 +17,7 @@ from defuse_core.data.splits import DataError
 _LABELS = ("label", "labels", "class", "target", "fine_label")
 
 
-def _pyarrow(path: Path) -> ModuleType:
+def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -104,13 +103,11 @@ def list_parquet(paths: Sequence[Path]) -> Listing:
     for path in paths:
         image, label, own_names = _columns(path)
         if names and own_names and own_names != names:
-            raise DataError(f"{plain(path)} names other classes than {plain(paths[0].name)}; save them alike")
+            raise DataError(f"{plain(path)} names other classes than {plain(paths[0])}; save them alike")
         names = names or own_names
         _add(path, _read(path, [image, label]), image, label, names, listing)
     if len(listing.items) > MAX_IMAGES:
-        raise DataError(
-            f"the Parquet files have {len(listing.items):,} images, at most {MAX_IMAGES:,} are read"
-        )
+        raise DataError(f"the Parquet files have over {MAX_IMAGES:,} images; leave some out")
     shown = names or natural_order({item.label for item in listing.items})
     listing.notes += [] if names else order_note(shown)
     return Listing(listing.items, tuple(shown), listing.notes, listing.unusable)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def _finished(dataset: ImageDataset, reading: Reading) -> ImageDataset:
     if size is not None and dataset.image_shape[1:] != (size, size):
         splits = dataset.splits()
         n, (_, height, width) = sum(map(len, splits.values())), dataset.image_shape
-        resized = {
+        resized: dict[str, Any] = {
             name: replace(split, images=fit_images(split.images, size, reading.fit))
             for name, split in splits.items()
         }
