@@ -290,11 +290,41 @@ def test_a_table_that_names_no_images_leaves_the_folders_as_they_are(tmp_path: P
         save(tmp_path / part / "cat" / "0.png", 1)
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2")
     assert said(load_image_folder(tmp_path), "results.csv not read, the folders say the classes")
-    flat_folder = tmp_path / "flat"
-    save(flat_folder / "0.png", 1)
-    (flat_folder / "results.csv").write_text("epoch,loss\n1,2")
+    pets(tmp_path / "pets")
+    (tmp_path / "pets" / "results.csv").write_text("epoch,loss\n1,2")
     with pytest.raises(DataError, match=r"results\.csv has no columns called path and label"):
-        load_image_folder(flat_folder)
+        load_image_folder(tmp_path / "pets")
+    (tmp_path / "pets" / "more.csv").write_text("path,label")
+    with pytest.raises(DataError, match=r"several tables, more\.csv, results\.csv; give the path of that of"):
+        load_image_folder(tmp_path / "pets")
+
+
+def test_tables_called_after_splits_say_them(tmp_path: Path) -> None:
+    paths = pets(tmp_path)
+    for part, own in (("train", paths[:6]), ("valid", paths[6:8]), ("test", paths[8:])):
+        rows = [f"{path},{index % 2}" for index, path in enumerate(own)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["path,label", *rows]))
+    dataset = load_image_folder(tmp_path)
+    assert levels(dataset) == {"train": [*range(6)], "validation": [6, 7], "test": [8, 9]}
+    (tmp_path / "test.csv").write_text("path\nimages/8.png")
+    dataset = load_image_folder(tmp_path)
+    assert levels(dataset) == {"train": [*range(6)], "test": [6, 7]}
+    assert said(dataset, "test.csv not read, without columns path and label")
+
+
+def test_a_table_that_windows_saved_is_read_and_the_encoding_told(tmp_path: Path) -> None:
+    rows = [f"{path};{'größe' if i % 2 else 'café'}" for i, path in enumerate(pets(tmp_path))]
+    (tmp_path / "labels.csv").write_bytes("\r\n".join(["sep=;", "path;label", *rows]).encode("cp1252"))
+    dataset = load_image_folder(tmp_path)
+    assert dataset.class_names == ("café", "größe")
+    assert said(dataset, "is not UTF-8, so read as Windows-1252")
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    rows = [f"{path},{'Cat' if i % 2 else 'cat'}" for i, path in enumerate(pets(tmp_path))]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    notes = dataset_notes(load_image_folder(tmp_path))
+    assert "classes differ in case alone (Cat, cat)" in notes
 
 
 def test_a_parquet_of_paths_and_labels(tmp_path: Path) -> None:
@@ -421,6 +451,21 @@ def test_arrays_of_another_size_are_resized_at_once(tmp_path: Path) -> None:
     whole = load_dataset(str(tmp_path / "a.npz"))
     assert any("3×3, of an odd side, and the generator takes" in note for note in dataset_notes(whole))
     assert load_dataset(str(tmp_path / "a.npz"), image_size=8).image_shape == (1, 8, 8)
+    other = np.full((5, 8, 8), 9, np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=other, y_test=labels[:5])
+    with pytest.raises(DataError, match="test images are"):
+        load_dataset(str(tmp_path / "a.npz"))
+    dataset = load_dataset(str(tmp_path / "a.npz"), image_size=8)
+    assert dataset.image_shape == (1, 8, 8)
+    assert torch.equal(dataset.test.images[:, 0], torch.from_numpy(other))
+    assert said(dataset, "10 images resized to 8×8")
+
+
+def test_images_that_would_be_too_large_are_refused_before_they_are_resized(tmp_path: Path) -> None:
+    images, labels = arrays(200)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(DataError, match=r"a has 400 images of 6\.\d GB, at most"):
+        load_dataset(str(tmp_path / "a.npz"), image_size=4096)
 
 
 # Other files

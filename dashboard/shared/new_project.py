@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from dashboard.components.image_grid import Tile, image_grid
@@ -49,9 +50,7 @@ def new_project_form() -> None:
     way = st.segmented_control("Data set", ways, default=ways[0], required=True, key="new-way")
     source = _choose_source(way or _WAYS[0])
     options = [*_choose_size(), *_choose_validation()]
-    look = st.button(
-        "Preview", icon=":material/visibility:", help="Read the data set, and create nothing yet"
-    )
+    look = st.button("Preview", icon=":material/visibility:", help="Reads the data set, creates nothing")
     if st.button("Create", icon=":material/add:", type="primary"):
         if not name.strip() or not source:
             st.error("Give a name and a data set.")
@@ -65,7 +64,7 @@ def new_project_form() -> None:
 
 
 def _choose_validation() -> list[str]:
-    """Ask where validation images come from; return it as the command takes it, nothing for the data's own."""
+    """Ask where validation images come from; return the command's options for it."""
     chosen = st.selectbox(
         "Validation images",
         list(_VALIDATION),
@@ -116,7 +115,7 @@ def _choose_size() -> list[str]:
         value=None,
         step=1,
         key="new-size",
-        help="Needed where images have mixed sizes or are not square. GTSRB's get 32 unless you say otherwise",
+        help="Needed where images have mixed sizes or are not square. GTSRB's get 32 if you say nothing",
         placeholder="as they are",
     )
     if not size:
@@ -185,11 +184,8 @@ def _offer_to_leave_out(files: list[str]) -> None:
     """List all files that cannot be read; a tick leaves them out the next time."""
     with st.expander(f"All {len(files):,} files" if len(files) > 1 else "The file"):
         st.dataframe({"file": files}, hide_index=True)
-    st.checkbox(
-        f"Leave {'it' if len(files) == 1 else 'them'} out",
-        key="new-leave-out",
-        help="Then press the button again",
-    )
+    these = "it" if len(files) == 1 else "them"
+    st.checkbox(f"Leave {these} out", key="new-leave-out", help="Then press the button again")
 
 
 def _show_preview(preview: dict[str, Any]) -> None:
@@ -197,17 +193,14 @@ def _show_preview(preview: dict[str, Any]) -> None:
     channels, height, width = preview["image_shape"]
     colour = "grey" if channels == 1 else "colour"
     sizes = " + ".join(f"{sum(own):,} {part}" for part, own in preview["counts"].items())
-    st.markdown(
-        f"**Preview** · {sizes} images · {height}×{width}, {colour} · {len(preview['class_names'])} classes"
-    )
-    tiles = [
-        Tile(
-            [np.array(Image.open(io.BytesIO(base64.b64decode(own["png"]))).convert("RGB"))],
-            caption=own["label"],
-        )
-        for own in preview["images"]
-    ]
+    n = len(preview["class_names"])
+    st.markdown(f"**Preview** · {sizes} images · {height}×{width}, {colour} · {n:,} classes")
+    tiles = [Tile([_decoded(own["png"])], caption=own["label"]) for own in preview["images"]]
     image_grid(tiles, key="new-preview")
     st.dataframe({"class": preview["class_names"], **preview["counts"]}, hide_index=True, height=210)
     for told in preview["notes"]:
         st.caption(f":material/info: {plain(told)}")
+
+
+def _decoded(png: str) -> NDArray[np.uint8]:
+    return np.array(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))

@@ -17,7 +17,9 @@ from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_DATASET_BYTES
 from defuse_core.base.texts import quote
 from defuse_core.data.arrays import build_dataset, channels_last, check_labels, class_indices, convert_pixels
+from defuse_core.data.folders import entries
 from defuse_core.data.listing import split_called
+from defuse_core.data.reading import Reading
 from defuse_core.data.splits import DataError, ImageDataset
 
 _IDX_NAME = re.compile(
@@ -38,7 +40,7 @@ def find_idx(folder: Path) -> dict[str, IdxFiles]:
     folder : Path
     """
     found: dict[str, IdxFiles] = {}
-    for path in sorted(folder.iterdir()):  # a file goes before itself gzipped
+    for path in entries(folder):  # a file goes before itself gzipped
         if (match := _IDX_NAME.fullmatch(path.name)) is None:
             continue
         words = [word for word in re.split(r"[-_.]", match["before"].casefold()) if word]
@@ -58,14 +60,13 @@ def is_idx(path: Path) -> bool:
     return _IDX_NAME.fullmatch(path.name) is not None
 
 
-def load_idx(folder: Path, seed: int | None, *, of: Path | None = None) -> ImageDataset:
+def load_idx(folder: Path, reading: Reading, *, of: Path | None = None) -> ImageDataset:
     """Load the images and labels of all splits from the IDX files of a folder.
 
     Parameters
     ----------
     folder : Path
-    seed : int or None
-        As in `Reading`.
+    reading : Reading
     of : Path, optional
         A file of the set that is meant, where the folder has several.
 
@@ -94,7 +95,7 @@ def load_idx(folder: Path, seed: int | None, *, of: Path | None = None) -> Image
     if "emnist" in family:
         images = {split: own.swapaxes(1, 2) for split, own in images.items()}
         notes.append("images transposed, since the files of EMNIST hold them on their side")
-    return _assemble(folder, family or folder.name, images, labels, None, notes, seed)
+    return _assemble(folder, family or folder.name, images, labels, None, notes, reading)
 
 
 def _missing(files: IdxFiles, split: str) -> str:
@@ -139,20 +140,19 @@ def find_mat(folder: Path) -> dict[str, Path]:
     folder : Path
     """
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         if match := _MAT_NAME.fullmatch(path.name):
             found[match["split"].casefold()] = path
     return found
 
 
-def load_mat(folder: Path, seed: int | None, *, of: Path | None = None) -> ImageDataset:
+def load_mat(folder: Path, reading: Reading, *, of: Path | None = None) -> ImageDataset:
     """Load the .mat files of SVHN from a folder: X of (height, width, 3, n), y of (n, 1), 10 for the digit 0.
 
     Parameters
     ----------
     folder : Path
-    seed : int or None
-        As in `Reading`.
+    reading : Reading
     of : Path, optional
         A file that is read where none is called as those of SVHN are.
 
@@ -179,7 +179,7 @@ def load_mat(folder: Path, seed: int | None, *, of: Path | None = None) -> Image
         labels = {split: own % 10 for split, own in labels.items()}
         names = tuple("0123456789")
         notes.append("label 10 read as the digit 0, as the files of SVHN mean it")
-    return _assemble(folder, "" if of is None else of.stem, images, labels, names, notes, seed)
+    return _assemble(folder, "" if of is None else of.stem, images, labels, names, notes, reading)
 
 
 def _read_mat(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -211,7 +211,7 @@ def _assemble(
     labels: Mapping[str, NDArray[Any]],
     names: tuple[str, ...] | None,
     notes: list[str],
-    seed: int | None,
+    reading: Reading,
 ) -> ImageDataset:
     """Make a data set of arrays as files hold them."""
     turned = {}
@@ -224,4 +224,4 @@ def _assemble(
     indices, class_names, said = class_indices(labels, names)
     pixels, converted = convert_pixels({s: own.dtype for s, own in turned.items()}, turned.__getitem__)
     arrays = {split: (pixels.pop(split), own) for split, own in indices.items()}
-    return build_dataset(name or folder.name, arrays, class_names, [*notes, *converted, *said], seed=seed)
+    return build_dataset(name or folder.name, arrays, class_names, [*notes, *converted, *said], reading)

@@ -15,7 +15,8 @@ from defuse_core.base.texts import first_names
 from defuse_core.data.class_names import class_key
 from defuse_core.data.dividing import set_apart
 from defuse_core.data.listing import division_note, natural_order, order_note, settle_splits
-from defuse_core.data.reading import TEST_SHARE
+from defuse_core.data.reading import TEST_SHARE, Reading
+from defuse_core.data.resizing import fit_splits
 from defuse_core.data.splits import DataError, ImageDataset, Split
 
 Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
@@ -268,10 +269,9 @@ def build_dataset(
     arrays: dict[str, Arrays],
     class_names: Sequence[str],
     notes: Sequence[str],
-    *,
-    seed: int | None,
+    reading: Reading,
 ) -> ImageDataset:
-    """Make a data set of arrays by split, divided where there is no test split.
+    """Make a data set of arrays by split, resized as is asked for and divided where there is no test split.
 
     Parameters
     ----------
@@ -281,18 +281,18 @@ def build_dataset(
     class_names : sequence of str
     notes : sequence of str
         What was converted before.
-    seed : int or None
-        As in `Reading`.
+    reading : Reading
     """
     if "" in arrays:
         arrays["train"] = arrays.pop("")
     present = [*arrays]
     settled, said = settle_splits(name, present)
     splits = {new or "train": to_split(*arrays.pop(old)) for old, new in zip(present, settled, strict=True)}
+    splits, resized = fit_splits(name, splits, reading)
     train, test = splits["train"], splits.get("test")
-    notes = [*notes, *said]
+    notes = [*notes, *said, *resized]
     if test is None:
-        is_apart = set_apart(train.labels, TEST_SHARE, seed=seed)
-        notes.append(division_note(int(is_apart.sum()), len(train), seed))
+        is_apart = set_apart(train.labels, TEST_SHARE, seed=reading.seed)
+        notes.append(division_note(int(is_apart.sum()), len(train), reading.seed))
         train, test = train[~is_apart], train[is_apart]
     return ImageDataset(name, train, test, tuple(class_names), splits.get("validation"), tuple(notes))

@@ -191,13 +191,13 @@ def _divide(
     splits, said = settle_splits(where, [item.split for item in items])
     notes += said
     groups = [item.group for item in items]
+    if any(groups) and not all(groups):
+        n = sum(not group for group in groups)
+        raise DataError(f"{where} names no group for {n:,} of {len(groups):,} images; name one for each")
     if splits[0]:
         if across := _groups_across(items):
             notes.append(f"groups are in more than one split ({first_names(across)})")
         return splits, labels
-    if any(groups) and not all(groups):
-        n = sum(not group for group in groups)
-        raise DataError(f"{where} names no group for {n:,} of {len(groups):,} images; name one for each")
     own = groups if any(groups) else None
     is_apart = set_apart(torch.from_numpy(labels), TEST_SHARE, seed=reading.seed, groups=own)
     notes.append(division_note(int(is_apart.sum()), len(items), reading.seed, grouped=own is not None))

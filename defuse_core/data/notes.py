@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from defuse_core.base.texts import first_names
@@ -24,7 +26,7 @@ def dataset_notes(dataset: ImageDataset) -> list[str]:
         A phrase each; empty for most data sets.
     """
     odd = [note for name, split in dataset.splits().items() for note in _oddities(name, split)]
-    return [*dataset.conversions, *_shape_notes(dataset), *_unused(dataset), *odd]
+    return [*dataset.conversions, *_shape_notes(dataset), *_class_notes(dataset), *odd]
 
 
 def _shape_notes(dataset: ImageDataset) -> list[str]:
@@ -39,12 +41,16 @@ def _shape_notes(dataset: ImageDataset) -> list[str]:
     ]
 
 
-def _unused(dataset: ImageDataset) -> list[str]:
+def _class_notes(dataset: ImageDataset) -> list[str]:
+    """Say which classes nobody has used, and which might be one."""
+    by_case = Counter(name.casefold() for name in dataset.class_names)
+    alike = [name for name in dataset.class_names if by_case[name.casefold()] > 1]
+    notes = [f"classes differ in case alone ({first_names(alike)})"] if alike else []
     total = torch.stack(list(dataset.class_counts().values())).sum(0)
     if not (names := [dataset.class_names[index] for index in torch.nonzero(total == 0).flatten()]):
-        return []
+        return notes
     have = "1 class has" if len(names) == 1 else f"{len(names):,} classes have"
-    return [f"{have} no images ({first_names(names)})"]
+    return [*notes, f"{have} no images ({first_names(names)})"]
 
 
 def _oddities(name: str, split: Split) -> list[str]:

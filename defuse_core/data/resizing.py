@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from defuse_core.data.reading import Fit
+from defuse_core.data.reading import Fit, Reading
+from defuse_core.data.splits import Split, check_size
 
 _WORDS: dict[Fit, str] = {
     "stretch": "stretched to square; --fit crop or pad keeps their proportions",
@@ -63,6 +66,38 @@ def fit_images(images: Tensor, size: int, fit: Fit) -> Tensor:
         square = np.array(fit_image(picture, size, fit))
         resized[index] = torch.from_numpy(square.reshape(size, size, -1)).permute(2, 0, 1)
     return resized
+
+
+def fit_splits(
+    where: str, splits: Mapping[str, Split], reading: Reading
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Resize the splits whose images are of another size than is asked for; say how many were.
+
+    Parameters
+    ----------
+    where : str
+        Name of the data set, for the message.
+    splits : mapping of str to Split
+    reading : Reading
+
+    Raises
+    ------
+    DataError
+        If the images would exceed a limit, before they take the memory.
+    """
+    size = reading.image_size
+    fitted, n_resized, n_not_square = dict(splits), 0, 0
+    if size is None:
+        return fitted, ()
+    n_pixels = sum(split.images.shape[0] * split.images.shape[1] for split in splits.values()) * size**2
+    check_size(where, sum(map(len, splits.values())), n_pixels)
+    for name, split in splits.items():
+        height, width = split.images.shape[2:]
+        if (height, width) != (size, size):
+            fitted[name] = Split(fit_images(split.images, size, reading.fit), split.labels)
+            n_resized += len(split)
+            n_not_square += len(split) if height != width else 0
+    return fitted, resizing_notes(n_resized, n_not_square, size, reading.fit)
 
 
 def resizing_notes(n_resized: int, n_not_square: int, size: int | None, fit: Fit) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from defuse_core.data.naming import NO_SOURCE, Validation, source_kind
 from defuse_core.data.npz import open_npz
 from defuse_core.data.parquet import image_column, list_parquet
 from defuse_core.data.reading import Fit, Reading
-from defuse_core.data.resizing import fit_images, resizing_notes
+from defuse_core.data.resizing import fit_splits
 from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart, split_by_class
 from defuse_core.data.tables import TABLE_SUFFIXES, list_images
 
@@ -76,21 +75,17 @@ def read_upload(path: Path, reading: Reading) -> ImageDataset:
     path : Path
     reading : Reading
     """
-    return _finished(load_npz(path, seed=reading.seed), reading)
+    return _finished(load_npz(path, reading), reading)
 
 
 def _finished(dataset: ImageDataset, reading: Reading) -> ImageDataset:
     """Resize the images where the loader has not, and set validation images apart."""
-    size = reading.image_size
-    if size is not None and dataset.image_shape[1:] != (size, size):
-        splits = dataset.splits()
-        n, (_, height, width) = sum(map(len, splits.values())), dataset.image_shape
-        resized: dict[str, Any] = {
-            name: replace(split, images=fit_images(split.images, size, reading.fit))
-            for name, split in splits.items()
-        }
-        notes = resizing_notes(n, n if height != width else 0, size, reading.fit)
-        dataset = replace(dataset, **resized, conversions=(*dataset.conversions, *notes))
+    splits, notes = fit_splits(dataset.name, dataset.splits(), reading)
+    if notes:
+        dataset = replace(
+            dataset, train=splits["train"], test=splits["test"], validation=splits.get("validation"),
+            conversions=(*dataset.conversions, *notes),
+        )  # fmt: skip
     return dataset if reading.validation is None else set_validation_apart(dataset, reading.validation)
 
 
@@ -117,12 +112,12 @@ def load_path(source: str, reading: Reading) -> ImageDataset:
         return _load_folder(path, reading)
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return load_npz(path, seed=reading.seed)
+        return load_npz(path, reading)
     if path.exists():
         if is_idx(path):
-            return load_idx(path.parent, reading.seed, of=path)
+            return load_idx(path.parent, reading, of=path)
         if suffix == ".mat":
-            return load_mat(path.parent, reading.seed, of=path)
+            return load_mat(path.parent, reading, of=path)
         if suffix == ".parquet" and image_column(path) is not None:
             return gather(path, list_parquet([path]), reading, name=path.stem)
         if suffix in TABLE_SUFFIXES:
@@ -136,10 +131,11 @@ def load_path(source: str, reading: Reading) -> ImageDataset:
 def _load_folder(root: Path, reading: Reading) -> ImageDataset:
     """Load what a folder holds: files of arrays, Parquet with images, or images."""
     with _naming(root):
-        if find_idx(root):
-            return load_idx(root, reading.seed)
+        for folder in (root, root / "raw"):  # as torchvision lays them out
+            if folder.is_dir() and find_idx(folder):
+                return load_idx(folder, reading)
         if find_mat(root):
-            return load_mat(root, reading.seed)
+            return load_mat(root, reading)
         for folder in (root, root / "data"):  # as Hugging Face lays them out
             files = sorted(path for path in folder.glob("*.parquet") if path.is_file())
             if files and image_column(files[0]) is not None:
@@ -184,7 +180,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
 
 
-def load_npz(path: str | Path, *, seed: int | None = 0) -> ImageDataset:
+def load_npz(path: str | Path, reading: Reading | None = None) -> ImageDataset:
     """Load arrays of images and labels by split: x_train and y_train, train_images and train_labels, …
 
     `npz` says how the arrays may be called, `arrays` how pixels and labels are converted.
@@ -193,8 +189,8 @@ def load_npz(path: str | Path, *, seed: int | None = 0) -> ImageDataset:
     ----------
     path : str or Path
         Without class_names, the classes are named by number or by labels that are texts.
-    seed : int or None
-        As in `Reading`, where there is no test split.
+    reading : Reading, optional
+        Size of the images, and seed of the division where there is no test split.
 
     Raises
     ------
@@ -209,7 +205,8 @@ def load_npz(path: str | Path, *, seed: int | None = 0) -> ImageDataset:
         dtypes = {split: held.headers["x", split].dtype for split in held.splits}
         images, converted = convert_pixels(dtypes, lambda split: held.read("x", split))
         arrays = {split: (images.pop(split), own) for split, own in labels.items()}
-        return build_dataset(path.stem, arrays, class_names, [*converted, *notes, *held.notes], seed=seed)
+        notes = [*converted, *notes, *held.notes]
+        return build_dataset(path.stem, arrays, class_names, notes, reading or Reading())
 
 
 def load_image_folder(

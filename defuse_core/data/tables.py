@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from defuse_core.base.files import plain
-from defuse_core.base.limits import MAX_IMAGES, MAX_TABLE_BYTES
 from defuse_core.base.texts import first_names, quote
 from defuse_core.data.class_names import class_key
-from defuse_core.data.folders import PassedOver, class_folders, list_folder, split_folders, walk_images
+from defuse_core.data.folders import PassedOver, class_folders, entries, list_folder, split_folders
+from defuse_core.data.image_index import ImageIndex, same_path
 from defuse_core.data.listing import Item, Listing, natural_order, order_note, split_called
 from defuse_core.data.splits import DataError
+from defuse_core.data.table_files import Table, read_table
 
 CSV_SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 TABLE_SUFFIXES = CSV_SUFFIXES | {".parquet"}
-_DELIMITERS = ",;\t|"
 _PREFERRED = frozenset({"labels", "metadata", "annotations"})
 
 ROLES = {
@@ -34,32 +30,18 @@ ROLES = {
 """What columns are called, the name that wins over the others first."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """The cells of a table as texts; `header` is empty where its first line is a row like the others."""
-
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-
-def find_tables(root: Path) -> list[Path]:
-    """Return the tables of a folder that may say what its images are, best first.
+def find_tables(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the tables of a folder that may say what its images are, and those that are left.
 
     All where they are called after splits, else the one that is called labels, metadata or annotations,
     else the only one.
     """
-    found = sorted(
-        entry
-        for entry in root.iterdir()
-        if entry.suffix.lower() in TABLE_SUFFIXES - {".txt"} and not entry.name.startswith(".")
-    )
-    if len(found) < 2:
-        return found
-    if all(split_called(path.stem) for path in found):
-        return found
+    found = [path for path in entries(root) if path.suffix.lower() in TABLE_SUFFIXES - {".txt"}]
+    if len(found) < 2 or all(split_called(path.stem) for path in found):
+        return found, []
     preferred = [path for path in found if path.stem.casefold() in _PREFERRED]
-    return preferred if len(preferred) == 1 else []
+    chosen = preferred if len(preferred) == 1 else []
+    return chosen, [path for path in found if path not in chosen]
 
 
 def list_tables(root: Path, paths: Sequence[Path]) -> Listing | None:
@@ -77,7 +59,7 @@ def list_tables(root: Path, paths: Sequence[Path]) -> Listing | None:
     DataError
         If a table cannot be read, columns are ambiguous, or it names an image twice with different labels.
     """
-    images = _ImageIndex(root)
+    images = ImageIndex(root)
     listing = Listing([], ())
     unread = []
     for path in paths:
@@ -105,99 +87,6 @@ def list_tables(root: Path, paths: Sequence[Path]) -> Listing | None:
     return Listing(listing.items, names, listing.notes + order_note(names), listing.unusable)
 
 
-def read_table(path: Path) -> Table:
-    """Read a CSV by its own delimiter and encoding, or a Parquet file, as texts.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    DataError
-        If it cannot be read, or is larger than the limit.
-    """
-    if not path.is_file():
-        raise DataError(f"{plain(path)} is no regular file; give a table")
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise DataError(f"{plain(path)} has over {MAX_TABLE_BYTES / 2**20:.0f} MB; name fewer images in it")
-    if path.suffix.lower() == ".parquet":
-        from defuse_core.data.parquet import read_parquet_texts
-
-        header, rows = read_parquet_texts(path)
-        return Table(header, rows, [])
-    text, notes = _decoded(path)
-    first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
-        delimiter, text = first.strip()[-1], rest
-    else:
-        delimiter = max(_DELIMITERS, key=first.count)
-    try:
-        lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
-    except csv.Error as error:
-        raise DataError(f"{plain(path)} is no readable CSV ({error}); save it again") from error
-    lines = [row for row in lines if any(row)]
-    if len(lines) > MAX_IMAGES:
-        raise DataError(f"{plain(path)} has {len(lines):,} rows, at most {MAX_IMAGES:,} are read")
-    return Table(lines[0] if lines else [], lines[1:], notes)
-
-
-def _decoded(path: Path) -> tuple[str, list[str]]:
-    """The text of a CSV: UTF-8, UTF-16 with its mark, else as Windows saves it, which is said."""
-    content = path.read_bytes()
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return content.decode(encoding).replace("\r\n", "\n"), []
-    except UnicodeDecodeError:
-        pass
-    try:
-        return content.decode("cp1252").replace("\r\n", "\n"), [
-            f"{plain(path)} is not UTF-8, so read as Windows-1252"
-        ]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{plain(path)} is text of no known encoding; save it as UTF-8") from error
-
-
-class _ImageIndex:
-    """Finds images below a folder as tables name them: by any end of the path, case and accents alike."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.paths = list(walk_images(root))
-        self._by_key: dict[str, list[Path]] = {}
-        self._by_name: dict[str, list[Path]] = {}
-        for path in self.paths:
-            relative = PurePosixPath(path.relative_to(root))
-            for whole in (relative, relative.with_suffix("")):  # a column image_id has no suffixes
-                key = _path_key(str(whole))
-                self._by_key.setdefault(key, []).append(path)
-                self._by_name.setdefault(key.rpartition("/")[2], []).append(path)
-
-    def find(self, name: str) -> Path | None:
-        """Return the image that a cell names: a path from the folder, or one of another machine or system."""
-        key = _path_key(name)
-        alone = [] if "/" in key else self._by_name.get(key, [])
-        while key:
-            found = self._by_key.get(key, [])
-            exact = [path for path in found if unicodedata.normalize("NFC", str(path)).endswith(name)]
-            for several in (found, exact):  # exact: names that differ in case alone
-                if len(several) == 1:
-                    return several[0]
-            _, _, key = key.partition("/")
-        return alone[0] if len(alone) == 1 else None
-
-
-def _same_path(one: str, other: str) -> bool:
-    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other).replace(
-        "\\", "/"
-    ).removeprefix("./")
-
-
-def _path_key(name: str) -> str:
-    parts = unicodedata.normalize("NFC", name).replace("\\", "/").casefold().split("/")
-    return "/".join(part for part in parts if part not in ("", "."))
-
-
 def list_images(root: Path, table: Path | None = None) -> Listing:
     """List the images of a folder by a table, where it has one that names them, or by its class folders.
 
@@ -216,26 +105,37 @@ def list_images(root: Path, table: Path | None = None) -> Listing:
     """
     folders = split_folders(root, PassedOver())
     divided = "train" in folders and bool(class_folders(folders["train"]))
-    tables = find_tables(root) if table is None else [table]
+    tables, others = find_tables(root) if table is None else ([table], [])
+    classes = class_folders(folders.get("train", root))
     if tables and (table is not None or not divided):
         listing = list_tables(root, tables)
         if listing is not None:
+            if others:
+                listing.notes.append(f"{_names(others)} not read")
             return listing
-        if table is not None or not class_folders(folders.get("train", root)):
+        if table is not None or len(classes) < 2:
             raise DataError(
                 f"{plain(tables[0])} has no columns called path and label (or what is usual instead), and no "
                 "folders name the classes; rename its columns"
             )
+    if others and not divided and len(classes) < 2:
+        raise DataError(
+            f"{plain(root)} has several tables, {_names(others)}; give the path of that of the images"
+        )
     listing = list_folder(root)
-    if tables:
+    if tables or others:
         listing.notes.append(
-            f"{first_names([path.name for path in tables])} not read, the folders say the classes; else give "
-            "its path as the data set"
+            f"{_names([*tables, *others])} not read, the folders say the classes; else give its path as the "
+            "data set"
         )
     return listing
 
 
-def _find_columns(path: Path, table: Table, images: _ImageIndex) -> dict[str, int] | None:
+def _names(paths: Sequence[Path]) -> str:
+    return first_names([path.name for path in paths])
+
+
+def _find_columns(path: Path, table: Table, images: ImageIndex) -> dict[str, int] | None:
     """Return which column has which role, or None where none names images; a table may lack a header."""
     titles = [cell.strip().casefold().replace(" ", "_").replace("-", "_") for cell in table.header]
     columns: dict[str, int] = {}
@@ -272,7 +172,7 @@ def _add_rows(
     path: Path,
     table: Table,
     columns: dict[str, int],
-    images: _ImageIndex,
+    images: ImageIndex,
     listing: Listing,
     split: str | None,
 ) -> None:
@@ -288,7 +188,7 @@ def _add_rows(
             listing.unusable[f"row {number} of {path.name}: {quote(name, 80)}"] = why
             continue
         relative = plain(image.relative_to(images.root))
-        n_moved += not _same_path(relative, name)
+        n_moved += not same_path(relative, name)
         listing.items.append(
             Item(relative, image, label, split or _split_of(path, cells), cells.get("group", ""))
         )

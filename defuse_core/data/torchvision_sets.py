@@ -86,7 +86,7 @@ def _load(name: str, root: Path, reading: Reading, *, download: bool) -> ImageDa
         split: (own, np.array(labels[split])) for split, own in images.items() if own is not None
     }
     notes = ["images transposed, since the files of EMNIST hold them on their side"] if wanted.upright else []
-    return build_dataset(name, arrays, names, notes, seed=reading.seed)
+    return build_dataset(name, arrays, names, notes, reading)
 
 
 def _open_parts(name: str, wanted: TorchvisionSet, root: Path, *, download: bool) -> dict[str, Any]:
