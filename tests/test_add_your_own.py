@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.random_projection import GaussianRandomProjection
 
 from defuse_core.base.config import FITTERS
-from defuse_core.data import naming, sources, splits
+from defuse_core.data import arrays, naming, sources
 from defuse_core.extensions import projection
 from defuse_core.method import distillation
 from defuse_core.networks.architectures import ARCHITECTURES
@@ -29,7 +29,7 @@ from tests.workspaces import Place
 PAGE = Path(__file__).resolve().parent.parent / "dashboard" / "docs" / "add-your-own.md"
 BLOCKS = dict(re.findall(r"```python\n# (defuse_core/\S+)\.py\n(.*?)```", PAGE.read_text(), re.DOTALL))
 NEW_FILES = {  # each beside the module whose imports it takes
-    "defuse_core/data/stripes": sources,
+    "defuse_core/data/stripes": arrays,
     "defuse_core/method/plain_mixture": distillation,
     "defuse_core/extensions/random_projection": projection,
 }
@@ -104,5 +104,6 @@ def test_a_name_that_no_registry_has_is_refused_with_those_it_has(place: Place) 
 
 
 def test_digits_are_not_resized_in_silence() -> None:
-    with pytest.raises(splits.DataError, match="image_size does not resize them; leave it out"):
-        sources.load_dataset("digits", image_size=32)
+    dataset = sources.load_dataset("digits", image_size=32)
+    assert dataset.image_shape == (1, 32, 32)
+    assert dataset.conversions == ("5,000 images resized to 32×32",)

@@ -6,6 +6,7 @@ on by itself, that it is stopped, and with which code a command exits.
 
 from __future__ import annotations
 
+import base64
 import csv
 import fcntl
 import io
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from defuse_core.cli import console, main
@@ -310,6 +312,36 @@ def test_notes_on_a_data_set_stand_beside_the_answer(defuse: Defuse, tmp_path: P
     ]
     told = json.loads(defuse("new", "again", "--data", "dark.npz", "--json").stdout)
     assert [f"note: {note}" for note in told["notes"]] == notes
+
+
+def test_a_preview_creates_no_project_and_names_all_that_cannot_be_read(
+    defuse: Defuse, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        for number in range(12):
+            path = tmp_path / "pets" / part / "cat" / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (6, 8), 20 * number).save(path)
+    for number in range(11):
+        (tmp_path / "pets" / "train" / "cat" / f"{number:02d}.png").write_bytes(b"none")
+    before = defuse("projects", "--json").stdout
+    words = ("new", "pets", "--data", "pets", "--preview", "pets.png", "--image-size", "8", "--fit", "crop")
+    refused = defuse(*words, code=1).stderr.splitlines()
+    assert [line.split(" ")[2] for line in refused[1:12]] == [f"train/cat/{n:02d}.png" for n in range(11)]
+    assert refused[12] == "to read the other images without them, give --leave-out"
+    assert len(json.loads(defuse(*words, "--json", code=1).stdout)["unreadable"]) == 11
+    done = defuse(*words, "--leave-out")
+    assert [row.split() for row in done.stdout.splitlines() if "cat" in row] == [
+        ["│", "cat", "│", "1", "│", "12", "│"]
+    ]
+    assert "note: 11 files left out, not readable (train/cat/00.png" in done.stderr
+    assert Image.open(tmp_path / "pets.png").format == "PNG"
+    told = json.loads(defuse(*words[:5], "-", *words[6:], "--leave-out", "--json").stdout)["preview"]
+    assert told["counts"] == {"train": [1], "test": [12]}
+    image = Image.open(io.BytesIO(base64.b64decode(told["images"][0]["png"])))
+    assert (image.size, image.getpixel((0, 0)), told["images"][0]["label"]) == ((8, 8), 220, "cat")
+    assert defuse("projects", "--json").stdout == before
+    assert "fit" in json.loads(defuse(*words[:4], *words[6:], "--leave-out", "--json").stdout)
 
 
 def test_bad_data_are_one_line(defuse: Defuse, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from defuse_core.base.limits import MAX_ZIP_DIRECTORY
 from defuse_core.data import npz, splits
 from defuse_core.data.class_names import check_class_names, class_key, mend_name, name_fault
 from defuse_core.data.naming import absolute_source
-from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz, load_torchvision
+from defuse_core.data.sources import load_dataset, load_digits, load_image_folder, load_npz
 from defuse_core.data.splits import (
     DataError,
     ImageDataset,
@@ -39,6 +40,7 @@ from defuse_core.data.splits import (
     set_validation_apart,
     shuffled_batches,
 )
+from defuse_core.data.torchvision_sets import load_torchvision
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -365,14 +367,14 @@ def test_a_validation_split_of_an_npz_has_any_of_its_names(tmp_path: Path, name:
 def test_two_validation_splits_of_an_npz_are_refused(tmp_path: Path) -> None:
     content = arrays()
     content |= {"x_val": content["x_test"], "y_val": content["y_test"], "x_dev": content["x_test"]}
-    with pytest.raises(DataError, match=r"validation arrays of more than one name \(val, dev\); keep one"):
+    with pytest.raises(DataError, match=r"toys\.npz has x_val and x_dev for the same; keep one"):
         load_npz(save(tmp_path / "toys.npz", content))
 
 
 def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_told(tmp_path: Path) -> None:
-    content = arrays() | {"X_val": np.zeros(3), "y_\x1b[2J": np.zeros(3), "index": np.zeros(3)}
+    content = arrays() | {"X_more": np.zeros(3), "y_\x1b[2J": np.zeros(3), "index": np.zeros(3)}
     assert load_npz(save(tmp_path / "toys.npz", content)).conversions == (
-        "2 arrays not read (X_val, y_�[2J)",
+        "2 arrays not read (X_more, y_�[2J)",
     )
 
 
@@ -380,13 +382,27 @@ def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_t
     ("change", "told"),
     [
         ({"y_test": None}, r"toys\.npz lacks y_test; it holds .*Save the arrays under these"),
-        ({"x_train": np.zeros((10, 4, 5))}, r"toys\.npz: x_train must be uint8, got float64.*scal"),
-        ({"x_train": np.zeros((10, 3, 4, 5), np.uint8)}, r"toys\.npz: x_train .*move the channels"),
+        (
+            {"x_train": np.zeros((10, 4, 5), complex)},
+            r"toys\.npz: x_train must be uint8, got complex128; save",
+        ),
+        (
+            {"x_train": np.full((10, 4, 5), 300.0)},
+            r"toys\.npz: float64 pixels of 300 … 300 leave open .*scale",
+        ),
+        ({"x_train": np.full((10, 4, 5), np.nan)}, r"toys\.npz: float64 pixels of nan … nan leave open"),
+        ({"x_train": np.full((10, 4, 5), -1)}, r"toys\.npz: int64 pixels of -1 … -1 leave open"),
+        ({"x_train": np.zeros((10, 4, 5, 4), np.uint8)}, r"toys\.npz: x_train must be .*lay transparency on"),
         ({"x_test": np.zeros((5, 20), np.uint8)}, r"toys\.npz: x_test must be .*got \(5, 20\)"),
         ({"y_train": np.zeros(9, int)}, r"toys\.npz: y_train must be 10 integers, .*\(9,\); give"),
-        ({"y_train": np.zeros((10, 5), int)}, r"toys\.npz: y_train must be 10 int.*give one class"),
-        ({"y_train": np.zeros(10)}, r"toys\.npz: y_train must be 10 int.*got float64.*give one"),
-        ({"x_val": np.zeros((2, 4, 5), np.uint8)}, r"toys\.npz has one of x_val and y_val but not"),
+        ({"y_train": np.zeros((10, 5), int)}, r"toys\.npz: the train labels must be 10 int.*give one class"),
+        ({"y_train": np.ones((10, 5), int)}, r"toys\.npz: the train labels must be 10 integers or one-hot"),
+        ({"y_train": np.full(10, 0.5)}, r"toys\.npz: the train labels must be 10 int.*got float64.*give one"),
+        (
+            {"y_train": np.full(10, np.inf)},
+            r"toys\.npz: the train labels must be 10 int.*got float64.*give one",
+        ),
+        ({"x_val": np.zeros((2, 4, 5), np.uint8)}, r"toys\.npz lacks y_val; it holds .*Save"),
         (
             {"x_test": np.zeros((0, 4, 5), np.uint8), "y_test": np.zeros(0, int)},
             r"toys\.npz: x_test is empty; add images",
@@ -397,7 +413,7 @@ def test_arrays_of_an_npz_that_look_like_images_or_labels_and_are_not_read_are_t
             {"y_train": np.full(10, -1), "y_test": np.full(5, -1)},
             r"toys, train split: labels must be 0 or more, got -1; renumber the classes from 0",
         ),
-        ({"y_test": np.full(5, 7)}, r"toys: no training image of class 5, 6, 7; add images"),
+        ({"y_test": np.full(5, 7)}, r"toys: no training image of class 7; add images"),
         ({"class_names": np.array(["a", "b"])}, r"labels must be in 0 … 1 .*extend class_names"),
         ({"class_names": np.array("abcde")}, r"toys\.npz.*class_names"),
         (
@@ -612,12 +628,12 @@ def test_an_absent_npz_is_named(tmp_path: Path) -> None:
         load_npz(tmp_path / "gone.npz")
 
 
-@pytest.mark.parametrize("source", ["mnist", "absent/folder", "table.csv"])
+@pytest.mark.parametrize("source", ["mnist", "absent/folder", "table.xlsx", "absent.csv"])
 def test_an_unknown_source_is_told_what_there_is(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.csv").write_text("0,1")
+    (tmp_path / "table.xlsx").write_text("0,1")
     with pytest.raises(DataError, match=rf"'{source}' is not a data set; give 'digits'"):
         load_dataset(source)
 
@@ -649,13 +665,29 @@ def test_a_divided_folder(tmp_path: Path) -> None:
             assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
-def test_of_an_undivided_folder_the_last_fifth_of_every_class_is_the_test_split(
-    tmp_path: Path,
-) -> None:
+def test_of_an_undivided_folder_a_fifth_of_every_class_is_the_test_split(tmp_path: Path) -> None:
     for name, n in (("a", 10), ("b", 5), ("c", 4)):
         for index in range(n):
             write(tmp_path / name / f"{index:02}.png", np.full((4, 4), index, np.uint8))
-    dataset = load_image_folder(tmp_path)
+    divided = [load_image_folder(tmp_path, seed=seed) for seed in (0, 0, 1)]
+    for dataset in divided:
+        assert dataset.train.labels.bincount().tolist() == [8, 4, 3]
+        assert dataset.test.labels.tolist() == [0, 0, 1, 2]
+        for label, n in enumerate((10, 5, 4)):
+            levels = [s.images[s.labels == label, 0, 0, 0].tolist() for s in (dataset.train, dataset.test)]
+            assert sorted(chain.from_iterable(levels)) == [*range(n)]
+    assert divided[0].fingerprint == divided[1].fingerprint != divided[2].fingerprint
+    assert divided[2].conversions == (
+        "there is no test split, so 4 of 19 images were set apart for it (of every class at random, seed 1)",
+    )
+
+
+def test_without_a_seed_the_last_fifth_of_every_class_is_the_test_split(tmp_path: Path) -> None:
+    """As projects were divided that remember no seed."""
+    for name, n in (("a", 10), ("b", 5), ("c", 4)):
+        for index in range(n):
+            write(tmp_path / name / f"{index:02}.png", np.full((4, 4), index, np.uint8))
+    dataset = load_image_folder(tmp_path, seed=None)
     assert dataset.train.labels.bincount().tolist() == [8, 4, 4]
     assert dataset.test.labels.tolist() == [0, 0, 1]
     assert dataset.test.images[:, 0, 0, 0].tolist() == [8, 9, 4]
@@ -695,7 +727,7 @@ def test_mixed_sizes_are_refused_and_image_size_is_the_remedy(tmp_path: Path) ->
     write(tmp_path / "train" / "a" / "0.png", np.full((6, 6, 3), 100, np.uint8))
     write(tmp_path / "train" / "a" / "1.png", flat)
     write(tmp_path / "test" / "a" / "0.png", flat)
-    with pytest.raises(DataError, match=r"1\.png is 12×9, others in .*train are 6×6; give image_s"):
+    with pytest.raises(DataError, match=r"a/1\.png is 12×9, others in .* are 6×6; give image_s"):
         load_image_folder(tmp_path)
     dataset = load_image_folder(tmp_path, image_size=5)
     assert dataset.image_shape == (3, 5, 5)
@@ -705,7 +737,9 @@ def test_mixed_sizes_are_refused_and_image_size_is_the_remedy(tmp_path: Path) ->
 def test_sizes_that_differ_between_splits_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train" / "a" / "0.png", picture(6, 6))
     write(tmp_path / "test" / "a" / "0.png", picture(8, 8))
-    with pytest.raises(DataError, match=r"test images are \(3, 8, 8\), train .*resize"):
+    with pytest.raises(
+        DataError, match=r"test/a/0\.png is 8×8, others in .* are 6×6; give image_size to resize them all"
+    ):
         load_image_folder(tmp_path)
     assert load_image_folder(tmp_path, image_size=6).image_shape == (3, 6, 6)
 
@@ -741,8 +775,8 @@ def test_a_class_that_only_the_test_split_has_is_named(tmp_path: Path) -> None:
 
 
 def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write(tmp_path / part / "cat" / "0.png", picture())
+    for part, name in (("train", "cat"), ("test", "cat"), ("test", "dog")):
+        write(tmp_path / part / name / "0.png", picture())
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(DataError, match=r"no training image of class dog; add images, or leave"):
         load_image_folder(tmp_path)
@@ -758,9 +792,9 @@ def test_a_class_without_test_images_is_allowed(tmp_path: Path) -> None:
     ("files", "told"),
     [
         ([], r"toys has no class folders; put the images of each class in one folder"),
-        (["train/a/0.png"], r"toys has train/ but no test/; add .*test/<class>/"),
+        (["train/a/0.png"], r"toys: every class has one image, too few to set a test split apart; add test/"),
         (["train/a/0.png", "test/a/0.txt"], r"test has no images \(.*\.png.*\); add some"),
-        (["a/0.png", "b/0.png"], r"under 5 images, too few to set a test split apart; add test/"),
+        (["a/0.png", "b/0.png"], r"toys: every class has one image, too few to set a test split apart; add"),
     ],
 )
 def test_an_incomplete_folder_is_told_what_to_add(tmp_path: Path, files: list[str], told: str) -> None:
@@ -895,16 +929,16 @@ def test_a_pipe_among_the_files_of_torchvision_is_not_opened(tmp_path: Path, nam
         load_torchvision(name, tmp_path, download=False)
 
 
-@pytest.mark.parametrize("name", ["CIFAR10", "mnist", ""])
+@pytest.mark.parametrize("name", ["VOCDetection", "mnist5", ""])
 def test_other_torchvision_sets_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"must be MNIST, SVHN, SVHN-extra or GTSRB, got '{name}'"):
+    with pytest.raises(DataError, match=rf"must be one of MNIST, .*, CIFAR10, .*, got '{name}'; give one"):
         load_dataset(f"torchvision:{name}:{tmp_path}")
 
 
 def test_too_few_images_to_divide_name_the_folder(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write(tmp_path / "pets" / name / "0.png", picture())
-    with pytest.raises(DataError, match=r"pets: every class has under 5 images.*add test/"):
+    with pytest.raises(DataError, match=r"pets: every class has one image.*add test/"):
         load_image_folder(tmp_path / "pets")
 
 
@@ -957,23 +991,15 @@ def test_images_that_are_in_no_class_are_told(root: str, tmp_path: Path) -> None
         write(tmp_path / "test" / "cat" / "0.png", picture())
     for file in ("cat/old/0.png", "cat/old/more/1.PNG", "cat/old/.2.png", "cat/old/.git/2.png", "3.png"):
         write(tmp_path / root / file, picture())
-    (tmp_path / root / "cat" / "linked").symlink_to(tmp_path)  # only its top is looked at: 3.png or none
-    (tmp_path / root / "labels.csv").write_text("")
-    dataset, n_nested = load_image_folder(tmp_path), 2 if root else 3
-    assert sum(map(len, dataset.splits().values())) == (6 if root else 5)
-    assert dataset.conversions == (
-        f"{n_nested} images in subfolders of classes passed over; move them up, or make each subfolder a "
-        "class",
+    (tmp_path / root / "cat" / "linked").symlink_to(tmp_path)
+    dataset = load_image_folder(tmp_path)
+    assert sum(map(len, dataset.splits().values())) == (8 if root else 7)
+    assert [note.split(",")[0] for note in dataset.conversions] == [
+        "2 images in subfolders of classes counted in",
+        "1 link to folders within classes passed over; copy them there",
         "1 image beside the class folders passed over; move each into one",
-    )
-
-
-def test_images_that_are_all_too_deep_are_told_where_they_are(tmp_path: Path) -> None:
-    write(tmp_path / "cat" / "cat" / "0.png", picture())
-    with pytest.raises(
-        DataError, match=r"has no images \(.*\); move up the 1 image in subfolders of classes"
-    ):
-        load_image_folder(tmp_path)
+        *([] if root else ["there is no test split"]),
+    ]
 
 
 def test_an_empty_text_is_not_the_current_folder() -> None:
@@ -988,7 +1014,7 @@ def test_half_a_validation_split_is_refused(given: str, tmp_path: Path) -> None:
     half = {given: images if given == "x_val" else labels}
     path = tmp_path / "half.npz"
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels, **half)
-    with pytest.raises(DataError, match=r"half\.npz has one of x_val and y_val but not the other; add it"):
+    with pytest.raises(DataError, match=r"half\.npz lacks [xy]_val; it holds .*Save the arrays under these"):
         load_npz(path)
 
 
@@ -1000,11 +1026,7 @@ def test_labels_out_of_range_name_the_file(tmp_path: Path) -> None:
         load_npz(path)
 
 
-def test_image_size_is_refused_where_it_cannot_be_used(tmp_path: Path) -> None:
-    images, labels, path = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1]), tmp_path / "a.npz"
-    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
-    with pytest.raises(DataError, match="resize them before saving"):
-        load_dataset(str(path), image_size=16)
+def test_an_image_size_out_of_range_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="image_size must be 1 to 4096 pixels, got 0"):
         load_dataset(str(tmp_path), image_size=0)
 

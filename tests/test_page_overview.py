@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from dashboard.components.image_grid import Tile
 from dashboard.shared import new_project as new_project_form
 from dashboard.shell import store as cache
 from defuse_core.jobs import launcher
@@ -86,7 +87,7 @@ def projects(home: Path) -> list[Project]:
 
 def test_an_empty_workspace_offers_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = opened(tmp_path / "home", monkeypatch)
-    assert [b.label for b in app.button] == ["Create", "Open the demo"]
+    assert [b.label for b in app.button] == ["Preview", "Create", "Open the demo"]
     assert app.sidebar.selectbox[0].disabled
     assert not app.metric
 
@@ -318,6 +319,50 @@ def test_a_project_that_cannot_be_is_told_in_one_message(
 
 
 @pytest.mark.usefixtures("made_here")
+def test_a_preview_shows_what_would_be_made_and_files_are_left_out_on_one_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train", "val"):
+        for label, name in enumerate(("cat", "dog")):
+            for number in range(4):
+                path = tmp_path / "pets" / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (6, 9), 100 * label + 20 * number).save(path)
+    for number in range(3):
+        (tmp_path / "pets" / "train" / "cat" / f"{number}.png").write_bytes(b"![a](b)")
+    shown: list[list[Tile]] = []
+    monkeypatch.setattr(new_project_form, "image_grid", lambda tiles, **_: shown.append(tiles))
+    app = opened(tmp_path / "home", monkeypatch)
+    app.segmented_control(key="new-way").set_value("Path").run()
+    app.text_input(key="new-path").set_value(str(tmp_path / "pets")).run()
+    app.number_input(key="new-size").set_value(8).run()
+    app.selectbox(key="new-fit").select("padded with black")
+    app = until_read(click(app, "Preview"))
+    assert "3 files in" in errors(app)[0]
+    assert [row.split(" ")[0] for row in app.dataframe[0].value["file"]] == [
+        f"train/cat/{number}.png" for number in range(3)
+    ]
+    app.checkbox(key="new-leave-out").check()
+    app = until_read(click(app, "Preview"))
+    assert not app.error
+    assert not projects(tmp_path / "home")
+    assert [tile.caption for tile in shown[-1]] == ["cat", *["dog"] * 4]
+    assert shown[-1][0].images[0].shape == (8, 8, 3)
+    assert app.dataframe[0].value["train"].tolist() == [1, 4]
+    assert app.dataframe[0].value["test"].tolist() == [4, 4]
+    notes = " ".join(words(caption.value) for caption in app.caption)
+    assert "the validation split is the test split" in notes
+    assert "3 files left out, not readable" in notes
+    assert "13 images resized to 8×8, 13 of them not square and padded with black" in notes
+    app.text_input(key="new-name").set_value("pets").run()
+    until_read(click(app, "Create"))
+    (project,) = projects(tmp_path / "home")
+    assert project.dataset["fit"] == "pad"
+    assert project.dataset["leave_out"] is True
+    assert project.dataset["sizes"] == {"train": 5, "test": 8}
+
+
+@pytest.mark.usefixtures("made_here")
 def test_an_upload_that_is_no_data_set_is_told_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +372,7 @@ def test_an_upload_that_is_no_data_set_is_told_by_its_name(
     np.savez(tmp_path / "x.npz", x_train=np.zeros(3))
     app.file_uploader[0].upload("signs.npz", (tmp_path / "x.npz").read_bytes()).run()
     app = until_read(click(app, "Create"))
-    assert [error.partition(";")[0] for error in errors(app)] == ["signs.npz lacks y_train, x_test, y_test"]
+    assert [error.partition(";")[0] for error in errors(app)] == ["signs.npz lacks y_train"]
     assert str(tmp_path) not in told(app)
     assert not projects(tmp_path / "home")
 

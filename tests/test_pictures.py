@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from defuse_core.base.errors import UnreadableError
 from defuse_core.base.limits import MAX_IMAGE_PIXELS
 from defuse_core.data import pictures, splits
 from defuse_core.data.notes import dataset_notes
@@ -285,11 +286,13 @@ def test_all_files_that_are_no_images_are_listed_in_one_error(tmp_path: Path) ->
     (folder / os.fsdecode(b"5-\xff.png")).write_bytes(b"none")
     for number in range(10):
         (folder / f"6-{number}.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UnreadableError) as caught:
         load_image_folder(tmp_path / "data")
     told = str(caught.value)
     assert told.startswith(f"15 files in {tmp_path / 'data'} are not readable images: ")
-    assert told.endswith(" and 5 more; replace or remove them")
+    assert told.endswith(" and 5 more; replace or remove them, or leave them out")
+    assert len(caught.value.files) == 15
+    assert caught.value.files[-1].startswith("train/a/6-9.jpg (")
     for words in (
         "train/a/1-pipe.png (no regular file)", "train/a/2-loop.png (a broken link)",
         "train/a/3-folder.png (it is a folder)", "train/a/4-gone.png (a broken link)",
@@ -401,4 +404,8 @@ FLAT = np.full_like(GREY, 9)
 )  # fmt: skip
 def test_what_looks_wrong_is_told(tmp_path: Path, arrays: list[NDArray[Any]], told: list[str]) -> None:
     dataset = read(tmp_path, *map(Image.fromarray, arrays))
-    assert dataset_notes(dataset) == [note.format(part) for part in ("train", "test") for note in told]
+    assert dataset_notes(dataset) == [
+        "the images are 8×6, not square, and the generator takes square images of an even side; give "
+        "image_size to resize them",
+        *(note.format(part) for part in ("train", "test") for note in told),
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from defuse_core.data.reading import Reading
 from defuse_core.exchange.replay.bringing import Bring, find_more_data, find_source, find_uploads
 from defuse_core.exchange.replay.comparison import compare, differences
 from defuse_core.exchange.replay.replay import Replay, replay
@@ -225,26 +226,32 @@ def test_a_path_of_the_manifest_is_not_opened(whole: dict[str, Any], elsewhere: 
 @pytest.mark.parametrize(
     ("source", "opened"),
     [
-        ("digits", ("digits", None, None)),
-        ("torchvision:SVHN:/etc", ("torchvision:SVHN", 32, None)),
-        ("torchvision:GTSRB", ("torchvision:GTSRB", 32, None)),
+        ("digits", "digits"),
+        ("torchvision:SVHN:/etc", "torchvision:SVHN"),
+        ("torchvision:GTSRB", "torchvision:GTSRB"),
     ],
 )
 def test_sources_that_are_no_paths_are_read(
-    whole: dict[str, Any], elsewhere: Workspace, source: str, opened: tuple[str, int | None, None]
+    whole: dict[str, Any], elsewhere: Workspace, source: str, opened: str
 ) -> None:
     changed = put(put(whole, "dataset.source", source), "dataset.image_size", 32)
-    assert find_source(elsewhere, parse_manifest(changed)) == opened
-    shared = parse_manifest(put(changed, "dataset.validation", 0.125))
-    assert find_source(elsewhere, shared) == (*opened[:2], 0.125)
-    assert find_source(elsewhere, shared, "mine").validation == 0.125
+    changed = put(changed, "dataset.split_seed", 3)
+    reading = Reading(32, seed=3)
+    assert find_source(elsewhere, parse_manifest(changed)) == (opened, reading)
+    shared = parse_manifest(put(put(changed, "dataset.validation", 0.125), "dataset.fit", "crop"))
+    divided = Reading(32, "crop", seed=3, validation=0.125)
+    assert find_source(elsewhere, shared) == (opened, divided)
+    assert find_source(elsewhere, shared, "mine") == ("mine", divided)
 
 
 def test_the_data_of_a_project_here_are_read_from_its_own_place(whole: dict[str, Any], made: Place) -> None:
     changed = parse_manifest(put(put(whole, "dataset.source", "/else"), "dataset.image_size", 8))
-    assert find_source(made.workspace, changed) == (made.project.dataset["source"], None, None)
-    assert find_source(made.workspace, changed, "mine.npz") == ("mine.npz", None, None)  # cannot be resized
-    assert find_source(made.workspace, changed, "mine") == ("mine", 8, None)
+    own = Reading.of(made.project.dataset)
+    assert find_source(made.workspace, changed) == (made.project.dataset["source"], own)
+    assert find_source(made.workspace, changed, "mine.npz") == (
+        "mine.npz",
+        Reading.of({**own.remembered(), "image_size": 8}),
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,14 @@ def _samples(project: Project) -> None:
     labels = dataset.train.labels.numpy()
     names = project.class_names
     tiles = []
-    for label in range(min(len(names), _SHOWN_CLASSES)):
+    shown = [label for label in range(len(names)) if (labels == label).any()][:_SHOWN_CLASSES]
+    for label in shown:
         index = (labels == label).nonzero()[0][:4]
         images = dataset.train.images[index].permute(0, 2, 3, 1).numpy()
         tiles.append(Tile(list(images), caption=f"{names[label]} · {(labels == label).sum():,}"))
     image_grid(tiles, key="samples")
-    if len(names) > _SHOWN_CLASSES:
-        st.caption(f"The first {_SHOWN_CLASSES} of {len(names)} classes")
+    if len(names) > len(shown):
+        st.caption(f"The first {len(shown)} of {len(names)} classes that have images")
 
 
 def source_of(project: Project) -> str:

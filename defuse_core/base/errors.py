@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from defuse_core.base.texts import one_line
 
 LONGEST_MESSAGE = 600
@@ -35,6 +37,22 @@ class DefuseError(Exception):
 
 class DataError(DefuseError, ValueError):
     """A data set that cannot be used; the message names the file and the remedy."""
+
+
+class UnreadableError(DataError):
+    """Files of a data set that cannot be read, and may be left out.
+
+    Parameters
+    ----------
+    message : str
+        It names the first of them.
+    files : iterable of str
+        All of them, each a line with the reason.
+    """
+
+    def __init__(self, message: object, files: Iterable[str]) -> None:
+        super().__init__(message)
+        self.files = [one_line(file) for file in files]
 
 
 class CheckpointError(DefuseError, ValueError):

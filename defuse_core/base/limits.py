@@ -120,6 +120,9 @@ MAX_IMAGE_PIXELS = 2**26
 MAX_IMAGE_SIZE = 4096
 """Side to which images are resized, pixels."""
 
+MAX_TABLE_BYTES = 512 * 2**20
+"""Bytes of a CSV or Parquet file that lists the images of a folder; five million rows fit."""
+
 MAX_EXPANSION = 500
 """Most bytes that a compressed byte may become. dSprites, one of the sparsest data sets, has 116; deflated
 zeros have 1,030."""

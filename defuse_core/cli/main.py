@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from defuse_core.base.config import PRESETS
-from defuse_core.base.errors import short_message
+from defuse_core.base.errors import UnreadableError, short_message
 from defuse_core.base.files import open_file
-from defuse_core.base.limits import MAX_IMAGE_SIZE
 from defuse_core.cli import console as output
 from defuse_core.cli.common import find_project, finish_run, tell_on_interrupt
 from defuse_core.cli.labels import label_app
@@ -34,12 +33,12 @@ from defuse_core.cli.options import (
     given_resources,
     refuse_repeats,
 )
-from defuse_core.cli.projects import delete, project_app, projects
+from defuse_core.cli.projects import delete, new, project_app, projects
 from defuse_core.cli.replay import manifest, replay
 from defuse_core.cli.reproduce import reproduce
 from defuse_core.cli.runs import cancel, extend, resume, runs
 from defuse_core.cli.suite import checkpoint, suite_app
-from defuse_core.data.naming import FROM_TEST, Validation, absolute_source
+from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.configs import CORRECTED, PRETRAINED, StepName
@@ -112,56 +111,7 @@ def _bring(workspace: Workspace, project: Project, weights: str | None) -> str |
     return f"blob:{blob.sha256}"
 
 
-def _validation(given: str | None) -> Validation | None:
-    if given is None:
-        return None
-    if given == FROM_TEST:
-        return FROM_TEST
-    try:
-        return float(given)
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be a share such as 0.1, or {FROM_TEST}, got {given!r}", param_hint="--validation"
-        ) from None
-
-
-@app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="What the project is to be called")],
-    data: Annotated[
-        str,
-        typer.Option(help="digits, torchvision:MNIST|SVHN|GTSRB[:root], an .npz, or a folder of images"),
-    ] = "digits",
-    upload_name: Annotated[str, typer.Option(hidden=True, help="Of data blob:<sha256>")] = "",
-    image_size: Annotated[
-        int | None, typer.Option(min=1, max=MAX_IMAGE_SIZE, help="Resize folder and GTSRB images, pixels")
-    ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            help="Validation images: a share of the training images, say 0.1, or from-test, a random half of "
-            "the test images"
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Create a project on a data set."""
-    from defuse_core.workspace.projects import new_project  # torch: slow to import
-
-    project = new_project(
-        Workspace(), name, data,
-        image_size=image_size, validation=_validation(validation), upload_name=upload_name,
-    )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps({"project": project.id, "name": project.name, **project.dataset}))
-        return
-    sizes = ", ".join(f"{count:,} {part}" for part, count in project.dataset["sizes"].items())
-    shape = "×".join(map(str, project.dataset["image_shape"]))
-    typer.echo(f"project {project.name}: {sizes} images of {shape}, {len(project.class_names)} classes")
-    for note in project.notes:
-        typer.echo(f"note: {note}", err=True)
-
-
+app.command()(new)
 _add_step(app, "inspect", "inspect", "Find the architecture and preprocessing of a checkpoint.")
 _add_step(app, "train-classifier", "classifier", "Train the classifier under test, or bring its weights.")
 _add_step(app, "train-vae", "vae", "Train the β-VAE that models the training images.")
@@ -318,7 +268,13 @@ def main() -> None:
     try:
         app()
     except (ValueError, RuntimeError, OSError) as error:
+        files = error.files if isinstance(error, UnreadableError) else []
         if as_json:
-            typer.echo(json.dumps({"error": short_message(error)}))
+            about = {"error": short_message(error), **({"unreadable": files} if files else {})}
+            typer.echo(json.dumps(about))
         typer.echo(f"defuse: {short_message(error)}", err=True)
+        for file in files:
+            typer.echo(f"  {file}", err=True)
+        if files:
+            typer.echo("to read the other images without them, give --leave-out", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

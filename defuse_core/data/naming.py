@@ -17,8 +17,11 @@ Validation = float | Literal["from-test"]
 """Where validation images come from: a share of the training images, in (0, 1), or `FROM_TEST`."""
 
 
-VALIDATION_NAMES = ("val", "valid", "validation", "dev")
-"""What people call a validation split: in an `.npz` after x_ and y_, in a folder in any case."""
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+}  # fmt: skip
+"""What people call a split, in any case: as a folder, in the name of an array, in a table."""
 
 NO_SOURCE = "the data set is an empty text; give its name or path, or . for the current folder"
 
@@ -36,8 +39,9 @@ class DataSource:
     matches : function of a source
         Whether it is of this kind, as true or false.
     loader : str
-        "module:function". It takes the source and the image size in pixels or None, and returns an
-        `ImageDataset`. It is imported when a data set is loaded, since that takes torch.
+        "module:function". It takes the source and a `reading.Reading`, and returns an `ImageDataset`, which
+        is resized and divided as that says if it is not yet. It is imported when a data set is loaded, since
+        that takes torch.
     absolute : function of a source
         Returns it with absolute paths, since a run starts in a folder of its own.
     portable : function of a source
@@ -91,7 +95,7 @@ SOURCES: list[DataSource] = [
     ),
     DataSource("digits".__eq__, "defuse_core.data.sources:load_digits_source"),
     DataSource(
-        re.compile("torchvision:").match, "defuse_core.data.sources:load_torchvision_source",
+        re.compile("torchvision:").match, "defuse_core.data.torchvision_sets:load_torchvision_source",
         absolute=_absolute_torchvision, portable=_without_root, title=_without_root,
     ),
     DataSource(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import torch
+
+from defuse_core.base.texts import first_names
 from defuse_core.data.splits import ImageDataset, Split
 
 DARK = 32
@@ -21,7 +26,31 @@ def dataset_notes(dataset: ImageDataset) -> list[str]:
         A phrase each; empty for most data sets.
     """
     odd = [note for name, split in dataset.splits().items() for note in _oddities(name, split)]
-    return [*dataset.conversions, *odd]
+    return [*dataset.conversions, *_shape_notes(dataset), *_class_notes(dataset), *odd]
+
+
+def _shape_notes(dataset: ImageDataset) -> list[str]:
+    """Say now what the generator would refuse later: it halves the side of square images."""
+    _, height, width = dataset.image_shape
+    if height == width and height % 2 == 0:
+        return []
+    odd = "not square" if height != width else "of an odd side"
+    return [
+        f"the images are {width}×{height}, {odd}, and the generator takes square images of an even side; "
+        "give image_size to resize them"
+    ]
+
+
+def _class_notes(dataset: ImageDataset) -> list[str]:
+    """Say which classes nobody has used, and which might be one."""
+    by_case = Counter(name.casefold() for name in dataset.class_names)
+    alike = [name for name in dataset.class_names if by_case[name.casefold()] > 1]
+    notes = [f"classes differ in case alone ({first_names(alike)})"] if alike else []
+    total = torch.stack(list(dataset.class_counts().values())).sum(0)
+    if not (names := [dataset.class_names[index] for index in torch.nonzero(total == 0).flatten()]):
+        return notes
+    have = "1 class has" if len(names) == 1 else f"{len(names):,} classes have"
+    return [*notes, f"{have} no images ({first_names(names)})"]
 
 
 def _oddities(name: str, split: Split) -> list[str]:

@@ -7,6 +7,7 @@ with the zip to a dozen kinds of exception; here all of them are one `DataError`
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,37 +22,82 @@ from numpy.typing import NDArray
 from defuse_core.base.limits import MAX_CLASSES, MAX_DATASET_BYTES, MAX_EXPANSION, SMALL_BYTES
 from defuse_core.base.texts import first_names
 from defuse_core.base.zips import bounded_zip
-from defuse_core.data.naming import VALIDATION_NAMES
+from defuse_core.data.arrays import channels_last, check_labels
+from defuse_core.data.listing import split_called
 from defuse_core.data.splits import DataError
 
 _ENCRYPTED = 0x1  # bit of a member's flags
-_ARRAYS = ("class_names", "y_train", "x_train", "y_test", "x_test", "y_val", "x_val")
-_ALIASES = {f"{kind}_{name}": f"{kind}_val" for kind in "xy" for name in VALIDATION_NAMES}
+_KINDS = {
+    "x": "x", "image": "x", "images": "x", "img": "x", "imgs": "x", "data": "x",
+    "y": "y", "label": "y", "labels": "y", "target": "y", "targets": "y",
+}  # fmt: skip
+"""What people call images and labels, beside the name of a split: x_train, train_images, labels."""
+
+_NAMES = ("class_names", "classes", "label_names")
 _NAME_KINDS = "USiu"  # of class_names: text, bytes of UTF-8, or numbers
 _VERSION = (1, 0)  # of the format .npy; others are for arrays of records, with headers of up to 4 GB
+_WORDS = re.compile(r"[^\W\d_]+")
+
+Slot = tuple[str, str]
+"""What an array is, "x" or "y", and of which split: "train", "validation", "test" or ""; or ("names", "")."""
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
     """What an `.npz` says of one of its arrays."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+
+class NpzArrays:
+    """The arrays of a data set in an `.npz`, each read when it is asked for.
+
+    Parameters
+    ----------
+    path : Path
+    archive : ZipFile
+        Of the path, open.
+
+    Raises
+    ------
+    DataError
+        If an array is missing, malformed, there twice, holds objects, is not of the size that its header
+        says, or exceeds a limit.
+    """
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        held = _members(archive)
+        self._slots = _slots(path, held)
+        _check_size(path, [held[name] for name in self._slots.values()])
+        self._members = held
+        self.headers = {slot: _read_header(archive, held[name]) for slot, name in self._slots.items()}
+        self.order = _check_headers(path, self.headers, list(held))
+        unread = sorted(name for name in held if _is_like(name) and name not in self._slots.values())
+        self.notes = []
+        if unread:
+            arrays = "array" if len(unread) == 1 else "arrays"
+            self.notes.append(f"{len(unread):,} {arrays} not read ({first_names(unread)})")
+        moved = [self.headers["x", split].name for split, order in self.order.items() if not _is_last(order)]
+        if moved:
+            self.notes.append(f"channels moved last ({first_names(moved)})")
+
     @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
+    def splits(self) -> list[str]:
+        """The splits that the file has, "" where nothing says."""
+        return [split for kind, split in self._slots if kind == "x"]
+
+    def read(self, kind: str, split: str = "") -> NDArray[Any]:
+        """Read an array; of images with the channels last."""
+        array = _read_array(self._archive, self._members[self._slots[kind, split]])
+        return array.transpose(self.order[split]) if kind == "x" else array
 
 
-Headers = Mapping[str, ArrayHeader]
-
-
-def read_npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the arrays of a data set one by one, so that no two have to be in memory.
-
-    A validation split of any of the `naming.VALIDATION_NAMES` is x_val and y_val here. What else is in the
-    file is not read; `unread_arrays` tells of it.
+@contextmanager
+def open_npz(path: Path) -> Iterator[NpzArrays]:
+    """Open a data set in an `.npz`; whatever goes wrong while it is open is a `DataError`.
 
     Parameters
     ----------
@@ -61,119 +107,98 @@ def read_npz(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     ------
     DataError
         If the file is missing, no regular file, damaged, encrypted, compressed in an unusual way, or has a
-        directory above `MAX_ZIP_DIRECTORY`; if there are two validation splits; if an array is missing,
-        malformed, there twice, holds objects, is not of the size that its header says, or exceeds a limit.
+        directory above `MAX_ZIP_DIRECTORY`; and as `NpzArrays` says.
     """
     if not path.is_file():
         if path.exists():
             raise DataError(f"{path} is no regular file; give an .npz file")
         raise DataError(f"{path} does not exist; check the path")
     with _explained(path), bounded_zip(path) as archive:
-        held = _members(archive)
-        members = _as_read(path, held)
-        chosen = [name for name in _ARRAYS if name in members]
-        _check_size(path, [members[name] for name in chosen])
-        headers = {name: _read_header(archive, members[name]) for name in chosen}
-        _check_headers(path, headers, list(held))
-        for name in headers:
-            yield name, _read_array(archive, members[name])  # no local name would keep it in memory
+        yield NpzArrays(path, archive)
 
 
-def unread_arrays(path: Path) -> tuple[str, ...]:
-    """Say which arrays of an `.npz` are called like images or labels (x_…, y_…) and are not read.
-
-    Parameters
-    ----------
-    path : Path
-        Of a file that `read_npz` reads.
-
-    Returns
-    -------
-    notes : tuple of str
-        One phrase, or none.
-    """
-    with _explained(path), bounded_zip(path) as archive:
-        names = [name for name in _members(archive) if name[:2].lower() in ("x_", "y_")]
-    unread = sorted(set(names) - {*_ARRAYS, *_ALIASES})
-    if not unread:
-        return ()
-    return (f"{len(unread):,} {'array' if len(unread) == 1 else 'arrays'} not read ({first_names(unread)})",)
+def _is_like(name: str) -> bool:
+    """Whether an array is called like images or labels."""
+    return any(word in _KINDS for word in _WORDS.findall(name.casefold()))
 
 
-def decoded_names(names: NDArray[Any]) -> tuple[str, ...]:
-    """Return an array of class names as text.
-
-    Parameters
-    ----------
-    names : (n_classes,) of text, of bytes or of integers
-
-    Raises
-    ------
-    DataError
-        If bytes are not UTF-8.
-    """
-    if names.dtype.kind != "S":
-        return tuple(str(name) for name in names)
-    try:
-        return tuple(name.decode() for name in names.tolist())
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"class_names has bytes that are not UTF-8 ({error.reason}); save it as text"
-        ) from None
+def _slot(name: str) -> Slot | None:
+    """What an array is by its name: a word for images or labels, one for a split, in any order."""
+    if name.casefold() in _NAMES:
+        return "names", ""
+    words = _WORDS.findall(re.sub(r"(?<=[a-z])(?=[XY]$)", "_", name).casefold())  # trainX
+    kinds = [_KINDS[word] for word in words if word in _KINDS]
+    splits = [split for word in words if (split := split_called(word))]
+    known = len(kinds) == 1 and len(splits) < 2 and len(words) == 1 + len(splits)
+    return (kinds[0], splits[0] if splits else "") if known else None
 
 
-def _as_read(path: Path, held: Mapping[str, zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The arrays by the names under which they are read, a validation split as x_val and y_val."""
-    apart = [name for name in VALIDATION_NAMES if {f"x_{name}", f"y_{name}"} & held.keys()]
-    if len(apart) > 1:
-        raise DataError(f"{path} has validation arrays of more than one name ({', '.join(apart)}); keep one")
-    return {_ALIASES.get(name, name): member for name, member in held.items()}
+def _slots(path: Path, held: Mapping[str, zipfile.ZipInfo]) -> dict[Slot, str]:
+    """Which array is what. Labels come first: they are small, and say how the images lie."""
+    slots: dict[Slot, str] = {}
+    for name in held:
+        if (slot := _slot(name)) is None:
+            continue
+        if slot in slots:
+            raise DataError(f"{path} has {slots[slot]} and {name} for the same; keep one")
+        slots[slot] = name
+    splits = {split for kind, split in slots if kind != "names"}
+    if "" in splits and "train" in splits:
+        same = [slots[slot] for slot in slots if slot[1] in ("", "train") and slot[0] != "names"]
+        raise DataError(f"{path} has {first_names(same)}, two sets of training images; keep one")
+    return dict(sorted(slots.items(), key=lambda item: item[0][0] == "x"))
 
 
-def _check_headers(path: Path, arrays: Headers, names: list[str]) -> None:
-    """Check that the arrays make a data set, before any is read."""
-    required = ("x_train", "y_train", "x_test", "y_test")
-    if missing := [name for name in required if name not in arrays]:
-        held = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+def _check_headers(
+    path: Path, arrays: Mapping[Slot, ArrayHeader], names: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """Check that the arrays make a data set, before any is read; return the order of the axes of images."""
+    splits = dict.fromkeys(split for kind, split in arrays if kind != "names") or {"train": None}
+    pairs = [(kind, split) for split in splits for kind in "xy"]
+    if missing := [f"{kind}_{_short(split)}" for kind, split in pairs if (kind, split) not in arrays]:
+        held = first_names(names, 20)
         raise DataError(
             f"{path} lacks {', '.join(missing)}; it holds {held or 'nothing'}. "
             "Save the arrays under these names"
         )
-    for part in ("train", "test", "val") if {"x_val", "y_val"} & arrays.keys() else ("train", "test"):
-        _check_split(path, arrays, part)
-    if "class_names" not in arrays:
-        return
-    shape, dtype = arrays["class_names"].shape, arrays["class_names"].dtype
+    order = {split: _check_split(path, arrays["x", split], arrays["y", split]) for split in splits}
+    if ("names", "") not in arrays:
+        return order
+    shape, dtype = arrays["names", ""].shape, arrays["names", ""].dtype
     if dtype.kind not in _NAME_KINDS:
         raise DataError(f"{path}: class_names must be texts, got {dtype}; save np.array(names, dtype=str)")
     if len(shape) != 1:
         raise DataError(f"{path}: class_names must be a list of names, got shape {shape}; save a list")
     if shape[0] > MAX_CLASSES:
         raise DataError(f"{path}: class_names has {shape[0]:,} names, at most {MAX_CLASSES:,} are allowed")
+    return order
 
 
-def _check_split(path: Path, arrays: Headers, part: str) -> None:
-    images, labels = arrays.get(f"x_{part}"), arrays.get(f"y_{part}")
-    if images is None or labels is None:
-        raise DataError(f"{path} has one of x_{part} and y_{part} but not the other; add it")
-    if images.dtype != np.uint8:
+def _is_last(order: tuple[int, ...]) -> bool:
+    return list(order) == sorted(order)
+
+
+def _short(split: str) -> str:
+    return {"": "train", "validation": "val"}.get(split, split)
+
+
+def _check_split(path: Path, images: ArrayHeader, labels: ArrayHeader) -> tuple[int, ...]:
+    n_labels = labels.shape[0] if labels.shape else 0
+    order = channels_last(images.shape, n_labels)
+    if images.dtype.kind not in "uifb":
         raise DataError(
-            f"{path}: x_{part} must be uint8, got {images.dtype}; "
-            "scale it to 0 … 255 and save it with .astype('uint8')"
+            f"{path}: {images.name} must be uint8, got {images.dtype}; save it with .astype('uint8')"
         )
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    if order is None:
         raise DataError(
-            f"{path}: x_{part} must be (n, height, width) or (n, height, width, 1 or 3), "
-            f"got {images.shape}; move the channels last"
+            f"{path}: {images.name} must be (n, height, width) or (n, height, width, 1 or 3), "
+            f"got {images.shape}; reshape it, and lay transparency on a colour"
         )
-    n_images = images.shape[0]
-    if labels.shape != (n_images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: y_{part} must be {n_images} integers, got {labels.dtype} {labels.shape}; "
-            "give one class index an image"
-        )
+    n_images = images.shape[order[0]]
     if not n_images:
-        raise DataError(f"{path}: x_{part} is empty; add images")
+        raise DataError(f"{path}: {images.name} is empty; add images")
+    check_labels(f"{path}: {labels.name}", labels.shape, labels.dtype, n_images)
+    return order
 
 
 @contextmanager
@@ -219,7 +244,7 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> ArrayHead
         raise ValueError(f"{name} holds {dtype} of shape {shape}")
     if n_bytes != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has {n_bytes:,} bytes, not those of {dtype} {shape}")
-    return ArrayHeader(shape, dtype)
+    return ArrayHeader(name.removesuffix(".npy"), shape, dtype)
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:

@@ -7,10 +7,10 @@ A data set is held once in memory, as uint8 tensors; `as_pixels` turns a batch i
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from defuse_core.base.errors import DataError as DataError
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGES
 from defuse_core.base.runtime import numpy_rng
 from defuse_core.data.class_names import check_class_names
+from defuse_core.data.dividing import set_apart
+from defuse_core.data.dividing import stratified_sample as stratified_sample
 from defuse_core.data.naming import FROM_TEST, Validation
 
 
@@ -50,12 +52,14 @@ class ImageDataset:
     ----------
     conversions : tuple of str
         What its loader converted or passed over, a phrase each; `notes.dataset_notes` adds what is odd.
+    groups : tuple of str or None
+        Of the training images, where the source names them; images of one group stay in one split.
 
     Raises
     ------
     DataError
-        If arrays disagree in shape or type, labels are out of range, a class has no training image, class
-        names break the rule of `class_names`, or a limit of `base.limits` is exceeded.
+        If arrays disagree in shape or type, labels are out of range, a class that another split shows has no
+        training image, class names break the rule of `class_names`, or a limit of `base.limits` is exceeded.
     """
 
     name: str
@@ -64,6 +68,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     validation: Split | None = None
     conversions: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -79,12 +84,18 @@ class ImageDataset:
                 )
         splits = self.splits().values()
         check_size(self.name, sum(map(len, splits)), sum(split.images.nbytes for split in splits))
-        present = torch.bincount(self.train.labels, minlength=len(self.class_names))
-        if empty := [self.class_names[i] for i in torch.nonzero(present == 0).flatten()]:
+        counts = self.class_counts()
+        others = sum(counts.values()) - counts["train"]
+        if empty := [self.class_names[i] for i in torch.nonzero((counts["train"] == 0) & (others > 0))]:
             raise DataError(
                 f"{self.name}: no training image of class {', '.join(empty[:5])}; "
                 "add images, or leave the class out"
             )
+
+    def class_counts(self) -> dict[str, Tensor]:
+        """Return how many images of each class a split has, (n_classes,) int64, by the split."""
+        n = len(self.class_names)
+        return {name: torch.bincount(split.labels, minlength=n) for name, split in self.splits().items()}
 
     def splits(self) -> dict[str, Split]:
         """Return the splits that exist, by name."""
@@ -151,8 +162,9 @@ def set_validation_apart(dataset: ImageDataset, validation: Validation) -> Image
     """Set validation images apart: a share of the training images, or a random half of the test images.
 
     Of the training images the last of every class are taken, in their order: frames of one track or video lie
-    beside each other, and near-copies on both sides would make validation easier than the test. The test
-    images are halved as the paper does (section 4.1), the same way every time.
+    beside each other, and near-copies on both sides would make validation easier than the test. Where the
+    data set names groups, whole groups are taken. The test images are halved as the paper does (section 4.1),
+    the same way every time.
 
     Parameters
     ----------
@@ -180,8 +192,11 @@ def set_validation_apart(dataset: ImageDataset, validation: Validation) -> Image
             f"validation must be between 0 and 1, got {validation}; give 0.1 for a tenth of the training "
             f"images, or {FROM_TEST} for half of the test images"
         )
-    train, apart = split_by_class(dataset.train, validation, "validation")
-    return replace(dataset, train=train, validation=apart)
+    groups = dataset.groups
+    is_apart = set_apart(dataset.train.labels, validation, seed=None, groups=groups, name="validation")
+    kept = None if groups is None else tuple(compress(groups, (~is_apart).tolist()))
+    train, apart = dataset.train[~is_apart], dataset.train[is_apart]
+    return replace(dataset, train=train, validation=apart, groups=kept)
 
 
 def _check_split(where: str, split: Split, *, n_classes: int) -> None:
@@ -253,13 +268,7 @@ def split_by_class(split: Split, share: float, name: str = "test") -> tuple[Spli
     DataError
         If no class has enough images to give one away.
     """
-    is_apart = torch.zeros(len(split), dtype=torch.bool)
-    for label in split.labels.unique():
-        members = torch.nonzero(split.labels == label).flatten()
-        is_apart[members[len(members) - int(len(members) * share) :]] = True
-    if not is_apart.any():
-        few, remedy = math.ceil(1 / share), "add test/" if name == "test" else "give a larger share"
-        raise DataError(f"every class has under {few} images, too few to set a {name} split apart; {remedy}")
+    is_apart = set_apart(split.labels, share, seed=None, name=name)
     return split[~is_apart], split[is_apart]
 
 
@@ -274,27 +283,3 @@ def sample_training(labels: Tensor, max_images: int | None, *, seed: int) -> Ten
     seed : int
     """
     return stratified_sample(labels, len(labels) if max_images is None else max_images, seed=seed)
-
-
-def stratified_sample(labels: Tensor, n: int, *, seed: int) -> Tensor:
-    """Choose n of the images so that every class keeps its share; indices, ascending.
-
-    Parameters
-    ----------
-    labels : (n,) int64
-    n : int
-        If there are fewer images, all are chosen.
-    seed : int
-
-    Examples
-    --------
-    >>> labels = torch.tensor([0] * 60 + [1] * 30)
-    >>> labels[stratified_sample(labels, 9, seed=0)].bincount()
-    tensor([6, 3])
-    """
-    order = torch.from_numpy(numpy_rng(seed, "stratified").permutation(len(labels)))
-    rank = torch.zeros(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        members = order[labels[order] == label]
-        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return rank.argsort(stable=True)[:n].sort().values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from defuse_core.base.config import VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.facts import find_change
-from defuse_core.data.sources import load_dataset, load_npz
-from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
+from defuse_core.data.reading import Reading
+from defuse_core.data.sources import read_source, read_upload
+from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.extensions.regions import apply_edits, region_of_mistakes
 from defuse_core.method.classifier import Classifier, Preprocessing
 from defuse_core.method.vae import BetaVAE
@@ -197,11 +199,9 @@ def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:
     source: str = project.dataset["source"]
     kind, _, sha256 = source.partition(":")
     path = str(workspace.blob_path(project.id, sha256)) if kind == "blob" else source
-    share = project.dataset.get("validation")
-    if kind == "blob":  # every upload is an .npz, whatever its name
-        dataset = load_npz(path) if share is None else set_validation_apart(load_npz(path), share)
-    else:
-        dataset = load_dataset(path, image_size=project.dataset.get("image_size"), validation=share)
+    reading = Reading.of(project.dataset)
+    # every upload is an .npz, whatever its name
+    dataset = read_upload(Path(path), reading) if kind == "blob" else read_source(path, reading)
     if change := find_change(project.dataset, dataset):
         names = {blob.sha256: blob.name for blob in workspace.blobs(project.id)}
         raise DataError(

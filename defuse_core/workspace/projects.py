@@ -7,8 +7,9 @@ from pathlib import Path
 from defuse_core.data.facts import dataset_facts
 from defuse_core.data.naming import Validation, absolute_source
 from defuse_core.data.notes import dataset_notes
-from defuse_core.data.sources import load_dataset, load_npz
-from defuse_core.data.splits import DataError, ImageDataset, set_validation_apart
+from defuse_core.data.reading import Reading
+from defuse_core.data.sources import read_source, read_upload
+from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Blob, Project, Workspace
 
@@ -20,6 +21,7 @@ def new_project(
     *,
     image_size: int | None = None,
     validation: Validation | None = None,
+    reading: Reading | None = None,
     upload_name: str = "",
 ) -> Project:
     """Create a project on a data set.
@@ -30,10 +32,10 @@ def new_project(
     name : str
     source : str
         As `data.sources.load_dataset` takes it, or blob:<sha256>, an .npz stored by `Workspace.store_upload`.
-    image_size : int, optional
-        Resize folder and GTSRB images to this many pixels, square.
-    validation : float or "from-test", optional
-        Of the training images, as `data.set_validation_apart` takes it.
+    image_size, validation
+        As in `Reading`.
+    reading : Reading, optional
+        How the data set is read, in place of those two.
     upload_name : str
         What the user called the upload.
 
@@ -44,27 +46,43 @@ def new_project(
     WorkspaceError
         If the name is taken or malformed.
     """
-    upload = None
-    if source.startswith("blob:"):
-        upload = _find_upload(workspace, source.removeprefix("blob:"), upload_name or "upload.npz")
-        dataset = _load_upload(workspace, upload)
-        if validation is not None:
-            dataset = set_validation_apart(dataset, validation)
-    else:
-        source = absolute_source(source)
-        dataset = load_dataset(source, image_size=image_size, validation=validation)
+    reading = reading or Reading(image_size, validation=validation)
+    source, upload, dataset = open_source(workspace, source, reading, upload_name=upload_name)
     notes = dataset_notes(dataset)
     return workspace.create_project(
         name,
         dataset={
             "source": source,
-            "image_size": image_size,
-            **({} if validation is None else {"validation": validation}),
+            **reading.remembered(),
             **dataset_facts(dataset),
             **({"notes": notes} if notes else {}),
         },
         upload=upload,
     )
+
+
+def open_source(
+    workspace: Workspace, source: str, reading: Reading, *, upload_name: str = ""
+) -> tuple[str, Blob | None, ImageDataset]:
+    """Read a data set that no project is on yet.
+
+    Parameters
+    ----------
+    workspace, source, reading, upload_name
+        As `new_project` takes them.
+
+    Returns
+    -------
+    source : str
+        With absolute paths.
+    upload : Blob or None
+    dataset : ImageDataset
+    """
+    if not source.startswith("blob:"):
+        source = absolute_source(source)
+        return source, None, read_source(source, reading)
+    upload = _find_upload(workspace, source.removeprefix("blob:"), upload_name or "upload.npz")
+    return source, upload, _load_upload(workspace, upload, reading)
 
 
 def _find_upload(workspace: Workspace, sha256: str, name: str) -> Blob:
@@ -74,10 +92,10 @@ def _find_upload(workspace: Workspace, sha256: str, name: str) -> Blob:
     return Blob(sha256, name, path.stat().st_size)
 
 
-def _load_upload(workspace: Workspace, upload: Blob) -> ImageDataset:
+def _load_upload(workspace: Workspace, upload: Blob, reading: Reading) -> ImageDataset:
     path = workspace.home / "blobs" / upload.sha256
     try:
-        return load_npz(path)
+        return read_upload(path, reading)
     except DataError as error:
         # The data set's name is that of its file.
         message = str(error).replace(f"{path}: {upload.sha256}", upload.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defuse_core.data.naming import ELSEWHERE, absolute_source, from_elsewhere
+from defuse_core.data.reading import READING_FIELDS
 from defuse_core.exchange.archive.rows import DatasetRow
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.workspace import Workspace
@@ -60,13 +61,14 @@ def find_data(dataset: DatasetRow, data: str) -> str:
         As `data.sources.load_dataset` takes it.
     """
     from defuse_core.data.facts import find_change
-    from defuse_core.data.sources import load_dataset
+    from defuse_core.data.reading import Reading
+    from defuse_core.data.sources import read_source
     from defuse_core.data.splits import DataError  # torch
 
     if data_note(dataset.model_dump()) is None:
         raise WorkspaceError("the data set of this project is in the file; leave --data out")
     source = absolute_source(data)
-    loaded = load_dataset(source, image_size=dataset.image_size, validation=dataset.validation)
+    loaded = read_source(source, Reading.of(dataset.model_dump()))
     if change := find_change(dataset.model_dump(), loaded):
         raise DataError(
             f"{source} is not the data set of the project, {dataset.source}: it has {change}; give that one"
@@ -88,7 +90,7 @@ def known_data(workspace: Workspace, dataset: DatasetRow) -> str:
         return source
     for project in workspace.projects():
         stored = project.dataset
-        same = ("fingerprint", "image_size", "validation")
+        same = {"fingerprint", *READING_FIELDS} - {"split_seed"}  # where it matters, the fingerprint differs
         if stored["source"].startswith(("blob:", ELSEWHERE)):
             continue
         if all(stored.get(name) == getattr(dataset, name) for name in same):

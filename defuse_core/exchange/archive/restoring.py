@@ -20,6 +20,7 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import write_bytes
 from defuse_core.base.texts import without_control
 from defuse_core.data.naming import absolute_source, from_elsewhere
+from defuse_core.data.reading import READING_FIELDS
 from defuse_core.exchange.archive.checking import check_rows
 from defuse_core.exchange.archive.data import find_data, known_data
 from defuse_core.exchange.archive.reading import Archive, open_archive
@@ -75,8 +76,8 @@ def import_project(
         name = _free_name(workspace, archive, name)
         n_runs, n_labels = check_rows(archive)
         dataset = archive.manifest.project.dataset.model_dump()
-        for optional in ("validation", "notes"):  # a project has them only where they say something
-            if dataset[optional] is None:
+        for optional in (*READING_FIELDS, "notes"):  # a project has them only where they say something
+            if optional != "image_size" and dataset[optional] is None:
                 del dataset[optional]
         row = archive.manifest.project.dataset
         dataset["source"] = known_data(workspace, row) if data is None else find_data(row, data)

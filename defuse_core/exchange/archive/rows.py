@@ -24,6 +24,7 @@ from defuse_core.base.limits import (
     MAX_TIME,
 )
 from defuse_core.data.class_names import check_class_names
+from defuse_core.data.reading import Fit
 from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault
 
@@ -70,6 +71,9 @@ class DatasetRow(Row):
     source: str = Field(min_length=1, max_length=MAX_SOURCE)
     image_size: Side | None
     validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
+    fit: Fit | None = None
+    leave_out: bool | None = None
+    split_seed: Whole | None = None
     fingerprint: Sha256
     class_names: list[Name] = Field(min_length=1)
     image_shape: list[Side] = Field(min_length=3, max_length=3)

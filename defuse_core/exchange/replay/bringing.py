@@ -16,7 +16,8 @@ from typing import NamedTuple
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import file_sha256, open_file
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
-from defuse_core.data.naming import Validation, absolute_source, without_path
+from defuse_core.data.naming import absolute_source, without_path
+from defuse_core.data.reading import Reading
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.manifest.models import Manifest, Upload, uploads_of
 from defuse_core.workspace.workspace import Workspace
@@ -87,12 +88,11 @@ class ReplayData(NamedTuple):
     """Where a data set is read, and how: as `projects.new_project` takes it."""
 
     source: str
-    image_size: int | None
-    validation: Validation | None
+    reading: Reading
 
 
 def find_source(workspace: Workspace, manifest: Manifest, data: str | None = None) -> ReplayData:
-    """Return where the data set will be read, with the size of its images and its validation share.
+    """Return where the data set will be read, and how.
 
     Parameters
     ----------
@@ -107,15 +107,15 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         If the manifest names only a path of another machine, or an upload that no project here has.
     """
     dataset = manifest.dataset
-    size, share = dataset.image_size, dataset.validation
-    if data is not None:  # an .npz holds images of one size, which cannot be changed
-        return ReplayData(data, None if data.endswith(".npz") else size, share)
+    reading = Reading.of(dataset.model_dump())
+    if data is not None:
+        return ReplayData(data, reading)
     for project in workspace.projects():
         stored = project.dataset
         if stored.get("fingerprint") == dataset.fingerprint:
-            return ReplayData(stored["source"], stored.get("image_size"), stored.get("validation"))
+            return ReplayData(stored["source"], Reading.of(stored))
     if (source := without_path(dataset.source)) is not None:
-        return ReplayData(source, None if source == "digits" else size, share)
+        return ReplayData(source, reading)
     named = next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == dataset.source), dataset.source)
     raise WorkspaceError(
         f"the data set was {named} where the manifest was made; say where it is here by --data"

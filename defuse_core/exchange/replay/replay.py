@@ -116,7 +116,7 @@ def _open_project(workspace: Workspace, manifest: Manifest, name: str, data: str
 
     place = find_source(workspace, manifest, data)
     project = new_project(
-        workspace, name, place.source, image_size=place.image_size, validation=place.validation,
+        workspace, name, place.source, reading=place.reading,
         upload_name=next((u.name for u in manifest.uploads if f"blob:{u.sha256}" == place.source), ""),
     )  # fmt: skip
     try:

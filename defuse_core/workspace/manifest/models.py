@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, model_validator
 from defuse_core.base.config import Config
 from defuse_core.base.limits import MAX_IMAGE_SIZE, MAX_SECONDS, MAX_TAU, MAX_THREADS, MAX_TIME
 from defuse_core.data.class_names import check_class_names
+from defuse_core.data.reading import Fit
 from defuse_core.workspace.config_checks import check_config
 from defuse_core.workspace.configs import STEPS
 from defuse_core.workspace.edits import EditKind, gaussian_fault
@@ -61,6 +62,9 @@ class DataSet(Config):
     source: str
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
+    fit: Fit | None = None
+    leave_out: bool | None = None
+    split_seed: Whole | None = None
     fingerprint: Sha256
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
