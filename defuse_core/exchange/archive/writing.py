@@ -36,7 +36,8 @@ from defuse_core.exchange.archive.rows import (
     ResourcesRow,
 )
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
-from defuse_core.workspace.label_rules import bounds_fault, count_mistakes
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_rules import SINGLE_MISTAKES, bounds_fault, count_mistakes, found_regions
 from defuse_core.workspace.labels import read_event
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
@@ -141,6 +142,11 @@ class _Rows:
             for run in runs.values() if run.step == "distill"
             for above in run.upstream if above in runs and runs[above].step == "identify"
         }  # fmt: skip
+        annotations = workspace.annotations
+        self._regions = {  # that answers may be about, by the run of the regions
+            run.id: {SINGLE_MISTAKES, *ids_ever(found_regions(run.summary), annotations.edits(run.id))}
+            for run in runs.values() if run.step == "distill"
+        }  # fmt: skip
         self.labels = array("q", (row["id"] for row in self._annotations()))
         self._new = Renumbering(self._number, self._label, unknown=NO_RUN)
         self.files: list[tuple[str, Path, str | None]] = []
@@ -167,14 +173,16 @@ class _Rows:
             yield convert[table](row)
 
     def _annotations(self) -> Iterator[sqlite3.Row]:
-        """Edits and answers, without those that `Annotations.events` leaves out, too."""
+        """Edits and answers, without those that nobody could judge, which an older version stored."""
         n_classes = len(self._project.class_names)
         for row in self._connection.execute(_QUERIES["annotations"], (self._project.id,)):
-            n_mistakes = self._n_mistakes.get(row["run_id"])
-            if row["edit"] is not None or not bounds_fault(
-                read_event(row), n_classes=n_classes, n_mistakes=n_mistakes
+            run_id = row["run_id"]
+            if row["edit"] is None and (
+                row["region_id"] not in self._regions.get(run_id, ())
+                or bounds_fault(read_event(row), n_classes=n_classes, n_mistakes=self._n_mistakes.get(run_id))
             ):
-                yield row
+                continue
+            yield row
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
         self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])
