@@ -742,8 +742,20 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a summary that is a list": (row("runs", 0, record={"summary": []}), "the summary in the record must"),
     "a record of nothing": (row("runs", 0, record={}), "summary in the record is damaged: there is none"),
     "a device that is none": (row("runs", 0, record={"device": 3}), "the device in the record must be"),
-    "mistakes that are none": (row("runs", 2, record={"summary": {"mistakes": 3}}), "mistakes must be num"),
-    "regions that are none": (row("runs", 3, record={"summary": {}}), "regions must be a list with a region"),
+    "mistakes that are none": (row("runs", 2, record={"summary": {"mistakes": 3}}), "damaged: mistakes"),
+    "regions that are none": (row("runs", 3, record={"summary": {}}), "damaged: it lacks regions"),
+    "an accuracy that is none": (
+        row("runs", 0, record={"summary": {"accuracy": {"test": "high"}}}), "damaged: accuracy",
+    ),
+    "a choice of nothing": (
+        row("runs", 4, record={"summary": {"corrected": {"chosen": {}}}}), "damaged: corrected.chosen.lam",
+    ),
+    "mistakes of a run that failed": (
+        row("runs", 2, status="failed", record={"summary": {"mistakes": [1]}}), "damaged: mistakes",
+    ),
+    "regions of a run that failed": (
+        row("runs", 3, status="failed", record={"summary": {"regions": "x"}}), "damaged: regions",
+    ),
     "a task of no run": (row("tasks", 0, run=99), "there is no run 99"),
     "a label of no run": (row("annotations", 0, run=99), "there is no run 99"),
     "an undo of what comes": (row("annotations", 0, undoes=1), "undoes what comes after it"),
@@ -752,7 +764,7 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
         lambda m: (change_row(m, "annotations", 4, {"undoes": 4}), {}), "no answer or edit of its kind and",
     ),
     "an answer that undoes an edit": (
-        lambda m: m.update({"rows/annotations.jsonl": edit_and_its_undo(m)}), "no answer or edit of its kind",
+        lambda m: m.update({"rows/annotations.jsonl": edit_and_its_undo(m)}), "no answer or edit of its",
     ),
     "a region that is not there": (row("annotations", 0, region_id=99), "line 1: there is no region 99 in run 4"),
     "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
