@@ -29,12 +29,21 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.data.splits import DataError, ImageDataset
-from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
+from defuse_core.exchange.archive import (
+    data_note,
+    export_project,
+    import_project,
+    missing_data,
+    reading,
+    restoring,
+    writing,
+)
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder
 from defuse_core.steps import load_step
 from defuse_core.steps.source import Source, open_dataset
+from defuse_core.workspace import labels
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.label_files import label_subjects
@@ -561,14 +570,14 @@ def test_an_import_that_fails_leaves_all_as_it_was(
     victim: Workspace, archive: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     before = everything(victim)
-    insert = restoring._insert
+    store = restoring._store
 
-    def fails(connection: sqlite3.Connection, into: str, values: dict[str, Any]) -> None:
-        insert(connection, into, values)
+    def fails(connection: sqlite3.Connection, into: str, names: str, *, project_id: int) -> None:
+        store(connection, into, names, project_id=project_id)
         if into == table:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(restoring, "_insert", fails)
+    monkeypatch.setattr(restoring, "_store", fails)
     with pytest.raises(KeyboardInterrupt):
         import_project(victim, archive, name="killed")
     assert everything(victim) == before
@@ -766,7 +775,7 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "an answer that undoes an edit": (
         lambda m: m.update({"rows/annotations.jsonl": edit_and_its_undo(m)}), "no answer or edit of its",
     ),
-    "a region that is not there": (row("annotations", 0, region_id=99), "line 1: there is no region 99 in run 4"),
+    "a region that is not there": (row("annotations", 0, region_id=99), "line 1: there is no region 99 in"),
     "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
     "a key twice": (row("annotations", 0, key="b"), "contradict each other"),
     "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
@@ -895,6 +904,64 @@ def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path, poison: str
     (now,) = there.workspace.runs.of_project(there.project.id, "distill")
     after = there.workspace.annotations.events(now.id)
     assert [(e.annotator, e.label, e.at) for e in after] == [(e.annotator, e.label, e.at) for e in before]
+
+
+def test_others_write_while_rows_are_read_on_the_way_out_and_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, free = small(tmp_path / "home"), []
+
+    def probed(module: Any, name: str, home: Path) -> None:
+        was = getattr(module, name)
+
+        def probing(*given: Any, **options: Any) -> Any:
+            with closing(sqlite3.connect(home / "defuse.sqlite", timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # at once, or it raises
+                other.rollback()
+            free.append(name)
+            return was(*given, **options)
+
+        monkeypatch.setattr(module, name, probing)
+
+    probed(writing, "parse", place.workspace.home)
+    path = exported(place, tmp_path / "a.zip")
+    monkeypatch.undo()
+    there = Workspace(tmp_path / "there")
+    probed(reading, "parse", there.home)
+    import_project(there, path)
+    n_rows = sum(len(unpacked(path)[f"rows/{table}.jsonl"].splitlines()) for table in TABLES)
+    assert free.count("parse") > 3 * n_rows  # written once, read to be checked and to be stored
+
+
+def test_rows_without_end_are_refused_on_the_way_out_and_in(
+    archive: Path, source: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = unpacked(archive)
+    lines = {table: len(members[f"rows/{table}.jsonl"].splitlines()) for table in TABLES}
+    table, n = max(lines.items(), key=lambda pair: pair[1])
+    monkeypatch.setattr(reading, "MAX_ROWS", n)
+    imported(tmp_path / "home", archive)
+    monkeypatch.setattr(reading, "MAX_ROWS", n - 1)
+    with pytest.raises(WorkspaceError, match=f"{table}.jsonl has over {n - 1} rows, which no export has"):
+        imported(tmp_path / "other", archive)
+    monkeypatch.setattr(writing, "MAX_ROWS", n - 1)
+    with pytest.raises(WorkspaceError, match=f"{table}; divide it into several projects"):
+        exported(source, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_a_project_holds_no_more_labels_than_it_can_take_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = small(tmp_path / "home")
+    (regions,) = place.workspace.runs.of_project(place.project.id, "distill")
+    store = place.workspace.annotations
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database:
+        (n,) = database.execute("SELECT COUNT(*) FROM annotations WHERE run_id = ?", (regions.id,)).fetchone()
+    monkeypatch.setattr(labels, "MAX_LABELS", n + 1)
+    store.append(regions.id, [LabelEvent(0, "Ada", 1)])
+    with pytest.raises(WorkspaceError, match=f"at most {n + 1} labels, this one has {n + 1} and would get 1"):
+        store.append(regions.id, [LabelEvent(0, "Ada", 0)])
 
 
 def test_runs_that_stand_on_each_other_in_a_circle_end_in_an_error(tmp_path: Path) -> None:
