@@ -29,15 +29,26 @@ from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.data.splits import DataError, ImageDataset
-from defuse_core.exchange.archive import data_note, export_project, import_project, missing_data, restoring
+from defuse_core.exchange.archive import (
+    data_note,
+    export_project,
+    import_project,
+    missing_data,
+    reading,
+    restoring,
+    writing,
+)
 from defuse_core.jobs import launcher
 from defuse_core.jobs.engine import Ended
 from defuse_core.jobs.runner import Recorder
 from defuse_core.steps import load_step
 from defuse_core.steps.source import Source, open_dataset
+from defuse_core.workspace import labels
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
+from defuse_core.workspace.label_files import label_subjects
 from defuse_core.workspace.labels import LabelEvent
+from defuse_core.workspace.manifest.writing import make_manifest
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
@@ -559,14 +570,14 @@ def test_an_import_that_fails_leaves_all_as_it_was(
     victim: Workspace, archive: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     before = everything(victim)
-    insert = restoring._insert
+    store = restoring._store
 
-    def fails(connection: sqlite3.Connection, into: str, values: dict[str, Any]) -> None:
-        insert(connection, into, values)
+    def fails(connection: sqlite3.Connection, into: str, names: str, *, project_id: int) -> None:
+        store(connection, into, names, project_id=project_id)
         if into == table:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(restoring, "_insert", fails)
+    monkeypatch.setattr(restoring, "_store", fails)
     with pytest.raises(KeyboardInterrupt):
         import_project(victim, archive, name="killed")
     assert everything(victim) == before
@@ -691,6 +702,14 @@ def edit_after_a_mixture(
     return change
 
 
+def edit_and_its_undo(members: Members) -> bytes:
+    """An edit, and an answer that undoes it."""
+    lines = members["rows/annotations.jsonl"].splitlines(keepends=True)
+    rename = next(line for line in lines if b'"rename"' in line)
+    answer = json.loads(lines[0]) | {"undoes": 1, "region_id": 0}
+    return rename + json.dumps(answer).encode() + b"\n"
+
+
 REGION = {"region_id": 7, "weight": 0.5, "mean": [0.0], "covariance": [[1.0]]}
 EDIT = {"kind": "merge", "regions": [0], "into": [], "mistakes": [], "name": "", "tau": None}
 
@@ -717,17 +736,46 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a live run": (row("runs", 0, status="running"), "status: Input should be 'done'"),
     "an unknown step": (row("runs", 0, step="evil"), "run 1: step must be one of"),
     "a config that is refused": (row("runs", 1, config={"latent_dim": 0}), "run 2: vae: latent_dim"),
-    "a run that stands on itself": (row("runs", 2, inputs=[3]), r"run 3 cannot stand on \[3\]"),
-    "a run that stands on one twice": (row("runs", 2, inputs=[1, 1]), "run 3 cannot stand on"),
+    "a run that stands on itself": (row("runs", 2, inputs=[3]), r"run 3 \(identify\) cannot stand on \[3\]"),
+    "a run that stands on one twice": (row("runs", 2, inputs=[1, 1]), r"run 3 \(identify\) cannot stand on"),
+    "a run that stands on nothing": (row("runs", 3, inputs=[]), r"run 4 \(distill\) stands on nothing, and"),
+    "a run on two of the same": (row("runs", 6, inputs=[5, 6]), "stands on correct, classifier, and should"),
+    "a run on what it does not need": (row("runs", 2, inputs=[1]), "should stand on classifier, vae"),
+    "a round that a later run begins": (
+        row("runs", 0, config={"weights": "corrected:5"}), "begins with the classifier of run 5, which is no",
+    ),
+    "a round that no correction begins": (
+        row("runs", 5, config={"weights": "corrected:4"}), "begins with the classifier of run 4, which is no",
+    ),
     "labels of the future": (row("runs", 4, last_annotation=99), "run 5 took in labels that are not there"),
     "a summary that is a list": (row("runs", 0, record={"summary": []}), "the summary in the record must"),
     "a record of nothing": (row("runs", 0, record={}), "summary in the record is damaged: there is none"),
     "a device that is none": (row("runs", 0, record={"device": 3}), "the device in the record must be"),
-    "mistakes that are none": (row("runs", 2, record={"summary": {"mistakes": 3}}), "mistakes must be num"),
-    "regions that are none": (row("runs", 3, record={"summary": {}}), "regions must be a list with a region"),
+    "mistakes that are none": (row("runs", 2, record={"summary": {"mistakes": 3}}), "damaged: mistakes"),
+    "regions that are none": (row("runs", 3, record={"summary": {}}), "damaged: it lacks regions"),
+    "an accuracy that is none": (
+        row("runs", 0, record={"summary": {"accuracy": {"test": "high"}}}), "damaged: accuracy",
+    ),
+    "a choice of nothing": (
+        row("runs", 4, record={"summary": {"corrected": {"chosen": {}}}}), "damaged: corrected.chosen.lam",
+    ),
+    "mistakes of a run that failed": (
+        row("runs", 2, status="failed", record={"summary": {"mistakes": [1]}}), "damaged: mistakes",
+    ),
+    "regions of a run that failed": (
+        row("runs", 3, status="failed", record={"summary": {"regions": "x"}}), "damaged: regions",
+    ),
     "a task of no run": (row("tasks", 0, run=99), "there is no run 99"),
     "a label of no run": (row("annotations", 0, run=99), "there is no run 99"),
     "an undo of what comes": (row("annotations", 0, undoes=1), "undoes what comes after it"),
+    "an undo of another run": (row("annotations", 2, run=3, undoes=1), "no answer or edit of its kind and"),
+    "an undo of an undo": (
+        lambda m: (change_row(m, "annotations", 4, {"undoes": 4}), {}), "no answer or edit of its kind and",
+    ),
+    "an answer that undoes an edit": (
+        lambda m: m.update({"rows/annotations.jsonl": edit_and_its_undo(m)}), "no answer or edit of its",
+    ),
+    "a region that is not there": (row("annotations", 0, region_id=99), "line 1: there is no region 99 in"),
     "an undo twice": (row("annotations", 4, undoes=3), "contradict each other"),
     "a key twice": (row("annotations", 0, key="b"), "contradict each other"),
     "too many draws": (row("annotations", 0, n_samples=10**9), "n_samples: Input should be less"),
@@ -839,8 +887,12 @@ def test_edits_of_the_mixture_in_the_archive_are_taken(archive: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "poison", ["n_samples = 1 << 62", "region_id = -1, sample_id = 5", "round = 1 << 62", "seconds = 1e308"]
-)
+    "poison",
+    [
+        "n_samples = 1 << 62", "region_id = -1, sample_id = 5", "round = 1 << 62", "seconds = 1e308",
+        "region_id = 99",
+    ],
+)  # fmt: skip
 def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path, poison: str) -> None:
     place = small(tmp_path / "home")
     with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
@@ -852,6 +904,88 @@ def test_answers_that_nobody_could_judge_stay_behind(tmp_path: Path, poison: str
     (now,) = there.workspace.runs.of_project(there.project.id, "distill")
     after = there.workspace.annotations.events(now.id)
     assert [(e.annotator, e.label, e.at) for e in after] == [(e.annotator, e.label, e.at) for e in before]
+
+
+def test_others_write_while_rows_are_read_on_the_way_out_and_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, free = small(tmp_path / "home"), []
+
+    def probed(module: Any, name: str, home: Path) -> None:
+        was = getattr(module, name)
+
+        def probing(*given: Any, **options: Any) -> Any:
+            with closing(sqlite3.connect(home / "defuse.sqlite", timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # at once, or it raises
+                other.rollback()
+            free.append(name)
+            return was(*given, **options)
+
+        monkeypatch.setattr(module, name, probing)
+
+    probed(writing, "parse", place.workspace.home)
+    path = exported(place, tmp_path / "a.zip")
+    monkeypatch.undo()
+    there = Workspace(tmp_path / "there")
+    probed(reading, "parse", there.home)
+    import_project(there, path)
+    n_rows = sum(len(unpacked(path)[f"rows/{table}.jsonl"].splitlines()) for table in TABLES)
+    assert free.count("parse") > 3 * n_rows  # written once, read to be checked and to be stored
+
+
+def test_rows_without_end_are_refused_on_the_way_out_and_in(
+    archive: Path, source: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = unpacked(archive)
+    lines = {table: len(members[f"rows/{table}.jsonl"].splitlines()) for table in TABLES}
+    table, n = max(lines.items(), key=lambda pair: pair[1])
+    monkeypatch.setattr(reading, "MAX_ROWS", n)
+    imported(tmp_path / "home", archive)
+    monkeypatch.setattr(reading, "MAX_ROWS", n - 1)
+    with pytest.raises(WorkspaceError, match=f"{table}.jsonl has over {n - 1} rows, which no export has"):
+        imported(tmp_path / "other", archive)
+    monkeypatch.setattr(writing, "MAX_ROWS", n - 1)
+    with pytest.raises(WorkspaceError, match=f"{table}; divide it into several projects"):
+        exported(source, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_a_project_holds_no_more_labels_than_it_can_take_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = small(tmp_path / "home")
+    (regions,) = place.workspace.runs.of_project(place.project.id, "distill")
+    store = place.workspace.annotations
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database:
+        (n,) = database.execute("SELECT COUNT(*) FROM annotations WHERE run_id = ?", (regions.id,)).fetchone()
+    monkeypatch.setattr(labels, "MAX_LABELS", n + 1)
+    store.append(regions.id, [LabelEvent(0, "Ada", 1)])
+    with pytest.raises(WorkspaceError, match=f"at most {n + 1} labels, this one has {n + 1} and would get 1"):
+        store.append(regions.id, [LabelEvent(0, "Ada", 0)])
+
+
+def test_runs_that_stand_on_each_other_in_a_circle_end_in_an_error(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    (correct,) = place.workspace.runs.of_project(place.project.id, "correct")
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        database.execute(
+            "UPDATE runs SET config = json_set(config, '$.weights', ?) WHERE step = 'classifier'",
+            (f"corrected:{correct.id}",),
+        )
+    with pytest.raises(
+        WorkspaceError, match=r"stands on run \d+, which is not before it; run the step again"
+    ):
+        make_manifest(place.workspace, correct.id)
+
+
+def test_regions_without_a_search_take_no_file_of_labels(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    (regions,) = place.workspace.runs.of_project(place.project.id, "distill")
+    assert label_subjects(place.workspace, regions) == ([0, 1, 7], 5)
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        database.execute("DELETE FROM run_inputs WHERE run_id = ?", (regions.id,))
+    with pytest.raises(WorkspaceError, match="stands on no search for mistakes; run distill again"):
+        label_subjects(place.workspace, place.get(regions))
 
 
 def test_content_that_does_not_match_its_checksum_is_refused(

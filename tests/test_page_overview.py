@@ -129,6 +129,43 @@ def test_a_filled_project_is_shown_in_numbers(place: Place, monkeypatch: pytest.
     assert "Next: correct" in [b.label for b in app.button]
 
 
+@pytest.mark.parametrize(
+    ("step", "summary"),
+    [
+        ("classifier", {"accuracy": {"test": "high"}}),
+        ("identify", {"mistakes": [1]}),
+        ("distill", {"regions": "x"}),
+        ("correct", {"corrected": {"chosen": {}}}),
+    ],
+)
+def test_a_project_with_damaged_results_can_be_deleted_and_takes_no_other_with_it(
+    step: StepName, summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = damaged_place(tmp_path, step, summary)
+    whole = place.workspace.create_project("whole", dataset=place.project.dataset)
+    app = opened(tmp_path, monkeypatch)
+    assert not app.exception
+    assert [warning.value for warning in app.warning] == [
+        "Its results are damaged. Run its steps again, or delete it."
+    ]
+    app.button(key=f"delete-{place.project.id}").click().run()
+    assert projects(tmp_path) == [whole]
+
+
+def damaged_place(home: Path, step: StepName, summary: dict[str, Any]) -> Place:
+    """A project whose steps up to this one are done, and this one found what no step finds."""
+    workspace = Workspace(home)
+    about = {
+        "source": "digits", "image_size": None, "fingerprint": "ab" * 32, "class_names": ["a", "b"],
+        "image_shape": [1, 8, 8], "sizes": {"train": 10, "test": 2},
+    }  # fmt: skip
+    place = Place(workspace, workspace.create_project("damaged", dataset=about))
+    steps: tuple[StepName, ...] = ("classifier", "vae", "identify", "distill", "correct")
+    for each in steps[: steps.index(step) + 1]:
+        store_run(place, each, summary if each == step else {})
+    return place
+
+
 def test_a_run_is_cancelled_and_resumed_in_the_sidebar(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = place.submit("correct")
     eventually(lambda: place.get(run).status == "running", seconds=30)

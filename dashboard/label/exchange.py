@@ -17,11 +17,8 @@ from dashboard.shell.state import annotator, note, refuse
 from dashboard.shell.uploads import upload_box
 from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.edits import ids_ever
-from defuse_core.workspace.label_files import decode_labels, from_csv, to_csv
-from defuse_core.workspace.label_rules import count_mistakes
+from defuse_core.workspace.label_files import decode_labels, from_csv, label_subjects, to_csv
 from defuse_core.workspace.labels import LabelEvent
-from defuse_core.workspace.results import region_ids
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.settings import with_settings
 from defuse_core.workspace.workspace import Project
@@ -102,11 +99,9 @@ def show_simulated(project: Project, run: Run) -> None:
 def _take(project: Project, run: Run, name: str, content: Iterator[bytes]) -> None:
     """Store the labels of a file, all or none."""
     workspace = store.workspace()
-    found = region_ids(run.summary)
-    ids = ids_ever(found, workspace.annotations.edits(run.id))
-    n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
     tau = kept.labeling(run.id).tau
     try:
+        ids, n_mistakes = label_subjects(workspace, run)
         text = decode_labels(content, name=name)
         if name.lower().endswith(".json"):
             from defuse_core.workspace.label_studio import from_label_studio

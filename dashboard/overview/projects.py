@@ -68,24 +68,32 @@ def take_next_step(project: Project, step: StepName) -> None:
 
 
 def project_card(project: Project, found: Sequence[Stage]) -> None:
-    """Show the results of a project in four numbers."""
-    by_step = {stage.step: stage for stage in found}
+    """Show the results of a project in four numbers, or that they are damaged."""
     sizes = " + ".join(f"{n:,} {part}" for part, n in project.dataset["sizes"].items())
     st.markdown(f"**{plain(project.name)}**", help=f"{plain(source_of(project))}: {sizes} images")
-    accuracy, mistakes, labelled, corrected = st.columns(4)
-    accuracy.metric("Test accuracy", _share(_number(by_step, "classifier", "accuracy", "test")))
+    try:
+        numbers = _numbers({stage.step: stage for stage in found})
+    except (WorkspaceError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        st.warning("Its results are damaged. Run its steps again, or delete it.")
+        return
+    for column, (name, value, delta) in zip(st.columns(4), numbers, strict=True):
+        column.metric(name, value, delta, delta_color="off", delta_arrow="off")
+
+
+def _numbers(by_step: dict[StepName, Stage]) -> list[tuple[str, str, str | None]]:
+    """Name, value and addition of each number; raises whatever a damaged summary may."""
     kinds = _number(by_step, "identify", "mistakes")
-    mistakes.metric("Mistakes", "–" if kinds is None else f"{sum(kinds.values()):,}")
-    labelled.metric("Regions labelled", _labelled(by_step))
     best = _number(by_step, "correct", "corrected", "chosen")
-    delta = None if best is None else f"test {best['test'][0]:.3f}"
-    corrected.metric(
-        "Regions after correction",
-        _share(best and best["region"][0]),
-        delta,
-        delta_color="off",
-        delta_arrow="off",
-    )
+    return [
+        ("Test accuracy", _share(_number(by_step, "classifier", "accuracy", "test")), None),
+        ("Mistakes", "–" if kinds is None else f"{sum(kinds.values()):,}", None),
+        ("Regions labelled", _labelled(by_step), None),
+        (
+            "Regions after correction",
+            _share(best and best["region"][0]),
+            None if best is None else f"test {best['test'][0]:.3f}",
+        ),
+    ]
 
 
 def _labelled(by_step: dict[StepName, Stage]) -> str:

@@ -43,7 +43,7 @@ def generator(run_id: int) -> Callable[[], BetaVAE]:
 
 def _open_generator(store: Workspace, run_id: int) -> BetaVAE:
     from defuse_core.base.checkpoints import load_artifact
-    from defuse_core.steps.source import unpack_vae
+    from defuse_core.steps.unpacking import unpack_vae
 
     return unpack_vae(*load_artifact(store.artifact_path(run_id, "vae.safetensors")))
 

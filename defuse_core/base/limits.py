@@ -35,6 +35,9 @@ MAX_DIRECTORY_BYTES = 8 * 2**20
 MAX_RUNS = 10_000
 """Runs of an archive: each becomes a folder."""
 
+MAX_ROWS = 250_000
+"""Rows of each table of an archive; the largest projects have some 60,000 events."""
+
 MAX_NAME = 1_000
 """Characters of a name in an archive: of a class, a task, a point, an annotator, a region."""
 
@@ -146,6 +149,9 @@ MAX_ANSWER_SECONDS = 10_000_000.0
 
 MAX_TAU = 100.0
 """The largest τ; above it, a region's draws have nothing to do with the region."""
+
+MAX_LABELS = 200_000
+"""Label events of a project, undone ones and undos included."""
 
 MAX_LABEL_FILE = 64 * 2**20
 """Bytes of a file of labels."""

@@ -15,10 +15,7 @@ from defuse_core.cli.common import find_project
 from defuse_core.cli.options import AsJson, ProjectName
 from defuse_core.report.numbers import count
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.edits import ids_ever
-from defuse_core.workspace.label_files import decode_labels, from_csv, read_label_file, to_csv
-from defuse_core.workspace.label_rules import count_mistakes
-from defuse_core.workspace.results import region_ids
+from defuse_core.workspace.label_files import decode_labels, from_csv, label_subjects, read_label_file, to_csv
 from defuse_core.workspace.runs import Run
 from defuse_core.workspace.settings import labeling_of
 from defuse_core.workspace.workspace import Project, Workspace
@@ -54,9 +51,7 @@ def label_import(
     workspace = Workspace()
     chosen = find_project(workspace, project)
     run = _regions(workspace, chosen)
-    found = region_ids(run.summary)
-    ids = ids_ever(found, workspace.annotations.edits(run.id))
-    n_mistakes = count_mistakes(workspace.runs.ancestry(run.id)["identify"].summary) or 0
+    ids, n_mistakes = label_subjects(workspace, run)
     if str(file) == "-":
         text = decode_labels([sys.stdin.buffer.read(MAX_LABEL_FILE + 1)], name="the input")
     else:

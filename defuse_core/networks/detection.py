@@ -187,7 +187,7 @@ class _Look:
     def sized(self, fit: Fit) -> Fit | None:
         """The fit with the size that images must have, and an MLP's channels; None where no size does."""
         tensors, own = self.tensors[fit.prefix], self.image_shape[1:]
-        network = _on_meta(fit.architecture, self.n_classes, fit.channels, tensors).to("meta").eval()
+        network = on_meta(fit.architecture, self.n_classes, fit.channels, tensors).to("meta").eval()
         channels, sides = [fit.channels], list(_SIDES)
         if fit.architecture in MLPS:
             channels = list(dict.fromkeys([self.image_shape[0], 1, 3]))
@@ -249,7 +249,17 @@ class _Meta(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _on_meta(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor]) -> nn.Module:
+def on_meta(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor]) -> nn.Module:
+    """Build a network without memory for its weights, whatever its size.
+
+    Parameters
+    ----------
+    name : str
+        Of the architecture.
+    n_classes, channels : int
+    like : mapping of str to Tensor
+        Weights that it is to fit, as `build_network` takes them.
+    """
     with _Meta():
         return build_network(name, n_classes=n_classes, channels=channels, like=like)
 
@@ -257,13 +267,13 @@ def _on_meta(name: str, n_classes: int, channels: int, like: Mapping[str, Tensor
 def _shapes_of(name: str, like: Mapping[str, Tensor]) -> Shapes:
     """Names and shapes of a network, with primes for the numbers of classes and channels."""
     if name in LENETS or name in MLPS or name in SIZED:
-        return _shapes(_on_meta(name, _CLASSES, _CHANNELS, like))
+        return _shapes(on_meta(name, _CLASSES, _CHANNELS, like))
     return _fixed_shapes(name, any(key.lower().startswith("aux") for key in like))
 
 
 @lru_cache(maxsize=256)
 def _fixed_shapes(name: str, auxiliary: bool) -> Shapes:
-    return _shapes(_on_meta(name, _CLASSES, _CHANNELS, {"aux": torch.empty(0)} if auxiliary else {}))
+    return _shapes(on_meta(name, _CLASSES, _CHANNELS, {"aux": torch.empty(0)} if auxiliary else {}))
 
 
 def _shapes(network: nn.Module) -> Shapes:

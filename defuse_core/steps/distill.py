@@ -10,7 +10,8 @@ from defuse_core.base.config import FITTERS, DistillationConfig
 from defuse_core.base.named import load_function
 from defuse_core.method.distillation import membership
 from defuse_core.steps.base import Item, Merged, Read, Step, progress, tensors_file
-from defuse_core.steps.source import Source, unpack_mixture
+from defuse_core.steps.source import Source
+from defuse_core.steps.unpacking import unpack_mixture
 
 
 class Distill(Step):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from defuse_core.base.checkpoints import load_artifact, load_weights
-from defuse_core.base.config import VaeConfig
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.records import Mistakes, Mixture, Region
 from defuse_core.data.facts import find_change
@@ -20,11 +19,18 @@ from defuse_core.data.reading import Reading
 from defuse_core.data.sources import read_source, read_upload
 from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.extensions.regions import apply_edits, region_of_mistakes
-from defuse_core.method.classifier import Classifier, Preprocessing
+from defuse_core.method.classifier import Classifier
 from defuse_core.method.vae import BetaVAE
-from defuse_core.networks.architectures import build_network
 from defuse_core.networks.formats import load_program
 from defuse_core.networks.local_code import import_network
+from defuse_core.steps.unpacking import (
+    build_checked,
+    read_stated,
+    unpack_mistakes,
+    unpack_mixture,
+    unpack_vae,
+    unpacking,
+)
 from defuse_core.workspace.configs import StepName
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import RegionEdit
@@ -91,16 +97,16 @@ class Source:
         metadata : dict
             "architecture", "preprocessing", "n_classes"; "program" or "code_path" of a user's network.
         """
-        preprocessing = Preprocessing.of_json(metadata["preprocessing"])
-        channels, name = len(preprocessing.mean), metadata["architecture"]
+        name, n_classes, preprocessing = read_stated(metadata)
+        channels = len(preprocessing.mean)
         network: nn.Module
         if metadata.get("program"):
             network = load_program(self.workspace.blob_path(self.run.project_id, metadata["program"]))
         elif metadata.get("code_path"):
-            n_classes, folder = metadata["n_classes"], self._code_path(name)
-            network = import_network(name, folder, n_classes=n_classes, channels=channels)
+            network = import_network(name, self._code_path(name), n_classes=n_classes, channels=channels)
         else:
-            network = build_network(name, n_classes=metadata["n_classes"], channels=channels, like=tensors)
+            with unpacking("classifier.safetensors"):
+                network = build_checked(name, tensors, n_classes=n_classes, channels=channels)
         load_weights(network, tensors, source="classifier.safetensors")
         return Classifier(network, preprocessing).eval()
 
@@ -123,7 +129,7 @@ class Source:
 
     def mistakes(self) -> Mistakes:
         """The mistakes identified."""
-        return Mistakes(**self.read("identify", "mistakes")[0])
+        return unpack_mistakes(self.read("identify", "mistakes")[0])
 
     def mixture(self) -> Mixture:
         """The mixture fitted to the mistakes, with the edits that people made.
@@ -153,34 +159,6 @@ class Source:
     def labels(self, *, up_to: int | None) -> list[LabelEvent]:
         """The answers that count for the distill run, up to an event; None is all."""
         return self.workspace.annotations.counting(self.upstream("distill").id, up_to=up_to)
-
-
-def unpack_mixture(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Mixture:
-    """Build a mixture from the file of a run.
-
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-        Weights, means and covariances.
-    metadata : dict
-        "fit": the other fields of `Mixture`.
-    """
-    fields: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return Mixture(**fields, **metadata["fit"])
-
-
-def unpack_vae(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> BetaVAE:
-    """Build a generator from the file of a run.
-
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-    metadata : dict
-        "config": the fields of `VaeConfig`.
-    """
-    vae = BetaVAE(VaeConfig(**metadata["config"]))
-    load_weights(vae, tensors, source="vae.safetensors")
-    return vae.eval()
 
 
 def open_dataset(workspace: Workspace, project: Project) -> ImageDataset:

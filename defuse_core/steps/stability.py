@@ -17,7 +17,8 @@ from defuse_core.base.runtime import derive_seed
 from defuse_core.method.distillation import membership
 from defuse_core.method.evaluation import found_again
 from defuse_core.steps.base import Item, Merged, Point, Read, Step, progress, tensors_file
-from defuse_core.steps.source import Source, unpack_mixture
+from defuse_core.steps.source import Source
+from defuse_core.steps.unpacking import unpack_mixture
 from defuse_core.workspace.configs import StabilityConfig
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from defuse_core.base.checkpoints import check_shapes, load_tensors, load_weights
+from defuse_core.base.checkpoints import load_tensors
 from defuse_core.base.config import VaeConfig
 from defuse_core.base.errors import CheckpointError, DefuseError
 from defuse_core.base.runtime import derive_seed
@@ -23,6 +23,7 @@ from defuse_core.networks.sniffing import sniff_format
 from defuse_core.steps.base import Item, Merged, Point, Progress, Read, Step, tensors_file
 from defuse_core.steps.networks import upload_of
 from defuse_core.steps.source import Source
+from defuse_core.steps.unpacking import build_vae
 from defuse_core.workspace.configs import GeneratorConfig
 
 TRAINING = "training.safetensors"
@@ -60,16 +61,11 @@ class TrainVae(Step):
         stated = metadata.get("config")
         try:
             shape = VaeConfig(**stated) if isinstance(stated, dict) else self._shape()
-            with torch.device("meta"):  # takes no memory, whatever sizes the file states
-                blank = BetaVAE(shape)
-        except (ValidationError, RuntimeError, TypeError) as error:
+        except (ValidationError, TypeError) as error:
             raise CheckpointError(
                 f"{path} states the shape of no generator; export the generator again, or train one"
             ) from error
-        check_shapes(blank, tensors, source=path)
-        vae = BetaVAE(shape)
-        load_weights(vae, tensors, source=path)
-        return vae
+        return build_vae(shape, tensors, source=str(path))
 
     def _shape(self) -> VaeConfig:
         config = self.config

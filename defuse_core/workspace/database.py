@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -200,17 +200,22 @@ class Database:
         """
         if on_reserve:
             self.reserve.make_room()
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Open a transaction that reads all of one moment while others write; temporary tables may change."""
+        return self._transaction("BEGIN")
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self.explained():
             connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(begin)
             try:
                 yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            try:
                 connection.commit()
-            except BaseException:  # a full disk: the transaction would stay open
+            except BaseException:  # also a full disk: the transaction would stay open
                 connection.rollback()
                 raise
 

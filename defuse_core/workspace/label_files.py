@@ -19,8 +19,12 @@ from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.base.spreadsheet import escape_formula, unescape_formula
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.label_rules import answer_fault, person_fault
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_rules import answer_fault, count_mistakes, person_fault
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
+from defuse_core.workspace.results import region_ids
+from defuse_core.workspace.runs import Run
+from defuse_core.workspace.workspace import Workspace
 
 CSV_COLUMNS = (
     "region", "sample", "annotator", "label", "tau", "seed", "n_samples", "at", "round", "seconds",
@@ -77,6 +81,27 @@ def decode_labels(chunks: Iterable[bytes], *, name: str) -> str:
         raise WorkspaceError(
             f"{name} is not text in UTF-8 (line {line}: {error.reason}); save it as CSV UTF-8"
         ) from None
+
+
+def label_subjects(workspace: Workspace, regions: Run) -> tuple[list[int], int]:
+    """Return the ids of the regions that answers may be about, and how many single mistakes there are.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    regions : Run
+        Of the step distill.
+
+    Raises
+    ------
+    WorkspaceError
+        If its summary is damaged, or it stands on no search.
+    """
+    ids = ids_ever(region_ids(regions.summary), workspace.annotations.edits(regions.id))
+    search = workspace.runs.ancestry(regions.id).get("identify")
+    if search is None:
+        raise WorkspaceError(f"run {regions.id} stands on no search for mistakes; run distill again")
+    return ids, count_mistakes(search.summary) or 0
 
 
 def to_csv(events: Iterable[LabelEvent], class_names: Sequence[str]) -> str:

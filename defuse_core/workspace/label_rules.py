@@ -68,6 +68,19 @@ def count_mistakes(summary: Mapping[str, Any]) -> int | None:
     return sum(numbers) or None if all(type(n) is int and n >= 0 for n in numbers) else None
 
 
+def found_regions(summary: Mapping[str, Any]) -> frozenset[int]:
+    """Return the ids of the regions in the summary of a distill run, which may be damaged, or not there yet.
+
+    Examples
+    --------
+    >>> sorted(found_regions({"regions": [{"region_id": 4}, {"region_id": 2}]})), found_regions({})
+    ([2, 4], frozenset())
+    """
+    rows = summary.get("regions")
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return frozenset(row["region_id"] for row in rows if type(row.get("region_id")) is int)
+
+
 def bounds_fault(
     answer: AnswerFields, *, n_classes: int | None = None, n_mistakes: int | None = None
 ) -> str | None:

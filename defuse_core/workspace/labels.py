@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from defuse_core.base.limits import MAX_TAU
+from defuse_core.base.limits import MAX_LABELS, MAX_TAU
 from defuse_core.data.class_names import mend_name
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
@@ -228,10 +228,16 @@ def store_events(
     Raises
     ------
     WorkspaceError
-        If an answer is beyond the limits of `label_rules`.
+        If an answer is beyond the limits of `label_rules`, or the project would have over `MAX_LABELS`.
     """
     n_classes = (connection.execute(_N_CLASSES, (run_id,)).fetchone() or (None,))[0]
     events = list(events)
+    (n_stored,) = connection.execute(_N_LABELS, (run_id,)).fetchone()
+    if n_stored + len(events) > MAX_LABELS:
+        raise WorkspaceError(
+            f"a project holds at most {MAX_LABELS:,} labels, this one has {n_stored:,} and would get "
+            f"{len(events):,}; create another project for them"
+        )
     faults = (answer_fault(e, n_classes=n_classes) for e in events if isinstance(e, LabelEvent))
     if fault := next(filter(None, faults), None):
         raise WorkspaceError(f"an answer cannot be stored: {fault}; correct it")
@@ -297,6 +303,11 @@ def _take_back(connection: sqlite3.Connection, event_id: int, *, key: str | None
 _N_CLASSES = (
     "SELECT json_array_length(p.dataset, '$.class_names')"
     " FROM runs r JOIN projects p ON p.id = r.project_id WHERE r.id = ?"
+)
+
+_N_LABELS = (
+    "SELECT COUNT(*) FROM annotations WHERE run_id IN (SELECT id FROM runs WHERE project_id ="
+    " (SELECT project_id FROM runs WHERE id = ?))"
 )
 
 _SELECT_EDITS = (

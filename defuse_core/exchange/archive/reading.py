@@ -26,6 +26,7 @@ from defuse_core.base.limits import (
     MAX_DIRECTORY_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_ROW_BYTES,
+    MAX_ROWS,
     UNPACK_FREE_BYTES,
     UNPACK_RATIO,
 )
@@ -92,6 +93,8 @@ class Archive:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 number += 1
+                if number > MAX_ROWS:
+                    raise self.error(f"{name} has over {MAX_ROWS:,} rows, which no export has")
                 yield self._row(model, line, f"{name}, line {number}")
             if len(rest) > MAX_ROW_BYTES:
                 raise self.error(f"{name}, line {number + 1} has over {MAX_ROW_BYTES:,} bytes")

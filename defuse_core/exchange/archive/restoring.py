@@ -1,5 +1,7 @@
 """Import a project from an archive: first its files, then all its rows in one transaction.
 
+The rows are read and checked into temporary tables before, so that no running step waits for long.
+
 An import that ends before this transaction leaves files that no row names; `defuse gc` removes them. The
 numbers of the runs are reserved beforehand, so that no other run uses their folders.
 """
@@ -195,6 +197,8 @@ class _Restore:
 
     def store_rows(self, name: str, dataset: dict[str, Any]) -> None:
         """Insert everything, or nothing."""
+        with self._database.snapshot() as connection:
+            columns = self._gather(connection)
         with self._database.write() as connection:
             self._check_files()
             about = (name, json.dumps(dataset), self._archive.manifest.project.created_at)
@@ -205,39 +209,50 @@ class _Restore:
             except sqlite3.IntegrityError:
                 raise _taken(name) from None
             try:
-                self._insert_all(connection, int(cursor.lastrowid or 0))
+                for table, names in columns.items():
+                    _store(connection, table, names, project_id=int(cursor.lastrowid or 0))
             except sqlite3.IntegrityError as error:
                 raise self._archive.error(f"its rows contradict each other ({error})") from error
 
     def _check_files(self) -> None:
         """Check that no file was collected as garbage meanwhile; from now on none can be."""
-        blobs = self._workspace.home / "blobs"
+        members = self._archive.manifest.members
         placed = [path for _, path in self._placed()]
-        placed += [blobs / blob.sha256 for blob in self._archive.rows("blobs", BlobRow)]
+        placed += [self._workspace.home / name for name in members if name.startswith("blobs/")]
         if gone := next((path for path in placed if not path.is_file()), None):
             raise WorkspaceError(f"{gone} was removed during the import, by defuse gc perhaps; import again")
 
-    def _insert_all(self, connection: sqlite3.Connection, project_id: int) -> None:
+    def _gather(self, connection: sqlite3.Connection) -> dict[str, str]:
+        """Write all rows to temporary tables; return the columns of each, in the order of storing."""
+        columns: dict[str, str] = {}
+        for table, values in self._coming():
+            if table not in columns:
+                columns[table] = ", ".join(values)
+                connection.execute(
+                    f"CREATE TEMP TABLE coming_{table} AS SELECT {columns[table]} FROM {table} WHERE 0"
+                )
+            marks = ", ".join(f":{name}" for name in values)
+            connection.execute(f"INSERT INTO coming_{table} ({columns[table]}) VALUES ({marks})", values)
+        return columns
+
+    def _coming(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Table and values of every row; the number of the project is filled in when they are stored."""
         for blob in self._archive.rows("blobs", BlobRow):
-            _insert(connection, "blobs", {"project_id": project_id, **blob.model_dump()})
+            yield "blobs", {"project_id": 0, **blob.model_dump()}
         for number, run in enumerate(self._archive.rows("runs", RunRow), self._before.run + 1):
-            _insert(connection, "runs", {"id": number, "project_id": project_id, **self._run(run)})
+            yield "runs", {"id": number, "project_id": 0, **self._run(run)}
             for above in run.inputs:
-                _insert(connection, "run_inputs", {"run_id": number, "upstream_id": self._before.run + above})
+                yield "run_inputs", {"run_id": number, "upstream_id": self._before.run + above}
         for task in self._archive.rows("tasks", TaskRow):
-            changed = {
-                "metrics": json.dumps(task.metrics),
-                "error": without_control(self._new.text(task.error)),
-            }
-            _insert(connection, "tasks", self._of_run(task) | changed)
+            error = without_control(self._new.text(task.error))
+            yield "tasks", self._of_run(task) | {"metrics": json.dumps(task.metrics), "error": error}
         for event in self._archive.rows("events", EventRow):
-            _insert(connection, "events", self._of_run(event) | {"data": json.dumps(event.data)})
+            yield "events", self._of_run(event) | {"data": json.dumps(event.data)}
         for artifact in self._archive.rows("artifacts", ArtifactRow):
-            _insert(connection, "artifacts", self._of_run(artifact))
-        for number, label in enumerate(
-            self._archive.rows("annotations", AnnotationRow), self._before.label + 1
-        ):
-            _insert(connection, "annotations", {"id": number} | self._label(label))
+            yield "artifacts", self._of_run(artifact)
+        labels = self._archive.rows("annotations", AnnotationRow)
+        for number, label in enumerate(labels, self._before.label + 1):
+            yield "annotations", {"id": number} | self._label(label)
 
     def _of_run(self, row: TaskRow | EventRow | ArtifactRow | AnnotationRow) -> dict[str, Any]:
         values = row.model_dump()
@@ -264,9 +279,11 @@ class _Restore:
         }
 
 
-def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> None:
-    marks = ", ".join(f":{name}" for name in values)
-    connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", values)
+def _store(connection: sqlite3.Connection, table: str, names: str, *, project_id: int) -> None:
+    """Move the rows of a temporary table to the stored one, as those of a project."""
+    if table in ("blobs", "runs"):
+        connection.execute(f"UPDATE coming_{table} SET project_id = ?", (project_id,))
+    connection.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM coming_{table} ORDER BY rowid")
 
 
 def _is_program(path: Path) -> bool:

@@ -25,6 +25,7 @@ from defuse_core.base.limits import (
 )
 from defuse_core.data.class_names import check_class_names
 from defuse_core.data.reading import Fit
+from defuse_core.exchange.archive.summaries import summary_fault
 from defuse_core.workspace.edits import EditKind, gaussian_fault
 from defuse_core.workspace.label_rules import answer_fault
 
@@ -152,26 +153,10 @@ class RunRow(Row):
         for name, kind in _RECORD.items():
             if not isinstance(self.record.get(name, kind()), kind):
                 raise ValueError(f"the {name} in the record must be {_KINDS[kind]}")
-        if self.status == "done" and (fault := _summary_fault(self.step, self.record.get("summary"))):
+        summary = self.record.get("summary")
+        if fault := summary_fault(self.step, summary, done=self.status == "done"):
             raise ValueError(f"the summary in the record is damaged: {fault}")
         return self
-
-
-def _summary_fault(step: str, summary: Any) -> str | None:
-    """What later steps need of the summary of a run that is done, and is not there."""
-    if not isinstance(summary, dict):
-        return "there is none"
-    regions, mistakes = summary.get("regions"), summary.get("mistakes")
-    if step == "distill" and not (
-        isinstance(regions, list)
-        and all(isinstance(row, dict) and type(row.get("region_id")) is int for row in regions)
-    ):
-        return "regions must be a list with a region_id each"
-    if step == "identify" and not (
-        isinstance(mistakes, dict) and all(type(count) is int for count in mistakes.values())
-    ):
-        return "mistakes must be numbers by kind"
-    return None
 
 
 class TaskRow(Row):

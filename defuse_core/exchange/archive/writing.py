@@ -1,7 +1,7 @@
 """Write a project to one file.
 
-No run of the project may be live. The rows are read in one transaction that holds the write lock, so that
-all are of one moment. The files that they name never change; each is compared with its checksum.
+No run of the project may be live. The rows are read in one transaction, so that all are of one moment; other
+processes may write meanwhile. The files that rows name never change; each is compared with its checksum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from defuse_core.base.limits import MAX_MANIFEST_BYTES, MAX_ROW_BYTES, UNPACK_FREE_BYTES, UNPACK_RATIO
+from defuse_core.base.limits import (
+    MAX_MANIFEST_BYTES,
+    MAX_ROW_BYTES,
+    MAX_ROWS,
+    UNPACK_FREE_BYTES,
+    UNPACK_RATIO,
+)
 from defuse_core.base.texts import without_control
 from defuse_core.data.class_names import mend_name
 from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
@@ -36,7 +42,8 @@ from defuse_core.exchange.archive.rows import (
     ResourcesRow,
 )
 from defuse_core.workspace.database import Database, WorkspaceError, explain_os_error
-from defuse_core.workspace.label_rules import bounds_fault, count_mistakes
+from defuse_core.workspace.edits import ids_ever
+from defuse_core.workspace.label_rules import SINGLE_MISTAKES, bounds_fault, count_mistakes, found_regions
 from defuse_core.workspace.labels import read_event
 from defuse_core.workspace.runs import observed_status
 from defuse_core.workspace.workspace import DATABASE, Project, Workspace
@@ -92,7 +99,7 @@ def export_project(workspace: Workspace, project_id: int, path: Path) -> Exporte
     try:
         with _replacing(path) as file, zipfile.ZipFile(file, "w") as zipped:
             writer = _Writer(zipped)
-            with closing(Database(workspace.home / DATABASE)) as database, database.write() as connection:
+            with closing(Database(workspace.home / DATABASE)) as database, database.snapshot() as connection:
                 rows = _Rows(workspace, project, connection)
                 for table in TABLES:
                     writer.add_rows(table, rows.read(table))
@@ -131,15 +138,17 @@ class _Rows:
         self._workspace, self._project, self._connection = workspace, project, connection
         runs = {run.id: run for run in workspace.runs.of_project(project.id)}
         if live := [run for run in runs.values() if run.live]:
-            raise WorkspaceError(
-                f"run {live[0].id} ({live[0].step}) is live; wait for it, or stop it: "
-                f"defuse cancel {live[0].id}; then export again"
-            )
+            raise _live(live[0].id, live[0].step)
         self.runs = self._ids("SELECT id FROM runs WHERE project_id = ? ORDER BY id")
         self._n_mistakes = {  # by the run of the regions
             run.id: count_mistakes(runs[above].summary)
             for run in runs.values() if run.step == "distill"
             for above in run.upstream if above in runs and runs[above].step == "identify"
+        }  # fmt: skip
+        annotations = workspace.annotations
+        self._regions = {  # that answers may be about, by the run of the regions
+            run.id: {SINGLE_MISTAKES, *ids_ever(found_regions(run.summary), annotations.edits(run.id))}
+            for run in runs.values() if run.step == "distill"
         }  # fmt: skip
         self.labels = array("q", (row["id"] for row in self._annotations()))
         self._new = Renumbering(self._number, self._label, unknown=NO_RUN)
@@ -167,14 +176,16 @@ class _Rows:
             yield convert[table](row)
 
     def _annotations(self) -> Iterator[sqlite3.Row]:
-        """Edits and answers, without those that `Annotations.events` leaves out, too."""
+        """Edits and answers, without those that nobody could judge, which an older version stored."""
         n_classes = len(self._project.class_names)
         for row in self._connection.execute(_QUERIES["annotations"], (self._project.id,)):
-            n_mistakes = self._n_mistakes.get(row["run_id"])
-            if row["edit"] is not None or not bounds_fault(
-                read_event(row), n_classes=n_classes, n_mistakes=n_mistakes
+            run_id = row["run_id"]
+            if row["edit"] is None and (
+                row["region_id"] not in self._regions.get(run_id, ())
+                or bounds_fault(read_event(row), n_classes=n_classes, n_mistakes=self._n_mistakes.get(run_id))
             ):
-                yield row
+                continue
+            yield row
 
     def _blob(self, row: sqlite3.Row) -> dict[str, Any]:
         self._name(f"blobs/{row['sha256']}", self._workspace.home / "blobs" / row["sha256"], row["sha256"])
@@ -235,6 +246,8 @@ class _Rows:
 def _ending(row: sqlite3.Row) -> dict[str, Any]:
     """How a run ended; if its process is gone, what the next run of the project would store."""
     status = observed_status(row)
+    if status in ("queued", "running"):  # it started while the rows were read
+        raise _live(row["id"], row["step"])
     if status == row["status"]:
         return {"status": status, "finished_at": row["finished_at"], "seconds": row["seconds"]}
     spent = row["heartbeat_at"] - row["attempt_at"] if row["attempt_at"] else 0.0
@@ -243,6 +256,12 @@ def _ending(row: sqlite3.Row) -> dict[str, Any]:
         "finished_at": row["heartbeat_at"],
         "seconds": row["seconds"] + max(spent, 0.0),
     }
+
+
+def _live(run_id: int, step: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"run {run_id} ({step}) is live; wait for it, or stop it: defuse cancel {run_id}; then export again"
+    )
 
 
 class _Writer:
@@ -261,6 +280,11 @@ class _Writer:
             for number, row in enumerate(rows, 1):
                 line = json.dumps(without_control(row), separators=(",", ":"))
                 where = f"the project cannot be exported: {name}, line {number}"
+                if number > MAX_ROWS:
+                    raise WorkspaceError(
+                        f"the project cannot be exported: it has over {MAX_ROWS:,} {table}; divide it into "
+                        "several projects"
+                    )
                 if len(line) > MAX_ROW_BYTES:
                     raise WorkspaceError(f"{where} has over {MAX_ROW_BYTES:,} bytes")
                 parse(TABLES[table], line, where=where, remedy=_CHANGE)

@@ -27,7 +27,7 @@ from defuse_core.workspace import edits as region_edits
 from defuse_core.workspace.configs import SweepConfig
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES
-from defuse_core.workspace.runs import Run
+from defuse_core.workspace.runs import Run, corrected_by
 from defuse_core.workspace.workspace import Workspace
 
 FORMAT = "defuse-checkpoint"
@@ -128,9 +128,9 @@ def _weights(workspace: Workspace, run: Run, task: str | None) -> tuple[dict[str
 
 def _upload_of(workspace: Workspace, run: Run) -> Weights | None:
     """The upload that a classifier goes back to; None if it was trained here, or is a program."""
+    while (number := corrected_by(run)) is not None and number < run.id:  # a further round
+        run = workspace.runs.ancestry(number)["classifier"]
     kind, _, name = str(run.config.get("weights")).partition(":")
-    if kind == "corrected":
-        return _upload_of(workspace, workspace.runs.ancestry(int(name))["classifier"])
     if kind != "blob":
         return None
     path = workspace.blob_path(run.project_id, name)

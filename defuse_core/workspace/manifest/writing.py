@@ -20,6 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
+from defuse_core.base.texts import quote
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
@@ -90,7 +93,13 @@ def make_manifest(workspace: Workspace, run_id: int) -> dict[str, Any]:
         "runs": [_made(workspace, run, runs) for run in runs.values()],
         "logs": [_log(workspace, run, runs) for run in runs.values() if run.step == "correct"],
     }
-    checked = Manifest.model_validate(_finite(manifest))
+    try:
+        checked = Manifest.model_validate(_finite(manifest))
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+        raise WorkspaceError(
+            f"run {run_id} or what it stands on is damaged ({quote(told)}); run the steps again"
+        ) from None
     logs = [
         {**log.model_dump(mode="json"), "entries": [_short(entry) for entry in log.entries]}
         for log in checked.logs
@@ -217,6 +226,10 @@ def _in_order(workspace: Workspace, target: Run) -> dict[int, Run]:
             raise WorkspaceError(f"the project has no run {waiting[-1]}, which run {target.id} begins with")
         first = corrected_by(current.config)
         below = [*([] if first is None else [first]), *_needed(current, by_id)]
+        if late := next((other for other in below if other >= current.id), None):
+            raise WorkspaceError(
+                f"run {current.id} stands on run {late}, which is not before it; run the step again"
+            )
         if missing := [other for other in below if other not in ordered]:
             waiting += reversed(missing)
             continue
