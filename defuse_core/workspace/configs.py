@@ -5,7 +5,7 @@ Imports no torch, so that checking a form or a command line takes no time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -324,6 +324,17 @@ class StepSpec:
             Of this step.
         """
         return (*self.needs, *(step for step, is_needed in self.needs_if.items() if is_needed(config)))
+
+    def may_stand_on(self, config: BaseModel, steps: Sequence[str]) -> bool:
+        """Tell whether a run of this config can stand on runs of these steps, one of each.
+
+        Parameters
+        ----------
+        config : Config
+            Of this step.
+        steps : sequence of str
+        """
+        return sorted(steps) == sorted({*self.needed(config), *({*steps} & {*self.optional})})
 
 
 STEPS: dict[StepName, StepSpec] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from defuse_core.base.limits import MAX_RUNS, MAX_SOURCE
@@ -18,13 +18,10 @@ from defuse_core.exchange.archive.rows import (
     RunRow,
 )
 from defuse_core.workspace.config_checks import ConfigError, check_config
-from defuse_core.workspace.configs import STEPS
+from defuse_core.workspace.configs import STEPS, StepName
 from defuse_core.workspace.edits import fit_fault
 from defuse_core.workspace.label_rules import SINGLE_MISTAKES, bounds_fault, count_mistakes, found_regions
 from defuse_core.workspace.manifest.writing import corrected_by
-
-_ALSO: Mapping[str, tuple[str, ...]] = {"vae": ("classifier",)}
-"""Steps that a run may stand on besides those that `STEPS` names, by its step."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +86,12 @@ def _standing_fault(run: RunRow, number: int, before: Sequence[_Known]) -> str |
     """Say why a run cannot stand on its inputs, or begin with its weights; None where it can."""
     if len(set(run.inputs)) < len(run.inputs) or any(above >= number for above in run.inputs):
         return f"cannot stand on {run.inputs[:10]}"
-    spec = STEPS[run.step]  # type: ignore[index]  # `check_config` knows the step
+    step: StepName = run.step  # type: ignore[assignment]  # `check_config` knows it
+    spec, config = STEPS[step], check_config(step, run.config)
     steps = [before[above - 1].step for above in run.inputs]
-    may = {*spec.optional, *_ALSO.get(run.step, ())}
-    if sorted(steps) != sorted([*spec.needs, *({*steps} & may)]):
+    if not spec.may_stand_on(config, steps):
         told = ", ".join(steps[:10]) or "nothing"
-        return f"stands on {told}, and should stand on {', '.join(spec.needs) or 'nothing'}"
+        return f"stands on {told}, and should stand on {', '.join(spec.needed(config)) or 'nothing'}"
     first = corrected_by(run.config)
     if first in (None, NO_RUN):
         return None

@@ -301,14 +301,13 @@ class Manifest(Config):
         named = [*run.stands_on, *(() if run.starts_from is None else (run.starts_from,))]
         if any(other >= position for other in named):
             raise ValueError(f"run {position} stands on {max(named)}, which does not come before it")
-        steps, spec = [self.runs[other].step for other in run.stands_on], STEPS[run.step]
-        others = sorted({*steps} & {*spec.optional})
+        steps = [self.runs[other].step for other in run.stands_on]
         if run.starts_from is not None and (
             run.step != "classifier" or self.runs[run.starts_from].step != "correct"
         ):
             raise ValueError(f"run {position} starts from {run.starts_from}, which is no correction")
         checked = check_config(run.step, run.config)
-        if sorted(steps) != sorted([*spec.needed(checked), *others]):
+        if not STEPS[run.step].may_stand_on(checked, steps):
             raise ValueError(f"run {position} ({run.step}) stands on {', '.join(steps) or 'nothing'}")
         weights = str(run.config.get("weights"))
         if weights.startswith("corrected:") or run.config.get("last_annotation") is not None:
