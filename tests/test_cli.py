@@ -39,7 +39,7 @@ from tests.commands import (
     defuse_process,
     heed_ctrl_c,
 )
-from tests.in_process import add_run, begin, done_here, run_here
+from tests.in_process import add_run, begin, done_here, run_here, store_run
 from tests.workspaces import Place, copy_place, eventually, stop_between_writes
 
 Defuse = Callable[..., Completed]
@@ -474,6 +474,14 @@ def test_a_stale_ground_is_said(defuse: Defuse, place: Place) -> None:
     done = defuse("stability", "--n-seeds", "2")
     assert "stands on a run that is stale" in done.stderr
     assert "stale: what it stands on, or a label, has been redone since" in done.stdout
+    assert "too blurry" not in done.stderr
+
+
+def test_a_blurry_generator_is_said(defuse: Defuse, place: Place) -> None:
+    share = [0.07, 0.0, 1.0, 100]
+    store_run(place, "control", {"control": {"train": share}, "by_class": {"train": []}})
+    done = defuse("stability", "--n-seeds", "2")
+    assert "note: The generator is too blurry" in done.stderr
 
 
 def test_a_csv_that_is_none_names_the_remedy(defuse: Defuse, tmp_path: Path) -> None:

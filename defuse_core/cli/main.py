@@ -40,6 +40,7 @@ from defuse_core.cli.runs import cancel, extend, resume, runs
 from defuse_core.cli.suite import checkpoint, suite_app
 from defuse_core.data.naming import absolute_source
 from defuse_core.jobs import launcher
+from defuse_core.report.generator import mark_of
 from defuse_core.workspace.config_checks import ConfigError
 from defuse_core.workspace.configs import CORRECTED, PRETRAINED, StepName
 from defuse_core.workspace.runs import Resources
@@ -85,6 +86,8 @@ def _add_step(to: typer.Typer, name: str, step: StepName, help_text: str) -> Non
             )  # fmt: skip
             if run.stale:
                 typer.echo(f"note: run {run.id} stands on a run that is stale; see: defuse runs", err=True)
+            if mark := mark_of(workspace, run):
+                typer.echo(f"note: {mark}", err=True)
             finish_run(workspace, run, detach=rest["detach"], as_json=rest["as_json"])
 
     kind = inspect.Parameter.KEYWORD_ONLY
