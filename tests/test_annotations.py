@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from defuse_core.base.limits import MAX_LABEL_FILE
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
+from defuse_core.workspace import label_files
 from defuse_core.workspace.database import MIGRATIONS, WorkspaceError
 from defuse_core.workspace.edits import STRUCTURAL, EditKind, Gaussian, RegionEdit, live_ids, newest_change
 from defuse_core.workspace.label_files import (
@@ -645,6 +646,30 @@ def test_other_programs_read_the_csv_as_it_is_meant(told: tuple[list[str], list[
 def test_labels_with_none_has_its_heading_only() -> None:
     assert to_csv([], CLASSES) == "region,sample,annotator,label,tau,seed,n_samples,at,round,seconds\r\n"
     assert from_csv(to_csv([], CLASSES), CLASSES, REGIONS) == []
+
+
+def test_rows_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "region,annotator,label\n" + f"0,Ada,{CLASSES[0]}\n" * 3
+    monkeypatch.setattr(label_files, "MAX_ANSWERS", 3)
+    assert len(from_csv(text, CLASSES, REGIONS)) == 3
+    monkeypatch.setattr(label_files, "MAX_ANSWERS", 2)
+    with pytest.raises(WorkspaceError, match="line 4: a file may have 2 answers; import it in several parts"):
+        from_csv(text, CLASSES, REGIONS)
+
+
+def test_a_line_is_compared_once_and_not_with_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, compared = [f"class {n}" for n in range(200)], []
+    was = label_files.class_key
+
+    def counted(name: str) -> str:
+        compared.append(name)
+        return was(name)
+
+    monkeypatch.setattr(label_files, "class_key", counted)
+    lines = "".join(f"0,Ada,class {n} \n" for n in range(200))  # a space after the name
+    events = from_csv("region,annotator,label\n" + lines, names, REGIONS)
+    assert [event.label for event in events] == [*range(200)]
+    assert len(compared) <= 3 * 200
 
 
 def test_formulas_are_written_as_text_and_come_back() -> None:

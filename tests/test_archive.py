@@ -56,6 +56,7 @@ from tests.commands import Completed, checked, defuse_here
 from tests.conftest import bars
 from tests.in_process import add_run, begin, done_here, runs_in_this_process, store_run
 from tests.workspaces import SEARCH, Place, copy_place, save_npz, verify
+from tests.zips import moved_member
 
 FEW = {**SEARCH, "n_perturbations": 4}
 TABLES = ("blobs", "runs", "tasks", "events", "artifacts", "annotations")
@@ -962,6 +963,18 @@ def test_a_project_holds_no_more_labels_than_it_can_take_along(
     store.append(regions.id, [LabelEvent(0, "Ada", 1)])
     with pytest.raises(WorkspaceError, match=f"at most {n + 1} labels, this one has {n + 1} and would get 1"):
         store.append(regions.id, [LabelEvent(0, "Ada", 0)])
+
+
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63 - 1])
+def test_a_member_beyond_the_file_is_damage(
+    victim: Workspace, archive: Path, tmp_path: Path, offset: int
+) -> None:
+    path = packed(unpacked(archive), tmp_path / "beyond.zip")
+    path.write_bytes(moved_member(path.read_bytes(), "rows/runs.jsonl", offset))
+    with pytest.raises(
+        WorkspaceError, match=r"is damaged .*begins beyond the end of the file.*copy it again"
+    ):
+        import_project(victim, path, name="beyond")
 
 
 def test_runs_that_stand_on_each_other_in_a_circle_end_in_an_error(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from defuse_core.networks.formats import (
     sniff_format,
 )
 from tests.tutorial_networks import SmallCnn
+from tests.zips import moved_member
 
 REMEDY = r"torch\.save\(model\.state_dict\(\), \"weights\.pt\"\)"
 BATCH = {0: torch.export.Dim("batch")}
@@ -617,6 +618,7 @@ def test_a_file_that_reaches_a_limit_is_refused(
     [
         (torch.eye(3).to_sparse(), "w is sparse"),
         (torch.empty(3, device="meta"), "w is empty"),
+        (torch.complex(torch.ones(3), torch.arange(3.0)).conj().imag, "w is stored with its sign turned"),
         (torch.ones(3, dtype=torch.complex64), "w has type torch.complex64; convert"),
         (torch.ones(3).to(torch.float8_e4m3fn), "w has type torch.float8_e4m3fn; convert"),
     ],
@@ -626,7 +628,25 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, tensor: T
         read_weights(save(tmp_path / "x.pt", {"w": tensor}))
 
 
+def test_a_sign_that_is_turned_is_not_dropped_in_the_older_format(tmp_path: Path) -> None:
+    turned = torch.complex(torch.ones(3), torch.arange(3.0)).conj().imag
+    with pytest.raises(CheckpointError, match="w is stored with its sign turned"):
+        read_weights(save(tmp_path / "x.pt", {"w": turned}, "legacy"))
+    plain = read_weights(save(tmp_path / "y.pt", {"w": turned.resolve_neg()}, "legacy"))
+    assert plain.tensors["w"].tolist() == [0.0, -1.0, -2.0]
+
+
 # Damage
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "data/0"])
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63, 2**63 - 1])
+def test_a_member_beyond_the_file_is_damage(tmp_path: Path, member: str, offset: int) -> None:
+    whole = save(tmp_path / "x.pt", {"w": torch.ones(3)})
+    path = tmp_path / "beyond.pt"
+    path.write_bytes(moved_member(whole.read_bytes(), member, offset))
+    with pytest.raises(CheckpointError, match=r"beyond\.pt is a zip archive .* begins beyond the end"):
+        read_weights(path)
 
 
 @pytest.mark.usefixtures("in_this_process")

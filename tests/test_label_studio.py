@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from defuse_core.base.records import Annotation
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.method.labeling import collect_votes
+from defuse_core.workspace import label_files
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.label_studio import Shown, from_label_studio, label_studio_config, to_label_studio
 from defuse_core.workspace.labels import Annotations, LabelEvent
@@ -179,6 +180,23 @@ def test_what_comes_back_unchanged_is_stored_already(annotations: Annotations) -
         assert annotations.events(1) == before
 
 
+def test_an_apostrophe_in_the_name_of_a_class_is_a_part_of_it() -> None:
+    names = ["=x", "'=x", "bird"]
+    answer = LabelEvent(0, "Ada", 1, 0, 0.1, 0, N, id=1, at=1.0)
+    text = to_label_studio([answer], names, IMAGES)
+    assert [e.label for e in from_label_studio(text, names, REGIONS, annotator="Eve")] == [1]
+
+
+def test_answers_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [LabelEvent(0, "Ada", 1, sample, 0.1, 0, N, id=sample + 1) for sample in range(2)]
+    text = to_label_studio(answers, CLASSES, IMAGES)
+    monkeypatch.setattr(label_files, "MAX_ANSWERS", 2)
+    assert len(from_label_studio(text, CLASSES, REGIONS, annotator="Eve")) == 2
+    monkeypatch.setattr(label_files, "MAX_ANSWERS", 1)
+    with pytest.raises(WorkspaceError, match="task 2: a file may have 1 answers; import it in several parts"):
+        from_label_studio(text, CLASSES, REGIONS, annotator="Eve")
+
+
 @pytest.mark.parametrize("key", ["a", None])
 def test_what_was_changed_in_label_studio_is_an_answer_of_who_changed_it(key: str | None) -> None:
     whole = LabelEvent(0, "Ada", 1, None, 0.1, 0, N, id=1, at=1.0, key=key, round=2)
@@ -186,7 +204,7 @@ def test_what_was_changed_in_label_studio_is_an_answer_of_who_changed_it(key: st
     tasks[1]["annotations"][0]["result"][0]["value"]["choices"] = ["bird"]
     tasks[1]["annotations"][0] |= {"updated_at": "2026-11-24T13:00:00Z"}
     found = read(tasks)
-    assert bare(found) == bare([whole, LabelEvent(0, "user 7", 2, 1, 0.1, 0, N)])
+    assert bare(found) == bare([whole, LabelEvent(0, "user 7", 2, 1, 0.1, 0, N, round=2)])
     assert found[0].key == key or key is None
     tasks[1]["annotations"][0]["updated_at"] = "2026-11-24T14:00:00Z"
     assert read(tasks)[1].key != found[1].key, "changed again: a later version is another answer"

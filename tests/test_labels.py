@@ -7,14 +7,22 @@ import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from defuse_core.base.config import VaeConfig
 from defuse_core.base.intervals import Interval
-from defuse_core.base.records import Annotation
+from defuse_core.base.records import Annotation, Region
+from defuse_core.extensions import answers
 from defuse_core.extensions.answers import all_votes, answers_by_region, self_agreement, single_labels
 from defuse_core.extensions.shipped import ANNOTATORS
+from defuse_core.method.classifier import Classifier, Preprocessing, predict
+from defuse_core.method.labeling import draw_images
+from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE
 from defuse_core.workspace.label_events import SIMULATED_NAMES
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
@@ -41,6 +49,42 @@ def test_people_count_before_simulated_annotators_region_by_region() -> None:
     assert found[0].annotations == [Annotation(0, "ann", 1, 0)]
     assert found[0].tau == 0.1
     assert found[1].annotations == [Annotation(1, MACHINE, 2, 0), Annotation(1, OTHER, 0, 0)]
+
+
+def test_the_time_grows_with_the_answers_and_not_with_the_regions_times_the_answers() -> None:
+    reads = 0
+
+    class Counted(LabelEvent):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal reads
+            reads += name == "region_id"
+            return super().__getattribute__(name)
+
+    events = [Counted(region, "ann", 1) for region in range(300)]
+    assert len(answers_by_region(events)) == 300
+    assert reads <= 10 * len(events)
+
+
+def test_a_verdict_keeps_no_more_images_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = VaeConfig(image_size=8, padding=0, hidden_channels=2, hidden_units=4, latent_dim=2)
+    generator = BetaVAE(shape).eval()
+    dim, n, decoded = generator.latent_dim, 2 * EVALUATION_BATCH + 7, []
+    region = Region(0, 1.0, np.zeros(dim), np.eye(dim))
+    images = draw_images(generator, region, n, tau=0.5, seed=3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 3))
+    classifier = Classifier(network, Preprocessing((0.0,) * images.shape[1], (1.0,) * images.shape[1]))
+    was = answers.decode_bytes
+
+    def spied(vae: BetaVAE, latents: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(latents))
+        return was(vae, latents)
+
+    monkeypatch.setattr(answers, "decode_bytes", spied)
+    said = answers_by_region([LabelEvent(0, "ann", 1, tau=0.5, seed=3, n_samples=n)])
+    (verdict,) = answers.judge(classifier, generator, [region], said, disagreement_threshold=0.5)
+    assert decoded == [EVALUATION_BATCH, EVALUATION_BATCH, 7]
+    wrong = (predict(classifier, images) != 1).double().mean()
+    assert verdict.error.estimate == pytest.approx(float(wrong))
 
 
 def test_whoever_is_shown_more_draws_sees_the_same_first_and_displaces_nobody() -> None:

@@ -40,10 +40,10 @@ def show_exchange(project: Project, run: Run, regions: Regions, *, n: int) -> No
         subjects = {(e.region_id, e.tau, e.seed, e.n_samples) for e in answers if e.region_id in regions.ids}
         known = {region_id for region_id, *_ in subjects}
         subjects |= {(i, chosen_tau(run, i), SEED, n) for i in regions.ids if i not in known}
-        images = {}
+        images, painter = {}, kept.painter(run.id)
         for region_id, tau, seed, n_samples in sorted(subjects):
             if seed == SEED:  # others were labelled outside the dashboard
-                draws = kept.draws.future(run.id, region_id, tau, n_samples).result()
+                draws = painter.draw(region_id, tau, n_samples)  # not kept: a file may ask for many
                 for sample, image in enumerate(draws.images):
                     images[region_id, sample, tau, seed, n_samples] = png_url(image)
         return to_label_studio(answers, project.class_names, images).encode()

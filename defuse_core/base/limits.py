@@ -156,6 +156,9 @@ MAX_LABELS = 200_000
 MAX_LABEL_FILE = 64 * 2**20
 """Bytes of a file of labels."""
 
+MAX_ANSWERS = MAX_LABELS
+"""Answers of a file of labels: as many as a project holds."""
+
 MAX_CLASS_NAME = 200
 """Characters of the name of a class or of an annotator."""
 

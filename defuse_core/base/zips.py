@@ -39,8 +39,27 @@ def bounded_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     Raises
     ------
     zipfile.BadZipFile
-        If the directory is longer, before it is read; and whatever else `zipfile` raises.
+        If the directory is longer, before it is read, or a member lies beyond the file; and whatever else
+        `zipfile` raises.
     """
     with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+        check_offsets(archive, os.fstat(file.fileno()).st_size)
         file.free = True
         yield archive
+
+
+def check_offsets(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse members that would begin beyond the file: no operating system takes every such place.
+
+    Parameters
+    ----------
+    archive : ZipFile
+    size : int
+        Bytes of the file.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+    """
+    if bad := next((info for info in archive.infolist() if not 0 <= info.header_offset < size), None):
+        raise zipfile.BadZipFile(f"{bad.filename[:60]!r} begins beyond the end of the file")

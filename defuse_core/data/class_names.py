@@ -65,11 +65,11 @@ def mend_name(name: str) -> str:
 
     Examples
     --------
-    >>> mend_name("Ada"), mend_name("A\u200bda\x1b"), mend_name("\u200b")
+    >>> mend_name(" Ada"), mend_name("A\u200bda\x1b"), mend_name("\u200b")
     ('Ada', 'Ada', 'unnamed')
     """
     if name_fault(name) is None:
-        return name
+        return name.strip()
     kept = (
         character
         for character, category in zip(name, _categories(name), strict=True)

@@ -19,8 +19,8 @@ from defuse_core.base.intervals import Interval
 from defuse_core.base.limits import MAX_COMPARED_DRAWS
 from defuse_core.base.records import Annotation, Region, Verdict
 from defuse_core.method.classifier import Classifier, predict
-from defuse_core.method.labeling import Votes, collect_votes, draw_images, majority, reach_verdict
-from defuse_core.method.vae import BetaVAE
+from defuse_core.method.labeling import Votes, collect_votes, draw_latents, majority, reach_verdict
+from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE, decode_bytes
 from defuse_core.workspace.labels import SIMULATED_PREFIX, SINGLE_MISTAKES, LabelEvent
 
 
@@ -46,10 +46,13 @@ class Answers:
 
 def answers_by_region(events: Sequence[LabelEvent]) -> dict[int, Answers]:
     """Group the answers that count by region; single mistakes are left out."""
+    voting: dict[int, list[LabelEvent]] = {}
+    for e in events:
+        if e.round == 1 and e.region_id != SINGLE_MISTAKES:
+            voting.setdefault(e.region_id, []).append(e)
     by_region: dict[int, Answers] = {}
-    voting = [e for e in events if e.round == 1]
-    for region_id in sorted({e.region_id for e in voting} - {SINGLE_MISTAKES}):
-        mine = _of_people([e for e in voting if e.region_id == region_id])
+    for region_id in sorted(voting):
+        mine = _of_people(voting[region_id])
         tau, seed = mine[-1].tau, mine[-1].seed
         here = [e for e in mine if (e.tau, e.seed) == (tau, seed)]
         answers = [Annotation(region_id, e.annotator, e.label, e.sample_id) for e in here]
@@ -157,13 +160,20 @@ def judge(
     return [
         reach_verdict(
             region.region_id,
-            predict(classifier, draw_images(vae, region, own.n_samples, tau=own.tau, seed=own.seed)),
+            _predict_draws(classifier, vae, region, own),
             own.annotations,
             disagreement_threshold=disagreement_threshold,
         )
         for region in regions
         if (own := answers.get(region.region_id)) is not None
     ]
+
+
+def _predict_draws(classifier: Classifier, vae: BetaVAE, region: Region, own: Answers) -> Tensor:
+    """The class of each draw that was answered, (n_samples,); memory does not grow with the images."""
+    latents = draw_latents(region, own.n_samples, tau=own.tau, seed=own.seed)
+    batches = latents.split(EVALUATION_BATCH)
+    return torch.cat([predict(classifier, decode_bytes(vae, codes)) for codes in batches])
 
 
 def failing(verdicts: Sequence[Verdict]) -> dict[int, int]:

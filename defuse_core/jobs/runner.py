@@ -121,6 +121,11 @@ def main(home: Path, run_id: int) -> int:
         _await_upstream(workspace, run, guard)
         with _machine(workspace, run, guard):
             merged, done = _compute(workspace, run, guard)
+        if merged is None:
+            guard.end("cancelled")
+            return 1
+        result = _told_at_end(workspace, run_id, merged, done)
+        guard.end("done", **result)
     except Stopped:
         guard.end(guard.status_when_stopped)
         return 1
@@ -129,11 +134,6 @@ def main(home: Path, run_id: int) -> int:
         with suppress(OSError):  # the log may be on a full disk
             traceback.print_exc()
         return 1
-    if merged is None:
-        guard.end("cancelled")
-        return 1
-    result = _told_at_end(workspace, run_id, merged, done)
-    guard.end("done", **result)
     _remove_files(workspace, run_id, result["forget"])
     return 0
 

@@ -26,9 +26,8 @@ from torch import Tensor
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import Annotation, FailureInstances, Mistakes, Region, Verdict
 from defuse_core.base.runtime import numpy_rng
-from defuse_core.data.splits import as_bytes
 from defuse_core.method.classifier import Classifier, predict, predict_logits
-from defuse_core.method.vae import BetaVAE, decode_images
+from defuse_core.method.vae import BetaVAE, decode_bytes
 
 Purpose = Literal["label", "tune", "test"]
 """What draws are for; each purpose has draws of its own."""
@@ -95,7 +94,7 @@ def draw_images(
     seed : int
     purpose : {"label", "tune", "test"}
     """
-    return as_bytes(decode_images(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose)))
+    return decode_bytes(vae, draw_latents(region, n, tau=tau, seed=seed, purpose=purpose))
 
 
 def draw_strip(
@@ -119,7 +118,7 @@ def draw_strip(
     predictions : (n_taus, n) int64
     """
     latents = torch.cat([draw_latents(region, n, tau=tau, seed=seed) for tau in taus])
-    images = as_bytes(decode_images(vae, latents))
+    images = decode_bytes(vae, latents)
     shape = (len(taus), n)
     return images.view(*shape, *images.shape[1:]), predict(classifier, images).view(shape)
 
@@ -349,4 +348,4 @@ def mistake_images(vae: BetaVAE, mistakes: Mistakes, index: Tensor) -> Tensor:
     mistakes : Mistakes
     index : (n,) int64
     """
-    return as_bytes(decode_images(vae, mistakes.latents[index]))
+    return decode_bytes(vae, mistakes.latents[index])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.config import Decoder, VaeConfig
 from defuse_core.base.runtime import AdaptiveBatch
-from defuse_core.data.splits import as_pixels
+from defuse_core.data.splits import as_bytes, as_pixels
 
 EVALUATION_BATCH = 512
 
@@ -211,6 +211,17 @@ def decode_images(vae: BetaVAE, latents: Tensor) -> Tensor:
     latents : (n, latent_dim)
     """
     return _in_batches(vae, latents, vae.decode)
+
+
+def decode_bytes(vae: BetaVAE, latents: Tensor) -> Tensor:
+    """Decode codes (n, latent_dim) to uint8 images (n, channels, size, size), which take a quarter of pixels.
+
+    Parameters
+    ----------
+    vae : BetaVAE
+    latents : (n, latent_dim)
+    """
+    return _in_batches(vae, latents, lambda codes: as_bytes(vae.decode(codes).cpu()))
 
 
 def _in_batches(vae: BetaVAE, items: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import CONVERSION_MEMORY, CONVERSION_SECONDS, CONVERSION_SPEED
+from defuse_core.base.texts import quote
 from defuse_core.networks.archives import TorchFile, check_pickles, open_torch_file
 from defuse_core.networks.pickles import ForbiddenNameError, PickleError, StoredTensor
 from defuse_core.networks.sniffing import SAVE_WEIGHTS
@@ -185,6 +186,11 @@ def main(source: str, target: str, seconds: str, memory: str) -> None:
         answer = {"refused": str(error)}
     except OSError as error:
         answer = {"refused": f"{path} cannot be converted ({error.strerror}); free some space and try again"}
+    except MemoryError:
+        raise  # the parent tells of the limit
+    except Exception as error:  # whatever a damaged file raises: else the parent would blame time or memory
+        told = quote(error) or type(error).__name__
+        answer = {"refused": f"{path} is damaged ({told}); copy or download it again"}
     print(json.dumps(answer))
 
 

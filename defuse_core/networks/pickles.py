@@ -48,6 +48,9 @@ _STRANGE = {
 }
 """Functions that make tensors which are no plain numbers."""
 
+_TURNED = "stored with its sign turned, which resolve_neg() or resolve_conj() undoes"
+"""Of a view that torch marks as negative or conjugate instead of computing it."""
+
 _PLACEHOLDERS = frozenset({
     "_codecs.encode", "builtins.complex", "builtins.set", "__builtin__.complex", "__builtin__.set",
     "collections.Counter", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
@@ -292,17 +295,23 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor | StrangeTensor:
     if type(storage) is not Storage:
         raise TypeError
+    if rest[2:] and rest[2]:  # such as {"neg": True}: the numbers are not those that are stored
+        return StrangeTensor(_TURNED)
     return StoredTensor(storage, storage.dtype, offset, shape, strides)
 
 
-def _tensor_of_type(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
+def _tensor_of_type(
+    storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
+) -> StoredTensor | StrangeTensor:
     """A tensor of a type that has no storage of its own."""
     dtype = rest[2]
     if type(storage) is not Storage or type(dtype) is not Global:
         raise TypeError
+    if rest[3:] and rest[3]:
+        return StrangeTensor(_TURNED)
     return StoredTensor(storage, dtype.name, offset, shape, strides)
 
 

@@ -183,13 +183,15 @@ class Database:
         self._migrate()
 
     @contextmanager
-    def write(self, *, on_reserve: bool = False) -> Iterator[sqlite3.Connection]:
+    def write(self, *, on_reserve: bool = False, needed: int = 0) -> Iterator[sqlite3.Connection]:
         """Open a transaction that holds the write lock from its start; roll back on an exception.
 
         Parameters
         ----------
         on_reserve : bool
             Whether it may use the disk space that is kept back: for what ends runs or frees space.
+        needed : int
+            Bytes that it writes, where they are many.
 
         Raises
         ------
@@ -199,7 +201,7 @@ class Database:
             If the file is damaged or locked.
         """
         if on_reserve:
-            self.reserve.make_room()
+            self.reserve.make_room(needed)
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 

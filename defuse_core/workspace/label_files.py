@@ -10,12 +10,12 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from defuse_core.base.limits import MAX_LABEL_FILE
+from defuse_core.base.limits import MAX_ANSWERS, MAX_LABEL_FILE
 from defuse_core.base.spreadsheet import escape_formula, unescape_formula
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE, class_key
 from defuse_core.workspace.database import WorkspaceError
@@ -149,8 +149,8 @@ def from_csv(
     Raises
     ------
     WorkspaceError
-        If any line is malformed, has more cells than there are columns, or a column's name is misspelt or
-        given twice; the message names the line, and nothing is returned.
+        If there are over `MAX_ANSWERS` lines, any line is malformed or has more cells than there are columns,
+        or a column's name is misspelt or given twice; the message names the line, and nothing is returned.
     """
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
@@ -158,9 +158,14 @@ def from_csv(
     except csv.Error as error:
         raise WorkspaceError(f"line 1: {error}; the first line should be {','.join(CSV_COLUMNS)}") from None
     reader.fieldnames = _read_columns(header)
+    classes = ClassIndex(class_names)
     sizes = dict.fromkeys(region_ids) | ({SINGLE_MISTAKES: n_mistakes} if n_mistakes else {})
     try:
-        return [_parse(row, reader.line_num, class_names, sizes, tau) for row in reader]
+        events = []
+        for number, row in enumerate(reader, 1):
+            refuse_many(number, where=f"line {reader.line_num}")
+            events.append(_parse(row, reader.line_num, classes, sizes, tau))
+        return events
     except csv.Error as error:
         raise WorkspaceError(
             f"line {reader.line_num + 1}: {error}; check the quotes, and save the file as CSV again"
@@ -191,7 +196,7 @@ def _read_columns(header: Sequence[str]) -> list[str]:
 
 
 def _parse(
-    row: Mapping[str, str | None], line: int, class_names: Sequence[str], sizes: Mapping[int, int | None],
+    row: Mapping[str, str | None], line: int, classes: ClassIndex, sizes: Mapping[int, int | None],
     otherwise: float,
 ) -> LabelEvent:  # fmt: skip
     def whole(name: str, default: str, lowest: int) -> int:
@@ -224,13 +229,13 @@ def _parse(
     if not annotator:
         raise WorkspaceError(f"line {line}: annotator must be named; say who gave the label")
     refuse_unknown(region, sizes, where=f"line {line}")
-    index = read_label(label, class_names, where=f"line {line}: label")
+    index = classes.read(label, where=f"line {line}: label", escaped=True)
     if sample is not None and sample >= (n_images := sizes[region] or n_samples):
         raise WorkspaceError(f"line {line}: sample must be in 0 … {n_images - 1}, got {sample}; correct it")
     event = LabelEvent(
         region, annotator, index, sample, tau, seed, n_samples, round=whole("round", "1", 1), seconds=seconds
     )
-    if fault := person_fault(annotator) or answer_fault(event, n_classes=len(class_names)):
+    if fault := person_fault(annotator) or answer_fault(event, n_classes=len(classes)):
         raise WorkspaceError(f"line {line}: {fault}" + ("" if ";" in fault else "; correct it"))
     return event
 
@@ -243,51 +248,86 @@ def _refuse_surplus(row: Mapping[Any, Any], line: int) -> None:
         )
 
 
-def refuse_unknown(region_id: int, known: Iterable[int], *, where: str) -> None:
+def refuse_unknown(region_id: int, known: Collection[int], *, where: str) -> None:
     """Raise WorkspaceError if there is no such region.
 
     Parameters
     ----------
     region_id : int
-    known : iterable of int
+    known : set of int, or mapping from int
         The regions that exist.
     where : str
         The part of a file, for the message.
     """
-    if region_id not in (ids := sorted(known)):
-        there = ", ".join(map(str, ids)) or "none"
+    if region_id not in known:
+        there = ", ".join(map(str, sorted(known)[:20])) or "none"
+        more = " …" if len(known) > 20 else ""
         raise WorkspaceError(
-            f"{where}: there is no region {region_id}; there are: {there}; choose one of them"
+            f"{where}: there is no region {region_id}; there are: {there}{more}; choose one of them"
         )
 
 
-def read_label(text: str, class_names: Sequence[str], *, where: str) -> int | None:
-    """Return the index of a class name, None for none of the above.
-
-    Names are compared as `class_key` does. An apostrophe that `to_csv` put before a formula is removed.
+def refuse_many(number: int, *, where: str) -> None:
+    """Raise WorkspaceError if a file has more answers than `MAX_ANSWERS`.
 
     Parameters
     ----------
-    text : str
-    class_names : sequence of str
+    number : int
+        Of the answers so far.
     where : str
         The part of a file, for the message.
-
-    Raises
-    ------
-    WorkspaceError
-        If it is none of them, or the name of two classes.
     """
-    for name in (unescape_formula(text), text):  # an older export has no apostrophes
-        if name == NONE_OF_THE_ABOVE or class_key(name) == NONE_OF_THE_ABOVE:
-            return None
-        exact = [index for index, known in enumerate(class_names) if known == name]
-        same = exact or [i for i, known in enumerate(class_names) if class_key(known) == class_key(name)]
-        if len(same) > 1:
-            raise WorkspaceError(
-                f"{where} {name[:40]!r} is the name of classes {same[0]} and {same[1]}; rename one"
-            )
-        if same and class_key(name):
-            return same[0]
-    some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
-    raise WorkspaceError(f"{where} must be one of {some}, got {text[:100]!r}; choose one of them")
+    if number > MAX_ANSWERS:
+        raise WorkspaceError(f"{where}: a file may have {MAX_ANSWERS:,} answers; import it in several parts")
+
+
+class ClassIndex:
+    """The index of each class by its name, for a file of many labels.
+
+    Names are compared as `class_key` does.
+
+    Parameters
+    ----------
+    class_names : sequence of str
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._some = ", ".join([*class_names[:20], NONE_OF_THE_ABOVE])
+        self._n = len(class_names)
+        self._exact: dict[str, list[int]] = {}
+        self._alike: dict[str, list[int]] = {}
+        for index, name in enumerate(class_names):
+            self._exact.setdefault(name, []).append(index)
+            self._alike.setdefault(class_key(name), []).append(index)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def read(self, text: str, *, where: str, escaped: bool = False) -> int | None:
+        """Return the index of a class name, None for none of the above.
+
+        Parameters
+        ----------
+        text : str
+        where : str
+            The part of a file, for the message.
+        escaped : bool
+            Whether `to_csv` may have put an apostrophe before a formula, which is removed.
+
+        Raises
+        ------
+        WorkspaceError
+            If it is none of them, or the name of two classes.
+        """
+        for name in (unescape_formula(text), text) if escaped else (text,):  # an older export has none
+            key = class_key(name)
+            if key == NONE_OF_THE_ABOVE:
+                return None
+            same = self._exact.get(name) or self._alike.get(key) or []
+            if len(same) > 1:
+                raise WorkspaceError(
+                    f"{where} {name[:40]!r} is the name of classes {same[0]} and {same[1]}; rename one"
+                )
+            if same and key:
+                return same[0]
+        raise WorkspaceError(f"{where} must be one of {self._some}, got {text[:100]!r}; choose one of them")

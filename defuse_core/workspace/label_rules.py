@@ -128,6 +128,8 @@ def annotator_fault(name: str) -> str | None:
     """
     if not name.strip():
         return "annotator must be named"
+    if name != name.strip():  # a file of labels would name somebody else
+        return f"the annotator's name has spaces at its ends: {name[:40]!r}; remove them"
     if fault := name_fault(name):
         return f"the annotator's name {fault}: {name[:40]!r}; rename the annotator"
     return None

@@ -23,7 +23,7 @@ from xml.sax.saxutils import quoteattr
 
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.workspace.database import WorkspaceError
-from defuse_core.workspace.label_files import read_label, refuse_unknown
+from defuse_core.workspace.label_files import ClassIndex, refuse_many, refuse_unknown
 from defuse_core.workspace.label_rules import answer_fault, person_fault
 from defuse_core.workspace.labels import LabelEvent
 
@@ -123,7 +123,7 @@ def from_label_studio(
     """Read Label Studio's JSON export of tasks that `to_label_studio` wrote, in the order of answering.
 
     An answer that nobody changed comes back with its key, so that it is not stored twice. A changed
-    answer is a new one, by the person who changed it. Tasks without an annotation, cancelled
+    answer is a new one of the same pass, by the person who changed it. Tasks without an annotation, cancelled
     annotations and those in which nothing was chosen are skipped.
 
     Parameters
@@ -150,11 +150,12 @@ def from_label_studio(
         raise WorkspaceError(
             f"the file must hold a list of tasks, got {_brief(tasks)}; export from Label Studio as JSON"
         )
-    known = frozenset(region_ids)
+    known, classes = frozenset(region_ids), ClassIndex(class_names)
     by_key: dict[str | None, LabelEvent] = {}
     for number, task in enumerate(tasks, 1):
-        for event in _Task(f"task {number}", class_names, known, annotator).read(task):
+        for event in _Task(f"task {number}", classes, known, annotator).read(task):
             by_key.setdefault(event.key, event)
+            refuse_many(len(by_key), where=f"task {number}")
     return sorted(by_key.values(), key=lambda event: event.at)
 
 
@@ -163,7 +164,7 @@ class _Task:
     """Reads one task; `where` begins the message of every error."""
 
     where: str
-    class_names: Sequence[str]
+    classes: ClassIndex
     region_ids: Collection[int]
     annotator: str
 
@@ -180,7 +181,7 @@ class _Task:
                 yield self._event(self._shown(data), annotation, *chosen)
 
     def _event(self, draw: Shown, annotation: dict[str, Any], label: str, meta: Any) -> LabelEvent:
-        index = read_label(label, self.class_names, where=f"{self.where}: choices")
+        index = self.classes.read(label, where=f"{self.where}: choices")
         spent = annotation.get("lead_time")
         seconds = None if spent is None else self._number("lead_time", spent)
         region, sample, *others = draw
@@ -194,12 +195,14 @@ class _Task:
             name = self._name("completed_by", annotation.get("completed_by"))
             version = [annotation.get(name) for name in ("unique_id", "id", *_TIMES)]
             version = [part for part in version if isinstance(part, str | int)]
-            part, round_, key = sample, 1, _digest("annotation", version, draw, name, label)
+            part, key = sample, _digest("annotation", version, draw, name, label)
+            ours = isinstance(meta, dict) and "round" in meta  # a pass stays one, whoever changes its answer
+            round_ = self._whole(meta, "round", 1) if ours else 1
         event = LabelEvent(
             region, name or self.annotator, index, part, *draw[2:],
             at=self._moment(annotation), round=round_, seconds=seconds, key=_storable(key),
         )  # fmt: skip
-        if fault := person_fault(event.annotator) or answer_fault(event, n_classes=len(self.class_names)):
+        if fault := person_fault(event.annotator) or answer_fault(event, n_classes=len(self.classes)):
             raise WorkspaceError(f"{self.where}: {fault}; {_REMEDY}")
         return event
 

@@ -35,17 +35,23 @@ class Reserve:
                 with self._path.open("ab") as file:
                     _allocate(file.fileno(), RESERVE_BYTES)
 
-    def make_room(self) -> bool:
-        """Give up as many pieces as a small change needs; return whether any was given up."""
-        given_up = False
-        while not self._has_room() and self._give_up():
+    def make_room(self, needed: int = 0) -> bool:
+        """Give up as many pieces as a change needs; return whether any was given up.
+
+        Parameters
+        ----------
+        needed : int
+            Bytes; half a piece suffices for a small change.
+        """
+        given_up, size = False, max(RESERVE_PIECE_BYTES // 2, needed)
+        while not self._has_room(size) and self._give_up():
             given_up = True
         return given_up
 
-    def _has_room(self) -> bool:
+    def _has_room(self, size: int) -> bool:
         try:
             with tempfile.TemporaryFile(dir=self._path.parent) as file:
-                _allocate(file.fileno(), RESERVE_PIECE_BYTES // 2)
+                _allocate(file.fileno(), size)
         except OSError as error:
             return error.errno not in DISK_FULL
         return True

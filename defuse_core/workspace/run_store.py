@@ -21,6 +21,9 @@ from defuse_core.workspace.run_reading import RunReader
 from defuse_core.workspace.runs import Resources, Run, RunStatus, observed_status, process_started
 from defuse_core.workspace.task_store import TaskStore
 
+_LABEL_BYTES = 200
+"""That one label takes in the log of the database, its index included: 89 were measured."""
+
 
 class LiveRunError(WorkspaceError):
     """The step already has a run that is queued or running."""
@@ -223,7 +226,7 @@ class RunStore(RunReader, TaskStore):
         labels_of : int
             The distill run of `labels`.
         """
-        with self._database.write(on_reserve=True) as connection:
+        with self._database.write(on_reserve=True, needed=_LABEL_BYTES * len(labels)) as connection:
             row = connection.execute(
                 "SELECT attempt_at, record FROM runs WHERE id = ? AND status IN ('queued', 'running')",
                 (run_id,),

@@ -31,6 +31,7 @@ from defuse_core.base.limits import (
     UNPACK_RATIO,
 )
 from defuse_core.base.texts import find_control, quote
+from defuse_core.base.zips import check_offsets
 from defuse_core.exchange.archive.rows import FORMAT, TABLES, VERSION, Manifest, Row, Whole
 from defuse_core.workspace.database import WorkspaceError, explain_os_error
 
@@ -180,6 +181,7 @@ def open_archive(path: Path, *, home: Path) -> Iterator[Archive]:
             file = opened.enter_context(path.open("rb"))
             size = _bound_directory(path, file)
             zipped = opened.enter_context(zipfile.ZipFile(file))
+            check_offsets(zipped, size)
             infos = {info.filename: info for info in zipped.infolist()}
             if len(infos) != len(zipped.infolist()) or MANIFEST not in infos:
                 raise _foreign(path)
