@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import pickle
 import struct
 import sys
 import unicodedata
@@ -244,6 +245,12 @@ def test_labels_of_digits_are_classes_in_natural_order_and_groups_stay_together(
     assert divided.validation is not None
     kept = {level // 6 for level in levels(divided)["train"]}
     assert not kept & {level // 6 for level in levels(divided)["validation"]}
+
+
+def test_groups_that_splits_share_are_told(tmp_path: Path) -> None:
+    rows = [f"{path},0,{'test' if i == 9 else 'train'},{i % 3}" for i, path in enumerate(pets(tmp_path))]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split,group", *rows]))
+    assert said(load_image_folder(tmp_path), "groups are in more than one split (0)")
 
 
 def test_a_table_without_titles_and_rows_that_repeat_or_lack_something(tmp_path: Path) -> None:
@@ -587,6 +594,23 @@ def test_files_of_mixed_sizes_by_torchvision_take_a_size(tmp_path: Path) -> None
     dataset = load_torchvision("EuroSAT", tmp_path, image_size=8, download=False)
     assert dataset.class_names == ("AnnualCrop", "Forest")
     assert [len(split) for split in dataset.splits().values()] == [8, 2]
+
+
+def test_cifar_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    for number, name in enumerate((*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")):
+        labels = [0, 1] if name == "test_batch" else [2 * number, 2 * number + 1]
+        content = {"data": images.reshape(2, -1), "labels": labels}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    # The checksums are those of the real files.
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    dataset = load_torchvision("CIFAR10", tmp_path, download=False)
+    assert dataset.class_names == tuple("abcdefghij")
+    assert dataset.train.labels.tolist() == [*range(10)]
+    assert torch.equal(dataset.test.images, torch.from_numpy(images))
 
 
 def test_every_set_of_torchvision_is_there() -> None:
