@@ -247,7 +247,7 @@ def test_train_submits_what_is_shown(empty: Place, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     assert run.config == check_config("classifier", values).model_dump(mode="json")
     assert (run.live, run.seed) == (True, 4)
-    assert "Training begins …" in told(app)
+    assert "It is waiting for another run …" in told(app)
 
 
 @pytest.mark.parametrize(

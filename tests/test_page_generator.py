@@ -131,7 +131,9 @@ def test_a_control_of_an_older_generator_is_measured_again(
     run = latest(place, "control")
     assert (run.live, run.config) == (True, {"train_reader": True})
     assert vae.id in run.upstream
-    assert "Every image is reconstructed and classified …" in told(app)
+    assert "It is waiting for another run …" in told(app)  # what the sidebar says, too
+    begin(place, run)
+    assert "Every image is reconstructed and classified …" in told(opened(place, monkeypatch))
 
 
 def test_what_the_generator_makes_is_what_it_computes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,8 +233,9 @@ def test_a_field_left_empty_is_told_in_one_message(place: Place, monkeypatch: py
 
 def test_a_training_under_way_is_drawn(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(place, "vae", {"training": {"epochs": 50, "beta": 2.0}})
-    assert "Training begins …" in told(opened(place, monkeypatch))
+    assert "It is waiting for another run …" in told(opened(place, monkeypatch))
     begin(place, run)
+    assert "Training begins …" in told(opened(place, monkeypatch))
     place.workspace.runs.plan_tasks(run.id, ["vae"])
     place.workspace.runs.report_progress(run.id, "vae", 2, 50, {})
     for epoch, (loss, kl) in enumerate(((90.0, 3.0), (70.0, 5.0)), 1):
