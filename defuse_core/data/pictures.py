@@ -1,10 +1,6 @@
 """Reads image files as uint8, by rules that hold for a whole data set.
 
-- *Depth.* Of more than 8 bits the upper 8 are kept. Where a format does not say how many of its 16 bits are
-  used, the brightest pixel of the data set does: 12 bits in a 16-bit PNG are 12 bits. Of a TIFF whose 0 is
-  white, all 16 are.
-- *Floats* are of 0 … 1 if no pixel of the data set is above 1, else of 0 … 255.
-- *Transparency* is laid on white; on black if opaque pixels differ more from that, on average.
+- Depth, floats and transparency: see `picture_rules`.
 - *Rotation* by EXIF is applied. Of several frames the first is read.
 """
 
@@ -12,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_DATASET_BYTES, MAX_IMAGE_PIXELS
+from defuse_core.data.jpeg_scans import refuse_many_scans
+from defuse_core.data.picture_rules import Picture as Picture
+from defuse_core.data.picture_rules import Rules as Rules
 from defuse_core.data.splits import DataError
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF")
@@ -32,104 +30,6 @@ _GREY = ("1", "L", "LA", "La")
 _ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 262, 339  # tags of EXIF and of TIFF
 _SIGNED = 2  # a sample format
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as its file holds it, before the rules.
-
-    Attributes
-    ----------
-    pixels : (height, width) uint8, uint16, int32 or float32, or (height, width, 3) uint8
-    alpha : (height, width) uint8 or None
-        0 is transparent; None where nothing is.
-    bits : int
-        How many bits its pixels take, 8 or more; of a float image 8.
-    conversions : tuple of str
-        What was done to it, as in `ImageFiles.conversions`.
-    """
-
-    pixels: NDArray[Any]
-    alpha: NDArray[np.uint8] | None = None
-    bits: int = 8
-    conversions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How all images of a data set become uint8.
-
-    Attributes
-    ----------
-    bits : int
-        Of the images of more than 8 bits.
-    white : float
-        The white of float images, 1 or 255.
-    background : int
-        Under transparent pixels, 0 or 255.
-    """
-
-    bits: int
-    white: float
-    background: int
-
-    @classmethod
-    def of(cls, pictures: Iterable[Picture]) -> Rules:
-        """Find the rules for a data set; see the module."""
-        bits, peak, contrast = 8, 0.0, {0: 0.0, 255: 0.0}
-        for picture in pictures:
-            bits = max(bits, picture.bits)
-            if picture.pixels.dtype.kind == "f":
-                peak = max(peak, float(picture.pixels.max()))
-            if picture.alpha is not None:
-                for background in contrast:
-                    contrast[background] += _contrast(picture, background)
-        return cls(bits, 255.0 if peak > 1 else 1.0, 0 if contrast[0] > contrast[255] else 255)
-
-    def apply(self, picture: Picture, channels: int) -> NDArray[np.uint8]:
-        """Return an image as uint8 (height, width, channels)."""
-        pixels = picture.pixels
-        if picture.alpha is not None:
-            pixels = _laid_on(picture, self.background)
-        elif pixels.dtype.kind == "f":
-            pixels = np.rint(pixels * (255 / self.white)).astype(np.uint8)
-        elif pixels.dtype != np.uint8:
-            pixels = (pixels >> (self.bits - 8)).astype(np.uint8)
-        grey = pixels.ndim == 2
-        if grey and channels == 3:
-            return np.repeat(pixels[..., None], 3, axis=2)
-        if not grey and channels == 1:
-            pixels = np.asarray(Image.fromarray(pixels).convert("L"))
-        return pixels.reshape(*pixels.shape[:2], channels)
-
-    def stack(self, pictures: list[Picture], channels: int) -> NDArray[np.uint8]:
-        """Return images as uint8 (n, height, width, channels), and empty the list to free their memory."""
-        n = len(pictures)
-        images = np.empty((n, *pictures[0].pixels.shape[:2], channels), np.uint8)
-        for index in reversed(range(n)):
-            images[index] = self.apply(pictures.pop(), channels)
-        return images
-
-
-def _laid_on(picture: Picture, background: int) -> NDArray[np.uint8]:
-    assert picture.alpha is not None
-    alpha = picture.alpha.astype(np.uint16)
-    if picture.pixels.ndim == 3:
-        alpha = alpha[..., None]
-    laid = picture.pixels * alpha + np.uint16(background) * (255 - alpha)
-    return ((laid + 127) // 255).astype(np.uint8)
-
-
-def _contrast(picture: Picture, background: int) -> float:
-    """Mean absolute difference of an image from a background of 0 or 255, over its opaque pixels."""
-    assert picture.alpha is not None
-    pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
-    n_opaque = int(picture.alpha.sum(dtype=np.int64))
-    if not n_opaque:
-        return 0.0
-    level = int(np.einsum("hwc,hw->", pixels, picture.alpha, dtype=np.int64, casting="unsafe"))
-    # no pixel is beyond 0 or 255, so that the mean of differences is the difference of means
-    return float(abs(level / (n_opaque * pixels.shape[2]) - background))
 
 
 class ImageFiles:
@@ -230,10 +130,10 @@ class ImageFiles:
             "float": f"of floats scaled from 0 … {rules.white:g}",
             "transparent": f"with transparency laid on {'white' if rules.background else 'black'}",
         }
-        return tuple(
-            f"{n:,} {'image' if n == 1 else 'images'} {words.get(kind, kind)}"
-            for kind, n in sorted(self._conversions.items())
-        )
+        told: Counter[str] = Counter()
+        for kind, n in self._conversions.items():
+            told[words.get(kind, kind)] += n
+        return tuple(f"{n:,} {'image' if n == 1 else 'images'} {text}" for text, n in sorted(told.items()))
 
 
 def read_picture(path: Path, size: int | None = None) -> Picture:
@@ -259,6 +159,8 @@ def read_picture(path: Path, size: int | None = None) -> Picture:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise DataError(f"{width:,}×{height:,} pixels, at most {MAX_IMAGE_PIXELS:,} are read")
+            if image.format in ("JPEG", "MPO"):
+                refuse_many_scans(path)
             return _decode(image, size)
     except DataError:
         raise
@@ -338,6 +240,8 @@ def _deep(image: Image.Image, size: int | None, *, scaled: bool, inverted: bool,
         if not 0 <= low <= high <= 255:  # or not a number
             raise DataError(f"floats of {low:g} … {high:g}; scale them to 0 … 1 or 0 … 255")
         return Picture(pixels, conversions=(*done, "float"))
+    if "transparency" in image.info:
+        done.append("with a transparent colour, which is shown as it is")
     image = image if image.mode == "I" else image.convert("I")
     pixels = np.array(_resized(image, size))
     if (least := int(pixels.min())) < 0:
@@ -345,6 +249,8 @@ def _deep(image: Image.Image, size: int | None, *, scaled: bool, inverted: bool,
     if inverted:
         pixels = 2**16 - 1 - pixels
         done.append("inverted, since 0 is white in their files")
-    bits = 16 if scaled or inverted else max(8, int(pixels.max()).bit_length())
+    if scaled or inverted:  # of all 16 bits, whatever other files use
+        return Picture((pixels >> 8).astype(np.uint8), conversions=(*done, "scaled from 16 to 8 bits"))
+    bits = max(8, int(pixels.max()).bit_length())
     pixels = pixels.astype(np.uint16 if bits <= 16 else np.int32)
     return Picture(pixels, bits=bits, conversions=(*done, "deep"))
