@@ -162,6 +162,9 @@ MAX_ANSWERS = MAX_LABELS
 MAX_CLASS_NAME = 200
 """Characters of the name of a class or of an annotator."""
 
+MAX_REGION_NAME = 200
+"""Characters of the name that a person gives a region."""
+
 # Suites (exchange.suite)
 
 MAX_SUITE_MANIFEST = 16 * 2**20

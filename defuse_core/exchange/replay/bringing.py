@@ -16,7 +16,7 @@ from typing import NamedTuple
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import file_sha256, open_file
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
-from defuse_core.data.naming import Validation, absolute_source, without_path
+from defuse_core.data.naming import ELSEWHERE, Validation, absolute_source, without_path
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.manifest.models import Manifest, Upload, uploads_of
 from defuse_core.workspace.workspace import Workspace
@@ -112,7 +112,8 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         return ReplayData(data, None if data.endswith(".npz") else size, share)
     for project in workspace.projects():
         stored = project.dataset
-        if stored.get("fingerprint") == dataset.fingerprint:
+        there = str(stored["source"]).startswith(ELSEWHERE)  # on the machine that the project came from
+        if stored.get("fingerprint") == dataset.fingerprint and not there:
             return ReplayData(stored["source"], stored.get("image_size"), stored.get("validation"))
     if (source := without_path(dataset.source)) is not None:
         return ReplayData(source, None if source == "digits" else size, share)
