@@ -98,7 +98,7 @@ def _standing_fault(run: RunRow, number: int, before: Sequence[_Known]) -> str |
     first = corrected_by(run.config)
     if first in (None, NO_RUN):
         return None
-    if not first < number or before[first - 1].step != "correct":  # type: ignore[operator]
+    if not first < number or before[first - 1].step != "correct":
         return f"begins with the classifier of run {first}, which is no correction before it"
     return None
 
