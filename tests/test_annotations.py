@@ -659,7 +659,7 @@ def test_rows_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_line_is_compared_once_and_not_with_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
     names, compared = [f"class {n}" for n in range(200)], []
-    was = label_files.class_key
+    was = class_key
 
     def counted(name: str) -> str:
         compared.append(name)

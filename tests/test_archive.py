@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from defuse_core.base.checkpoints import dump_tensors
 from defuse_core.base.errors import CheckpointError
-from defuse_core.base.limits import MAX_ERROR, MAX_ROW_BYTES
+from defuse_core.base.limits import MAX_ERROR, MAX_REGION_NAME, MAX_ROW_BYTES
 from defuse_core.data.class_names import NONE_OF_THE_ABOVE
 from defuse_core.data.splits import DataError, ImageDataset
 from defuse_core.exchange.archive import (
@@ -48,7 +48,8 @@ from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import Gaussian, RegionEdit
 from defuse_core.workspace.label_files import label_subjects
 from defuse_core.workspace.labels import LabelEvent
-from defuse_core.workspace.manifest.writing import make_manifest
+from defuse_core.workspace.manifest.models import Log
+from defuse_core.workspace.manifest.writing import make_manifest, read_log
 from defuse_core.workspace.projects import new_project
 from defuse_core.workspace.runs import Resources, Run
 from defuse_core.workspace.workspace import Workspace
@@ -835,6 +836,7 @@ TAMPERED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "a long source": (project(dataset={"source": "a" * 100_000}), "source: String should have at most 4096"),
     "a long network": (row("runs", 0, config={"architecture": "a" * 100_000}), "config has a text of over"),
     "a long error": (row("runs", 0, error="a" * 100_001), "error: String should have at most 100000"),
+    "images resized beyond": (project(dataset={"image_size": 4097}), "image_size: Input should be less than"),
     "a large image": (project(dataset={"image_shape": [1, 2**40, 8]}), "image_shape.1: Input should be less"),
     "threads without end": (
         row("runs", 0, resources={"device": "cpu", "threads": 10**9, "cpus": 1.0, "gpus": 0.0}),
@@ -877,6 +879,33 @@ def test_names_that_an_older_version_stored_are_mended_on_the_way_out(tmp_path: 
     assert {e.annotator for e in there.workspace.annotations.events(now.id)} == {"Ada"}
     (then,) = place.workspace.runs.of_project(place.project.id, "distill")
     assert {e.annotator for e in place.workspace.annotations.events(then.id)} == {"Ada"}
+
+
+def test_what_an_older_version_stored_can_be_taken_along(tmp_path: Path) -> None:
+    place = small(tmp_path / "home")
+    (then,) = place.workspace.runs.of_project(place.project.id, "distill")
+    store = place.workspace.annotations
+    store.edit(then.id, RegionEdit("rename", (0,), name="n" * MAX_REGION_NAME))
+    with pytest.raises(WorkspaceError, match="has at most 200 characters, got 201; shorten it"):
+        store.edit(then.id, RegionEdit("rename", (0,), name="n" * (MAX_REGION_NAME + 1)))
+    with closing(sqlite3.connect(place.workspace.home / "defuse.sqlite")) as database, database:
+        database.execute("UPDATE annotations SET key = ? WHERE key = 'b'", ("b" * 300,))
+        database.execute(
+            "UPDATE annotations SET edit = json_set(edit, '$.name', ?)"
+            " WHERE id = (SELECT MAX(id) FROM annotations)", ("n" * 2000,),
+        )  # fmt: skip
+        database.execute("UPDATE annotations SET annotator = ? WHERE annotator = 'Ada'", (" A\u200bda",))
+    entries, _ = read_log(place.workspace, then.id)
+    assert len(Log(regions=0, entries=tuple(entries)).entries) == len(entries)
+    there = imported(tmp_path / "there", exported(place, tmp_path / "a.zip"))
+    (now,) = there.workspace.runs.of_project(there.project.id, "distill")
+    edit = there.workspace.annotations.edits(now.id)[-1]
+    assert (edit.name, edit.by) == ("n" * MAX_REGION_NAME, "")
+    keys = {e.key for e in there.workspace.annotations.events(now.id)} - {None}
+    assert {len(key or "") for key in keys} == {39}
+    undone = store.undo(then.id, "Ada")
+    assert undone is not None
+    assert undone.annotator == "Ada"
 
 
 def test_edits_of_the_mixture_in_the_archive_are_taken(archive: Path, tmp_path: Path) -> None:
@@ -975,6 +1004,17 @@ def test_a_member_beyond_the_file_is_damage(
         WorkspaceError, match=r"is damaged .*begins beyond the end of the file.*copy it again"
     ):
         import_project(victim, path, name="beyond")
+
+
+def test_an_export_follows_links_and_leaves_pipes(source: Place, tmp_path: Path) -> None:
+    (tmp_path / "link.zip").symlink_to(tmp_path / "target.zip")
+    exported(source, tmp_path / "link.zip")
+    assert (tmp_path / "link.zip").is_symlink()
+    assert zipfile.is_zipfile(tmp_path / "target.zip")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WorkspaceError, match="pipe is a pipe or a device; give the name of a file"):
+        exported(source, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_runs_that_stand_on_each_other_in_a_circle_end_in_an_error(tmp_path: Path) -> None:

@@ -23,9 +23,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base import checkpoints
+from defuse_core.base.checkpoints import load_metadata, load_tensors, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.limits import MAX_HEADER_BYTES, MAX_PICKLE_OPCODES, MAX_TENSORS, MAX_ZIP_DIRECTORY
 from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
@@ -318,6 +320,33 @@ def test_safetensors_of_many_tensors_are_refused(tmp_path: Path, n_tensors: int,
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(CheckpointError, match=told):
         read_weights(path)
+
+
+def test_many_tensors_are_counted_before_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x", {"a": torch.ones(1), "b": torch.ones(1)}, "safetensors")
+    assert len(load_tensors(path, most=2)[0]) == 2
+    reads, was = [], safe_open
+
+    class Counting:
+        def __init__(self, *given: Any, **options: Any) -> None:
+            self.file = was(*given, **options)
+
+        def __enter__(self) -> Any:
+            self.file = self.file.__enter__()
+            return self
+
+        def __exit__(self, *given: Any) -> None:
+            self.file.__exit__(*given)
+
+        def __getattr__(self, name: str) -> Any:
+            reads.append(name)
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(checkpoints, "safe_open", Counting)
+    with pytest.raises(CheckpointError, match="holds 2 tensors, more than the 1 that are read"):
+        load_tensors(path, most=1)
+    assert load_metadata(path) == {}
+    assert "get_tensor" not in reads
 
 
 def test_safetensors_without_tensors_are_refused(tmp_path: Path) -> None:

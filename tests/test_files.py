@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -202,3 +203,22 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path
 def test_a_missing_file_has_no_checksum(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
         file_sha256(tmp_path / "gone")
+
+
+def test_a_link_is_followed_and_a_pipe_written_into(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_bytes(tmp_path / "pipe", b"through")
+        assert os.read(reading, 100) == b"through"
+    finally:
+        os.close(reading)
+    assert (tmp_path / "pipe").is_fifo()
+    write_bytes(Path("/dev/null"), b"gone")
+    assert Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "target"]

@@ -22,7 +22,7 @@ from defuse_core.extensions.answers import all_votes, answers_by_region, self_ag
 from defuse_core.extensions.shipped import ANNOTATORS
 from defuse_core.method.classifier import Classifier, Preprocessing, predict
 from defuse_core.method.labeling import draw_images
-from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE
+from defuse_core.method.vae import EVALUATION_BATCH, BetaVAE, decode_bytes
 from defuse_core.workspace.label_events import SIMULATED_NAMES
 from defuse_core.workspace.labels import SINGLE_MISTAKES, LabelEvent
 
@@ -73,7 +73,7 @@ def test_a_verdict_keeps_no_more_images_than_a_batch(monkeypatch: pytest.MonkeyP
     images = draw_images(generator, region, n, tau=0.5, seed=3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 3))
     classifier = Classifier(network, Preprocessing((0.0,) * images.shape[1], (1.0,) * images.shape[1]))
-    was = answers.decode_bytes
+    was = decode_bytes
 
     def spied(vae: BetaVAE, latents: torch.Tensor) -> torch.Tensor:
         decoded.append(len(latents))

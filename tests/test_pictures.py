@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from defuse_core.base.errors import UnreadableError
-from defuse_core.base.limits import MAX_IMAGE_PIXELS
-from defuse_core.data import pictures, splits
+from defuse_core.base.limits import MAX_IMAGE_PIXELS, MAX_SCANS
+from defuse_core.data import jpeg_scans, pictures, splits
 from defuse_core.data.notes import dataset_notes
 from defuse_core.data.sources import load_image_folder
 from defuse_core.data.splits import DataError, ImageDataset
@@ -119,6 +120,71 @@ def test_a_tiff_of_which_the_brightness_is_unclear_is_refused(
     (folder / "train" / "a" / "bad.tif").write_bytes(content)
     with pytest.raises(DataError, match=rf"bad\.tif is not a readable image \({told}"):
         load_image_folder(folder)
+
+
+def test_a_file_that_declares_its_white_changes_nothing_of_the_others(tmp_path: Path) -> None:
+    twelve = np.linspace(0, 4095, 48).astype(np.uint16).reshape(6, 8)
+    alone = pixels(read(tmp_path / "alone", Image.fromarray(twelve)))
+    folder = folder_of(tmp_path / "both", Image.fromarray(twelve))
+    declared = b"P5\n8 6\n4095\n" + twelve.astype(">u2").tobytes()
+    for part in ("train", "test"):
+        (folder / part / "a" / "1.pgm").write_bytes(declared)
+    both = load_image_folder(folder)
+    assert np.array_equal(pixels(both), alone)
+    assert pixels(both, 1).max() == alone.max() == 255
+    assert both.conversions == ("2 images scaled from 12 to 8 bits", "2 images scaled from 16 to 8 bits")
+
+
+def test_a_transparent_colour_of_16_bits_is_told(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    dataset = read(tmp_path, Image.fromarray(deep), transparency=0)
+    assert dataset.conversions == (
+        "2 images scaled from 16 to 8 bits", "2 images with a transparent colour, which is shown as it is",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("peak", "white"), [(1.0, 1), (1.0000002, 1), (1.2, 1), (1.5, 1), (1.6, 255), (255.0, 255)]
+)
+def test_floats_a_little_above_1_are_of_0_to_1(tmp_path: Path, peak: float, white: int) -> None:
+    floats = (GREY / np.float32(255)).astype(np.float32)
+    floats[0, 0] = peak
+    dataset = read(tmp_path, Image.fromarray(floats), suffix=".tiff")
+    expected = np.rint(floats.astype(np.float64) * (255 / white)).clip(0, 255).astype(np.uint8)
+    assert np.abs(pixels(dataset).astype(int) - expected).max() <= 1
+    assert pixels(dataset)[0, 0] == (255 if white == 1 else round(peak))
+
+
+def progressive(n_more: int, image: Image.Image) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * n_more + whole[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(GREY).resize((32, 32))
+    n_scans = jpeg_scans.count_scans(progressive(0, image))
+    assert 5 <= n_scans <= 12
+    assert jpeg_scans.count_scans(progressive(7, image)) == n_scans + 7
+    (tmp_path / "a.jpg").write_bytes(progressive(MAX_SCANS - n_scans, image))
+    assert pictures.read_picture(tmp_path / "a.jpg").pixels.shape == (32, 32)
+    monkeypatch.setattr(pictures, "_decode", lambda *_: pytest.fail("it is decoded"))
+    (tmp_path / "a.jpg").write_bytes(progressive(MAX_SCANS - n_scans + 1, image))
+    with pytest.raises(DataError, match="a JPEG of over 100 scans, which takes too long to read"):
+        pictures.read_picture(tmp_path / "a.jpg")
+
+
+def test_scans_within_the_segments_of_a_jpeg_and_after_its_end_do_not_count() -> None:
+    whole = progressive(0, Image.fromarray(GREY))
+    n_scans = jpeg_scans.count_scans(whole)
+    segment = b"\xff\xe1" + (2 + 300).to_bytes(2, "big") + b"\xff\xda\x00" * 100
+    assert jpeg_scans.count_scans(whole[:2] + segment + whole[2:] + b"\xff\xda" * 500) == n_scans
+    assert jpeg_scans.count_scans(b"") == jpeg_scans.count_scans(b"\xff\xd8\xff") == 0
 
 
 @pytest.mark.parametrize("white", [1, 255])

@@ -223,6 +223,16 @@ def test_a_path_of_the_manifest_is_not_opened(whole: dict[str, Any], elsewhere: 
     assert elsewhere.projects() == []
 
 
+def test_data_of_another_machine_are_not_taken_where_a_project_here_has_them(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    for name, source in (("far", "elsewhere:/home/ada/signs.npz"), ("here", "/data/signs.npz")):
+        workspace.create_project(name, dataset={**whole["dataset"], "source": source})
+    changed = parse_manifest(put(whole, "dataset.source", "/home/ada/signs.npz"))
+    assert find_source(workspace, changed)[0] == "/data/signs.npz"
+
+
 @pytest.mark.parametrize(
     ("source", "opened"),
     [

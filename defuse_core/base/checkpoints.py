@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import open_file, write_bytes
+from defuse_core.base.limits import MAX_TENSORS
 from defuse_core.base.texts import quote
 
 
@@ -64,7 +65,7 @@ def load_artifact(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 def load_tensors(
-    path: str | Path, *, remedy: str = "copy or download it again"
+    path: str | Path, *, remedy: str = "copy or download it again", most: int = MAX_TENSORS
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Read tensors (on the CPU) and metadata of `save_tensors`.
 
@@ -73,20 +74,39 @@ def load_tensors(
     path : str or Path
     remedy : str
         For a file that is not whole; an error ends with it.
+    most : int
+        A file with more tensors is refused before any is read.
 
     Raises
     ------
     CheckpointError
-        If the file is missing or not whole.
+        If the file is missing, not whole, or has too many tensors.
     """
     path = Path(path)
     open_file(path).close()  # raises for what is no file
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: _parse(text) for key, text in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            if len(names := list(file.keys())) > most:
+                raise CheckpointError(
+                    f"{path} holds {len(names):,} tensors, more than the {most:,} that are read; bring one "
+                    "network's weights alone"
+                )
+            return {name: file.get_tensor(name) for name in names}, metadata
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({quote(error)}); {remedy}") from error
+
+
+def load_metadata(path: str | Path) -> dict[str, object]:
+    """Read the metadata of `save_tensors` and no tensor; raises as `load_tensors` does."""
+    open_file(Path(path)).close()
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: _parse(text) for key, text in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({quote(error)}); copy or download it again"
+        ) from error
 
 
 def _parse(text: str) -> object:

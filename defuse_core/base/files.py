@@ -55,17 +55,36 @@ def plain(path: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; into a pipe or a device as it comes.
 
     Parameters
     ----------
     path : Path
-        Its folder is created where it is missing.
+        Its folder is created where it is missing. A link is followed: it stays, and its target is written.
     content : bytes
     """
+    if is_special(path):
+        with path.open("wb") as file:
+            file.write(content)
+        return
+    path = followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, _ = _write_temporary(path.parent, path.name, [content])
     _rename(temporary, path)
+
+
+def followed(path: Path) -> Path:
+    """Return the file that a path names, through links: renaming over a link would replace the link."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is a pipe, a device or a socket at a path, over which no file may be renamed."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def store_chunks(folder: Path, chunks: Iterable[bytes]) -> tuple[str, int]:

@@ -120,6 +120,9 @@ MAX_CLASSES = 100_000
 MAX_IMAGE_PIXELS = 2**26
 """Pixels of one image, height × width: 8,192 × 8,192. A photograph of 60 megapixels fits."""
 
+MAX_SCANS = 100
+"""Scans of a progressive JPEG, each of which takes the time of the whole image; encoders write ten."""
+
 MAX_IMAGE_SIZE = 4096
 """Side to which images are resized, pixels."""
 
@@ -161,6 +164,9 @@ MAX_ANSWERS = MAX_LABELS
 
 MAX_CLASS_NAME = 200
 """Characters of the name of a class or of an annotator."""
+
+MAX_REGION_NAME = 200
+"""Characters of the name that a person gives a region."""
 
 # Suites (exchange.suite)
 

@@ -6,6 +6,7 @@ no torch.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -76,6 +77,19 @@ def mend_name(name: str) -> str:
         if category not in _UNSHOWN and character not in _NONCHARACTERS
     )
     return "".join(kept)[:MAX_CLASS_NAME].strip().rstrip(_JOINERS) or "unnamed"
+
+
+def mend_key(key: str | None) -> str | None:
+    """Return the key of an event that an older version stored as it may be stored now; distinct ones stay so.
+
+    Examples
+    --------
+    >>> mend_key("a"), mend_key(None), len(mend_key("a" * 300) or "")
+    ('a', None, 39)
+    """
+    if key is None or name_fault(key) is None:
+        return key
+    return f"mended:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _categories(name: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from defuse_core.base.limits import MAX_IMAGE_PIXELS
+from defuse_core.data.jpeg_scans import refuse_many_scans
+from defuse_core.data.picture_rules import Picture
 from defuse_core.data.reading import Reading
 from defuse_core.data.resizing import fit_image
 from defuse_core.data.splits import DataError
@@ -26,30 +27,6 @@ _SIGNED = 2  # a sample format
 
 ImageSource = Path | bytes | Callable[[], Image.Image]
 """An image file, its content, or what decodes an image."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as its file holds it, before the rules.
-
-    Attributes
-    ----------
-    pixels : (height, width) uint8, uint16, int32 or float32, or (height, width, 3) uint8
-    alpha : (height, width) uint8 or None
-        0 is transparent; None where nothing is.
-    bits : int
-        How many bits its pixels take, 8 or more; of a float image 8.
-    conversions : tuple of str
-        What was done to it, as in `ImageFiles.conversions`.
-    own_size : tuple of int
-        Width and height before it was resized; (0, 0) if it was not.
-    """
-
-    pixels: NDArray[Any]
-    alpha: NDArray[np.uint8] | None = None
-    bits: int = 8
-    conversions: tuple[str, ...] = ()
-    own_size: tuple[int, int] = (0, 0)
 
 
 def read_picture(source: ImageSource, reading: Reading) -> Picture:
@@ -75,6 +52,8 @@ def read_picture(source: ImageSource, reading: Reading) -> Picture:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise DataError(f"{width:,}×{height:,} pixels, at most {MAX_IMAGE_PIXELS:,} are read")
+            if image.format in ("JPEG", "MPO") and isinstance(source, Path | bytes):
+                refuse_many_scans(source)
             return _decode(image, reading)
     except DataError:
         raise
@@ -148,6 +127,8 @@ def _tag(image: Image.Image, tag: int, default: int = 0) -> int:
 
 def _deep(image: Image.Image, reading: Reading, *, scaled: bool, inverted: bool, done: list[str]) -> Picture:
     """Read an image of more than 8 bits a pixel, which is grey; where 0 is white it is `inverted`."""
+    if "transparency" in image.info:
+        done.append("with a transparent colour, which is shown as it is")
     image = image if image.mode in ("I", "F") else image.convert("I")
     resized = fit_image(image, reading.image_size, reading.fit)
     own_size = (0, 0) if resized is image else image.size
@@ -167,6 +148,9 @@ def _deep(image: Image.Image, reading: Reading, *, scaled: bool, inverted: bool,
     if inverted:
         pixels = 2**16 - 1 - pixels
         done.append("inverted, since 0 is white in their files")
-    bits = 16 if scaled or inverted else max(8, int(pixels.max()).bit_length())
+    if scaled or inverted:  # of all 16 bits, whatever other files use
+        reduced = (pixels >> 8).astype(np.uint8)
+        return Picture(reduced, conversions=(*done, "scaled from 16 to 8 bits"), own_size=own_size)
+    bits = max(8, int(pixels.max()).bit_length())
     pixels = pixels.astype(np.uint16 if bits <= 16 else np.int32)
     return Picture(pixels, bits=bits, conversions=(*done, "deep"), own_size=own_size)

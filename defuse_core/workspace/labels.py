@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from defuse_core.base.limits import MAX_LABELS, MAX_TAU
+from defuse_core.base.limits import MAX_LABELS, MAX_REGION_NAME, MAX_TAU
 from defuse_core.data.class_names import mend_name
 from defuse_core.workspace.database import Database, WorkspaceError
 from defuse_core.workspace.edits import RegionEdit, newest_change
@@ -95,12 +95,13 @@ class Annotations:
         annotator : str
         """
         with self._database.write() as connection:
-            row = connection.execute(
-                "SELECT * FROM annotations a WHERE run_id = ? AND annotator = ? AND undoes IS NULL"
+            rows = connection.execute(
+                "SELECT * FROM annotations a WHERE run_id = ? AND undoes IS NULL"
                 " AND edit IS NULL AND NOT EXISTS (SELECT 1 FROM annotations u WHERE u.undoes = a.id)"
-                " ORDER BY id DESC LIMIT 1",
-                (run_id, annotator),
-            ).fetchone()
+                " ORDER BY id DESC",
+                (run_id,),
+            )
+            row = next((row for row in rows if mend_name(row["annotator"]) == annotator), None)
             if row is None:
                 return None
             _take_back(connection, row["id"])
@@ -119,11 +120,16 @@ class Annotations:
         Raises
         ------
         WorkspaceError
-            If regions changed since `after`, an id in `edit.into` was used before, τ is out of bounds, or
-            the run does not exist.
+            If regions changed since `after`, an id in `edit.into` was used before, τ is out of bounds,
+            the name is too long, or the run does not exist.
         """
         if edit.tau is not None and not 0 < edit.tau <= MAX_TAU:
             raise WorkspaceError(f"tau must be above 0 and at most {MAX_TAU:g}, got {edit.tau:g}")
+        if len(edit.name) > MAX_REGION_NAME:
+            raise WorkspaceError(
+                f"a region's name has at most {MAX_REGION_NAME} characters, got {len(edit.name):,}; "
+                "shorten it"
+            )
         with self._database.write() as connection:
             self._refuse_overtaken(connection, run_id, edit, after)
             first = edit.regions[0] if edit.regions else edit.into[0].region_id

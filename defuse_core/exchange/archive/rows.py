@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from defuse_core.base.limits import (
     MAX_ERROR,
+    MAX_IMAGE_SIZE,
     MAX_NAME,
     MAX_SAMPLES,
     MAX_SECONDS,
@@ -70,7 +71,7 @@ class DatasetRow(Row):
     """What a project remembers of its data set."""
 
     source: str = Field(min_length=1, max_length=MAX_SOURCE)
-    image_size: Side | None
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None
     validation: Annotated[float, Field(gt=0, lt=1)] | Literal["from-test"] | None = None
     fit: Fit | None = None
     leave_out: bool | None = None

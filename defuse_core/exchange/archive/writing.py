@@ -22,15 +22,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from defuse_core.base.files import followed, is_special
 from defuse_core.base.limits import (
     MAX_MANIFEST_BYTES,
+    MAX_REGION_NAME,
     MAX_ROW_BYTES,
     MAX_ROWS,
     UNPACK_FREE_BYTES,
     UNPACK_RATIO,
 )
 from defuse_core.base.texts import without_control
-from defuse_core.data.class_names import mend_name
+from defuse_core.data.class_names import mend_key, mend_name
 from defuse_core.exchange.archive.reading import CHUNK, MANIFEST, parse
 from defuse_core.exchange.archive.rows import (
     FORMAT,
@@ -114,8 +116,10 @@ def export_project(workspace: Workspace, project_id: int, path: Path) -> Exporte
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that replaces `path` once it is whole."""
-    if path.is_dir():
-        raise WorkspaceError(f"{path} is a folder; give the name of a file")
+    if path.is_dir() or is_special(path):
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise WorkspaceError(f"{path} is {kind}; give the name of a file")
+    path = followed(path)
     if not path.parent.is_dir():
         raise WorkspaceError(f"there is no folder {path.parent}; create it, or give another file")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -226,12 +230,16 @@ class _Rows:
         return self._of_run(row)
 
     def _annotation(self, row: sqlite3.Row) -> dict[str, Any]:
-        undoes, edit = row["undoes"], row["edit"]
+        undoes, edit, by = row["undoes"], row["edit"], row["annotator"]
+        if edit is not None:
+            edit = json.loads(edit)
+            edit["name"] = edit["name"][:MAX_REGION_NAME]
         return {
             **self._of_run(row, "id"),
-            "annotator": mend_name(row["annotator"]),
+            "annotator": mend_name(by) if by or edit is None else by,  # an edit may have no author
+            "key": mend_key(row["key"]),
             "undoes": None if undoes is None else self._label(undoes),
-            "edit": None if edit is None else json.loads(edit),
+            "edit": edit,
         }
 
     def _of_run(self, row: sqlite3.Row, *left_out: str) -> dict[str, Any]:

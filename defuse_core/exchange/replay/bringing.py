@@ -16,7 +16,7 @@ from typing import NamedTuple
 from defuse_core.base.errors import CheckpointError
 from defuse_core.base.files import file_sha256, open_file
 from defuse_core.base.machine import ALLOW_LOCAL_CODE, local_code_allowed
-from defuse_core.data.naming import absolute_source, without_path
+from defuse_core.data.naming import ELSEWHERE, absolute_source, without_path
 from defuse_core.data.reading import Reading
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.manifest.models import Manifest, Upload, uploads_of
@@ -112,7 +112,8 @@ def find_source(workspace: Workspace, manifest: Manifest, data: str | None = Non
         return ReplayData(data, reading)
     for project in workspace.projects():
         stored = project.dataset
-        if stored.get("fingerprint") == dataset.fingerprint:
+        there = str(stored["source"]).startswith(ELSEWHERE)  # on the machine that the project came from
+        if stored.get("fingerprint") == dataset.fingerprint and not there:
             return ReplayData(stored["source"], Reading.of(stored))
     if (source := without_path(dataset.source)) is not None:
         return ReplayData(source, reading)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from defuse_core.base.checkpoints import load_tensors, load_weights
+from defuse_core.base.checkpoints import load_metadata, load_weights
 from defuse_core.base.errors import CheckpointError
 from defuse_core.exchange.suite.suite import Feeding, Suite
 from defuse_core.method.classifier import Classifier, Preprocessing, predict_logits
@@ -65,7 +65,7 @@ def open_model(path: Path, suite: Suite, config: NetworkConfig) -> Model:
         If it cannot be read, fits no architecture or several, or has other classes than the suite.
     """
     kind = sniff_format(path)
-    metadata = load_tensors(path)[1] if kind == "safetensors" else {}
+    metadata = load_metadata(path) if kind == "safetensors" else {}
     check_class_names_of(metadata, suite.manifest.class_names, path=path, owner="the suite")
     base, origin = _feeding(path, metadata, suite, config)
     if kind in PROGRAMS:

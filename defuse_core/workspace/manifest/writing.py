@@ -22,7 +22,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from defuse_core.base.limits import MAX_HEADER_BYTES, MAX_REGION_NAME
 from defuse_core.base.texts import quote
+from defuse_core.data.class_names import mend_key
 from defuse_core.workspace.database import WorkspaceError
 from defuse_core.workspace.edits import RegionEdit
 from defuse_core.workspace.labels import LabelEvent
@@ -46,7 +48,6 @@ OWN = frozenset({"seconds", "last_annotation", "code_path", "more_data"})
 
 _LIBRARIES = ("defuse", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors")
 _CHUNK = 2**20
-_MAX_HEADER = 100 * 2**20  # of safetensors, by its own rule
 
 
 def make_manifest(workspace: Workspace, run_id: int) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def tensors_digest(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > min(_MAX_HEADER, path.stat().st_size):
+        if length > min(MAX_HEADER_BYTES, path.stat().st_size):
             return None
         try:
             header = json.loads(file.read(length))
@@ -302,10 +303,11 @@ def _entry(row: LabelEvent | RegionEdit | int, places: Mapping[int, int]) -> dic
         return {"kind": "edit undone", "undoes": places[row]}
     values = {name: value for name, value in asdict(row).items() if name != "id"}
     if isinstance(row, RegionEdit):
+        values["name"] = row.name[:MAX_REGION_NAME]
         names = ("regions", "into", "mistakes", "name", "tau", "by", "at")
         return {"kind": "edit", "edit": row.kind, **{name: values[name] for name in names}}
     undoes = None if row.undoes is None else places[row.undoes]
-    return {"kind": "answer", **values, "undoes": undoes}
+    return {"kind": "answer", **values, "key": mend_key(row.key), "undoes": undoes}
 
 
 def _short(entry: Entry) -> dict[str, Any]:
