@@ -197,7 +197,7 @@ RUNS = step_configs.STEPS  # the steps that can be a run; STEPS here are the con
 def test_every_step_is_known_and_stands_on_steps_before_it() -> None:
     assert tuple(RUNS) == get_args(StepName)
     for index, spec in enumerate(RUNS.values()):
-        assert {*spec.needs, *spec.optional} <= set(list(RUNS)[:index])
+        assert {*spec.needs, *spec.needs_if, *spec.optional} <= set(list(RUNS)[:index])
 
 
 @pytest.mark.parametrize("step", RUNS)
@@ -318,7 +318,7 @@ def test_every_field_that_is_wrong_is_named_at_once() -> None:
         (
             "vae",
             {"vae": {"latent_dim": 3}},
-            "vae: vae is not a field; there are: weights, latent_dim, hidden_channels, hidden_units, depth, ",
+            "vae: vae is not a field; there are: weights, pretrained, latent_dim, hidden_channels, hidden_units, ",
         ),
         ("vae", {"training": {"epoch": 3}}, "training.epoch is not a field; did you mean epochs?"),
         (

@@ -50,7 +50,8 @@ def newest(place: Place, step: str) -> Run:
 def test_it_says_what_the_workspace_says(corrected: Place, whole: dict[str, Any]) -> None:
     workspace = corrected.workspace
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert whole["dataset"] == {"validation": None, **corrected.project.dataset}
+    left_out = dict.fromkeys(("validation", "fit", "leave_out"))
+    assert whole["dataset"] == {**left_out, **corrected.project.dataset}
     assert whole["versions"]["torch"] == torch.__version__.partition("+")[0]
     steps = [run["step"] for run in whole["runs"]]
     assert steps == ["classifier", "vae", "identify", "distill", "correct"]

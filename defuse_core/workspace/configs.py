@@ -281,8 +281,8 @@ class ReportConfig(Config):
 
 
 StepName = Literal[
-    "inspect", "classifier", "vae", "control", "probe", "identify", "distill", "map", "stability",
-    "annotators", "annotate", "correct", "evaluate", "report",
+    "inspect", "classifier", "vae", "annotators", "control", "probe", "identify", "distill", "map",
+    "stability", "annotate", "correct", "evaluate", "report",
 ]  # fmt: skip
 
 
@@ -341,13 +341,13 @@ STEPS: dict[StepName, StepSpec] = {
     "inspect": StepSpec(InspectConfig),
     "classifier": StepSpec(ClassifierConfig),
     "vae": StepSpec(GeneratorConfig, needs_if={"classifier": lambda config: config.asks_readers}),
+    "annotators": StepSpec(AnnotatorsConfig),
     "control": StepSpec(ControlConfig, ("classifier", "vae"), optional=("annotators",)),
     "probe": StepSpec(ProbeConfig, ("classifier", "vae")),
     "identify": StepSpec(IdentificationConfig, ("classifier", "vae")),
     "distill": StepSpec(DistillationConfig, ("identify",)),
     "map": StepSpec(MapConfig, ("identify",), optional=("distill",)),
     "stability": StepSpec(StabilityConfig, ("distill",)),
-    "annotators": StepSpec(AnnotatorsConfig),
     "annotate": StepSpec(AnnotationConfig, ("distill",), optional=("annotators",), shares_machine=True),
     "correct": StepSpec(
         SweepConfig,
