@@ -220,7 +220,7 @@ def test_what_is_typed_lies_over_the_preset_and_leaves_it_as_it_was() -> None:
 
 
 def test_a_preset_that_does_not_exist_is_an_error_that_lists_those_that_do() -> None:
-    with pytest.raises(ConfigError, match="preset must be one of mnist, svhn, gtsrb, demo, got 'cifar'"):
+    with pytest.raises(ConfigError, match="svhn, gtsrb, demo, photographs, got 'cifar'"):
         given_config("vae", config_options("vae"), {}, preset="cifar")
 
 

@@ -258,7 +258,7 @@ def test_a_demo_is_made_again_from_its_manifest_with_equal_numbers(whole: Folder
 def test_every_config_of_the_demo_is_valid() -> None:
     steps = [step for step, _ in demo.demo_configs()]
     assert set(steps) == set(STEPS) - {
-        "inspect", "control", "probe", "map", "stability", "annotators",
+        "inspect", "annotators", "control", "probe", "map", "stability",
     }  # fmt: skip
     for preset in (PRESETS["demo"], demo.QUICK):
         for step, config in demo.demo_configs(preset):

@@ -74,6 +74,7 @@ def digits_dataset(models: Path = MODELS) -> dict[str, Any]:
     return {
         "source": "digits",
         "image_size": None,
+        "split_seed": 0,
         "fingerprint": data["fingerprint"],
         "class_names": [str(digit) for digit in range(10)],
         "image_shape": [shape["channels"], shape["image_size"], shape["image_size"]],

@@ -227,8 +227,8 @@ def test_predictions_stand_in_the_corner_and_those_that_differ_stand_out(tab: Pa
     assert corners == [ORANGE, ORANGE, BLUE, BLUE]
     expect(note).to_have_text("2 of 10 draws differ from the label “seven”")
     show(tab, data(tau=0.4, predictions=np.full((5, 12), 2)))
-    row = pixels(tab)[1, :112]  # as wide as the image at most
-    assert 90 < (row == BLUE).all(axis=1).sum() <= 112
+    row = pixels(tab)[1, :112]  # as wide as the image at most, and the short name takes most of it
+    assert 40 < (row == BLUE).all(axis=1).sum() <= 112
 
 
 def test_a_name_that_is_markup_is_shown_and_runs_nothing(tab: Page) -> None:
