@@ -16,7 +16,7 @@ from PIL import Image
 
 from defuse_core.base.errors import UnreadableError
 from defuse_core.base.limits import MAX_IMAGE_PIXELS, MAX_SCANS
-from defuse_core.data import jpeg_scans, pictures, splits
+from defuse_core.data import decoding, jpeg_scans, pictures, splits
 from defuse_core.data.notes import dataset_notes
 from defuse_core.data.reading import Reading
 from defuse_core.data.sources import load_image_folder
@@ -173,11 +173,11 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
     assert 5 <= n_scans <= 12
     assert jpeg_scans.count_scans(progressive(7, image)) == n_scans + 7
     (tmp_path / "a.jpg").write_bytes(progressive(MAX_SCANS - n_scans, image))
-    assert pictures.read_picture(tmp_path / "a.jpg", Reading()).pixels.shape == (32, 32)
-    monkeypatch.setattr(pictures, "_decode", lambda *_: pytest.fail("it is decoded"))
+    assert decoding.read_picture(tmp_path / "a.jpg", Reading()).pixels.shape == (32, 32)
+    monkeypatch.setattr(decoding, "_decode", lambda *_: pytest.fail("it is decoded"))
     (tmp_path / "a.jpg").write_bytes(progressive(MAX_SCANS - n_scans + 1, image))
     with pytest.raises(DataError, match="a JPEG of over 100 scans, which takes too long to read"):
-        pictures.read_picture(tmp_path / "a.jpg", Reading())
+        decoding.read_picture(tmp_path / "a.jpg", Reading())
 
 
 def test_scans_within_the_segments_of_a_jpeg_and_after_its_end_do_not_count() -> None:
