@@ -17,9 +17,10 @@ from defuse_core.base.files import plain
 from defuse_core.base.limits import MAX_IMAGES
 from defuse_core.base.texts import first_names
 from defuse_core.data.class_names import class_key
-from defuse_core.data.decoding import ImageSource, Picture
+from defuse_core.data.decoding import ImageSource
 from defuse_core.data.dividing import set_apart
 from defuse_core.data.naming import SPLIT_NAMES
+from defuse_core.data.picture_rules import Picture
 from defuse_core.data.pictures import ImageFiles, Rules
 from defuse_core.data.reading import TEST_SHARE, Reading
 from defuse_core.data.splits import DataError, ImageDataset, Split, check_size
