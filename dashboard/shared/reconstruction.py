@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,17 +119,26 @@ def _meaning(share: float) -> str:
     )
 
 
-def _show_unfinished(project: Project, run: Run) -> None:
-    dataset = kept.dataset(project.id)
-    path = store.workspace().run_folder(run.id) / "work" / "training.safetensors"
-    if dataset is None or not path.is_file():
-        return
-    from defuse_core.base.errors import DefuseError
+@lru_cache(maxsize=1)
+def _unfinished(path: Path, written: int) -> tuple[BetaVAE, int]:
+    """A generator in training, read once an epoch, though the page looks every second."""
+    del written
     from defuse_core.method.vae_training import load_unfinished
 
+    return load_unfinished(path)
+
+
+def _show_unfinished(project: Project, run: Run) -> None:
+    dataset = kept.dataset(project.id)
+    if dataset is None:
+        return
+    from defuse_core.base.errors import DefuseError
+    from defuse_core.steps.vae import TRAINING
+
+    path = store.workspace().run_folder(run.id) / "work" / TRAINING
     try:
-        vae, epochs = load_unfinished(path)
-    except (DefuseError, OSError):  # the run ended meanwhile, and its folder is gone
+        vae, epochs = _unfinished(path, path.stat().st_mtime_ns)
+    except (DefuseError, OSError):  # no epoch is done, or the run ended meanwhile, and its folder is gone
         return
     st.markdown(f"Originals and their reconstructions after {count(epochs, 'epoch')}")
     part = "validation" if dataset.validation is not None else "train"

@@ -20,14 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from defuse_core.base.intervals import Interval
-from defuse_core.data.splits import Split
+from defuse_core.data.splits import Split, stratified_sample
 from defuse_core.method.augmentation import move
 from defuse_core.method.classifier import Classifier, predict_logits
 from defuse_core.method.vae import BetaVAE, decode_images, encode_means
 
-READ = 2_000
-"""Images of a split that readers look at, at most: five of them take their time."""
-
+_READ = 2_000  # images at most: five readers take their time
 _NOISE = 0.03  # standard deviation, of pixels in [0, 1]
 
 
@@ -60,12 +58,6 @@ class ReaderConsistency:
             raise ValueError("consistency needs at least one reader; give the classifier under test")
         self.readers = [copy.deepcopy(reader).eval().requires_grad_(False) for reader in readers]
 
-    def to(self, device: torch.device) -> ReaderConsistency:
-        """Move the readers to a device; return this."""
-        for reader in self.readers:
-            reader.to(device)
-        return self
-
     def __call__(self, images: Tensor, decoded: Tensor, generator: torch.Generator) -> Tensor:
         """Compare what the readers say of both, (), nats.
 
@@ -88,8 +80,8 @@ class ReaderConsistency:
         return torch.stack(differences).mean()
 
 
-def control_by_readers(readers: Sequence[Classifier], vae: BetaVAE, split: Split) -> Interval:
-    """Measure `evaluation.reconstruction_control` by readers who decide together.
+def control_by_readers(readers: Sequence[Classifier], vae: BetaVAE, split: Split, *, seed: int) -> Interval:
+    """Measure `evaluation.reconstruction_control` by readers who decide together, on at most 2,000 images.
 
     Parameters
     ----------
@@ -97,7 +89,10 @@ def control_by_readers(readers: Sequence[Classifier], vae: BetaVAE, split: Split
         One or more; the class of the highest mean probability is what they say.
     vae : BetaVAE
     split : Split
+    seed : int
+        Of the sample, stratified by class, where there are more images.
     """
+    split = split[stratified_sample(split.labels, _READ, seed=seed)]
     right = split[_read(readers, split.images) == split.labels]
     decoded = decode_images(vae, encode_means(vae, right.images))
     return Interval.wilson(int((_read(readers, decoded) == right.labels).sum()), len(right))

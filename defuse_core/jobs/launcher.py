@@ -35,15 +35,9 @@ _SPARES = SpareKeeper()
 
 
 def submit(
-    workspace: Workspace,
-    project_id: int,
-    step: StepName,
-    config: Mapping[str, Any] | None = None,
-    *,
-    seed: int = 0,
-    resources: Resources | None = None,
-    upstream: Sequence[Run] | None = None,
-) -> Run:
+    workspace: Workspace, project_id: int, step: StepName, config: Mapping[str, Any] | None = None, *,
+    seed: int = 0, resources: Resources | None = None, upstream: Sequence[Run] | None = None,
+) -> Run:  # fmt: skip
     """Queue a run and start its runner.
 
     Parameters

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from defuse_core.base.checkpoints import copy_state, resume_training, save_training, tensor_sha256
 from defuse_core.base.config import NetworkTraining, Precision
 from defuse_core.base.limits import MAX_IMAGE_SIZE
+from defuse_core.base.rates import cosine_rate
 from defuse_core.base.runtime import (
     AdaptiveBatch,
     Callback,
     Loop,
     autocast,
     check_finite,
-    cosine_rate,
     derive_seed,
     follow,
     make_optimizer,

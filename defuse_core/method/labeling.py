@@ -6,8 +6,7 @@ standard normals per region, purpose and seed, scaled by √τ, so that moving �
 An image's label is the answer most annotators gave, "none of the above" being one of the answers; a
 tie, or a majority of "none", discards the image. The region is a failure if more than ρ of the kept
 images disagree with the classifier, and its label is their most frequent one; where two tie it has none.
-`reach_verdict` alone decides that. The paper settles neither ties nor whether "none" discards one answer or
-the image.
+`reach_verdict` alone decides that. The paper settles neither ties nor what "none" discards.
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ from defuse_core.base.checkpoints import (
 )
 from defuse_core.base.config import VaeConfig, VaeTraining
 from defuse_core.base.errors import CheckpointError
+from defuse_core.base.rates import cosine_rate
 from defuse_core.base.runtime import (
     Callback,
     Loop,
     autocast,
     check_finite,
-    cosine_rate,
     follow,
     torch_rng,
 )

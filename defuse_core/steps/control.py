@@ -15,7 +15,7 @@ from defuse_core.base.config import NetworkTraining
 from defuse_core.base.intervals import Interval
 from defuse_core.base.runtime import derive_seed
 from defuse_core.data.splits import Split, stratified_sample
-from defuse_core.extensions.consistency import READ, control_by_readers
+from defuse_core.extensions.consistency import control_by_readers
 from defuse_core.method.classifier import Classifier, Preprocessing, classifier_epochs
 from defuse_core.method.evaluation import reconstruction_control
 from defuse_core.networks.architectures import build_network
@@ -63,8 +63,8 @@ class Control(Step):
             self.readers = yield from self._train_reader()
         read = None
         if self.readers:
-            sample = split[stratified_sample(split.labels, READ, seed=self.seed)]
-            read = interval_json(control_by_readers(list(self.readers.values()), self.vae, sample))
+            readers = list(self.readers.values())
+            read = interval_json(control_by_readers(readers, self.vae, split, seed=self.seed))
         yield Progress(1, 1)
         yield tensors_file(
             task, {}, control=interval_json(whole), readers=list(self.readers), by_readers=read,

@@ -20,8 +20,8 @@ from defuse_core.base.config import CorrectionConfig, IdentificationConfig
 from defuse_core.base.intervals import Interval
 from defuse_core.base.records import FailureInstances
 from defuse_core.base.runtime import numpy_rng
-from defuse_core.data.splits import Split, stratified_sample
-from defuse_core.extensions.consistency import READ, control_by_readers
+from defuse_core.data.splits import Split
+from defuse_core.extensions.consistency import control_by_readers
 from defuse_core.extensions.controls import compare_noise, random_regions, sample_split
 from defuse_core.extensions.shipped import ANNOTATORS
 from defuse_core.method.classifier import Classifier, predict
@@ -193,8 +193,8 @@ class Evaluate(Step):
 
     def _read_by(self, labelled: Labelled) -> float | None:
         """The same share as the simulated annotators measure it, whom the generator never saw."""
-        sample = self.dataset.train[stratified_sample(self.dataset.train.labels, READ, seed=self.seed)]
-        return number(control_by_readers(list(labelled.annotators.values()), self.vae, sample).estimate)
+        readers = list(labelled.annotators.values())
+        return number(control_by_readers(readers, self.vae, self.dataset.train, seed=self.seed).estimate)
 
     def _label_agreement(self, labelled: Labelled) -> float:
         """Of the draws tested on, the share whose own majority label is the label of their region.
